@@ -1,0 +1,64 @@
+# Two commands matter on a fresh machine: `make up` runs the shop, `make test` proves it.
+# Each builds what it needs in .venv; nothing is installed outside this folder.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help up test check bench format requirements clean
+
+help:
+	@echo "make up      start the shop on this machine: PostgreSQL, users on 8001, orders on 8002"
+	@echo "make test    every test, against real PostgreSQL"
+	@echo "make check   formatting, lint, types, and who may import whom"
+	@echo "make bench   the benchmarks; writes docs/benchmarks.md"
+
+# One install per requirements file; the stamp is newer than the file once it is done.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "eventshop needs Python 3.11 or newer; $(PYTHON) is older. Try: make PYTHON=python3.12 up"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+	  { rm -rf $(VENV); echo "could not make .venv; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+
+$(VENV)/.local: requirements/local.txt pyproject.toml | $(BIN)/python
+	@echo "installing what the shop needs into .venv (once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/local.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt $(VENV)/.local
+	@echo "installing what work on the shop needs into .venv (once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@touch $@
+
+# exec, so that Ctrl-C and signals reach the shop itself and not a shell in between.
+up: $(VENV)/.local
+	@exec $(BIN)/shop up
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m benchmarks
+
+# Pins every version with its hashes. Needs uv on the PATH.
+UV_COMPILE = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+  --no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make requirements"
+requirements:
+	$(UV_COMPILE) requirements/prod.in -o requirements/prod.txt
+	$(UV_COMPILE) -c requirements/prod.txt requirements/local.in -o requirements/local.txt
+	$(UV_COMPILE) -c requirements/local.txt requirements/dev.in -o requirements/dev.txt
+
+clean:
+	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,116 @@
+"""The log: what every service's events are appended to and read from.
+
+`EventLog` is small on purpose. Two engines stand behind it, `PostgresLog` (a table, the embedded
+default) and `KafkaLog` (Kafka topics, for production), and one contract suite holds both to the
+same words. Everything above, the relay, the consumer, replay and the tests, runs unchanged on
+either.
+
+The promises a log makes:
+
+* `append` returns only when every message is durable, and keeps the order of messages that share
+  a key. It may have appended some or all of them when it raises: appending is *at least once*, and
+  whoever appends starts again from a point it knows to be safe.
+* One key always goes to the same partition of a topic; a partition's offsets only rise.
+* Nothing is ever rewritten or compacted away.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+
+class Message(NamedTuple):
+    """What is appended: the record before the log has given it a place."""
+
+    key: str
+    value: bytes | None
+    headers: Mapping[str, str]
+
+
+class Record(NamedTuple):
+    """What is read: a message and the place the log gave it.
+
+    Key, value and headers are whatever somebody wrote: on Kafka that can be anybody, so a reader
+    must expect a missing key, a missing value (a tombstone) and headers that are not ours. Header
+    bytes that are not UTF-8 arrive with backslash escapes in their place.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    key: str | None
+    value: bytes | None
+    headers: Mapping[str, str]
+
+
+class LogUnavailable(Exception):
+    """The log can't be reached or did not confirm in time; the same call may work later."""
+
+
+class TopicMismatch(Exception):
+    """A topic is there, but with settings under which events could be lost or reordered."""
+
+
+StartAt = Callable[[str, int], Awaitable[int]]
+"""Given a topic and a partition, the offset to read next: the consumer's own cursor, asked for
+each time a partition is assigned. The log's idea of a committed offset is never used."""
+
+
+class Subscription(Protocol):
+    """A member of a consumer group, reading the partitions it currently holds.
+
+    Any number of members share a group's partitions. For a moment two members may both believe
+    they hold one: the log does not prevent it, the cursor's compare-and-set decides.
+    """
+
+    async def poll(self, max_records: int, timeout: float) -> list[Record]:
+        """Up to `max_records`, in offset order within each partition; empty after `timeout` s.
+
+        Raises `LogUnavailable` when the log can't be reached; call again later.
+        """
+        ...
+
+    async def seek(self, topic: str, partition: int, offset: int) -> None:
+        """Read this partition from `offset` on. Ignored for a partition not held."""
+        ...
+
+    async def commit(self, topic: str, partition: int, offset: int) -> None:
+        """Tell the log how far the group is, for lag displays only. Never waits, never raises."""
+        ...
+
+    async def close(self) -> None:
+        """Leave the group, so that other members take over without waiting for a time-out."""
+        ...
+
+
+class EventLog(Protocol):
+    """Topics of partitions of records. See the module's promises."""
+
+    async def create_topic(self, topic: str, partitions: int | None = None) -> None:
+        """Make sure the topic is there; `partitions` counts only at its birth (None: the default).
+
+        Raises `TopicMismatch` if it is there with settings that could lose or reorder events.
+        """
+        ...
+
+    async def append(self, topic: str, messages: Sequence[Message]) -> None:
+        """Append in order; return once all are durable. Raises `LogUnavailable`."""
+        ...
+
+    async def read(self, topic: str, partition: int, offset: int, limit: int) -> list[Record]:
+        """Up to `limit` records from `offset` on; empty at the end. Raises `LogUnavailable`.
+
+        For replay, audits and people. Outside any group.
+        """
+        ...
+
+    async def end_offsets(self, topic: str) -> dict[int, int]:
+        """For each partition, the offset the next record will get; empty if no such topic."""
+        ...
+
+    def subscribe(self, group: str, topics: Sequence[str], start_at: StartAt) -> Subscription:
+        """Join a group. Opens nothing yet; the first `poll` does."""
+        ...
+
+    async def close(self) -> None:
+        """Give back connections and threads. Messages not yet durable may be lost."""
+        ...
