@@ -1,0 +1,154 @@
+"""Connections to one PostgreSQL database, and what its errors mean.
+
+SQLAlchemy describes tables and builds queries; psycopg runs them. Running through SQLAlchemy's
+asyncio layer costs about 350 µs of CPU a transaction more, on a path where a whole order costs 70
+(`docs/decisions/0002-psycopg-executes.md`).
+
+Connections are in autocommit mode: a statement outside `outbox.transaction` is its own
+transaction, which is what reads want.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, NamedTuple
+
+import psycopg
+from psycopg import AsyncConnection, errors
+from psycopg.rows import TupleRow
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from sqlalchemy import Executable
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+
+from eventspine.errors import Unavailable
+
+Connection = AsyncConnection[TupleRow]
+Params = Mapping[str, Any]
+
+# A process may freeze (SIGSTOP, a paused VM) while it holds a row others need: most of all the
+# outbox head. PostgreSQL ends such a session after the first limit; whoever waits for it must wait
+# longer than that, so that one frozen process costs the others a pause and not a refusal.
+SESSION_SETTINGS = {
+    "idle_in_transaction_session_timeout": "2s",
+    "lock_timeout": "5s",
+    "statement_timeout": "15s",
+    "TimeZone": "UTC",
+    # A dead peer is noticed in 10 s instead of hours.
+    "tcp_user_timeout": "10s",
+}
+
+_TRY_AGAIN = (
+    psycopg.OperationalError,  # connection lost, out of disk, shutting down, deadlock, lock timeout
+    errors.ReadOnlySqlTransaction,  # connected to a standby during a failover
+    errors.IdleInTransactionSessionTimeout,
+    PoolTimeout,
+)
+
+
+class Query(NamedTuple):
+    """A SQLAlchemy statement compiled once, with the constants it was built with."""
+
+    sql: bytes
+    constants: dict[str, Any]
+
+
+def query(statement: Executable) -> Query:
+    """Compile for psycopg. `bindparam`s without a value are given when it is executed."""
+    compiled = statement.compile(dialect=PGDialect_psycopg())  # type: ignore[attr-defined, no-untyped-call]
+    return Query(str(compiled).encode(), dict(compiled.params))
+
+
+async def execute(
+    connection: Connection, sql: str | bytes | Query, params: Params | None = None
+) -> psycopg.AsyncCursor[TupleRow]:
+    """One statement, prepared by psycopg when it has been seen a few times."""
+    if isinstance(sql, Query):
+        return await connection.execute(sql.sql, {**sql.constants, **(params or {})})
+    return await connection.execute(sql if isinstance(sql, bytes) else sql.encode(), params)
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Psycopg's passing troubles as `Unavailable`; anything else is the statement's own fault."""
+    try:
+        yield
+    except _TRY_AGAIN as error:
+        raise Unavailable(f"{type(error).__name__}: {error}".strip()) from error
+
+
+async def connect(url: str, **settings: str) -> Connection:
+    """A connection outside the pool, for those who LISTEN or hold a lock for as long as they live.
+
+    `settings` are PostgreSQL settings of this session, on top of `SESSION_SETTINGS`.
+    """
+    with translated():
+        return await AsyncConnection.connect(
+            url, autocommit=True, connect_timeout=5, options=_options(settings)
+        )
+
+
+class Database:
+    """A pool of at most `size` connections, opened when first needed.
+
+    A database that is away makes callers wait `patience` seconds, then `Unavailable`.
+    """
+
+    def __init__(self, url: str, *, size: int = 6, patience: float = 2.0) -> None:
+        self.url = url
+        self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
+            url,
+            min_size=1,
+            max_size=size,
+            timeout=patience,
+            open=False,
+            # After an outage try again soon: a restarted PostgreSQL is back within a second.
+            reconnect_timeout=1.0,
+            kwargs={"autocommit": True, "connect_timeout": 5, "options": _options({})},
+            name="eventspine",
+        )
+
+    async def open(self) -> None:
+        """Starts connecting; does not wait, and does not mind a database that is away."""
+        await self._pool.open(wait=False)
+
+    async def close(self) -> None:
+        """Waits for no one: close it after those who use it."""
+        await self._pool.close(timeout=1.0)
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """A connection in autocommit mode. Raises `Unavailable` when none can be had in time."""
+        with translated():
+            connection = await self._pool.getconn()
+        try:
+            yield connection
+        finally:
+            # Shielded, or a caller that is cancelled here would leak its connection.
+            await asyncio.shield(self._pool.putconn(connection))
+
+    async def fetch(self, sql: str | bytes | Query, params: Params | None = None) -> list[TupleRow]:
+        """A statement of its own and all its rows. Asked again once if the connection was stale.
+
+        For reads: a statement that writes could be run twice.
+        """
+        try:
+            return await self._fetch(sql, params)
+        except Unavailable:
+            await self.drop_stale()
+            return await self._fetch(sql, params)
+
+    async def _fetch(self, sql: str | bytes | Query, params: Params | None) -> list[TupleRow]:
+        async with self.connection() as connection:
+            with translated():
+                cursor = await execute(connection, sql, params)
+                return await cursor.fetchall()
+
+    async def drop_stale(self) -> None:
+        """Throw away connections that a restarted server has forgotten."""
+        with translated():
+            await self._pool.check()
+
+
+def _options(settings: Mapping[str, str]) -> str:
+    merged = {**SESSION_SETTINGS, **settings}
+    return " ".join(f"-c {name}={value}" for name, value in merged.items())

@@ -1,0 +1,73 @@
+"""Which function answers which event, and in what groups events reach it.
+
+A service's handlers are one readable map:
+
+    Handlers("orders", {UserCreated: customers_changed, UserErased: customers_changed})
+
+A handler takes a *sequence* of events, so the same function applies one live event or ten
+thousand replayed ones, in a statement or two. It may count on this: no key stands twice in one
+call, and every event of a key was handed to its handler before the next one of that key.
+"""
+
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from eventspine.event import Event
+from eventspine.outbox import Transaction
+
+Item = TypeVar("Item")
+
+# The argument is a sequence of exactly those events that the map names for the function; a type
+# that said so would need one overload for every number of them.
+Handler = Callable[[Transaction, Sequence[Any]], Awaitable[None]]
+
+
+class Handlers:
+    """A consumer's name and its map from event to function."""
+
+    def __init__(self, consumer: str, handlers: Mapping[type[Event], Handler]) -> None:
+        self.consumer = consumer
+        self._handlers = dict(handlers)
+        self._classes = {(event.topic, event.type): event for event in handlers}
+        self._sources: dict[str, set[str]] = {}
+        for event in handlers:
+            self._sources.setdefault(event.topic, set()).add(event.source)
+
+    @property
+    def topics(self) -> list[str]:
+        return sorted(self._sources)
+
+    def event_class(self, topic: str, type_: str) -> type[Event] | None:
+        """None for an event that this consumer has no use for."""
+        return self._classes.get((topic, type_))
+
+    def knows_source(self, topic: str, source: str) -> bool:
+        """Positions can only be compared within a source, so a topic carries one."""
+        return source in self._sources[topic]
+
+    async def apply(self, tx: Transaction, events: Sequence[Event]) -> None:
+        """Hand the events, in the order of the log, to their functions."""
+        for wave in waves(events, key=lambda event: (event.topic, event.id)):
+            groups: dict[Handler, list[Event]] = {}
+            for event in wave:
+                groups.setdefault(self._handlers[type(event)], []).append(event)
+            for handler, group in groups.items():
+                await handler(tx, group)
+
+
+def waves(items: Iterable[Item], *, key: Callable[[Item], Hashable]) -> list[list[Item]]:
+    """Cut a sequence so that the n-th item of each key stands in the n-th wave.
+
+    Taken wave by wave, no key is out of order and none stands twice in a wave. Order *between*
+    keys is given up: that is what makes the groups big.
+    """
+    cut: list[list[Item]] = []
+    seen: dict[Hashable, int] = {}
+    for item in items:
+        of = key(item)
+        nth = seen.get(of, 0)
+        seen[of] = nth + 1
+        if nth == len(cut):
+            cut.append([])
+        cut[nth].append(item)
+    return cut

@@ -1,0 +1,284 @@
+"""The log as a table, in a PostgreSQL database of its own.
+
+The embedded default: durable, nothing to install, and readable with psql. A topic has one
+partition unless it was created with more; a partition's offsets come from its row in `log_heads`,
+under whose lock records are inserted, so they have no holes and appear in order.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from zlib import crc32
+
+from sqlalchemy import BigInteger, Column, DateTime, Integer, MetaData, Table, Text, text
+from sqlalchemy.dialects.postgresql import JSON
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+from sqlalchemy.schema import CreateTable
+
+from eventspine.database import Connection, Database, connect, execute, translated
+from eventspine.errors import Unavailable
+from eventspine.log import LogUnavailable, Message, Record, StartAt, TopicMismatch
+
+metadata = MetaData()
+
+Table(
+    "log_heads",
+    metadata,
+    Column("topic", Text, primary_key=True),
+    Column("partition", Integer, primary_key=True, autoincrement=False),
+    Column("next_offset", BigInteger, nullable=False),
+)
+Table(
+    "log_records",
+    metadata,
+    Column("topic", Text, primary_key=True),
+    Column("partition", Integer, primary_key=True, autoincrement=False),
+    Column("offset", BigInteger, primary_key=True, autoincrement=False),
+    Column("key", Text),
+    # Text and not jsonb: a log gives back the bytes it was given.
+    Column("value", Text),
+    Column("headers", JSON, nullable=False),
+    Column("appended_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+)
+
+_APPEND = """
+WITH head AS (
+    UPDATE log_heads SET next_offset = next_offset + %(count)s
+    WHERE topic = %(topic)s AND partition = %(partition)s
+    RETURNING next_offset - %(count)s AS base
+), appended AS (
+    INSERT INTO log_records (topic, partition, "offset", key, value, headers)
+    SELECT %(topic)s, %(partition)s, head.base + r.n - 1, r.k, r.v, r.h
+    FROM head, ROWS FROM (
+        json_to_recordset(%(records)s::json) AS (k text, v text, h json)
+    ) WITH ORDINALITY AS r(k, v, h, n)
+)
+SELECT base, pg_notify('log', '') FROM head
+"""
+
+_READ = """
+SELECT "offset", key, value, headers FROM log_records
+WHERE topic = %(topic)s AND partition = %(partition)s AND "offset" >= %(offset)s
+ORDER BY "offset" LIMIT %(limit)s
+"""
+
+_HEADS = "SELECT partition, next_offset FROM log_heads WHERE topic = %(topic)s ORDER BY partition"
+
+_CREATE_HEADS = """
+INSERT INTO log_heads (topic, partition, next_offset)
+SELECT %(topic)s, n, 0 FROM generate_series(0, %(partitions)s - 1) AS n
+ON CONFLICT DO NOTHING
+"""
+
+# One lock number a (group, topic, partition); the seed keeps clear of other users of such locks.
+_TRY_HOLD = "SELECT pg_try_advisory_lock(hashtextextended(%(name)s, 7407))"
+
+_LET_GO = _TRY_HOLD.replace("pg_try_advisory_lock", "pg_advisory_unlock")
+
+_LOOK_FOR_PARTITIONS_EVERY = 1.0  # seconds, while another member holds them
+_POLL_EVERY = 0.5  # seconds without a notification: the hint may be lost, the table is the truth
+
+
+_CREATE_TABLES = ";".join(
+    str(CreateTable(table, if_not_exists=True).compile(dialect=PGDialect_psycopg()))  # type: ignore[no-untyped-call]
+    for table in metadata.sorted_tables
+)
+
+
+class PostgresLog:
+    """`EventLog` on the tables above. Their schema is made by migration or `create_tables`."""
+
+    def __init__(self, database_url: str) -> None:
+        self._database = Database(database_url, size=4, patience=5.0)
+        self._opened = False
+        self._known_partitions: dict[str, int] = {}
+
+    async def create_tables(self) -> None:
+        """For those who use the log without migrations."""
+        async with self._connection() as connection, connection.transaction():
+            # The schema is made by whoever comes first; the others wait and find it.
+            await connection.execute("SELECT pg_advisory_xact_lock(7407)")
+            await connection.execute(_CREATE_TABLES)
+
+    async def create_topic(self, topic: str, partitions: int | None = None) -> None:
+        async with self._connection() as connection:
+            await execute(
+                connection, _CREATE_HEADS, {"topic": topic, "partitions": partitions or 1}
+            )
+        there = len(await self.end_offsets(topic))
+        if partitions is not None and partitions != there:
+            raise TopicMismatch(
+                f"topic {topic} has {there} partition(s), not {partitions}; "
+                "their number is fixed at a topic's birth, or keys would change partition"
+            )
+
+    async def append(self, topic: str, messages: Sequence[Message]) -> None:
+        if not messages:
+            return
+        partitions = await self._partitions(topic)
+        split: dict[int, list[Message]] = {}
+        for message in messages:
+            split.setdefault(crc32(message.key.encode()) % partitions, []).append(message)
+        async with self._connection() as connection:
+            for partition, share in split.items():
+                await _append(connection, topic, partition, share)
+
+    async def read(self, topic: str, partition: int, offset: int, limit: int) -> list[Record]:
+        async with self._connection() as connection:
+            return await _read(connection, topic, partition, offset, limit)
+
+    async def end_offsets(self, topic: str) -> dict[int, int]:
+        async with self._connection() as connection:
+            heads = await (await execute(connection, _HEADS, {"topic": topic})).fetchall()
+        return {partition: next_offset for partition, next_offset in heads}  # noqa: C416 - says what is what
+
+    def subscribe(
+        self, group: str, topics: Sequence[str], start_at: StartAt
+    ) -> "PostgresSubscription":
+        return PostgresSubscription(self._database.url, group, topics, start_at)
+
+    async def close(self) -> None:
+        if self._opened:
+            await self._database.close()
+
+    async def _partitions(self, topic: str) -> int:
+        # A topic's partitions never change, so they are asked for once.
+        known = self._known_partitions.get(topic)
+        if known is None:
+            known = len(await self.end_offsets(topic))
+            if not known:
+                raise LogUnavailable(f"there is no topic {topic}; `shop migrate` creates it")
+            self._known_partitions[topic] = known
+        return known
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Connection]:
+        if not self._opened:
+            await self._database.open()
+            self._opened = True
+        try:
+            async with self._database.connection() as connection:
+                with translated():
+                    yield connection
+        except Unavailable as error:
+            # After a restart of the server every pooled connection is stale: let the next call
+            # find a fresh one instead of failing once for each.
+            with suppress(Unavailable):
+                await self._database.drop_stale()
+            raise LogUnavailable(str(error)) from error
+
+
+class PostgresSubscription:
+    """A member of a group. A partition is held by an advisory lock, on this member's connection.
+
+    A member that is frozen is put out after `idle_session_timeout`, so its partitions go to
+    others; when it thaws it finds its connection closed and starts again.
+    """
+
+    def __init__(self, url: str, group: str, topics: Sequence[str], start_at: StartAt) -> None:
+        self._url = url
+        self._group = group
+        self._topics = list(topics)
+        self._start_at = start_at
+        self._connection: Connection | None = None
+        self._next: dict[tuple[str, int], int] = {}
+        self._looked_at = 0.0
+
+    async def poll(self, max_records: int, timeout: float) -> list[Record]:
+        try:
+            with translated():
+                return await self._poll(max_records, timeout)
+        except Unavailable as error:
+            await self.close()
+            raise LogUnavailable(str(error)) from error
+
+    async def seek(self, topic: str, partition: int, offset: int) -> None:
+        if (topic, partition) in self._next:
+            self._next[topic, partition] = offset
+
+    async def commit(self, topic: str, partition: int, offset: int) -> None:
+        """Nothing to tell: the cursors are in the consumer's database for all to see."""
+
+    async def close(self) -> None:
+        connection, self._connection = self._connection, None
+        self._next.clear()
+        if connection is not None:
+            await connection.close()
+
+    async def _poll(self, max_records: int, timeout: float) -> list[Record]:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        while True:
+            connection = await self._hold_partitions()
+            records: list[Record] = []
+            for (topic, partition), offset in self._next.items():
+                room = max_records - len(records)
+                if room == 0:
+                    break
+                found = await _read(connection, topic, partition, offset, room)
+                records += found
+            for record in records:
+                self._next[record.topic, record.partition] = record.offset + 1
+            left = deadline - loop.time()
+            if records or left <= 0:
+                return records
+            # A record that came after the read has left its notification waiting: none is missed.
+            async for _ in connection.notifies(timeout=min(left, _POLL_EVERY), stop_after=1):
+                pass
+
+    async def _hold_partitions(self) -> Connection:
+        if self._connection is None:
+            self._connection = await connect(self._url, idle_session_timeout="15s")
+            await self._connection.execute("LISTEN log")
+            self._looked_at = 0.0
+        now = asyncio.get_running_loop().time()
+        if now - self._looked_at >= _LOOK_FOR_PARTITIONS_EVERY:
+            self._looked_at = now
+            for topic in self._topics:
+                heads = await execute(self._connection, _HEADS, {"topic": topic})
+                for partition, _ in await heads.fetchall():
+                    if (topic, partition) not in self._next:
+                        await self._try_hold(self._connection, topic, partition)
+        return self._connection
+
+    async def _try_hold(self, connection: Connection, topic: str, partition: int) -> None:
+        name = {"name": f"{self._group}/{topic}/{partition}"}
+        row = await (await execute(connection, _TRY_HOLD, name)).fetchone()
+        if row is not None and row[0]:
+            try:
+                offset = await self._start_at(topic, partition)
+            except BaseException:
+                await execute(connection, _LET_GO, name)
+                raise
+            self._next[topic, partition] = offset
+
+
+async def _append(
+    connection: Connection, topic: str, partition: int, messages: Sequence[Message]
+) -> None:
+    records = json.dumps(
+        [
+            {"k": key, "v": None if value is None else value.decode(), "h": headers}
+            for key, value, headers in messages
+        ]
+    )
+    await execute(
+        connection,
+        _APPEND,
+        {"count": len(messages), "topic": topic, "partition": partition, "records": records},
+    )
+
+
+async def _read(
+    connection: Connection, topic: str, partition: int, offset: int, limit: int
+) -> list[Record]:
+    cursor = await execute(
+        connection,
+        _READ,
+        {"topic": topic, "partition": partition, "offset": offset, "limit": limit},
+    )
+    return [
+        Record(topic, partition, at, key, None if value is None else value.encode(), headers)
+        for at, key, value, headers in await cursor.fetchall()
+    ]

@@ -1,0 +1,1 @@
+"""The shop: a user service and an order service, standing on eventspine."""

@@ -1,0 +1,174 @@
+"""The command line: `shop up` for everything at once, the other commands for one part each."""
+
+import asyncio
+import os
+import sys
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from pydantic import ValidationError
+from sqlalchemy.exc import OperationalError
+
+from eventspine.log import LogUnavailable, TopicMismatch
+from eventspine.postgres_log import metadata as log_metadata
+from shop import services
+from shop.kit.event_log import NotConfigured, database_url, open_event_log
+from shop.kit.logging import configure_logging
+from shop.kit.service import Service
+from shop.kit.settings import Settings
+
+app = typer.Typer(
+    help="An event-driven shop: a user service and an order service in step through events.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Name = Annotated[str, typer.Argument(help=f"one of: {', '.join(services.NAMES)}")]
+DataDir = Annotated[
+    Path, typer.Option("--data", envvar="SHOP_DATA_DIR", help="where everything is kept")
+]
+DEFAULT_DATA = Path(".data")
+
+
+@app.command()
+def up(
+    data: DataDir = DEFAULT_DATA,
+    users_port: Annotated[int, typer.Option(envvar="SHOP_USERS_PORT", min=1, max=65535)] = 8001,
+    orders_port: Annotated[int, typer.Option(envvar="SHOP_ORDERS_PORT", min=1, max=65535)] = 8002,
+    verbose: Annotated[bool, typer.Option(help="show every process's log here")] = False,
+) -> None:
+    """Start the whole shop on this machine, and keep it running until Ctrl-C."""
+    from shop.kit.local.up import LocalService, UpOptions, run  # noqa: PLC0415 - needs psutil & co
+
+    ports = {"users": users_port, "orders": orders_port}
+    local = [LocalService(name, ports[name]) for name in services.NAMES]
+    raise typer.Exit(run(UpOptions(data=data, services=local, verbose=verbose, kafka=None)))
+
+
+@app.command()
+def api(service: Name) -> None:
+    """Answer HTTP for one service."""
+    from shop.kit.api_process import PortTaken, run_api  # noqa: PLC0415 - only this needs uvicorn
+
+    chosen, settings = _part("api", service)
+    try:
+        run_api(chosen, settings)
+    except PortTaken as error:
+        _stop(f"{error}; choose another with SHOP_{service.upper()}__PORT")
+
+
+@app.command()
+def worker(service: Name) -> None:
+    """Move one service's events: its outbox into the log, others' events out of it."""
+    from shop.kit.worker_process import run_worker  # noqa: PLC0415 - only this needs the consumer
+
+    chosen, settings = _part("worker", service)
+    run_worker(chosen, settings)
+
+
+@app.command()
+def migrate(
+    service: Annotated[str | None, typer.Argument(help="one service; all, if left out")] = None,
+) -> None:
+    """Bring the databases' schema forward, the log's too, and create the topics."""
+    from shop.kit.migrations import migrate as bring_forward  # noqa: PLC0415 - only this needs Alembic
+
+    settings = _settings()
+    configure_logging("migrate", level=settings.log_level, directory=settings.log_dir)
+    chosen = [_service(service)] if service else [services.load(name) for name in services.NAMES]
+    try:
+        for each in chosen:
+            bring_forward(database_url(settings, each.name), each.metadata, each.migrations)
+        if settings.event_log == "postgres" and settings.event_log_url:
+            versions = Path(str(files("eventspine.migrations"))) / "log"
+            bring_forward(settings.event_log_url, log_metadata, versions)
+        asyncio.run(_create_topics(settings, [each.topic for each in chosen]))
+    except (TopicMismatch, LogUnavailable) as error:
+        _stop(str(error))
+    except OperationalError as error:
+        _stop(f"cannot reach a database: {str(error.orig).strip()}")
+
+
+async def _create_topics(settings: Settings, topics: list[str]) -> None:
+    log = open_event_log(settings)
+    try:
+        for topic in topics:
+            await log.create_topic(topic)
+    finally:
+        await log.close()
+
+
+@app.command()
+def events(
+    topic: Annotated[
+        list[str] | None, typer.Option(help="only this topic; may be repeated")
+    ] = None,
+    start: Annotated[
+        int | None, typer.Option("--from", min=0, help="from this offset; else the last ten")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object a line")] = False,
+    follow: Annotated[bool, typer.Option(help="go on as events come")] = True,
+    data: DataDir = DEFAULT_DATA,
+) -> None:
+    """Follow the log in the terminal."""
+    from shop.kit.follow import follow_log, use_running_shop  # noqa: PLC0415
+
+    use_running_shop(data)
+    settings = _settings()
+    topics = topic or [services.load(name).topic for name in services.NAMES]
+    try:
+        asyncio.run(
+            follow_log(
+                open_event_log(settings), topics, start=start, as_json=as_json, follow=follow
+            )
+        )
+    except LogUnavailable as error:
+        _stop(f"cannot read the log: {error}")
+    except BrokenPipeError:  # `shop events | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _part(kind: str, service: str) -> tuple[Service, Settings]:
+    chosen = _service(service)
+    settings = _settings()
+    configure_logging(f"{service} {kind}", level=settings.log_level, directory=settings.log_dir)
+    return chosen, settings
+
+
+def _service(name: str) -> Service:
+    if name not in services.NAMES:
+        _stop(f"there is no service {name}; there are: {', '.join(services.NAMES)}")
+    return services.load(name)
+
+
+def _settings() -> Settings:
+    try:
+        return Settings()
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"SHOP_{'__'.join(str(part) for part in detail['loc']).upper()}: {detail['msg']}"
+            for detail in error.errors(include_url=False)
+        )
+        _stop(f"settings: {wrong}")
+
+
+def _stop(sentence: str) -> NoReturn:
+    typer.echo(f"shop: {sentence}", err=True)
+    raise typer.Exit(1)
+
+
+def main() -> None:
+    try:
+        app()
+    except NotConfigured as error:
+        typer.echo(f"shop: {error}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""The process that answers HTTP for one service."""
+
+import gc
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+import uvicorn
+from fastapi import FastAPI
+
+from eventspine.database import Database
+from shop.kit.event_log import database_url
+from shop.kit.ready import notify_ready
+from shop.kit.service import Service
+from shop.kit.settings import Settings
+from shop.kit.web.app import ServiceApp
+
+
+def make_app(service: Service, settings: Settings) -> ServiceApp:
+    """The service's ASGI application. It connects when it starts, and starts without a database:
+    what can't be answered then is a 503, until it can.
+    """
+    database = Database(database_url(settings, service.name))
+    endpoints = service.endpoints(settings, database)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await database.open()
+        yield
+        for batcher in endpoints.batchers:
+            await batcher.close()
+        await database.close()
+
+    async def ready() -> None:
+        await database.fetch("SELECT 1")
+
+    return ServiceApp(
+        title=service.title,
+        version=version("eventshop"),
+        router=endpoints.router,
+        lifespan=lifespan,
+        ready=ready,
+    )
+
+
+def run_api(service: Service, settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT; then finish what was accepted. Raises `PortTaken`."""
+    port = settings.service(service.name).port or service.port
+    app = make_app(service, settings)
+    config = uvicorn.Config(
+        app,
+        loop="uvloop",
+        http="httptools",
+        lifespan="on",
+        log_config=None,
+        access_log=settings.access_log,
+        server_header=False,
+        timeout_graceful_shutdown=4,
+    )
+    bound = _bind(settings.host, port)
+    # What was made while starting lives as long as the process: the collector need not look at it
+    # again, nor at every seven hundredth request's garbage, most of which is gone by itself.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
+    _Server(config).run(sockets=[bound])
+
+
+class PortTaken(Exception):
+    """Something else listens there."""
+
+
+class _Server(uvicorn.Server):
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            notify_ready()
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise PortTaken(f"cannot listen on {host}:{port}: {error.strerror}") from error
+    return listener

@@ -1,0 +1,98 @@
+"""`shop events`: the log, as a person or a program reads it."""
+
+import asyncio
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from eventspine.log import EventLog, Record
+
+_LAST = 10
+_AT_ONCE = 500
+_LOOK_EVERY = 0.25  # seconds
+RUNNING = "running.json"
+"""In the data directory of `shop up`: the settings its parts run with."""
+
+
+def use_running_shop(data: Path) -> None:
+    """Take the settings of the shop that `shop up` runs there; those that are set win."""
+    with_settings = data / RUNNING
+    if with_settings.exists():
+        for name, value in json.loads(with_settings.read_text()).items():
+            os.environ.setdefault(name, value)
+
+
+async def follow_log(
+    log: EventLog, topics: Sequence[str], *, start: int | None, as_json: bool, follow: bool
+) -> None:
+    """Print records as they come; until cancelled, or, without `follow`, to the log's end."""
+    console = Console(highlight=False, soft_wrap=True)
+    next_offsets: dict[tuple[str, int], int] = {}
+    try:
+        while True:
+            seen = False
+            for topic in topics:
+                for partition, end in (await log.end_offsets(topic)).items():
+                    at = (topic, partition)
+                    offset = next_offsets.get(at, max(0, end - _LAST) if start is None else start)
+                    while offset < end:
+                        records = await log.read(topic, partition, offset, _AT_ONCE)
+                        if not records:
+                            break
+                        for record in records:
+                            if as_json:
+                                print(json.dumps(_as_dict(record)), flush=True)  # noqa: T201
+                            else:
+                                console.print(_as_line(record))
+                        offset = records[-1].offset + 1
+                        seen = True
+                    next_offsets[at] = offset
+            if not seen:
+                if not follow:
+                    return
+                await asyncio.sleep(_LOOK_EVERY)
+    finally:
+        await log.close()
+
+
+def _as_dict(record: Record) -> dict[str, Any]:
+    return {
+        "topic": record.topic,
+        "partition": record.partition,
+        "offset": record.offset,
+        "key": record.key,
+        "headers": dict(record.headers),
+        "data": _data(record.value),
+    }
+
+
+def _data(value: bytes | None) -> Any:
+    """The JSON, or, of a record that is none, its text."""
+    if value is None:
+        return None
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value.decode(errors="backslashreplace")
+
+
+def _as_line(record: Record) -> Text:
+    headers = record.headers
+    data = _data(record.value)
+    shown = (
+        " ".join(f"{name}={value}" for name, value in data.items())
+        if isinstance(data, dict)
+        else str(data)
+    )
+    return Text.assemble(
+        (headers.get("ce_time", "")[11:23], "dim"),
+        f" {record.topic}/{record.partition}@{record.offset} ",
+        (headers.get("ce_type", "not an event"), "bold"),
+        (f" #{headers.get('ce_id', '?')} ", "cyan"),
+        (shown, ""),
+    )

@@ -1,0 +1,182 @@
+"""Keeps servers running: starts them in order, starts again what dies, stops them in reverse.
+
+PostgreSQL, Kafka and the shop's own processes are the same thing here, a `Server`. One thread, one
+loop, nothing that blocks for long: a signal is noticed at the next `pause`, and no two things
+happen at once.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import NoReturn, Protocol
+
+FIRST_PAUSE = 0.2
+LONGEST_PAUSE = 5.0
+"""Seconds before a server that died is started again: twice as many each time."""
+
+STEADY_AFTER = 10.0
+"""A server that lived this many seconds is started again with the shortest pause."""
+
+FIRST_STARTS = 6
+"""A server that dies this often before it was ever ready is given up: about seven seconds."""
+
+Pause = Callable[[float], None]
+"""Waits at most so many seconds. May raise, to end whatever is waiting: that is how Ctrl-C does."""
+
+Say = Callable[[str], None]
+"""Tells a person one line."""
+
+
+class StartFailed(Exception):
+    """A server can't be started, or did not become ready in time. The message is a sentence."""
+
+
+class Server(Protocol):
+    """A long-lived child: started, watched and stopped by one supervisor."""
+
+    @property
+    def name(self) -> str: ...
+
+    def start(self) -> None:
+        """Start it, without waiting until it answers. Again, after it has ended, is allowed.
+
+        Raises `StartFailed` when it is certain that another try would end the same.
+        """
+        ...
+
+    def ready(self) -> bool:
+        """Whether it answers. Asked many times a second while it starts, so it must be quick."""
+        ...
+
+    def ended(self) -> str | None:
+        """None while it lives; then why it ended, in a few words."""
+        ...
+
+    def terminate(self) -> None:
+        """Ask it to stop, without waiting."""
+        ...
+
+    def stop(self, timeout: float) -> None:
+        """Ask it to stop, if nobody has, and force it so that it is gone after `timeout` s."""
+        ...
+
+
+def say(line: str) -> None:
+    """To stderr, whatever became of the terminal: a lost one must not keep us from stopping."""
+    with suppress(OSError):
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
+
+
+def wait_ready(server: Server, timeout: float, pause: Pause = time.sleep) -> None:
+    """Wait as long as it lives, for at most `timeout` s. Raises `StartFailed`."""
+    deadline = time.monotonic() + timeout
+    while not server.ready():
+        if (why := server.ended()) is not None:
+            raise StartFailed(f"{server.name} does not start: {why}")
+        if time.monotonic() > deadline:
+            raise StartFailed(f"{server.name} was not ready after {timeout:g} s")
+        pause(0.02)
+
+
+@dataclass(eq=False)
+class _Child:
+    """A server and how it has been doing."""
+
+    server: Server
+    started_at: float = 0.0
+    start_again_at: float | None = None
+    deaths: int = 0
+    """In a row: counted anew once it has lived for `STEADY_AFTER`."""
+    ready: bool = False
+    was_ready: bool = False
+
+
+class Supervisor:
+    def __init__(self, *, say: Say = say, pause: Pause = time.sleep) -> None:
+        self._say = say
+        self._pause = pause
+        self._stages: list[list[_Child]] = []
+
+    def start(self, *servers: Server, timeout: float) -> None:
+        """Start these together and wait until all are ready; those started before are watched too.
+
+        One that dies is started again a few times: what a killed predecessor left behind may need
+        a moment to go. Raises `StartFailed`.
+        """
+        stage = [_Child(server) for server in servers]
+        self._stages.append(stage)
+        deadline = time.monotonic() + timeout
+        for child in stage:
+            self._start(child)
+        while True:
+            pause = self._tend()
+            late = [child.server.name for child in stage if not child.was_ready]
+            if not late:
+                return
+            if time.monotonic() > deadline:
+                raise StartFailed(f"not ready after {timeout:g} s: {', '.join(late)}")
+            self._pause(pause)
+
+    def watch(self) -> NoReturn:
+        """Keep everything running until `pause` raises."""
+        while True:
+            self._pause(self._tend())
+
+    def stop(self, timeout: float = 5.0) -> None:
+        """Stop everything within `timeout` s, what was started last first.
+
+        What was started together is asked together. Each stage may use an equal share of the time
+        that is left, so a slow one can't take what PostgreSQL needs to close cleanly.
+        """
+        # The margin is for what follows a SIGKILL.
+        deadline = time.monotonic() + 0.9 * timeout
+        while self._stages:
+            now = time.monotonic()
+            stage_end = now + max(0.0, deadline - now) / len(self._stages)
+            stage = self._stages.pop()
+            for child in reversed(stage):
+                child.server.terminate()
+            for child in reversed(stage):
+                child.server.stop(max(0.0, stage_end - time.monotonic()))
+
+    def _tend(self) -> float:
+        """Look after everyone once; how many seconds may pass until the next look."""
+        return min(self._look_after(child) for stage in self._stages for child in stage)
+
+    def _look_after(self, child: _Child) -> float:
+        now = time.monotonic()
+        if child.start_again_at is not None:
+            if now >= child.start_again_at:
+                self._start(child)
+        elif (why := child.server.ended()) is not None:
+            if now - child.started_at >= STEADY_AFTER:
+                child.deaths = 0
+            self._died(child, why)
+        elif not child.ready and child.server.ready():
+            child.ready = True
+            if child.was_ready:
+                self._say(f"{child.server.name} is ready again")
+            child.was_ready = True
+        return 0.1 if child.ready else 0.02
+
+    def _start(self, child: _Child) -> None:
+        child.start_again_at = None
+        child.started_at = time.monotonic()
+        child.ready = False
+        try:
+            child.server.start()
+        except (StartFailed, OSError) as error:
+            if not child.was_ready:
+                raise
+            self._died(child, str(error))
+
+    def _died(self, child: _Child, why: str) -> None:
+        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2**child.deaths)
+        child.deaths += 1
+        if not child.was_ready and child.deaths >= FIRST_STARTS:
+            raise StartFailed(f"{child.server.name} does not start: {why}")
+        child.start_again_at = time.monotonic() + pause
+        self._say(f"{child.server.name} ended: {why}; starting it again in {pause:g} s")

@@ -1,0 +1,44 @@
+"""What a service is, in one value: the parts that the command line puts processes together from."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from fastapi import APIRouter
+from sqlalchemy import MetaData
+
+from eventspine.database import Database
+from eventspine.handlers import Handlers
+from shop.kit.settings import Settings
+
+
+class Finishes(Protocol):
+    async def close(self) -> None:
+        """Finish what was accepted."""
+
+
+@dataclass(frozen=True)
+class Endpoints:
+    """A service's routes, and the batchers behind them, which are finished when it stops."""
+
+    router: APIRouter
+    batchers: tuple[Finishes, ...]
+
+
+@dataclass(frozen=True)
+class Service:
+    """One service. Its app.py says it all on one screen."""
+
+    name: str
+    title: str
+    port: int
+    """Where its API listens unless told otherwise."""
+    topic: str
+    """What it publishes, it publishes here. Others read it; nobody else writes to it."""
+    source: str
+    """Its name as a publisher: CloudEvents' `source`."""
+    handlers: Handlers
+    metadata: MetaData
+    migrations: Path
+    endpoints: Callable[[Settings, Database], Endpoints]

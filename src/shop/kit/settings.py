@@ -1,0 +1,103 @@
+"""Settings, from environment variables that begin with `SHOP_`.
+
+Nested ones are joined by two underscores: `SHOP_USERS__DATABASE_URL`. Any setting can come from a
+file, so that no secret stands in the environment: `SHOP_USERS__DATABASE_URL_FILE=/run/secrets/…`
+holds its path, and the file's content, without the last newline, is the value.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+_PREFIX = "SHOP_"
+
+
+class ServiceSettings(BaseModel):
+    """One service's own."""
+
+    database_url: str = Field(
+        default="", description="PostgreSQL, as postgresql://user:password@host/database"
+    )
+    port: Annotated[int, Field(ge=1, le=65535)] | None = Field(
+        default=None, description="where its API listens; 8001 for users, 8002 for orders"
+    )
+
+
+class Settings(BaseSettings):
+    """Everything that can be set."""
+
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, env_nested_delimiter="__")
+
+    users: ServiceSettings = ServiceSettings()
+    orders: ServiceSettings = ServiceSettings()
+
+    host: str = Field(default="127.0.0.1", description="the address APIs listen on")
+
+    event_log: Literal["postgres", "kafka"] = Field(
+        default="postgres", description="which log: a PostgreSQL table, or Kafka"
+    )
+    event_log_url: str = Field(default="", description="the log's own PostgreSQL database")
+    kafka: dict[str, str] = Field(
+        default_factory=dict,
+        description="librdkafka's settings, dots as underscores: SHOP_KAFKA__BOOTSTRAP_SERVERS",
+    )
+    kafka_partitions: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        default=12, description="partitions of a topic, fixed when it is created"
+    )
+    kafka_replication_factor: Annotated[int, Field(ge=1, le=10)] = 1
+
+    customer_grace_ms: Annotated[int, Field(ge=0, le=10_000)] = Field(
+        default=500,
+        description="how long an order from an unknown customer waits for the customer to arrive",
+    )
+    max_waiting: Annotated[int, Field(ge=1)] = Field(
+        default=4096, description="requests that may wait for a batch before one is refused (503)"
+    )
+    relay_batch: Annotated[int, Field(ge=1, le=100_000)] = 2000
+    consumer_batch: Annotated[int, Field(ge=1, le=100_000)] = 2000
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_dir: Path | None = Field(default=None, description="rotating log files, one a process kind")
+    access_log: bool = Field(default=False, description="a log line for every request")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - no .env: it would be read by surprise
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - see _FromFiles
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings, _FromFiles(settings_cls), env_settings)
+
+    @field_validator("kafka")
+    @classmethod
+    def _without_file_names(cls, kafka: dict[str, str]) -> dict[str, str]:
+        return {name: value for name, value in kafka.items() if not name.endswith("_file")}
+
+    def service(self, name: str) -> ServiceSettings:
+        found = getattr(self, name)
+        assert isinstance(found, ServiceSettings)
+        return found
+
+
+class _FromFiles(PydanticBaseSettingsSource):
+    """`SHOP_A__B_FILE=path` sets a.b to what the file holds."""
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
+        raise NotImplementedError(field, field_name)
+
+    def __call__(self) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for variable, path in os.environ.items():
+            if variable.startswith(_PREFIX) and variable.endswith("_FILE"):
+                *parents, name = variable[len(_PREFIX) : -len("_FILE")].lower().split("__")
+                into = values
+                for parent in parents:
+                    into = into.setdefault(parent, {})
+                into[name] = Path(path).read_text().removesuffix("\n")
+        return values

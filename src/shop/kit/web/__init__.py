@@ -1,0 +1,1 @@
+"""HTTP: problems, the fast route, and the app that services are made of."""

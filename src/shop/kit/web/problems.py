@@ -1,0 +1,209 @@
+"""Errors as clients see them: RFC 9457 problem details, rendered here and nowhere else.
+
+Problem
+├── MalformedBody          400
+├── Invalid                422   names each field that is wrong
+├── BodyTooLarge           413
+├── UnsupportedMediaType   415
+├── PreconditionFailed     412
+├── TemporarilyUnavailable 503   not done: try again
+├── UnknownOutcome         503   done once or not at all
+├── InternalError          500
+└── … and what each service's errors.py adds
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import ErrorDetails, ValidationError, to_json
+
+MEDIA_TYPE = "application/problem+json"
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+
+class Problem(Exception):
+    """Raise it anywhere below a route. A subclass's docstring is its title."""
+
+    status: int = 500
+    slug: ClassVar[str] = ""
+    """Names the kind for programs: `urn:eventshop:problem:<slug>`. Never change one."""
+
+    def __init__(self, detail: str = "", **extra: Any) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.extra = extra
+
+    @classmethod
+    def title(cls) -> str:
+        return (cls.__doc__ or "").partition("\n")[0].removesuffix(".")
+
+    @classmethod
+    def type_uri(cls) -> str:
+        return f"urn:eventshop:problem:{cls.slug}"
+
+    def headers(self) -> Headers:
+        return ()
+
+    def body(self) -> bytes:
+        document = {"type": self.type_uri(), "title": self.title(), "status": self.status}
+        if self.detail:
+            document["detail"] = self.detail
+        return to_json({**document, **self.extra})
+
+
+class MalformedBody(Problem):
+    """The body is not JSON."""
+
+    status = 400
+    slug = "malformed-body"
+
+
+class Invalid(Problem):
+    """Something in the request is not as it must be."""
+
+    status = 422
+    slug = "invalid"
+
+    @classmethod
+    def fields(cls, *wrong: Mapping[str, str]) -> "Invalid":
+        names = ", ".join(field["field"] or "body" for field in wrong)
+        return cls(f"not acceptable: {names}", errors=list(wrong))
+
+    @classmethod
+    def field(cls, where: str, field: str, detail: str) -> "Invalid":
+        return cls.fields({"in": where, "field": field, "detail": detail})
+
+
+class BodyTooLarge(Problem):
+    """The body is larger than this service takes."""
+
+    status = 413
+    slug = "body-too-large"
+
+    def headers(self) -> Headers:
+        return [(b"connection", b"close")]
+
+
+class UnsupportedMediaType(Problem):
+    """The body must be JSON, and say so."""
+
+    status = 415
+    slug = "unsupported-media-type"
+
+
+class PreconditionFailed(Problem):
+    """It has changed since you read it."""
+
+    status = 412
+    slug = "precondition-failed"
+
+
+class TemporarilyUnavailable(Problem):
+    """Not done, because something this service needs is away; try again."""
+
+    status = 503
+    slug = "temporarily-unavailable"
+
+    def headers(self) -> Headers:
+        return [(b"retry-after", b"1")]
+
+
+class UnknownOutcome(Problem):
+    """The connection to the database was lost while it was being done."""
+
+    status = 503
+    slug = "unknown-outcome"
+
+
+class NotFound(Problem):
+    """There is nothing at this address."""
+
+    status = 404
+    slug = "not-found"
+
+
+class MethodNotAllowed(Problem):
+    """This address does not answer that method."""
+
+    status = 405
+    slug = "method-not-allowed"
+
+
+class OtherHttpError(Problem):
+    """The request can't be answered."""
+
+    slug = "http-error"
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+
+
+class InternalError(Problem):
+    """Something is wrong on our side, and has been logged."""
+
+    status = 500
+    slug = "internal-error"
+
+
+def invalid(error: ValidationError, where: str) -> Problem:
+    """A Pydantic error as a problem. The input is never repeated: it may be huge, or no text."""
+    details = error.errors(include_url=False, include_input=False, include_context=False)
+    if where == "body" and details[0]["type"] == "json_invalid":
+        return MalformedBody(details[0]["msg"])
+    return Invalid.fields(*(_wrong(detail, where) for detail in details[:20]))
+
+
+def _wrong(detail: ErrorDetails, where: str) -> dict[str, str]:
+    # An unknown field's name is the client's own text: keep it short.
+    field = ".".join(str(part) for part in detail["loc"])[:200]
+    return {"in": where, "field": field, "detail": detail["msg"].removeprefix("Value error, ")}
+
+
+class FieldError(BaseModel):
+    """One thing that is wrong."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    where: str = Field(alias="in", description="body, path, query or header")
+    field: str = Field(description="the field's name, dotted where nested")
+    detail: str
+
+
+class ProblemDocument(BaseModel):
+    """RFC 9457 problem details."""
+
+    model_config = ConfigDict(extra="allow", title="Problem")
+
+    type: str = Field(description="names the kind of problem; stable, for programs")
+    title: str
+    status: int
+    detail: str | None = None
+    errors: list[FieldError] | None = None
+
+
+def documented(*problems: type[Problem]) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route that may raise these."""
+    responses: dict[int | str, dict[str, Any]] = {}
+    for problem in problems:
+        example = {
+            "type": problem.type_uri(),
+            "title": problem.title(),
+            "status": problem.status,
+        }
+        entry = responses.setdefault(
+            problem.status,
+            {
+                "description": problem.title(),
+                "content": {
+                    MEDIA_TYPE: {
+                        "schema": {"$ref": "#/components/schemas/Problem"},
+                        "examples": {},
+                    }
+                },
+            },
+        )
+        entry["content"][MEDIA_TYPE]["examples"][problem.slug] = {"value": example}
+    return responses

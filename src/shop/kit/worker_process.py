@@ -1,0 +1,50 @@
+"""The process that moves one service's events: its outbox into the log, others' events out of it."""
+
+import asyncio
+import signal
+from contextlib import suppress
+
+import structlog
+import uvloop
+
+from eventspine.consumer import Consumer
+from eventspine.database import Database
+from eventspine.relay import Relay
+from shop.kit.event_log import database_url, open_event_log
+from shop.kit.ready import notify_ready
+from shop.kit.service import Service
+from shop.kit.settings import Settings
+
+_LOG = structlog.get_logger("shop.worker")
+
+
+def run_worker(service: Service, settings: Settings) -> None:
+    """Work until SIGTERM or SIGINT. Stopping it at any moment loses nothing."""
+    uvloop.run(_work(service, settings))
+
+
+async def _work(service: Service, settings: Settings) -> None:
+    url = database_url(settings, service.name)
+    log = open_event_log(settings)
+    database = Database(url, size=3, patience=10.0)
+    await database.open()
+    relay = Relay(
+        url, log, source=service.source, topics=[service.topic], batch=settings.relay_batch
+    )
+    consumer = Consumer(database, log, service.handlers, batch=settings.consumer_batch)
+    tasks = [asyncio.create_task(relay.run()), asyncio.create_task(consumer.run())]
+    stopping = asyncio.Event()
+    for signal_ in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signal_, stopping.set)
+    _LOG.info("worker started", service=service.name, log=settings.event_log)
+    notify_ready()
+    stopped = asyncio.create_task(stopping.wait())
+    # The tasks never end by themselves; if one does, the process must not pretend to work.
+    await asyncio.wait([*tasks, stopped], return_when=asyncio.FIRST_COMPLETED)
+    for task in (*tasks, stopped):
+        task.cancel()
+    for task in tasks:
+        with suppress(asyncio.CancelledError):
+            await task
+    await log.close()
+    await database.close()

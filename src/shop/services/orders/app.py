@@ -1,0 +1,41 @@
+"""The order service, on one screen: what it answers, what it publishes, what it listens to."""
+
+from functools import partial
+from pathlib import Path
+
+from eventspine.batching import Batcher, in_transaction
+from eventspine.database import Database
+from shop.kit.service import Endpoints, Service
+from shop.kit.settings import Settings
+from shop.services.orders import actions, queries
+from shop.services.orders.api import routes
+from shop.services.orders.handlers import HANDLERS
+from shop.services.orders.tables import metadata
+
+
+def endpoints(settings: Settings, database: Database) -> Endpoints:
+    waiting = settings.max_waiting
+    placing = Batcher(in_transaction(database, actions.place), max_waiting=waiting)
+    cancelling = Batcher(in_transaction(database, actions.cancel), max_waiting=waiting)
+    getting = Batcher(partial(queries.get, database), max_waiting=waiting, lanes=2)
+    router = routes(
+        database,
+        placing=placing,
+        cancelling=cancelling,
+        getting=getting,
+        customer_grace=settings.customer_grace_ms / 1000,
+    )
+    return Endpoints(router, (placing, cancelling, getting))
+
+
+SERVICE = Service(
+    name="orders",
+    title="Order service",
+    port=8002,
+    topic="orders",
+    source="/orders",
+    handlers=HANDLERS,
+    metadata=metadata,
+    migrations=Path(__file__).parent / "migrations",
+    endpoints=endpoints,
+)

@@ -1,0 +1,22 @@
+"""What the order service refuses, and how it says so.
+
+Problem
+├── OrderNotFound     404
+└── UnknownCustomer   404
+"""
+
+from shop.kit.web.problems import Problem
+
+
+class OrderNotFound(Problem):
+    """There is no such order."""
+
+    status = 404
+    slug = "order-not-found"
+
+
+class UnknownCustomer(Problem):
+    """There is no such customer."""
+
+    status = 404
+    slug = "unknown-customer"

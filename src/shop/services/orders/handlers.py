@@ -1,0 +1,45 @@
+"""What the order service does when others' events arrive."""
+
+from collections.abc import Sequence
+
+from eventspine.errors import MissingEvents
+from eventspine.event import dump
+from eventspine.handlers import Handlers
+from eventspine.outbox import Transaction
+from shop.contracts.users import UserCreated, UserErased, UserUpdated
+
+# The newest version wins, so a repeat does nothing. What is selected, as the tables stood before,
+# is an event whose predecessor never came.
+_KEEP = """
+WITH e AS MATERIALIZED (
+    SELECT * FROM jsonb_to_recordset(%(events)s::jsonb) AS e(
+        id bigint, email text, name text, version bigint)
+), kept AS (
+    INSERT INTO customers AS c (id, email, name, version, erased)
+    SELECT id, email, name, version, email IS NULL FROM e ORDER BY id
+    ON CONFLICT (id) DO UPDATE SET email = excluded.email, name = excluded.name,
+        version = excluded.version, erased = excluded.erased
+    WHERE c.version < excluded.version
+)
+SELECT e.id, coalesce(c.version, 0), e.version FROM e LEFT JOIN customers c USING (id)
+WHERE e.version > coalesce(c.version, 0) + 1
+LIMIT 1
+"""
+
+
+async def customers_changed(
+    tx: Transaction, events: Sequence[UserCreated | UserUpdated | UserErased]
+) -> None:
+    """Keep a copy of every customer, and no more of an erased one than the id."""
+    for id_, known, got in await tx.fetch(_KEEP, {"events": dump(events)}):
+        raise MissingEvents("customer", id_, known=known, got=got)
+
+
+HANDLERS = Handlers(
+    "orders",
+    {
+        UserCreated: customers_changed,
+        UserUpdated: customers_changed,
+        UserErased: customers_changed,
+    },
+)

@@ -1,0 +1,88 @@
+"""What the order service reads."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from psycopg.rows import TupleRow
+from sqlalchemy import BigInteger, Select, bindparam, func, literal_column, select
+
+from eventspine.database import Database, query
+from shop.contracts.orders import Status
+from shop.kit.web.pages import encode_cursor
+from shop.services.orders.errors import OrderNotFound
+from shop.services.orders.schemas import Customer, Order, Orders
+from shop.services.orders.tables import customers, orders
+
+_WITH_CUSTOMER: Select[Any] = select(
+    orders.c.id,
+    orders.c.user_id,
+    orders.c.product,
+    orders.c.quantity,
+    orders.c.total_price,
+    orders.c.status,
+    orders.c.version,
+    orders.c.placed_at,
+    customers.c.name,
+    customers.c.email,
+).join_from(orders, customers, orders.c.user_id == customers.c.id, isouter=True)
+
+_MANY = query(_WITH_CUSTOMER.where(orders.c.id == func.any(bindparam("ids"))))
+
+_PAGE = (
+    _WITH_CUSTOMER.where(orders.c.id < bindparam("below"))
+    .order_by(orders.c.id.desc())
+    .limit(bindparam("limit", type_=BigInteger))
+)
+_OF_USER = orders.c.user_id == bindparam("user_id")
+# Literals and not parameters, so that the planner sees that the partial index serves them.
+_STATUS = {
+    "placed": (orders.c.status == literal_column("'placed'"),),
+    "cancelled": (
+        orders.c.status == literal_column("'cancelled'"),
+        orders.c.status != literal_column("'placed'"),
+    ),
+    None: (),
+}
+_PAGES = {
+    (of_user, status): query(_PAGE.where(*((_OF_USER,) if of_user else ()), *conditions))
+    for of_user in (True, False)
+    for status, conditions in _STATUS.items()
+}
+
+
+async def get(database: Database, ids: Sequence[int]) -> list[Order | OrderNotFound]:
+    """The orders of these ids, in the order asked for, in one statement."""
+    rows = await database.fetch(_MANY, {"ids": list(ids)})
+    found = {row[0]: order(row) for row in rows}
+    return [found.get(id_) or OrderNotFound(f"No order has the id {id_}") for id_ in ids]
+
+
+async def page(
+    database: Database, *, user_id: int | None, status: Status | None, below: int, limit: int
+) -> Orders:
+    """Orders with ids below `below`, newest first; of one user or of one status where given."""
+    rows = await database.fetch(
+        _PAGES[user_id is not None, status],
+        # One more than is shown: if it is there, so is a next page.
+        {"user_id": user_id, "below": below, "limit": limit + 1},
+    )
+    items = [order(row) for row in rows[:limit]]
+    return Orders(
+        items=items, next_cursor=encode_cursor(items[-1].id) if len(rows) > limit else None
+    )
+
+
+def order(row: TupleRow) -> Order:
+    """A row of `_WITH_CUSTOMER`'s columns. Built unchecked: it has been checked on its way in."""
+    *_, name, email = row
+    return Order.model_construct(
+        id=row[0],
+        user_id=row[1],
+        product=row[2],
+        quantity=row[3],
+        total_price=row[4],
+        status=row[5],
+        version=row[6],
+        placed_at=row[7],
+        customer=None if name is None else Customer.model_construct(name=name, email=email),
+    )

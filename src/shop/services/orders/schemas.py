@@ -1,0 +1,65 @@
+"""What goes in and out of the order service."""
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Annotated, NamedTuple
+
+from pydantic import ConfigDict, Field
+
+from shop.contracts.orders import Status
+from shop.kit.fields import MAX_INTEGER, Body, Id, Line, Money, View
+
+
+class NewOrder(Body):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"product": "coffee", "quantity": 100, "total_price": 50, "user_id": 1}]
+        }
+    )
+
+    user_id: Annotated[Id, Field(strict=True)]
+    product: Line
+    quantity: Annotated[int, Field(strict=True, ge=1, le=MAX_INTEGER)]
+    total_price: Money
+
+
+class Customer(View):
+    """The customer as this service last heard of them."""
+
+    name: str
+    email: str
+
+
+class Order(View):
+    id: int
+    user_id: int
+    product: str
+    quantity: int
+    total_price: Decimal
+    status: Status
+    version: int
+    placed_at: datetime
+    customer: Customer | None = Field(description="null once the person has been erased")
+
+
+class Orders(View):
+    """A page of orders, newest first."""
+
+    items: list[Order]
+    next_cursor: str | None
+
+
+class PlaceOrder(NamedTuple):
+    user_id: int
+    product: str
+    quantity: int
+    total_price: Decimal
+    traceparent: str | None = None
+
+
+class CancelOrder(NamedTuple):
+    """`versions` are those the caller will have cancelled; None for any."""
+
+    order_id: int
+    versions: list[int] | None
+    traceparent: str | None = None

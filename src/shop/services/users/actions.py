@@ -1,0 +1,144 @@
+"""What the user service does. Each action takes a batch of commands and answers one result each.
+
+A batch does what its commands would have done one after the other. A refusal is a value among the
+results, so that it fails no neighbour.
+"""
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+from psycopg.errors import UniqueViolation
+
+from eventspine.outbox import Transaction
+from shop.contracts.users import UserCreated, UserErased, UserUpdated
+from shop.kit.web.problems import PreconditionFailed
+from shop.services.users.errors import EmailTaken, UserNotFound
+from shop.services.users.schemas import CreateUser, EraseUser, UpdateUser, User
+
+# The unique index decides who has an address; the look-up before it only keeps refused commands
+# from using up ids. Rows go in by address, so that two batches can't wait for each other.
+_CREATE = """
+WITH wanted AS (
+    SELECT DISTINCT ON (lower(c.email)) c.n, c.email, c.name
+    FROM jsonb_to_recordset(%(commands)s::jsonb) AS c(n integer, email text, name text)
+    WHERE NOT EXISTS (SELECT FROM users u WHERE lower(u.email) = lower(c.email))
+    ORDER BY lower(c.email), c.n
+), numbered AS MATERIALIZED (
+    SELECT w.n, w.email, w.name, nextval('users_id_seq') AS id
+    FROM (SELECT * FROM wanted ORDER BY n) AS w
+), created AS (
+    INSERT INTO users (id, email, name)
+    SELECT id, email, name FROM numbered ORDER BY lower(email)
+    ON CONFLICT (lower(email)) DO NOTHING
+    RETURNING id, version, created_at
+)
+SELECT n, id, email, name, version, created_at FROM numbered JOIN created USING (id)
+"""
+
+# In the order of their ids, or two batches could wait for each other.
+_LOCK = """
+SELECT id, email, name, version, created_at FROM users
+WHERE id = ANY(%(ids)s) AND erased_at IS NULL
+ORDER BY id FOR NO KEY UPDATE
+"""
+
+_UPDATE = """
+UPDATE users SET email = %(email)s, name = %(name)s, version = %(version)s WHERE id = %(id)s
+"""
+
+_ERASE = """
+UPDATE users SET email = NULL, name = NULL, version = version + 1, erased_at = now()
+WHERE id = ANY(%(ids)s)
+"""
+
+
+class _Known(NamedTuple):
+    """A user as the batch has left it so far."""
+
+    email: str
+    name: str
+    version: int
+    created_at: datetime
+
+
+async def create(tx: Transaction, commands: Sequence[CreateUser]) -> list[User | EmailTaken]:
+    wanted = [{"n": n, "email": c.email, "name": c.name} for n, c in enumerate(commands)]
+    results: list[User | EmailTaken | None] = [None] * len(commands)
+    rows = await tx.fetch(_CREATE, {"commands": json.dumps(wanted)})
+    for n, id_, email, name, version, created_at in sorted(rows):
+        fields = {"id": id_, "email": email, "name": name}
+        fields |= {"version": version, "created_at": created_at}
+        results[n] = User.model_construct(**fields)
+        tx.publish(UserCreated.model_construct(**fields), traceparent=commands[n].traceparent)
+    return [
+        result or EmailTaken(f"{command.email} belongs to another user")
+        for result, command in zip(results, commands, strict=True)
+    ]
+
+
+async def update(
+    tx: Transaction, commands: Sequence[UpdateUser]
+) -> list[User | UserNotFound | EmailTaken | PreconditionFailed]:
+    """A change that changes nothing is no new version, and publishes nothing."""
+    known = await _lock(tx, [command.user_id for command in commands])
+    return [await _update(tx, known, command) for command in commands]
+
+
+async def _update(
+    tx: Transaction, known: dict[int, _Known], command: UpdateUser
+) -> User | UserNotFound | EmailTaken | PreconditionFailed:
+    was = _expected(known, command)
+    if isinstance(was, Exception):
+        return was
+    email = was.email if command.email is None else command.email
+    name = was.name if command.name is None else command.name
+    now = was
+    if (email, name) != (was.email, was.name):
+        now = was._replace(email=email, name=name, version=was.version + 1)
+        try:
+            async with tx.savepoint():
+                await tx.execute(_UPDATE, {"id": command.user_id, **now._asdict()})
+        except UniqueViolation:
+            return EmailTaken(f"{email} belongs to another user")
+        known[command.user_id] = now
+        event = UserUpdated(id=command.user_id, **now._asdict())
+        tx.publish(event, traceparent=command.traceparent)
+    return User(id=command.user_id, **now._asdict())
+
+
+async def erase(
+    tx: Transaction, commands: Sequence[EraseUser]
+) -> list[UserNotFound | PreconditionFailed | None]:
+    """The person's name and e-mail go; the id and its version stay."""
+    known = await _lock(tx, [command.user_id for command in commands])
+    results: list[UserNotFound | PreconditionFailed | None] = []
+    erased: list[int] = []
+    for command in commands:
+        was = _expected(known, command)
+        if isinstance(was, Exception):
+            results.append(was)
+            continue
+        del known[command.user_id]
+        erased.append(command.user_id)
+        event = UserErased(id=command.user_id, version=was.version + 1, created_at=was.created_at)
+        tx.publish(event, traceparent=command.traceparent)
+        results.append(None)
+    await tx.execute(_ERASE, {"ids": erased})
+    return results
+
+
+async def _lock(tx: Transaction, ids: Sequence[int]) -> dict[int, _Known]:
+    return {id_: _Known(*rest) for id_, *rest in await tx.fetch(_LOCK, {"ids": list(ids)})}
+
+
+def _expected(
+    known: dict[int, _Known], command: UpdateUser | EraseUser
+) -> _Known | UserNotFound | PreconditionFailed:
+    user = known.get(command.user_id)
+    if user is None:
+        return UserNotFound(f"No user has the id {command.user_id}")
+    if command.versions is not None and user.version not in command.versions:
+        return PreconditionFailed(f'The user is at version {user.version}: ETag "{user.version}"')
+    return user

@@ -1,0 +1,38 @@
+"""The user service, on one screen: what it answers, what it publishes, what it listens to."""
+
+from functools import partial
+from pathlib import Path
+
+from eventspine.batching import Batcher, in_transaction
+from eventspine.database import Database
+from shop.kit.service import Endpoints, Service
+from shop.kit.settings import Settings
+from shop.services.users import actions, queries
+from shop.services.users.api import routes
+from shop.services.users.handlers import HANDLERS
+from shop.services.users.tables import metadata
+
+
+def endpoints(settings: Settings, database: Database) -> Endpoints:
+    waiting = settings.max_waiting
+    creating = Batcher(in_transaction(database, actions.create), max_waiting=waiting)
+    updating = Batcher(in_transaction(database, actions.update), max_waiting=waiting)
+    erasing = Batcher(in_transaction(database, actions.erase), max_waiting=waiting)
+    getting = Batcher(partial(queries.get, database), max_waiting=waiting, lanes=2)
+    router = routes(
+        database, creating=creating, updating=updating, erasing=erasing, getting=getting
+    )
+    return Endpoints(router, (creating, updating, erasing, getting))
+
+
+SERVICE = Service(
+    name="users",
+    title="User service",
+    port=8001,
+    topic="users",
+    source="/users",
+    handlers=HANDLERS,
+    metadata=metadata,
+    migrations=Path(__file__).parent / "migrations",
+    endpoints=endpoints,
+)

@@ -1,0 +1,90 @@
+"""What goes in and out of the user service."""
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+from pydantic import ConfigDict, Field, model_validator
+
+from shop.contracts.orders import Status
+from shop.kit.fields import Body, Email, Line, View
+
+_EMAIL = "setiadi@example.com"
+
+
+class NewUser(Body):
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"email": _EMAIL, "name": "Setiadi"}]}
+    )
+
+    email: Email = Field(description="unique, without regard to upper and lower case")
+    name: Line
+
+
+class UserChanges(Body):
+    """What is left out stays as it is."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"name": "Setiadi Wijaya"}], "minProperties": 1}
+    )
+
+    email: Email = Field(default="", description="unique, without regard to case")
+    name: Line = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _something(cls, given: Any) -> Any:
+        if given == {}:
+            raise ValueError("must change something: email, name, or both")
+        return given
+
+
+class User(View):
+    id: int
+    email: str
+    name: str
+    version: int
+    created_at: datetime
+
+
+class UserOrder(View):
+    """An order, as its events told of it."""
+
+    id: int
+    product: str
+    quantity: int
+    total_price: Decimal
+    status: Status
+    version: int
+    placed_at: datetime
+
+
+class UserOrders(View):
+    """A page of a user's orders, newest first."""
+
+    items: list[UserOrder]
+    next_cursor: str | None
+    count: int = Field(description="all the user's orders, on every page")
+    total: Decimal = Field(description="what those that are not cancelled cost together")
+
+
+class CreateUser(NamedTuple):
+    email: str
+    name: str
+    traceparent: str | None = None
+
+
+class UpdateUser(NamedTuple):
+    """None leaves a field as it is; `versions` are those the caller will have changed."""
+
+    user_id: int
+    email: str | None
+    name: str | None
+    versions: list[int] | None
+    traceparent: str | None = None
+
+
+class EraseUser(NamedTuple):
+    user_id: int
+    versions: list[int] | None
+    traceparent: str | None = None
