@@ -195,8 +195,8 @@ class LocalPostgres:
             lines = (self.data_dir / "postmaster.pid").read_text().splitlines()
         except FileNotFoundError:
             return False
-        pid, status = lines[0], lines[7:8]
-        return pid == str(self.pid) and [word.strip() for word in status] == ["ready"]
+        # The first line is the process, the eighth its state; a file being written has fewer.
+        return lines[:1] == [str(self.pid)] and "".join(lines[7:8]).strip() == "ready"
 
     def _initdb(self) -> None:
         """Beside its place, then renamed into it: a killed one leaves nothing half done."""
