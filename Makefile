@@ -33,8 +33,9 @@ $(VENV)/.dev: requirements/dev.txt $(VENV)/.local
 	@touch $@
 
 # exec, so that Ctrl-C and signals reach the shop itself and not a shell in between.
+# KAFKA=1 runs on a Kafka broker started here, KAFKA=host:port on one that is there.
 up: $(VENV)/.local
-	@exec $(BIN)/shop up
+	@exec $(BIN)/shop up $(if $(KAFKA),--kafka $(filter-out 1,$(KAFKA)))
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest

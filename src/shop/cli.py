@@ -38,14 +38,22 @@ def up(
     data: DataDir = DEFAULT_DATA,
     users_port: Annotated[int, typer.Option(envvar="SHOP_USERS_PORT", min=1, max=65535)] = 8001,
     orders_port: Annotated[int, typer.Option(envvar="SHOP_ORDERS_PORT", min=1, max=65535)] = 8002,
+    kafka: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[HOST:PORT]",
+            help="run on Kafka: on a broker started here (needs Java 17 and Maven), "
+            "or on the one at HOST:PORT",
+        ),
+    ] = None,
     verbose: Annotated[bool, typer.Option(help="show every process's log here")] = False,
 ) -> None:
     """Start the whole shop on this machine, and keep it running until Ctrl-C."""
-    from shop.kit.local.up import LocalService, UpOptions, run  # noqa: PLC0415 - needs psutil & co
+    from shop.kit.local.up import LocalService, UpOptions, run  # noqa: PLC0415 - only this needs a server
 
     ports = {"users": users_port, "orders": orders_port}
     local = [LocalService(name, ports[name]) for name in services.NAMES]
-    raise typer.Exit(run(UpOptions(data=data, services=local, verbose=verbose, kafka=None)))
+    raise typer.Exit(run(UpOptions(data=data, services=local, verbose=verbose, kafka=kafka)))
 
 
 @app.command()
@@ -160,9 +168,19 @@ def _stop(sentence: str) -> NoReturn:
     raise typer.Exit(1)
 
 
+def _with_kafka_value(words: list[str]) -> list[str]:
+    """`--kafka` alone means a broker started here; Typer has no option with an optional value."""
+    spelled: list[str] = []
+    for word, following in zip(words, [*words[1:], "--"], strict=True):
+        spelled.append(word)
+        if word == "--kafka" and following.startswith("-"):
+            spelled.append("local")
+    return spelled
+
+
 def main() -> None:
     try:
-        app()
+        app(args=_with_kafka_value(sys.argv[1:]))
     except NotConfigured as error:
         typer.echo(f"shop: {error}", err=True)
         sys.exit(1)

@@ -1,12 +1,14 @@
 """`shop up`: the whole shop on this machine, from one command, until Ctrl-C.
 
-What it keeps is in one directory: `VERSION` (of this layout), `lock`, `postgres/`, `logs/`. One
+What it keeps is in one directory: `VERSION` (of this layout), `lock`, `postgres/`, `logs/`, and,
+while it runs, `running.json`, the settings its parts run with. One
 database for each service and one for the log, in one PostgreSQL; an API and a worker process for
 each service, told where everything is by the same settings that production uses.
 """
 
 import errno
 import fcntl
+import json
 import os
 import signal
 import socket
@@ -20,6 +22,7 @@ from types import FrameType
 
 import psycopg
 
+from shop.kit.follow import RUNNING
 from shop.kit.local.postgres import CRASH_RECOVERY, LocalPostgres
 from shop.kit.local.process import LogFile, Process
 from shop.kit.local.supervisor import Pause, StartFailed, Supervisor, say
@@ -72,6 +75,7 @@ def run(options: UpOptions, command: Callable[..., list[str]] = shop_command) ->
                 _bring_up(options, data, supervisor, logs, pause, command)
                 supervisor.watch()
             finally:
+                (data / RUNNING).unlink(missing_ok=True)
                 supervisor.stop(STOP_TIMEOUT)
     except _Stopped:
         say(f"eventshop has stopped; its data stays in {data}")
@@ -103,12 +107,16 @@ def _bring_up(
     supervisor.start(postgres, timeout=CRASH_RECOVERY)
     postgres.ensure_databases([*(service.name for service in options.services), "log"])
 
-    env = {**os.environ, "PYTHONUNBUFFERED": "1"}  # a killed process's last lines are the best
+    settings: dict[str, str] = {}
     for service in options.services:
         prefix = f"SHOP_{service.name.upper()}__"
-        env[f"{prefix}DATABASE_URL"] = postgres.dsn(service.name)
-        env[f"{prefix}PORT"] = str(service.port)
-    env |= _log_settings(options, data, supervisor, postgres)
+        settings[f"{prefix}DATABASE_URL"] = postgres.dsn(service.name)
+        settings[f"{prefix}PORT"] = str(service.port)
+    settings |= _log_settings(options, data, supervisor, postgres)
+    # For `shop events` and its like, run beside this one.
+    (data / RUNNING).write_text(json.dumps(settings, indent=2) + "\n")
+    # Unbuffered, because a killed process's last lines are the best.
+    env = {**os.environ, **settings, "PYTHONUNBUFFERED": "1"}
 
     _migrate(process("migrate", "migrate"), pause)
     supervisor.start(

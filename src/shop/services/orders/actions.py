@@ -64,9 +64,9 @@ async def place(tx: Transaction, commands: Sequence[PlaceOrder]) -> list[Order |
             "version": 1,
             "placed_at": placed_at,
         }
-        tx.publish(OrderPlaced.model_construct(**fields), traceparent=traceparent)
-        customer = Customer.model_construct(name=name, email=email)
-        results[n] = Order.model_construct(**fields, customer=customer)
+        tx.publish(OrderPlaced(**fields), traceparent=traceparent)
+        customer = Customer(name=name, email=email)
+        results[n] = Order(**fields, customer=customer)
     return [
         result or UnknownCustomer(f"This service knows no user with the id {command.user_id}")
         for result, command in zip(results, commands, strict=True)

@@ -73,9 +73,9 @@ async def page(
 
 
 def order(row: TupleRow) -> Order:
-    """A row of `_WITH_CUSTOMER`'s columns. Built unchecked: it has been checked on its way in."""
+    """A row of `_WITH_CUSTOMER`'s columns."""
     *_, name, email = row
-    return Order.model_construct(
+    return Order(
         id=row[0],
         user_id=row[1],
         product=row[2],
@@ -84,5 +84,5 @@ def order(row: TupleRow) -> Order:
         status=row[5],
         version=row[6],
         placed_at=row[7],
-        customer=None if name is None else Customer.model_construct(name=name, email=email),
+        customer=None if name is None else Customer(name=name, email=email),
     )

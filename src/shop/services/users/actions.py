@@ -70,8 +70,8 @@ async def create(tx: Transaction, commands: Sequence[CreateUser]) -> list[User |
     for n, id_, email, name, version, created_at in sorted(rows):
         fields = {"id": id_, "email": email, "name": name}
         fields |= {"version": version, "created_at": created_at}
-        results[n] = User.model_construct(**fields)
-        tx.publish(UserCreated.model_construct(**fields), traceparent=commands[n].traceparent)
+        results[n] = User(**fields)
+        tx.publish(UserCreated(**fields), traceparent=commands[n].traceparent)
     return [
         result or EmailTaken(f"{command.email} belongs to another user")
         for result, command in zip(results, commands, strict=True)

@@ -44,9 +44,7 @@ async def get(database: Database, ids: Sequence[int]) -> list[User | UserNotFoun
     """The users of these ids, in the order asked for, in one statement."""
     found: dict[int, User] = {}
     for id_, email, name, version, created_at in await database.fetch(_MANY, {"ids": list(ids)}):
-        found[id_] = User.model_construct(
-            id=id_, email=email, name=name, version=version, created_at=created_at
-        )
+        found[id_] = User(id=id_, email=email, name=name, version=version, created_at=created_at)
     return [found.get(id_) or UserNotFound(f"No user has the id {id_}") for id_ in ids]
 
 

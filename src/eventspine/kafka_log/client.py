@@ -1,0 +1,169 @@
+"""What every Kafka client here shares: settings, records, errors, and what is said about Kafka."""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, TypeVar, cast
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import Message as KafkaMessage
+
+from eventspine.log import LogUnavailable, Record
+
+LOG = logging.getLogger("eventspine.kafka")
+
+ANSWER_WITHIN = 10.0
+"""Seconds that Kafka has to answer a question: for offsets, settings, a topic's birth."""
+
+SLICE = 0.05
+"""Seconds that a thread waits inside librdkafka before it looks up."""
+
+LARGEST_MESSAGE = 4 * 1024 * 1024
+"""Bytes: what a request of 1 MiB may become in JSON, with its headers, and room to spare."""
+
+Settings = dict[str, Any]
+Defaults = Mapping[str, str | int | bool]
+_Result = TypeVar("_Result")
+
+SHARED: Defaults = MappingProxyType(
+    {
+        "client.id": "eventspine",
+        "log.connection.close": False,
+        "socket.keepalive.enable": True,
+        "reconnect.backoff.max.ms": 2_000,
+    }
+)
+
+# For throughput at a latency of milliseconds; the caller may know better. A fetch that waits for
+# records holds up a partition that was added to the same connection, so it waits only shortly.
+READING: Defaults = MappingProxyType(
+    {
+        "fetch.min.bytes": 1,
+        "fetch.wait.max.ms": 100,
+        "fetch.queue.backoff.ms": 10,
+        "queued.min.messages": 20_000,
+        "queued.max.messages.kbytes": 16 * 1024,
+    }
+)
+
+# For safety; not for the caller to change.
+READING_SAFELY: Defaults = MappingProxyType(
+    {
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        "auto.offset.reset": "error",
+        "allow.auto.create.topics": False,
+    }
+)
+
+# The client's own errors, as opposed to the broker's, have names that look private and are not.
+ALL_BROKERS_DOWN = KafkaError._ALL_BROKERS_DOWN  # noqa: SLF001
+AUTHENTICATION_FAILED = KafkaError._AUTHENTICATION  # noqa: SLF001
+FATAL = KafkaError._FATAL  # noqa: SLF001
+OFFSET_NOT_THERE = KafkaError._AUTO_OFFSET_RESET  # noqa: SLF001
+PARTITION_END = KafkaError._PARTITION_EOF  # noqa: SLF001
+NO_SUCH_TOPIC = frozenset(
+    {
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError._UNKNOWN_TOPIC,  # noqa: SLF001
+        KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001
+    }
+)
+
+
+class OffsetNotInLog(LogUnavailable):
+    """A partition was to be read from an offset it has not got: before its first, or past its end.
+
+    The log was cut by a retention that should be -1, or was lost and begun anew. Reading elsewhere
+    would leave events out, or apply new ones as old, so somebody has to decide.
+    """
+
+    def __init__(self, topic: str, partition: int, offset: int) -> None:
+        super().__init__(
+            f"{topic}/{partition} has no offset {offset}: the log was cut, or lost its end. "
+            "Nothing of this partition is read until the log is restored or its reader rebuilt."
+        )
+        self.topic = topic
+        self.partition = partition
+        self.offset = offset
+
+
+class Reach:
+    """Says once that Kafka is away, and once that it is back: for all clients of a `KafkaLog`."""
+
+    def __init__(self, servers: str) -> None:
+        self._servers = servers
+        self._away = False
+        self._lock = threading.Lock()
+
+    def away(self, why: str) -> None:
+        with self._lock:
+            if not self._away:
+                self._away = True
+                LOG.warning("Kafka at %s is away; waiting for it: %s", self._servers, why)
+
+    def back(self) -> None:
+        if not self._away:
+            return
+        with self._lock:
+            if self._away:
+                self._away = False
+                LOG.warning("Kafka at %s is back", self._servers)
+
+
+class _ClientLines:
+    """What librdkafka logs, as debug lines.
+
+    It says the same thing many times a second, from each of its threads; what matters is also
+    told to the error callback.
+    """
+
+    def log(self, _level: int, text: str, *args: object) -> None:
+        LOG.debug(text, *args)
+
+
+def quiet(settings: Settings, heard: Callable[[KafkaError], None]) -> Settings:
+    """The same settings for a client that writes nothing to stderr, and tells `heard` its errors."""
+    return {**settings, "logger": _ClientLines(), "error_cb": heard}
+
+
+def unavailable(what: str, error: KafkaException) -> LogUnavailable:
+    return LogUnavailable(f"Kafka could not {what}: {error.args[0].str()}")
+
+
+def code(error: KafkaException) -> int:
+    return int(error.args[0].code())
+
+
+def record(message: KafkaMessage) -> Record:
+    key = message.key()
+    return Record(
+        cast("str", message.topic()),
+        cast("int", message.partition()),
+        cast("int", message.offset()),
+        None if key is None else key.decode(errors="backslashreplace"),
+        message.value(),
+        _headers(message),
+    )
+
+
+def _headers(message: KafkaMessage) -> dict[str, str]:
+    """Of a header that comes twice, the last. Anybody may have written them: null, and any bytes."""
+    headers = cast("list[tuple[str, bytes | None]] | None", message.headers())
+    if not headers:
+        return {}
+    return {name: (value or b"").decode(errors="backslashreplace") for name, value in headers}
+
+
+async def in_thread(work: Callable[[threading.Event], _Result]) -> _Result:
+    """Run `work` in a thread. When cancelled, have it stop, and wait until it has."""
+    stop = threading.Event()
+    running = asyncio.ensure_future(asyncio.to_thread(work, stop))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        stop.set()
+        await asyncio.gather(running, return_exceptions=True)
+        raise

@@ -1,0 +1,106 @@
+"""Reading outside any group: for replay, audits and people."""
+
+import time
+
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+
+from eventspine.kafka_log.client import (
+    ANSWER_WITHIN,
+    NO_SUCH_TOPIC,
+    PARTITION_END,
+    READING,
+    READING_SAFELY,
+    SLICE,
+    OffsetNotInLog,
+    Reach,
+    Settings,
+    code,
+    quiet,
+    record,
+    unavailable,
+)
+from eventspine.log import LogUnavailable, Record
+
+_OWN = {
+    # The client wants a group's name; none is joined, and nothing is committed.
+    "group.id": "eventspine-reader",
+    "group.protocol": "classic",
+    "enable.partition.eof": True,
+}
+
+
+class Reader:
+    """A consumer of one partition at a time, used by one thread at a time.
+
+    What it was sent and has not handed out it keeps, so reading on from `next` costs no seek.
+    """
+
+    def __init__(self, config: Settings, reach: Reach) -> None:
+        settings = {**READING, **config, **READING_SAFELY, **_OWN}
+        self._consumer = Consumer(quiet(settings, lambda _: None))
+        self._reach = reach
+        self.next: tuple[str, int, int] | None = None
+
+    def end_offsets(self, topic: str) -> dict[int, int]:
+        try:
+            found = self._consumer.list_topics(topic, timeout=ANSWER_WITHIN).topics[topic]
+            if found.error is not None:
+                return {}
+            return {one: self._bounds(topic, one)[1] for one in sorted(found.partitions)}
+        except KafkaException as error:
+            raise unavailable(f"tell the end of {topic}", error) from error
+
+    def read(self, topic: str, partition: int, offset: int, limit: int) -> list[Record]:
+        at = (topic, partition, offset)
+        try:
+            first, end = self._bounds(topic, partition)
+            if offset < first:
+                raise OffsetNotInLog(*at)
+            if offset >= end or limit <= 0:
+                return []
+            if self.next != at:
+                self._consumer.assign([TopicPartition(*at)])
+            self.next = None
+            records = self._read(limit, end)
+        except KafkaException as error:
+            if code(error) in NO_SUCH_TOPIC:
+                return []
+            raise unavailable(f"read {topic}/{partition}", error) from error
+        if records:
+            self.next = (topic, partition, records[-1].offset + 1)
+        return records
+
+    def close(self) -> None:
+        self._consumer.close()
+
+    def _read(self, limit: int, end: int) -> list[Record]:
+        """Up to `limit` records, not past `end`, which not every partition has a record before."""
+        records: list[Record] = []
+        last_heard = time.monotonic()
+        while len(records) < limit:
+            # Asked for more than one, librdkafka would wait for all of them.
+            messages = self._consumer.consume(1, SLICE)
+            if messages and (room := limit - len(records) - 1):
+                messages += self._consumer.consume(room, 0)
+            for message in messages:
+                if (error := message.error()) is None:
+                    records.append(record(message))
+                elif error.code() == PARTITION_END:
+                    return records
+                else:
+                    raise KafkaException(error)
+            if records and records[-1].offset + 1 >= end:
+                return records
+            if messages:
+                last_heard = time.monotonic()
+            elif time.monotonic() - last_heard > ANSWER_WITHIN:
+                raise LogUnavailable(f"Kafka sent nothing for {ANSWER_WITHIN:g} s")
+        return records
+
+    def _bounds(self, topic: str, partition: int) -> tuple[int, int]:
+        """The first offset there is, and the one that the next record will get."""
+        bounds = self._consumer.get_watermark_offsets(
+            TopicPartition(topic, partition), timeout=ANSWER_WITHIN
+        )
+        self._reach.back()
+        return bounds

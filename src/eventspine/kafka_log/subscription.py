@@ -1,0 +1,306 @@
+"""A member of a consumer group."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from types import MappingProxyType
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Message as KafkaMessage
+
+from eventspine.kafka_log.client import (
+    ALL_BROKERS_DOWN,
+    AUTHENTICATION_FAILED,
+    FATAL,
+    LOG,
+    OFFSET_NOT_THERE,
+    READING,
+    READING_SAFELY,
+    SLICE,
+    Defaults,
+    OffsetNotInLog,
+    Reach,
+    Settings,
+    in_thread,
+    quiet,
+    record,
+)
+from eventspine.log import LogUnavailable, Record, StartAt
+
+_COMMIT_EVERY = 1.0  # seconds: a lag display needs no more
+_ASK_AGAIN_AFTER = 1.0  # seconds, for where a partition starts, when there was no good answer
+_LEAVE_WITHIN = 3.0  # seconds; to a broker that is away, a consumer says goodbye for up to 45
+
+# The broker's new protocol (KIP-848, Kafka 4), under which members go on reading while others come
+# and go; and the one before it, for older brokers. The settings of one are errors to the other.
+_PROTOCOLS: Mapping[str, Defaults] = MappingProxyType(
+    {
+        "consumer": {},
+        "classic": {
+            "partition.assignment.strategy": "cooperative-sticky",
+            "session.timeout.ms": 10_000,
+        },
+    }
+)
+
+_REFUSALS = frozenset(
+    {
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.GROUP_AUTHORIZATION_FAILED,
+        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+        AUTHENTICATION_FAILED,
+    }
+)
+
+Partition = tuple[str, int]
+
+
+class KafkaSubscription:
+    """See `Subscription`.
+
+    Kafka gives and takes partitions in callbacks, in a thread that must not wait for our event
+    loop. So there a partition that is given is only noted down; `poll` asks `start_at` for it,
+    and only then puts it in place, at that offset. Until then nothing of it is read.
+    """
+
+    def __init__(
+        self, config: Settings, group: str, topics: Sequence[str], start_at: StartAt, reach: Reach
+    ) -> None:
+        self._config = {**config, "group.id": group}
+        self._protocol = str(config.get("group.protocol", "consumer"))
+        self._topics = list(topics)
+        self._start_at = start_at
+        self._reach = reach
+        self._turn = asyncio.Lock()
+        self._closing = threading.Event()
+
+        # Touched only by whoever has the turn, in whatever thread.
+        self._consumer: Consumer | None = None
+        self._given: set[Partition] = set()  # ours, but not in place yet
+        self._ask_at = 0.0
+        self._reading: set[Partition] = set()  # ours, and in place
+        self._failures: list[LogUnavailable] = []
+        self._said: set[str] = set()
+        self._commit_at = 0.0
+        self._doubt = ""  # why Kafka may be away
+
+        # Touched under the lock.
+        self._lock = threading.Lock()
+        self._ready: list[Record] = []
+        self._seeks: dict[Partition, int] = {}
+        self._commits: dict[Partition, int] = {}
+
+    async def poll(self, max_records: int, timeout: float) -> list[Record]:
+        deadline = time.monotonic() + timeout
+        async with self._turn:
+            while True:
+                await self._place_given()
+                if not self._ready:
+                    await in_thread(partial(self._consume, max_records, deadline))
+                # After a cancelled poll there are records that nobody was given.
+                with self._lock:
+                    records = self._ready[:max_records]
+                    del self._ready[:max_records]
+                if not records and self._failures:
+                    raise self._failures.pop(0)
+                if records or time.monotonic() >= deadline or self._closing.is_set():
+                    return records
+
+    async def seek(self, topic: str, partition: int, offset: int) -> None:
+        with self._lock:
+            self._seeks[topic, partition] = offset
+            self._drop({(topic, partition)})
+
+    async def commit(self, topic: str, partition: int, offset: int) -> None:
+        with self._lock:
+            self._commits[topic, partition] = offset
+
+    async def close(self) -> None:
+        self._closing.set()
+        async with self._turn:
+            await asyncio.to_thread(self._leave)
+        self._closing.clear()
+
+    # Where to read
+
+    async def _place_given(self) -> None:
+        if not self._given or time.monotonic() < self._ask_at:
+            return
+        starts: dict[Partition, int] = {}
+        try:
+            for at in sorted(self._given):
+                starts[at] = await self._start_at(*at)
+        except BaseException:
+            # The others go on in the meantime.
+            self._ask_at = time.monotonic() + _ASK_AGAIN_AFTER
+            raise
+        finally:
+            self._place(starts)
+
+    def _place(self, starts: Mapping[Partition, int]) -> None:
+        """Read these of our partitions from these offsets on, wherever they were read before."""
+        if self._consumer is None or not starts:
+            return
+        self._take_out(self._reading & starts.keys())
+        placed = self._given & starts.keys()
+        self._consumer.incremental_assign([TopicPartition(*at, starts[at]) for at in placed])
+        self._given -= placed
+        self._reading |= placed
+
+    def _take_out(self, partitions: set[Partition]) -> None:
+        """Stop reading partitions that stay ours."""
+        if partitions and self._consumer:
+            self._consumer.incremental_unassign(_listed(partitions))
+            self._reading -= partitions
+            self._given |= partitions
+
+    def _apply_seeks(self) -> None:
+        with self._lock:
+            seeks, self._seeks = self._seeks, {}
+        self._place({at: offset for at, offset in seeks.items() if at in self._reading})
+
+    def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._given |= _set(partitions)
+        self._ask_at = 0.0
+        # Without an answer the client would put them in place itself, at the committed offsets.
+        consumer.incremental_assign([])
+
+    def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        taken = _set(partitions)
+        consumer.incremental_unassign(_listed(taken & self._reading))
+        self._given -= taken
+        self._reading -= taken
+        with self._lock:
+            self._drop(taken)
+
+    def _drop(self, partitions: set[Partition]) -> None:
+        self._ready = [one for one in self._ready if (one.topic, one.partition) not in partitions]
+
+    # In the thread
+
+    def _consume(self, max_records: int, deadline: float, stop: threading.Event) -> None:
+        """Fill `_ready`, until `deadline` or until there is something for the event loop to do."""
+        consumer = self._consumer or self._join()
+        self._apply_seeks()
+        self._send_commits()
+        while not (stop.is_set() or self._closing.is_set()):
+            wait = min(SLICE, max(0.0, deadline - time.monotonic()))
+            # Asked for more than one, librdkafka would wait for all of them.
+            messages = consumer.consume(1, wait)
+            if messages and max_records > 1:
+                messages += consumer.consume(max_records - 1, 0)
+            self._sort_out(messages)
+            now = time.monotonic()
+            asking = bool(self._given) and now >= self._ask_at
+            if self._ready or self._failures or asking or now >= deadline or not self._consumer:
+                return
+
+    def _sort_out(self, messages: Iterable[KafkaMessage]) -> None:
+        records = []
+        for message in messages:
+            if (error := message.error()) is None:
+                records.append(record(message))
+            else:
+                self._failed(message, error)
+        if records:
+            self._doubt = ""
+            self._reach.back()
+        elif self._doubt:
+            self._settle_doubt()
+        with self._lock:
+            sound = self._reading - self._seeks.keys()
+            self._ready += [one for one in records if (one.topic, one.partition) in sound]
+
+    def _failed(self, message: KafkaMessage, error: KafkaError) -> None:
+        code, why = error.code(), error.str()
+        if code == OFFSET_NOT_THERE:
+            at = (str(message.topic()), int(message.partition() or 0))
+            self._take_out({at} & self._reading)
+            self._ask_at = time.monotonic() + _ASK_AGAIN_AFTER
+            self._failures.append(OffsetNotInLog(*at, int(message.offset() or 0)))
+        elif code == FATAL:
+            newcomer = not (self._given or self._reading)
+            self._leave()
+            if newcomer and self._protocol == "consumer":
+                LOG.info("this Kafka has no new consumer groups, so a classic one it is: %s", why)
+                self._protocol = "classic"
+            else:
+                self._failures.append(LogUnavailable(f"Kafka put this reader out: {why}"))
+        elif code in _REFUSALS:
+            self._failures.append(LogUnavailable(f"Kafka refuses: {why}"))
+        elif why not in self._said:
+            # A topic that is not there yet, for one. The client goes on by itself.
+            self._said.add(why)
+            LOG.warning("Kafka: %s", why)
+
+    def _send_commits(self) -> None:
+        now = time.monotonic()
+        if now < self._commit_at or self._doubt:
+            return
+        self._commit_at = now + _COMMIT_EVERY
+        with self._lock:
+            commits, self._commits = self._commits, {}
+        offsets = [TopicPartition(*at, to) for at, to in commits.items() if at in self._reading]
+        if offsets and self._consumer:
+            with suppress(KafkaException):
+                self._consumer.commit(offsets=offsets, asynchronous=True)
+
+    def _heard(self, error: KafkaError) -> None:
+        if self._doubt or error.code() == ALL_BROKERS_DOWN:
+            self._doubt = error.str()
+
+    def _settle_doubt(self) -> None:
+        """That "all brokers are down" is also said when an idle connection was closed: so ask."""
+        try:
+            if self._consumer:
+                self._consumer.list_topics(self._topics[0], timeout=0.5)
+        except KafkaException:
+            self._reach.away(self._doubt)
+            self._failures.append(LogUnavailable(f"Kafka can't be reached: {self._doubt}"))
+        else:
+            self._doubt = ""
+            self._reach.back()
+
+    def _join(self) -> Consumer:
+        protocol = {**_PROTOCOLS[self._protocol], **self._config, "group.protocol": self._protocol}
+        settings = {**READING, **protocol, **READING_SAFELY}
+        self._consumer = Consumer(quiet(settings, self._heard))
+        self._consumer.subscribe(
+            self._topics,
+            on_assign=self._on_assign,
+            on_revoke=self._on_revoke,
+            on_lost=self._on_revoke,
+        )
+        return self._consumer
+
+    def _leave(self) -> None:
+        self._commit_at = 0.0
+        self._send_commits()
+        consumer, self._consumer = self._consumer, None
+        if consumer is None:
+            return
+
+        def close() -> None:
+            with suppress(KafkaException, RuntimeError):
+                consumer.close()
+
+        closing = threading.Thread(target=close, name="kafka-leave", daemon=True)
+        closing.start()
+        closing.join(_LEAVE_WITHIN)
+        self._given.clear()
+        self._reading.clear()
+        with self._lock:
+            self._ready.clear()
+            self._seeks.clear()
+            self._commits.clear()
+
+
+def _set(partitions: Iterable[TopicPartition]) -> set[Partition]:
+    return {(each.topic, each.partition) for each in partitions}
+
+
+def _listed(partitions: Iterable[Partition]) -> list[TopicPartition]:
+    return [TopicPartition(*at) for at in partitions]

@@ -1,0 +1,104 @@
+"""Topics that keep everything: how they are made, and what is wrong with one that is there."""
+
+import time
+from types import MappingProxyType
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AdminClient,
+    ConfigResource,
+    NewTopic,
+    ResourceType,
+    TopicMetadata,
+)
+
+from eventspine.kafka_log.client import (
+    ANSWER_WITHIN,
+    LARGEST_MESSAGE,
+    SLICE,
+    Settings,
+    code,
+    quiet,
+    unavailable,
+)
+from eventspine.log import TopicMismatch
+
+_KEEP_EVERYTHING = MappingProxyType(
+    {
+        # Not "compact", which destroys history.
+        "cleanup.policy": "delete",
+        "retention.ms": "-1",
+        "retention.bytes": "-1",
+        # A replica that lags must not become the leader: it would take back confirmed events.
+        "unclean.leader.election.enable": "false",
+    }
+)
+
+_MANY = 3
+"""Replicas of which one may be away, and a confirmed event is still on two disks."""
+
+
+class Topics:
+    def __init__(self, config: Settings, *, partitions: int, replication_factor: int) -> None:
+        self._config = config
+        self._partitions = partitions
+        self._replication_factor = replication_factor
+
+    def create(self, topic: str, partitions: int | None) -> None:
+        """Have the topic, and return once everyone can see it. Raises `TopicMismatch`."""
+        admin = AdminClient(quiet(self._config, lambda _: None))
+        try:
+            self._create(admin, topic, partitions or self._partitions)
+            wrong = self._wrong(_seen(admin, topic), partitions, _settings(admin, topic))
+        except KafkaException as error:
+            raise unavailable(f"create topic {topic}", error) from error
+        if wrong:
+            raise TopicMismatch(f"topic {topic} could lose or reorder events: {'; '.join(wrong)}")
+
+    def _create(self, admin: AdminClient, topic: str, partitions: int) -> None:
+        settings = dict(_KEEP_EVERYTHING)
+        settings["max.message.bytes"] = str(LARGEST_MESSAGE)
+        settings["min.insync.replicas"] = "2" if self._replication_factor >= _MANY else "1"
+        new = NewTopic(topic, partitions, self._replication_factor, config=settings)
+        try:
+            admin.create_topics([new], request_timeout=ANSWER_WITHIN)[topic].result()
+        except KafkaException as error:
+            if code(error) != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise
+
+    def _wrong(
+        self, seen: TopicMetadata, partitions: int | None, settings: dict[str, str]
+    ) -> list[str]:
+        """Each thing that is wrong with the topic, in a few words."""
+        wrong = []
+        if partitions is not None and len(seen.partitions) != partitions:
+            wrong.append(f"it has {len(seen.partitions)} partitions, not {partitions}")
+        replicas = min(len(each.replicas) for each in seen.partitions.values())
+        if replicas < self._replication_factor:
+            wrong.append(f"its replication factor is {replicas}, not {self._replication_factor}")
+        wrong += [
+            f"its {name} is {settings[name]}, not {value}"
+            for name, value in _KEEP_EVERYTHING.items()
+            if settings[name] != value
+        ]
+        if replicas >= _MANY and settings["min.insync.replicas"] == "1":
+            wrong.append("its min.insync.replicas is 1, not 2")
+        return wrong
+
+
+def _seen(admin: AdminClient, topic: str) -> TopicMetadata:
+    """The topic, once it has leaders for all its partitions."""
+    deadline = time.monotonic() + ANSWER_WITHIN
+    while True:
+        seen = admin.list_topics(topic, timeout=ANSWER_WITHIN).topics[topic]
+        if seen.error is None and all(each.leader >= 0 for each in seen.partitions.values()):
+            return seen
+        if time.monotonic() > deadline:
+            raise KafkaException(seen.error or KafkaError(KafkaError.LEADER_NOT_AVAILABLE))
+        time.sleep(SLICE)
+
+
+def _settings(admin: AdminClient, topic: str) -> dict[str, str]:
+    resource = ConfigResource(ResourceType.TOPIC, topic)
+    described = admin.describe_configs([resource], request_timeout=ANSWER_WITHIN)
+    return {name: entry.value for name, entry in described[resource].result().items()}
