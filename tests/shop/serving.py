@@ -1,0 +1,109 @@
+"""A service's real application on a real server, in a thread, for as long as a block lasts."""
+
+import asyncio
+import socket
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import psycopg
+import uvicorn
+
+from eventspine.database import Database
+from eventspine.event import Event
+from eventspine.outbox import transaction
+from shop import services
+from shop.kit.api_process import make_app
+from shop.kit.settings import ServiceSettings, Settings
+from shop.kit.web.app import ServiceApp
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running service: where it listens, a client for it, and its database, to look behind it."""
+
+    name: str
+    app: ServiceApp
+    port: int
+    client: httpx.Client
+    database_url: str
+
+    def rows(self, sql: str) -> list[tuple[Any, ...]]:
+        with psycopg.connect(self.database_url) as connection:
+            return connection.execute(sql).fetchall()
+
+    def events(self) -> list[tuple[Any, ...]]:
+        """Everything published so far: position, type, key, version, data, headers."""
+        return self.rows(
+            "SELECT position, type, key, version, data, headers FROM outbox ORDER BY position"
+        )
+
+    def stored(self) -> list[tuple[Any, ...]]:
+        """All that a request could have left behind: the rows of each table but the spine's own."""
+        own = "users" if self.name == "users" else "orders"
+        return [*self.rows(f"SELECT * FROM {own} ORDER BY id"), *self.events()]
+
+    def hears(self, *events: Event) -> None:
+        """Apply others' events, as the service's worker would."""
+        handlers = services.load(self.name).handlers
+
+        async def apply() -> None:
+            database = Database(self.database_url, size=1)
+            await database.open()
+            async with transaction(database) as tx:
+                await handlers.apply(tx, events)
+            await database.close()
+
+        asyncio.run(apply())
+
+
+@contextmanager
+def serving(name: str, database_url: str, **settings: Any) -> Iterator[Served]:
+    app = make_app(
+        services.load(name),
+        Settings.model_validate({name: ServiceSettings(database_url=database_url), **settings}),
+    )
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    # As in `run_api`.
+    config = uvicorn.Config(
+        app, loop="uvloop", http="httptools", ws="none", lifespan="on", log_config=None,
+        server_header=False, access_log=False, timeout_graceful_shutdown=4,
+    )  # fmt: skip
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+    thread.start()
+    started = threading.Event()
+    for _ in range(2000):
+        if server.started or not thread.is_alive():
+            break
+        started.wait(0.005)
+    assert server.started, f"{name} did not start"
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
+            yield Served(name, app, port, client, database_url)
+    finally:
+        server.should_exit = True
+        thread.join(10)
+        listener.close()
+    assert not thread.is_alive(), f"{name} did not stop"
+
+
+def problem(response: httpx.Response, status: int, slug: str) -> dict[str, Any]:
+    """The answer, which must be a problem of this kind; its document."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    document: dict[str, Any] = response.json()
+    assert document["type"] == f"urn:eventshop:problem:{slug}"
+    assert document["status"] == status
+    assert document["title"]
+    return document
+
+
+def wrong_fields(document: dict[str, Any]) -> Sequence[tuple[str, str]]:
+    """Where, and which, by a problem that names fields."""
+    return [(error["in"], error["field"]) for error in document.get("errors", ())]
