@@ -59,6 +59,7 @@ UV_COMPILE = uv pip compile --quiet --universal --python-version 3.11 --generate
 requirements:
 	$(UV_COMPILE) requirements/prod.in -o requirements/prod.txt
 	$(UV_COMPILE) -c requirements/prod.txt requirements/local.in -o requirements/local.txt
+	$(UV_COMPILE) -c requirements/local.txt requirements/build.in -o requirements/build.txt
 	$(UV_COMPILE) -c requirements/local.txt requirements/dev.in -o requirements/dev.txt
 
 clean:

@@ -68,23 +68,28 @@ class Consumer:
         self._log = log
         self._handlers = handlers
         self._batch = batch
+        self._patience = Patience(_LOG, "the consumer", of=handlers.consumer)
         self._cursors: dict[Partition, Cursor] = {}
+
+    @property
+    def last_turn(self) -> float:
+        """When it last applied, found nothing to apply, or failed and waits; `time.monotonic()`."""
+        return self._patience.last_turn
 
     async def run(self) -> None:
         """Never returns; whatever is away is waited for. Cancel it to stop."""
         subscription = self._log.subscribe(
             self._handlers.consumer, self._handlers.topics, self._start_at
         )
-        patience = Patience(_LOG, "the consumer", of=self._handlers.consumer)
         try:
             while True:
                 try:
                     records = await subscription.poll(self._batch, timeout=1.0)
                     if records:
                         await self._apply_read(subscription, records)
-                    patience.over()
+                    self._patience.over()
                 except Exception as error:  # noqa: BLE001 - nothing may end a consumer
-                    await patience.after(error)
+                    await self._patience.after(error)
         finally:
             await subscription.close()
 

@@ -7,6 +7,7 @@ not come back at the same moment (exponential backoff with jitter).
 
 import asyncio
 import random
+import time
 from typing import Any
 
 _FIRST_PAUSE = 0.1  # seconds
@@ -22,9 +23,12 @@ class Patience:
         self._context = context
         self._failures = 0
         self._said = ""
+        self.last_turn = time.monotonic()
+        """When it last failed or worked: long ago, for someone who does neither and is stuck."""
 
     async def after(self, error: BaseException) -> None:
         """Pause. Logs the error if it is another kind of trouble than before."""
+        self.last_turn = time.monotonic()
         self._failures += 1
         kind = f"{type(error).__name__}: {error}"
         if kind != self._said:
@@ -34,7 +38,8 @@ class Patience:
         await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
 
     def over(self) -> None:
-        """It works again."""
+        """It works, or works again."""
+        self.last_turn = time.monotonic()
         if self._failures:
             self._log.info(f"{self._who} goes on", after_failures=self._failures, **self._context)
             self._failures = 0

@@ -69,24 +69,30 @@ class Relay:
         self._source = source
         self._topics = list(topics)
         self._batch = batch
+        self._patience = Patience(_LOG, "the relay", of=source)
         self.position = 0
+
+    @property
+    def last_turn(self) -> float:
+        """When it last relayed, found nothing to relay, or failed and waits; `time.monotonic()`."""
+        return self._patience.last_turn
 
     async def run(self) -> None:
         """Never returns; whatever is away is waited for. Cancel it to stop."""
-        patience = Patience(_LOG, "the relay", of=self._source)
         while True:
             try:
-                await self._lead(patience)
+                await self._lead()
             except Exception as error:  # noqa: BLE001 - nothing may end a relay
-                await patience.after(error)
+                await self._patience.after(error)
 
-    async def _lead(self, patience: Patience) -> None:
+    async def _lead(self) -> None:
         async with AsyncExitStack() as held:
             # A frozen leader is put out of office by the server, which ends its idle session.
             connection = await connect(self._url, idle_session_timeout="10s")
             held.push_async_callback(connection.close)
             with translated():
                 while not await _one(connection, _LEAD):
+                    self._patience.over()
                     await asyncio.sleep(1.0)
                 await connection.execute(f"LISTEN {CHANNEL}")
                 # What is saved here can be done again: not worth waiting for the disk.
@@ -95,7 +101,7 @@ class Relay:
                 _LOG.info("relay leads", source=self._source, position=self.position, epoch=epoch)
                 while True:
                     relayed = await self._relay(connection, epoch)
-                    patience.over()
+                    self._patience.over()
                     if relayed < self._batch:
                         # Polling is the truth, the notification a hint that saves waiting.
                         async for _ in connection.notifies(timeout=0.5, stop_after=1):

@@ -26,13 +26,17 @@ _OWN = {
     "group.id": "eventspine-reader",
     "group.protocol": "classic",
     "enable.partition.eof": True,
+    # The broker answers a connection's requests one by one, so a fetch that waits at the end of a
+    # partition holds up the next question.
+    "fetch.wait.max.ms": 20,
 }
 
 
 class Reader:
     """A consumer of one partition at a time, used by one thread at a time.
 
-    What it was sent and has not handed out it keeps, so reading on from `next` costs no seek.
+    Between two reads it keeps what it was sent and has not handed out, so that reading on from
+    `next` costs neither a question nor a seek.
     """
 
     def __init__(self, config: Settings, reach: Reach) -> None:
@@ -40,6 +44,7 @@ class Reader:
         self._consumer = Consumer(quiet(settings, lambda _: None))
         self._reach = reach
         self.next: tuple[str, int, int] | None = None
+        self._end = 0
 
     def end_offsets(self, topic: str) -> dict[int, int]:
         try:
@@ -53,28 +58,37 @@ class Reader:
     def read(self, topic: str, partition: int, offset: int, limit: int) -> list[Record]:
         at = (topic, partition, offset)
         try:
-            first, end = self._bounds(topic, partition)
-            if offset < first:
-                raise OffsetNotInLog(*at)
-            if offset >= end or limit <= 0:
+            if self.next != at and not self._begin(*at):
                 return []
-            if self.next != at:
-                self._consumer.assign([TopicPartition(*at)])
-            self.next = None
-            records = self._read(limit, end)
+            records = self._read(limit)
         except KafkaException as error:
             if code(error) in NO_SUCH_TOPIC:
                 return []
             raise unavailable(f"read {topic}/{partition}", error) from error
-        if records:
+        if records and records[-1].offset + 1 < self._end:
             self.next = (topic, partition, records[-1].offset + 1)
+        else:
+            # At the end it would go on asking for more, for nobody.
+            self.next = None
+            self._consumer.unassign()
         return records
 
     def close(self) -> None:
         self._consumer.close()
 
-    def _read(self, limit: int, end: int) -> list[Record]:
-        """Up to `limit` records, not past `end`, which not every partition has a record before."""
+    def _begin(self, topic: str, partition: int, offset: int) -> bool:
+        """Stand at this offset; False if there is nothing to read from there on."""
+        self.next = None
+        self._consumer.unassign()
+        first, self._end = self._bounds(topic, partition)
+        if offset < first:
+            raise OffsetNotInLog(topic, partition, offset)
+        if offset >= self._end:
+            return False
+        self._consumer.assign([TopicPartition(topic, partition, offset)])
+        return True
+
+    def _read(self, limit: int) -> list[Record]:
         records: list[Record] = []
         last_heard = time.monotonic()
         while len(records) < limit:
@@ -89,7 +103,7 @@ class Reader:
                     return records
                 else:
                     raise KafkaException(error)
-            if records and records[-1].offset + 1 >= end:
+            if records and records[-1].offset + 1 >= self._end:
                 return records
             if messages:
                 last_heard = time.monotonic()

@@ -27,6 +27,7 @@ from eventspine.kafka_log.client import (
     in_thread,
     quiet,
     record,
+    unavailable,
 )
 from eventspine.log import LogUnavailable, Record, StartAt
 
@@ -144,9 +145,12 @@ class KafkaSubscription:
         """Read these of our partitions from these offsets on, wherever they were read before."""
         if self._consumer is None or not starts:
             return
-        self._take_out(self._reading & starts.keys())
-        placed = self._given & starts.keys()
-        self._consumer.incremental_assign([TopicPartition(*at, starts[at]) for at in placed])
+        try:
+            self._take_out(self._reading & starts.keys())
+            placed = self._given & starts.keys()
+            self._consumer.incremental_assign([TopicPartition(*at, starts[at]) for at in placed])
+        except KafkaException as error:
+            raise unavailable("hand out a partition", error) from error
         self._given -= placed
         self._reading |= placed
 

@@ -1,4 +1,6 @@
-"""Which log the settings name, made ready to use."""
+"""Which log and which databases the settings name."""
+
+from urllib.parse import quote, urlsplit
 
 from eventspine.log import EventLog
 from eventspine.postgres_log import PostgresLog
@@ -29,7 +31,13 @@ def open_event_log(settings: Settings) -> EventLog:
 
 def database_url(settings: Settings, service: str) -> str:
     """Raises `NotConfigured`."""
-    url = settings.service(service).database_url
-    if not url:
+    own = settings.service(service)
+    if not own.database_url:
         raise NotConfigured(f"SHOP_{service.upper()}__DATABASE_URL is not set")
-    return url
+    if not own.database_password:
+        return own.database_url
+    url = urlsplit(own.database_url)
+    account, _, server = url.netloc.rpartition("@")
+    user = account.partition(":")[0]
+    password = quote(own.database_password, safe="")
+    return url._replace(netloc=f"{user}:{password}@{server}").geturl()

@@ -1,15 +1,37 @@
 """Field types that several schemas share, with the limits of what the database can hold."""
 
+import re
 from decimal import Decimal
 from typing import Annotated
 
-from fastapi import Header
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from fastapi import Header, Path
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+)
 
 MAX_BIGINT = 9_223_372_036_854_775_807
 MAX_INTEGER = 2_147_483_647
 
 Id = Annotated[int, Field(ge=1, le=MAX_BIGINT)]
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, str) and not re.fullmatch("-?(0|[1-9][0-9]*)", value):
+        raise ValueError("must be an integer, in plain digits")
+    return value
+
+
+PLAIN = BeforeValidator(_plain)
+"""For an integer in a path or a query, after its limits. Python takes `1_0`, ` 1`, `+1` and `1.0` for
+one as well, and one thing would have many addresses."""
+
+PlainId = Annotated[Id, PLAIN]
+PathId = Annotated[PlainId, Path(examples=[1])]
 
 
 class Body(BaseModel):
@@ -37,38 +59,85 @@ def _one_line(value: str) -> str:
     return _storable(value)
 
 
-Line = Annotated[str, Field(min_length=1, max_length=200, pattern=r"\S"), AfterValidator(_one_line)]
+Line = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=200,
+        # What `_one_line` asks for, said to programs.
+        json_schema_extra={"pattern": r"^[^\x00]*[^\s\x00][^\x00]*$"},
+    ),
+    AfterValidator(_one_line),
+]
 """A name or a title: 1 to 200 characters, not all of them white space."""
 
 # The pattern browsers use for <input type=email>, from the WHATWG HTML standard, section 4.10.5.1.5.
 # It is ASCII, so upper and lower case are the same everywhere.
 _EMAIL = (
-    r"^[a-zA-Z0-9.!#$%&'*+/=?^_`{|}~-]+@[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
-    r"(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?)*$"
+    r"[a-zA-Z0-9.!#$%&'*+/=?^_`{|}~-]+@[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
+    r"(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?)*"
 )
 
-Email = Annotated[str, Field(min_length=3, max_length=254, pattern=_EMAIL)]
+
+def _address(value: str) -> str:
+    if not re.fullmatch(_EMAIL, value):
+        raise ValueError("must be an e-mail address, like setiadi@example.com")
+    return value
 
 
-def _not_bool(value: object) -> object:
-    if isinstance(value, bool):
-        raise ValueError("must be a number")  # noqa: TRY004 - Pydantic turns this into a 422
+Email = Annotated[
+    str,
+    Field(min_length=3, max_length=254, json_schema_extra={"pattern": f"^{_EMAIL}$"}),
+    AfterValidator(_address),
+]
+
+
+_AMOUNT = r"[0-9]{1,10}(\.[0-9]{1,2})?"
+
+
+def _amount(value: object) -> object:
+    # Python's Decimal also takes True, "1_0", " 1", "1E+2" and digits of every alphabet.
+    if isinstance(value, bool) or (isinstance(value, str) and not re.fullmatch(_AMOUNT, value)):
+        raise ValueError('must be a number, or a decimal string like "12.50"')
     return value
 
 
 Money = Annotated[
     Decimal,
-    BeforeValidator(_not_bool),
+    BeforeValidator(_amount),
     Field(ge=0, max_digits=12, decimal_places=2, allow_inf_nan=False),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {
+                    "type": "number",
+                    "minimum": 0,
+                    "exclusiveMaximum": 10_000_000_000,
+                    "multipleOf": 0.01,
+                },
+                {"type": "string", "pattern": f"^{_AMOUNT}$"},
+            ]
+        },
+        mode="validation",
+    ),
 ]
 """An amount with at most two decimals, below 10,000,000,000, in the shop's one currency. Taken as a
 number or a decimal string, answered as a decimal string."""
+
+# https://www.w3.org/TR/trace-context/#traceparent-header
+_TRACEPARENT = "00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
+
+
+def _traced(value: str | None) -> str | None:
+    return value if value and re.fullmatch(_TRACEPARENT, value) else None
+
 
 Traceparent = Annotated[
     str | None,
     Header(
         alias="traceparent",
-        max_length=100,
-        description="W3C trace context; carried on by the events this request causes",
+        description="W3C trace context, carried on by the events this request causes; "
+        "a malformed one is ignored, as the standard asks",
     ),
+    AfterValidator(_traced),
 ]

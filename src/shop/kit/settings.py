@@ -21,6 +21,9 @@ class ServiceSettings(BaseModel):
     database_url: str = Field(
         default="", description="PostgreSQL, as postgresql://user:password@host/database"
     )
+    database_password: str = Field(
+        default="", description="the password, where it shall not stand in the URL"
+    )
     port: Annotated[int, Field(ge=1, le=65535)] | None = Field(
         default=None, description="where its API listens; 8001 for users, 8002 for orders"
     )
@@ -58,6 +61,10 @@ class Settings(BaseSettings):
     )
     relay_batch: Annotated[int, Field(ge=1, le=100_000)] = 2000
     consumer_batch: Annotated[int, Field(ge=1, le=100_000)] = 2000
+
+    heartbeat: Path | None = Field(
+        default=None, description="a file that a worker touches every second while it is well"
+    )
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_dir: Path | None = Field(default=None, description="rotating log files, one a process kind")

@@ -11,6 +11,7 @@ from eventspine.consumer import Consumer
 from eventspine.database import Database
 from eventspine.relay import Relay
 from shop.kit.event_log import database_url, open_event_log
+from shop.kit.heartbeat import beat
 from shop.kit.ready import notify_ready
 from shop.kit.service import Service
 from shop.kit.settings import Settings
@@ -33,6 +34,9 @@ async def _work(service: Service, settings: Settings) -> None:
     )
     consumer = Consumer(database, log, service.handlers, batch=settings.consumer_batch)
     tasks = [asyncio.create_task(relay.run()), asyncio.create_task(consumer.run())]
+    if settings.heartbeat:
+        heart = beat(settings.heartbeat, {"relay": relay, "consumer": consumer})
+        tasks.append(asyncio.create_task(heart))
     stopping = asyncio.Event()
     for signal_ in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signal_, stopping.set)

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from eventspine.errors import SpineError
+from shop.kit.fields import MAX_BIGINT
 from shop.kit.web.problems import (
     MEDIA_TYPE,
     InternalError,
@@ -32,7 +33,13 @@ Ready = Callable[[], Awaitable[None]]
 _DESCRIPTION = """
 Errors are RFC 9457 problem details (`application/problem+json`), with a stable `type`.
 Unknown fields are refused. An `ETag` is the version; send it back in `If-Match`.
-"""
+
+Beside the problems listed with each operation, any request may be answered with:
+
+""" + "\n".join(
+    f"* {problem.status} `{problem.type_uri()}`: {problem.title()}"
+    for problem in (NotFound, MethodNotAllowed, InternalError, OtherHttpError)
+)
 
 
 class ServiceApp(FastAPI):
@@ -75,6 +82,16 @@ class ServiceApp(FastAPI):
                     return
         await super().__call__(scope, receive, send)
 
+    def methods(self, request: Request) -> list[str]:
+        """What the fast routes of this path answer to."""
+        path = request.scope["path"]
+        return sorted(
+            method
+            for (method, *_), routes in self._fast.items()
+            for route in routes
+            if route.path_regex.match(path)
+        )
+
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
             document = super().openapi()
@@ -87,7 +104,28 @@ class ServiceApp(FastAPI):
             # FastAPI's own error format, which no route of ours answers with.
             schemas.pop("HTTPValidationError", None)
             schemas.pop("ValidationError", None)
+            _make_exact(document)
         return super().openapi()
+
+
+def _make_exact(document: Any) -> None:
+    """Say what FastAPI's document can't: it holds every limit as a float, which for the largest
+    bigint is one too many, and it lets parameters be null, which has no spelling in a URL.
+    """
+    if isinstance(document, list):
+        for part in document:
+            _make_exact(part)
+    elif isinstance(document, dict):
+        for limit in {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"} & set(document):
+            document[limit] = min(int(document[limit]), MAX_BIGINT)
+        if "in" in document and "schema" in document:
+            schema = document["schema"]
+            match schema.get("anyOf"):
+                case [value, {"type": "null"}]:
+                    del schema["anyOf"]
+                    schema.update(value)
+        for part in document.values():
+            _make_exact(part)
 
 
 def _key(method: str, path: str) -> tuple[str, str, int]:
@@ -115,7 +153,7 @@ def _health(ready: Ready) -> APIRouter:
     return router
 
 
-async def _http_exception(_: Request, error: Exception) -> Response:
+async def _http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     problem: Problem
     match error.status_code:
@@ -127,6 +165,9 @@ async def _http_exception(_: Request, error: Exception) -> Response:
             problem = OtherHttpError(status, str(error.detail))
     response = _rendered(problem)
     response.headers.update(error.headers or {})
+    if isinstance(problem, MethodNotAllowed) and (methods := request.app.methods(request)):
+        # Starlette names those of one route; a path may have several.
+        response.headers["allow"] = ", ".join(methods)
     return response
 
 

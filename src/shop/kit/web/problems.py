@@ -159,7 +159,12 @@ def invalid(error: ValidationError, where: str) -> Problem:
 def _wrong(detail: ErrorDetails, where: str) -> dict[str, str]:
     # An unknown field's name is the client's own text: keep it short.
     field = ".".join(str(part) for part in detail["loc"])[:200]
-    return {"in": where, "field": field, "detail": detail["msg"].removeprefix("Value error, ")}
+    return {"in": where, "field": field, "detail": reason(detail)}
+
+
+def reason(detail: ErrorDetails) -> str:
+    """What is wrong with one field, as Pydantic or a validator of ours says it."""
+    return detail["msg"].removeprefix("Value error, ")
 
 
 class FieldError(BaseModel):

@@ -10,6 +10,7 @@ The price: an endpoint takes path, query and header parameters and one JSON body
 What it needs of the service it gets by closure (see a service's `api.py`).
 """
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
@@ -27,11 +28,13 @@ from shop.kit.web.problems import (
     Headers,
     InternalError,
     Invalid,
+    MalformedBody,
     Problem,
     TemporarilyUnavailable,
     UnknownOutcome,
     UnsupportedMediaType,
     invalid,
+    reason,
 )
 
 _LOG = structlog.get_logger("shop.web")
@@ -71,10 +74,12 @@ class FastRoute(APIRoute):
         self._headers = _parameters(takes.header_params)
         self._body_name = takes.body_params[0].name if takes.body_params else None
         self._body: TypeAdapter[Any] | None = (
-            TypeAdapter(takes.body_params[0].field_info.annotation) if takes.body_params else None
+            TypeAdapter(takes.body_params[0].field_info.annotation)  # type: ignore[arg-type]
+            if takes.body_params
+            else None
         )
         self._answer: TypeAdapter[Any] | None = (
-            TypeAdapter(self.response_model) if self.response_model else None  # type: ignore[arg-type]
+            TypeAdapter(self.response_model) if self.response_model else None
         )
         self._status = self.status_code or 200
 
@@ -115,7 +120,10 @@ class FastRoute(APIRoute):
             arguments[parameter.name] = _validated(parameter, path_params[parameter.alias], "path")
         self._take_query(scope["query_string"], arguments)
         if self._headers:
-            given = {name: value for name, value in scope["headers"]}  # noqa: C416 - the last wins
+            given: dict[bytes, bytes] = {}
+            for name, value in scope["headers"]:
+                # Given twice is one list in two parts (RFC 9110, 5.3).
+                given[name] = given[name] + b"," + value if name in given else value
             for parameter in self._headers:
                 raw = given.get(parameter.alias.encode())
                 arguments[parameter.name] = (
@@ -126,20 +134,24 @@ class FastRoute(APIRoute):
         if self._body is not None and self._body_name is not None:
             body = await read_json_body(scope, receive)
             try:
-                arguments[self._body_name] = self._body.validate_json(body)
+                arguments[self._body_name] = model = self._body.validate_json(body)
             except ValidationError as error:
-                raise invalid(error, "body") from None
+                raise _refused(self._body, body, error) from None
+            # A member given twice leaves a colon too many; so may a string, hence the second look.
+            if body.count(b":") > len(model.model_fields_set):
+                _check_members(body)
         return arguments
 
     def _take_query(self, query_string: bytes, arguments: dict[str, Any]) -> None:
         if not query_string and not self._query:
             return
-        given = dict(
-            parse_qsl(query_string.decode("latin-1"), keep_blank_values=True, max_num_fields=100)
-        )
-        for name in given:
+        given: dict[str, str] = {}
+        for name, value in parse_qsl(query_string.decode("latin-1"), keep_blank_values=True):
             if name not in self._query:
                 raise Invalid.field("query", name[:200], "There is no such parameter")
+            if name in given:
+                raise Invalid.field("query", name, "Given more than once")
+            given[name] = value
         for alias, parameter in self._query.items():
             if alias in given:
                 arguments[parameter.name] = _validated(parameter, given[alias], "query")
@@ -171,20 +183,19 @@ class FastRoute(APIRoute):
 
 
 async def read_json_body(scope: Scope, receive: Receive) -> bytes:
-    """The whole body. Raises `UnsupportedMediaType` or `BodyTooLarge`."""
+    """The whole body. Raises `UnsupportedMediaType`, `BodyTooLarge`, or `MalformedBody` if the
+    client goes away in the middle: what has come may look complete, and must not be done.
+    """
     media_type = b""
     for name, value in scope["headers"]:
         if name == b"content-type":
             media_type = value
     if media_type != b"application/json":
-        essence = media_type.partition(b";")[0].strip().lower()
-        if essence != b"application/json" and not (
-            essence.startswith(b"application/") and essence.endswith(b"+json")
-        ):
-            raise UnsupportedMediaType("Send it with Content-Type: application/json")
+        _check_media_type(media_type)
     message = await receive()
     body: bytes = message.get("body", b"")
-    if not message.get("more_body", False) and len(body) <= MAX_BODY:
+    whole = message["type"] == "http.request" and not message.get("more_body", False)
+    if whole and len(body) <= MAX_BODY:
         return body
     parts = [body]
     size = len(body)
@@ -196,7 +207,50 @@ async def read_json_body(scope: Scope, receive: Receive) -> bytes:
             parts.append(part)
     if size > MAX_BODY:
         raise BodyTooLarge(f"At most {MAX_BODY} bytes are taken")
+    if message["type"] == "http.disconnect":
+        raise MalformedBody("The body ends too early")
     return b"".join(parts)
+
+
+def _check_media_type(media_type: bytes) -> None:
+    essence, _, parameters = media_type.lower().partition(b";")
+    essence = essence.strip()
+    if essence != b"application/json" and not (
+        essence.startswith(b"application/") and essence.endswith(b"+json")
+    ):
+        raise UnsupportedMediaType("Send it with Content-Type: application/json")
+    if b"charset" in parameters and b"utf-8" not in parameters:
+        raise UnsupportedMediaType("JSON is sent in UTF-8")
+
+
+def _refused(adapter: TypeAdapter[Any], body: bytes, error: ValidationError) -> Problem:
+    problem = invalid(error, "body")
+    if isinstance(problem, MalformedBody):
+        # A lone surrogate, or a number of thousands of digits, is JSON by its grammar and only no
+        # value of ours. Python's parser, slower, takes them, so that their field can be named.
+        try:
+            adapter.validate_python(json.loads(body.decode(), parse_int=_integer))
+        except ValidationError as named:
+            return invalid(named, "body")
+        except (ValueError, RecursionError):
+            pass
+    return problem
+
+
+def _integer(digits: str) -> float:
+    return int(digits) if len(digits) < 1000 else float(digits)  # noqa: PLR2004 - int() ends at 4300
+
+
+def _check_members(body: bytes) -> None:
+    """Raises `Invalid` for a member given twice: which was meant, nobody here can tell."""
+
+    def unique(members: list[tuple[str, Any]]) -> None:
+        names = [name for name, _ in members]
+        for name in names:
+            if names.count(name) > 1:
+                raise Invalid.field("body", name[:200], "Given more than once")
+
+    json.loads(body, object_pairs_hook=unique)
 
 
 async def send_problem(send: Send, problem: Problem) -> None:
@@ -227,5 +281,5 @@ def _validated(parameter: _Parameter, raw: str, where: str) -> Any:
     try:
         return parameter.adapter.validate_python(raw)
     except ValidationError as error:
-        message = error.errors(include_url=False, include_input=False)[0]["msg"]
-        raise Invalid.field(where, parameter.alias, message) from None
+        detail = error.errors(include_url=False, include_input=False)[0]
+        raise Invalid.field(where, parameter.alias, reason(detail)) from None

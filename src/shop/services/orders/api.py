@@ -3,12 +3,12 @@
 import asyncio
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Query
 
 from eventspine.batching import Batcher
 from eventspine.database import Database
 from shop.contracts.orders import Status
-from shop.kit.fields import MAX_BIGINT, Traceparent
+from shop.kit.fields import PathId, PlainId, Traceparent
 from shop.kit.web import pages
 from shop.kit.web.etag import IfMatch, versions
 from shop.kit.web.problems import (
@@ -25,8 +25,6 @@ from shop.kit.web.route import FastRoute, Reply
 from shop.services.orders import queries
 from shop.services.orders.errors import OrderNotFound, UnknownCustomer
 from shop.services.orders.schemas import CancelOrder, NewOrder, Order, Orders, PlaceOrder
-
-OrderId = Annotated[int, Path(ge=1, le=MAX_BIGINT, examples=[1])]
 
 _READS = (Invalid, TemporarilyUnavailable)
 _WRITES = (Invalid, TemporarilyUnavailable, UnknownOutcome)
@@ -66,20 +64,20 @@ def routes(
     @router.get(
         "/orders/{order_id}", response_model=Order, responses=documented(OrderNotFound, *_READS)
     )
-    async def get_order(order_id: OrderId) -> Reply:
+    async def get_order(order_id: PathId) -> Reply:
         """An order, by id."""
         order = await getting.submit(order_id)
         return Reply(order, etag=order.version)
 
     @router.get("/orders", response_model=Orders, responses=documented(*_READS))
     async def get_orders(
-        user_id: Annotated[int | None, Query(ge=1, le=MAX_BIGINT)] = None,
+        user_id: Annotated[PlainId | None, Query()] = None,
         status: Annotated[Status | None, Query()] = None,
         limit: pages.Limit = pages.DEFAULT_LIMIT,
         cursor: pages.Cursor = None,
     ) -> Orders:
         """Orders, newest first."""
-        below = pages.decode_cursor(cursor) or MAX_BIGINT
+        below = pages.decode_cursor(cursor)
         return await queries.page(
             database, user_id=user_id, status=status, below=below, limit=limit
         )
@@ -90,7 +88,7 @@ def routes(
         responses=documented(OrderNotFound, PreconditionFailed, *_WRITES),
     )
     async def cancel_order(
-        order_id: OrderId, if_match: IfMatch = None, traceparent: Traceparent = None
+        order_id: PathId, if_match: IfMatch = None, traceparent: Traceparent = None
     ) -> Reply:
         """Cancel an order. To do it again changes nothing and answers the same."""
         order = await cancelling.submit(CancelOrder(order_id, versions(if_match), traceparent))

@@ -1,12 +1,10 @@
 """The user service's HTTP interface: schema in, schema or problem out."""
 
-from typing import Annotated
-
-from fastapi import APIRouter, Path
+from fastapi import APIRouter
 
 from eventspine.batching import Batcher
 from eventspine.database import Database
-from shop.kit.fields import MAX_BIGINT, Traceparent
+from shop.kit.fields import PathId, Traceparent
 from shop.kit.web import pages
 from shop.kit.web.etag import IfMatch, versions
 from shop.kit.web.problems import (
@@ -31,8 +29,6 @@ from shop.services.users.schemas import (
     UserChanges,
     UserOrders,
 )
-
-UserId = Annotated[int, Path(ge=1, le=MAX_BIGINT, examples=[1])]
 
 _READS = (Invalid, TemporarilyUnavailable)
 _WRITES = (Invalid, TemporarilyUnavailable, UnknownOutcome)
@@ -63,7 +59,7 @@ def routes(
     @router.get(
         "/users/{user_id}", response_model=User, responses=documented(UserNotFound, *_READS)
     )
-    async def get_user(user_id: UserId) -> Reply:
+    async def get_user(user_id: PathId) -> Reply:
         """A user, by id."""
         user = await getting.submit(user_id)
         return Reply(user, etag=user.version)
@@ -74,7 +70,7 @@ def routes(
         responses=documented(UserNotFound, EmailTaken, PreconditionFailed, *_WRITES, *_TAKES_JSON),
     )
     async def update_user(
-        user_id: UserId,
+        user_id: PathId,
         changes: UserChanges,
         if_match: IfMatch = None,
         traceparent: Traceparent = None,
@@ -98,7 +94,7 @@ def routes(
         responses=documented(UserNotFound, PreconditionFailed, *_WRITES),
     )
     async def erase_user(
-        user_id: UserId, if_match: IfMatch = None, traceparent: Traceparent = None
+        user_id: PathId, if_match: IfMatch = None, traceparent: Traceparent = None
     ) -> None:
         """Erase the person's e-mail and name, here and, through the event, everywhere."""
         await erasing.submit(EraseUser(user_id, versions(if_match), traceparent))
@@ -109,10 +105,10 @@ def routes(
         responses=documented(UserNotFound, *_READS),
     )
     async def get_user_orders(
-        user_id: UserId, limit: pages.Limit = pages.DEFAULT_LIMIT, cursor: pages.Cursor = None
+        user_id: PathId, limit: pages.Limit = pages.DEFAULT_LIMIT, cursor: pages.Cursor = None
     ) -> UserOrders:
         """A user's orders as this service knows them from events: a moment behind, at most."""
-        below = pages.decode_cursor(cursor) or MAX_BIGINT
+        below = pages.decode_cursor(cursor)
         await getting.submit(user_id)
         return await queries.orders_of(database, user_id, below=below, limit=limit)
 

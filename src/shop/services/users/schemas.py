@@ -28,8 +28,9 @@ class UserChanges(Body):
         json_schema_extra={"examples": [{"name": "Setiadi Wijaya"}], "minProperties": 1}
     )
 
-    email: Email = Field(default="", description="unique, without regard to case")
-    name: Line = ""
+    # Factories, so that no default is documented: there is none, only what was given counts.
+    email: Email = Field(default_factory=str, description="unique, without regard to case")
+    name: Line = Field(default_factory=str)
 
     @model_validator(mode="before")
     @classmethod

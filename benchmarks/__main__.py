@@ -1,0 +1,123 @@
+"""`python -m benchmarks [NAME …] [--quick]`: measure, show a table, write docs/benchmarks.md.
+
+The page is only written by a whole run at full length: what stands in it was measured together.
+"""
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmarks import (
+    first_order,
+    kafka_events,
+    kafka_first_order,
+    kafka_orders,
+    memory,
+    one_at_a_time,
+    orders_a_second,
+    pipeline,
+    report,
+)
+from benchmarks.load import Missing
+from benchmarks.report import Section
+from benchmarks.stage import Stage
+from shop.kit.local.postgres import LocalPostgres
+
+BENCHMARKS: dict[str, Callable[[Stage], Section]] = {
+    "orders": orders_a_second.run,
+    "latency": one_at_a_time.run,
+    "first-order": first_order.run,
+    "events": pipeline.run,
+    "memory": memory.run,
+    "kafka-events": kafka_events.run,
+    "kafka-first-order": kafka_first_order.run,
+    "kafka-orders": kafka_orders.run,
+}
+
+_RAM_DISKS = {"tmpfs", "ramfs"}
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = _options(arguments)
+    console = Console()
+    console.print(f"benchmarks: {', '.join(options.names)}; do nothing else on this machine")
+    directory = Path(tempfile.mkdtemp(prefix="eventshop-bench-", dir=options.data))
+    disk = _filesystem(directory)
+    if disk in _RAM_DISKS:
+        console.print(
+            f"{directory} is in memory ({disk}), where nothing is durable: name a directory on a "
+            "disk with --data", style="red",
+        )  # fmt: skip
+        directory.rmdir()
+        return 1
+    # PostgreSQL's own user has to pass, when root runs this.
+    os.chmod(directory, 0o711)
+    started = time.monotonic()
+
+    def say(line: str) -> None:
+        console.print(f"[dim]{time.monotonic() - started:4.0f} s[/dim] {line}", highlight=False)
+
+    try:
+        with LocalPostgres(directory / "postgres") as postgres:
+            stage = Stage(
+                postgres, directory, rounds=1 if options.quick else options.rounds,
+                effort=0.1 if options.quick else 1.0, say=say,
+            )  # fmt: skip
+            sections = [BENCHMARKS[name](stage) for name in options.names]
+    except Missing as missing:
+        console.print(f"benchmarks: {missing}", style="red")
+        return 1
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+    report.show(console, sections)
+    if options.quick or list(options.names) != list(BENCHMARKS):
+        console.print("only a whole run writes docs/benchmarks.md", style="dim")
+    else:
+        report.write(sections, options.rounds, disk)
+        console.print(f"written: {report.PAGE.relative_to(Path.cwd())}")
+    failed = [row for section in sections for row in section.rows if row.missed]
+    return 1 if failed and not options.quick else 0
+
+
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of: {', '.join(BENCHMARKS)}")
+    parser.add_argument(
+        "--quick", action="store_true", help="a smoke run: its figures mean nothing"
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="at least 3 (default 5)")
+    parser.add_argument(
+        "--data", help="a directory on the disk to measure on (default: the temporary one)"
+    )
+    options = parser.parse_args(arguments)
+    unknown = [name for name in options.names if name not in BENCHMARKS]
+    if unknown:
+        parser.error(
+            f"no benchmark is called {', '.join(unknown)}; there are: {', '.join(BENCHMARKS)}"
+        )
+    if options.rounds < 3:
+        parser.error("fewer than 3 rounds say nothing; --quick for a smoke run")
+    options.names = options.names or list(BENCHMARKS)
+    return options
+
+
+def _filesystem(directory: Path) -> str:
+    """The kind of file system, where that can be found out."""
+    try:
+        mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    except OSError:
+        return "unknown"
+    above = {str(path) for path in (directory.resolve(), *directory.resolve().parents)}
+    found = [(len(mount[1]), mount[2]) for mount in mounts if mount[1] in above]
+    return max(found)[1] if found else "unknown"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,78 @@
+"""How long a new user waits until the order service accepts an order."""
+
+import json
+import time
+from contextlib import ExitStack
+from statistics import quantiles
+
+from benchmarks.client import Client
+from benchmarks.report import Row, Section
+from benchmarks.stage import Shop, Stage, create_topics
+
+TITLE = "From a new user to the first order"
+HOW = """\
+All four processes of the shop run. For one new user after the other: the time from the answer to
+`POST /users` (its last byte read) to the 201 of an order from that user, sent at once on another
+kept-alive connection. In it are the relay, the log, the order service's consumer, the grace in which
+an order waits for its customer, and the order's own commit. A 404 would be a failure of the run.
+"""
+
+
+def run(stage: Stage) -> Section:
+    users = stage.number(1000)
+    p50s, p99s = [], []
+    with ExitStack() as held:
+        shop = stage.shop()
+        create_topics(shop)
+        for service in ("users", "orders"):
+            for part in ("api", "worker"):
+                held.enter_context(stage.shop_process(shop, part, service))
+        first_orders(shop, 50)
+        for number in range(stage.rounds):
+            stage.say(f"first order: round {number + 1} of {stage.rounds}")
+            stage.settle()
+            p50, p99 = percentiles(first_orders(shop, users))
+            p50s.append(p50)
+            p99s.append(p99)
+    return Section(
+        TITLE,
+        HOW,
+        [
+            Row(
+                "`POST /users` answered → an order accepted, p50", p50s, "ms", less_is_better=True,
+                measured=f"{users} users a round",
+            ),
+            Row(
+                "`POST /users` answered → an order accepted, p99", p99s, "ms", less_is_better=True,
+                at_least=50.0, want=15.0,
+            ),
+        ],
+    )  # fmt: skip
+
+
+def first_orders(shop: Shop, count: int) -> list[float]:
+    """Milliseconds from each new user's answer to the 201 of the order."""
+    users, orders = Client(shop.users_port), Client(shop.orders_port)
+    waited = []
+    for _ in range(count):
+        email = f"user-{time.time_ns()}@example.com"
+        status, body = users.post("/users", json.dumps({"email": email, "name": "New"}).encode())
+        answered = time.perf_counter()
+        if status != 201:
+            raise RuntimeError(f"POST /users: {status} {body!r}")
+        order = {
+            "user_id": json.loads(body)["id"], "product": "coffee",
+            "quantity": 1, "total_price": "4.50",
+        }  # fmt: skip
+        status, body = orders.post("/orders", json.dumps(order).encode())
+        waited.append((time.perf_counter() - answered) * 1000)
+        if status != 201:
+            raise RuntimeError(f"POST /orders: {status} {body!r}")
+    users.close()
+    orders.close()
+    return waited
+
+
+def percentiles(values: list[float]) -> tuple[float, float]:
+    cuts = quantiles(values, n=100)
+    return cuts[49], cuts[98]

@@ -1,0 +1,151 @@
+"""The relay and the consumer on Kafka, and Kafka's own producer beside them."""
+
+import json
+import os
+import subprocess
+import time
+
+import psycopg
+
+from benchmarks.kafka_stage import broker, create_topic, delete_topics, empty_shop, in_log, left_out
+from benchmarks.report import Row, Section, spread
+from benchmarks.shop_data import add_users
+from benchmarks.stage import Shop, Stage
+from eventspine.event import message
+from eventspine.kafka_log import _APPENDING
+from shop.kit.local.kafka import KafkaNotPossible, LocalKafka, require_java
+
+TITLE = "Events through Kafka"
+HOW = """\
+One Kafka broker (KRaft, replication 1) on the machine, 12 partitions. 500,000 `user.created` events
+stand in the outbox when the relay is started, alone in its process; the time runs from its start to
+the moment the position it has saved is the last one, so all of them are confirmed with `acks=all`.
+The topic's records are counted.
+
+Kafka's own `ProducerPerformance` then sends as many records of the same size (key, value and headers
+of ours, as its payload: the same text, so that compression finds the same), idempotent, `acks=all`,
+with the relay's `linger.ms` and compression and librdkafka's batch limit of 1,000,000 bytes.
+
+The consumer is then started, alone in its process, and applies them to the order service's
+`customers`; the time runs from the first cursor that moves, so joining the group is not in it.
+"""
+
+_TOPIC = "producer-performance"
+
+
+def run(stage: Stage) -> Section:
+    events = stage.number(500_000, least=20_000)
+    relayed: list[float] = []
+    produced: list[float] = []
+    applied: list[float] = []
+    try:
+        with broker(stage) as kafka:
+            for number in range(stage.rounds):
+                stage.say(f"events through Kafka: round {number + 1} of {stage.rounds}")
+                shop = empty_shop(stage, kafka)
+                add_users(shop.users, events)
+                stage.settle()
+                relayed.append(_relay(stage, kafka, shop, events))
+                produced.append(_producer_performance(stage, kafka, shop, events))
+                stage.settle()
+                applied.append(_consumer(stage, shop, events))
+    except KafkaNotPossible as why:
+        return left_out(TITLE, HOW, why)
+    ratios = [a / b for a, b in zip(relayed, produced, strict=True)]
+    return Section(
+        TITLE,
+        HOW,
+        [
+            Row(
+                "relay: outbox → Kafka, one process", relayed, "/s",
+                at_least=30_000, want=80_000, measured=f"{events:,} events a round",
+            ),
+            Row(
+                "relay, against Kafka's `ProducerPerformance`", ratios, "×",
+                at_least=0.3, want=0.6,
+                measured=f"{spread(relayed, '/s')} against {spread(produced, '/s')}",
+            ),
+            Row(
+                "consumer: Kafka → customers, one process", applied, "/s",
+                at_least=15_000, want=50_000,
+            ),
+        ],
+    )  # fmt: skip
+
+
+def _relay(stage: Stage, kafka: LocalKafka, shop: Shop, events: int) -> float:
+    with stage.running("relay", "benchmarks.one_worker", "relay", env=shop.env):
+        started = time.perf_counter()
+        with psycopg.connect(shop.users, autocommit=True) as connection:
+            _until(connection, "SELECT position FROM relay", events)
+        took = time.perf_counter() - started
+    if (found := in_log(kafka, "users")) != events:
+        raise RuntimeError(f"{events} events were relayed, the log holds {found}")
+    return events / took
+
+
+def _consumer(stage: Stage, shop: Shop, events: int) -> float:
+    # Offsets begin at 0, so the next ones add up to how many records were applied.
+    progress = "SELECT sum(next_offset) FROM cursors"
+    with stage.running("consumer", "benchmarks.one_worker", "consumer", env=shop.env):
+        with psycopg.connect(shop.orders, autocommit=True) as connection:
+            before = _until(connection, progress, 1)
+            started = time.perf_counter()
+            _until(connection, progress, events)
+            took = time.perf_counter() - started
+            row = connection.execute("SELECT count(*) FROM customers").fetchone()
+    if row is None or row[0] != events:
+        raise RuntimeError(f"{events} events were applied, there are {row} customers")
+    return (events - before) / took
+
+
+def _until(connection: psycopg.Connection, progress: str, enough: int) -> int:
+    deadline = time.monotonic() + 300
+    while True:
+        row = connection.execute(progress).fetchone()
+        if row and row[0] and row[0] >= enough:
+            return int(row[0])
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{row} of {enough} after 300 s")
+        time.sleep(0.01)
+
+
+def _producer_performance(stage: Stage, kafka: LocalKafka, shop: Shop, events: int) -> float:
+    """Records a second, as it says itself."""
+    delete_topics(kafka, [_TOPIC])
+    create_topic(kafka, _TOPIC)
+    payload = stage.directory / "payload.txt"
+    payload.write_text("\n".join(_payload(shop)))
+    producer = {
+        "bootstrap.servers": kafka.bootstrap_servers,
+        "acks": "all",
+        "enable.idempotence": "true",
+        "batch.size": "1000000",  # librdkafka's own default, in bytes
+        "buffer.memory": str(int(_APPENDING["queue.buffering.max.kbytes"]) * 1024),
+        "linger.ms": str(_APPENDING["linger.ms"]),
+        "compression.type": str(_APPENDING["compression.type"]),
+    }
+    command = [
+        *(require_java(), "-Xmx512m", "-Dorg.slf4j.simpleLogger.defaultLogLevel=error"),
+        *("-cp", f"{kafka._jars}{os.sep}*", "org.apache.kafka.tools.ProducerPerformance"),
+        *("--topic", _TOPIC, "--num-records", str(events), "--throughput", "-1"),
+        *("--payload-file", str(payload), "--producer-props"),
+        *(f"{name}={value}" for name, value in producer.items()),
+    ]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    last = [line for line in told.splitlines() if "records sent, " in line][-1]
+    return float(last.split("records sent, ")[1].split()[0])
+
+
+def _payload(shop: Shop) -> list[str]:
+    """Whole records of ours, key, value and headers, each a line."""
+    with psycopg.connect(shop.users) as connection:
+        rows = connection.execute(
+            "SELECT position, key, type, time::text, data::text FROM outbox LIMIT 10000"
+        ).fetchall()
+    lines = []
+    for position, key, type_, at, data in rows:
+        sent = message("/users", position, key, type_, 1, at, data.encode(), None)
+        headers = "".join(name + value for name, value in sent.headers.items())
+        lines.append(f"{key}{json.dumps(json.loads(data))}{headers}")
+    return lines

@@ -1,0 +1,44 @@
+"""The users' relay and the orders' consumer in one process and one event loop.
+
+What `shop worker` does, but for two services at once, so that every event's whole way, outbox → log
+→ applied, is the work of one process.
+"""
+
+import asyncio
+import sys
+
+import uvloop
+
+from eventspine.consumer import Consumer
+from eventspine.database import Database
+from eventspine.relay import Relay
+from shop import services
+from shop.kit.event_log import database_url, open_event_log
+from shop.kit.logging import configure_logging
+from shop.kit.ready import notify_ready
+from shop.kit.settings import Settings
+
+
+async def work(parts: list[str]) -> None:
+    settings = Settings()
+    log = open_event_log(settings)
+    users, orders = services.load("users"), services.load("orders")
+    tasks = []
+    if "relay" in parts:
+        relay = Relay(
+            database_url(settings, "users"), log,
+            source=users.source, topics=[users.topic], batch=settings.relay_batch,
+        )  # fmt: skip
+        tasks.append(asyncio.create_task(relay.run()))
+    if "consumer" in parts:
+        database = Database(database_url(settings, "orders"), size=3, patience=10.0)
+        await database.open()
+        consumer = Consumer(database, log, orders.handlers, batch=settings.consumer_batch)
+        tasks.append(asyncio.create_task(consumer.run()))
+    notify_ready()
+    await asyncio.gather(*tasks)
+
+
+if __name__ == "__main__":
+    configure_logging("one worker", level="warning")
+    uvloop.run(work(sys.argv[1:] or ["relay", "consumer"]))

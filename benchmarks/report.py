@@ -1,0 +1,159 @@
+"""What was measured, as a table in the terminal and as a page in docs/."""
+
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.stage import program
+
+PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+
+_INTRODUCTION = """\
+# Benchmarks
+
+`make bench` measured everything here in one run and wrote this page. Trust the ratios: what is
+compared was measured in turns, on the same machine, against the same PostgreSQL, minutes apart at
+most. A figure is the median of the rounds of that run, with the lowest and the highest in brackets.
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: a value a round, and what was asked for."""
+
+    what: str
+    values: Sequence[float]
+    unit: str
+    """"×", "/s", "ms" or "MB"."""
+    at_least: float | None = None
+    """The limit: at least, or, where `less_is_better`, at most."""
+    want: float | None = None
+    less_is_better: bool = False
+    measured: str = ""
+    """The figures behind the value."""
+
+    def reached(self, limit: float | None) -> bool | None:
+        if limit is None:
+            return None
+        if self.less_is_better:
+            return median(self.values) <= limit
+        return median(self.values) >= limit
+
+    @property
+    def missed(self) -> bool:
+        return self.reached(self.at_least) is False
+
+    @property
+    def value(self) -> str:
+        return spread(self.values, self.unit)
+
+    def limit(self, limit: float | None) -> str:
+        if limit is None:
+            return "–"
+        sign = "≤ " if self.less_is_better else ""
+        return f"{sign}{figure(limit, self.unit)} {'✓' if self.reached(limit) else '✗'}"
+
+
+@dataclass
+class Section:
+    """What one benchmark brought."""
+
+    title: str
+    how: str
+    rows: list[Row] = field(default_factory=list)
+    left_out: str = ""
+    """Why there are no rows."""
+
+
+def figure(number: float, unit: str = "") -> str:
+    if number >= 1000:
+        text = f"{number:,.0f}"
+    elif number >= 100:
+        text = f"{number:.0f}"
+    elif number >= 10:
+        text = f"{number:.1f}"
+    else:
+        text = f"{number:.2f}"
+    return text + (f" {unit}" if unit not in {"", "/s"} else unit)
+
+
+def spread(values: Sequence[float], unit: str) -> str:
+    if len(values) == 1:
+        return figure(values[0], unit)
+    return f"{figure(median(values), unit)} ({figure(min(values))}–{figure(max(values))})"
+
+
+def show(console: Console, sections: Sequence[Section]) -> None:
+    table = Table(title="benchmarks", title_justify="left", show_lines=True)
+    for heading in ("what", "median (min–max)", "must be", "we want"):
+        table.add_column(heading, overflow="fold")
+    for section in sections:
+        for row in section.rows:
+            what = f"{row.what}\n[dim]{row.measured}[/dim]" if row.measured else row.what
+            limits = (row.limit(row.at_least), row.limit(row.want))
+            table.add_row(what, row.value, *limits, style="red" if row.missed else "")
+    console.print(table)
+    for section in sections:
+        if section.left_out:
+            console.print(f"left out: {section.title}: {section.left_out}", style="yellow")
+
+
+def write(sections: Sequence[Section], rounds: int, disk: str) -> None:
+    PAGE.parent.mkdir(exist_ok=True)
+    PAGE.write_text(_page(sections, rounds, disk))
+
+
+def _page(sections: Sequence[Section], rounds: int, disk: str) -> str:
+    parts = [_INTRODUCTION, "## The machine\n", _machine(rounds, disk), "## Results\n"]
+    lines = [
+        "| what | median (min–max) | must be | we want |",
+        "| --- | --- | --- | --- |",
+    ]
+    for section in sections:
+        lines += [
+            f"| {row.what} | {row.value} | {row.limit(row.at_least)} | {row.limit(row.want)} |"
+            for row in section.rows
+        ]
+    parts.append("\n".join(lines) + "\n")
+    parts.append("## How each was measured\n")
+    for section in sections:
+        parts.append(f"### {section.title}\n\n{section.how.strip()}\n")
+        if section.left_out:
+            parts.append(f"Left out of this run: {section.left_out}\n")
+        figures = [f"- {row.what}: {row.measured}" for row in section.rows if row.measured]
+        if figures:
+            parts.append("\n".join(figures) + "\n")
+    return "\n".join(parts)
+
+
+def _machine(rounds: int, disk: str) -> str:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    version = subprocess.check_output([program("postgres"), "--version"], text=True).split()[-1]
+    facts = {
+        "CPU": f"{_cpu()}, {os.cpu_count()} cores, shared by load, service and database",
+        "memory": f"{memory:.0f} GiB",
+        "disk": disk,
+        "system": f"{platform.system()} {platform.release()}",
+        "PostgreSQL": f"{version}, fsync and synchronous_commit on",
+        "Python": platform.python_version(),
+        "rounds": str(rounds),
+    }
+    lines = ["| | |", "| --- | --- |", *(f"| {name} | {fact} |" for name, fact in facts.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _cpu() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

@@ -1,0 +1,181 @@
+"""Where benchmarks happen: one PostgreSQL with production settings, and real processes on it."""
+
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psycopg
+
+from eventspine.postgres_log import PostgresLog
+from eventspine.postgres_log import metadata as log_metadata
+from shop import services
+from shop.kit.local.postgres import LocalPostgres, _binaries
+from shop.kit.local.process import Process
+from shop.kit.local.supervisor import wait_ready
+from shop.kit.migrations import migrate
+
+HOST = "127.0.0.1"
+PROJECT = Path(__file__).parents[1]
+_LOG_MIGRATIONS = PROJECT / "src" / "eventspine" / "migrations" / "log"
+
+
+@dataclass(frozen=True)
+class Shop:
+    """One shop's databases, and the environment its processes run in."""
+
+    users: str
+    orders: str
+    log: str
+    users_port: int
+    orders_port: int
+    env: Mapping[str, str]
+
+    @property
+    def orders_url(self) -> str:
+        return f"http://{HOST}:{self.orders_port}/orders"
+
+
+@dataclass
+class Stage:
+    """`effort` scales what is done: 1.0 for figures, less for a smoke run."""
+
+    postgres: LocalPostgres
+    directory: Path
+    rounds: int
+    effort: float = 1.0
+    say: Callable[[str], None] = print
+    made: int = field(default=0, init=False)
+
+    def seconds(self, full: float) -> float:
+        return max(1.0, full * self.effort)
+
+    def number(self, full: int, least: int = 100) -> int:
+        return max(least, int(full * self.effort))
+
+    def database(self, name: str) -> str:
+        """A new database; its URL."""
+        self.made += 1
+        name = f"{name}_{self.made}"
+        with psycopg.connect(self.postgres.dsn("postgres"), autocommit=True) as admin:
+            admin.execute(f"CREATE DATABASE {name}")
+        return self.postgres.dsn(name, "postgres")
+
+    def shop(self, kafka: str | None = None, partitions: int = 12) -> Shop:
+        """New databases, migrated, and two free ports. `kafka`: a broker instead of the table."""
+        urls = {name: self.database(f"shop_{name}") for name in (*services.NAMES, "log")}
+        ports = {name: free_port() for name in services.NAMES}
+        for name in services.NAMES:
+            service = services.load(name)
+            migrate(urls[name], service.metadata, service.migrations)
+        env = {**os.environ, "PYTHONUNBUFFERED": "1", "SHOP_LOG_LEVEL": "warning"}
+        for name in services.NAMES:
+            env[f"SHOP_{name.upper()}__DATABASE_URL"] = urls[name]
+            env[f"SHOP_{name.upper()}__PORT"] = str(ports[name])
+        if kafka is None:
+            migrate(urls["log"], log_metadata, _LOG_MIGRATIONS)
+            env |= {"SHOP_EVENT_LOG": "postgres", "SHOP_EVENT_LOG_URL": urls["log"]}
+        else:
+            env |= {
+                "SHOP_EVENT_LOG": "kafka",
+                "SHOP_KAFKA__BOOTSTRAP_SERVERS": kafka,
+                "SHOP_KAFKA_PARTITIONS": str(partitions),
+            }
+        return Shop(
+            users=urls["users"],
+            orders=urls["orders"],
+            log=urls["log"],
+            users_port=ports["users"],
+            orders_port=ports["orders"],
+            env=env,
+        )
+
+    @contextmanager
+    def running(
+        self,
+        name: str,
+        *words: str,
+        env: Mapping[str, str],
+        answers: Callable[[], bool] | None = None,
+    ) -> Iterator[Process]:
+        """`python -m words…` as a process, from when it is ready until the block ends."""
+        log = self.directory / "logs" / f"{name}.log"
+        argv = [sys.executable, "-m", *words]
+        process = Process(name, argv, log=log, env=env, answers=answers)
+        process.start()
+        try:
+            wait_ready(process, 30.0)
+            yield process
+            if (why := process.ended()) is not None:
+                raise RuntimeError(f"{name} ended while it was measured: {why}")
+        finally:
+            process.stop(5.0)
+
+    @contextmanager
+    def shop_process(self, shop: Shop, part: str, service: str) -> Iterator[Process]:
+        """`shop api orders` and the like."""
+        name = f"{service}-{part}-{self.made}"
+        with self.running(name, "shop.cli", part, service, env=shop.env) as process:
+            yield process
+
+    @contextmanager
+    def baseline(self, kind: str, database: str, **more: str) -> Iterator[str]:
+        """`baseline_service.py` as `kind`; the address of its orders."""
+        port = free_port()
+        env = {**os.environ, **more, "BASELINE": kind, "DATABASE_URL": database}
+        words = (
+            *("uvicorn", "--factory", "benchmarks.baseline_service:app"),
+            *("--host", HOST, "--port", str(port), "--loop", "uvloop", "--http", "httptools"),
+            *("--no-access-log", "--log-level", "warning"),
+        )
+        with self.running(f"baseline-{kind}", *words, env=env, answers=lambda: listens(port)):
+            yield f"http://{HOST}:{port}/orders"
+
+    def settle(self) -> None:
+        """Write out what earlier measurements left dirty, so that no later one pays for it."""
+        with psycopg.connect(self.postgres.dsn("postgres"), autocommit=True) as admin:
+            admin.execute("CHECKPOINT")
+
+
+def create_topics(shop: Shop) -> None:
+    """On the log as a table; on Kafka `shop migrate` does it."""
+    import asyncio  # noqa: PLC0415
+
+    async def create() -> None:
+        log = PostgresLog(shop.log)
+        for name in services.NAMES:
+            await log.create_topic(services.load(name).topic)
+        await log.close()
+
+    asyncio.run(create())
+
+
+def program(name: str) -> str:
+    """One of PostgreSQL's own programs."""
+    return str(_binaries() / name)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def listens(port: int) -> bool:
+    try:
+        socket.create_connection((HOST, port), timeout=0.2).close()
+    except OSError:
+        return False
+    return True
+
+
+def wait_for(condition: Callable[[], bool], *, timeout: float, pause: float = 0.005) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {timeout:g} s")
+        time.sleep(pause)

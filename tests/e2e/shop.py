@@ -1,0 +1,255 @@
+"""The real command, as a person starts it, and what a test may do to it."""
+
+import json
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import psutil
+import psycopg
+from psycopg.rows import TupleRow
+
+from shop.kit.event_log import open_event_log
+from shop.kit.settings import Settings
+from tests.e2e.checker import Sources
+
+Found = TypeVar("Found")
+
+PARTS = ("users-api", "users-worker", "orders-api", "orders-worker")
+
+
+def shop_command(*words: object) -> list[str]:
+    return [sys.executable, "-m", "shop.cli", *map(str, words)]
+
+
+def environment(**settings: object) -> dict[str, str]:
+    """This process's, with these settings of the shop's and no others."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("SHOP_")}
+    return own | {name: str(value) for name, value in settings.items()}
+
+
+def run_shop(*words: object, timeout: float = 30, **settings: object) -> subprocess.CompletedProcess[str]:  # fmt: skip
+    return subprocess.run(
+        shop_command(*words),
+        env=environment(**settings), capture_output=True, text=True, timeout=timeout, check=False,
+    )  # fmt: skip
+
+
+def free_ports(count: int) -> list[int]:
+    """Below those the system gives to outgoing connections: one of a client's must not take the
+    place of a server that is being restarted.
+    """
+    return [port for port in random.sample(range(10_000, 20_000), 200) if _is_free(port)][:count]
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return True
+    return False
+
+
+def until(found: Callable[[], Found], what: str, timeout: float = 10) -> Found:
+    """What `found` finds as soon as it is true of anything."""
+    deadline = time.monotonic() + timeout
+    while not (result := found()):
+        assert time.monotonic() < deadline, f"not within {timeout:g} s: {what}"
+        time.sleep(0.01)
+    return result
+
+
+class Output:
+    """The lines of a process, read as they come, so that it never waits for its reader."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+        self._news = threading.Condition()
+        self._ended = False
+        self.lines: list[str] = []
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def until(self, text: str, *, after: int = 0, timeout: float = 30) -> str:
+        """The first line with this text, among those after the first `after`."""
+
+        def found() -> str | None:
+            return next((line for line in self.lines[after:] if text in line), None)
+
+        with self._news:
+            self._news.wait_for(lambda: found() or self._ended, timeout)
+        line = found()
+        assert line is not None, f"it did not say {text!r}:\n" + "\n".join(self.lines)
+        return line
+
+    def close(self) -> None:
+        self._thread.join(10)
+        assert self._process.stdout
+        self._process.stdout.close()
+
+    def _read(self) -> None:
+        assert self._process.stdout
+        for line in self._process.stdout:
+            with self._news:
+                self.lines.append(line.rstrip())
+                self._news.notify_all()
+        with self._news:
+            self._ended = True
+            self._news.notify_all()
+
+
+class Running:
+    """One `shop` command that goes on until it is stopped."""
+
+    def __init__(self, *words: object, **settings: object) -> None:
+        self.process = subprocess.Popen(
+            shop_command(*words),
+            env=environment(**settings), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+        self.output = Output(self.process)
+
+    def stop(self, number: signal.Signals = signal.SIGINT, timeout: float = 10) -> int:
+        """Its exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        try:
+            status = self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+        self.output.close()
+        return status
+
+
+class Shop:
+    """`shop up` on a data directory: started, stopped, killed and started again."""
+
+    def __init__(self, data: Path, options: Sequence[str] = (), **settings: object) -> None:
+        self.data = data
+        self.users_port, self.orders_port = free_ports(2)
+        self._options = options
+        self._settings = settings
+        self._up: Running | None = None
+        self.users = httpx.Client(base_url=f"http://127.0.0.1:{self.users_port}", timeout=10)
+        self.orders = httpx.Client(base_url=f"http://127.0.0.1:{self.orders_port}", timeout=10)
+
+    @property
+    def up(self) -> Running:
+        assert self._up, "it was not started"
+        return self._up
+
+    def start(self) -> str:
+        """The line that says that all is ready."""
+        self._up = Running(
+            "up", "--data", self.data, "--users-port", self.users_port,
+            "--orders-port", self.orders_port, *self._options, **self._settings,
+        )  # fmt: skip
+        return self.up.output.until("eventshop is ready", timeout=90)
+
+    def close(self) -> None:
+        """End everything that is still there, whatever became of it."""
+        self.users.close()
+        self.orders.close()
+        if self._up is None:
+            return
+        left = self.processes() if self.up.process.poll() is None else []
+        for process in left:
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGCONT)
+        with suppress(subprocess.TimeoutExpired):
+            self.up.stop()
+        for process in left:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+
+    def run(self, *words: object, **settings: object) -> subprocess.CompletedProcess[str]:
+        """Another command, beside it."""
+        return run_shop(*words, "--data", self.data, **settings)
+
+    def processes(self) -> list[psutil.Process]:
+        """Itself and all below it."""
+        top = psutil.Process(self.up.process.pid)
+        return [top, *top.children(recursive=True)]
+
+    def part(self, name: str) -> psutil.Process:
+        """One of `PARTS`, or "postgres"."""
+        words = name.split("-")[::-1]
+        for child in psutil.Process(self.up.process.pid).children():
+            command = child.cmdline()
+            if command[-2:] == words or (words == ["postgres"] and "/postgres" in command[0]):
+                return child
+        raise AssertionError(f"there is no {name}")
+
+    def backends(self, database: str) -> list[psutil.Process]:
+        """PostgreSQL's processes that serve connections to this database."""
+        pids = self.rows(
+            "postgres", "SELECT pid FROM pg_stat_activity WHERE datname = %s", database
+        )
+        return [psutil.Process(pid) for (pid,) in pids]
+
+    def rows(self, database: str, sql: str, *params: object) -> list[TupleRow]:
+        with psycopg.connect(self._url(database), autocommit=True) as connection:
+            return connection.execute(sql.encode(), params or None).fetchall()
+
+    def sources(self) -> Sources:
+        """All that a checker may look at. Opens nothing yet."""
+        running = json.loads((self.data / "running.json").read_text())
+        kafka = {
+            name.removeprefix("SHOP_KAFKA__").lower(): value
+            for name, value in running.items()
+            if name.startswith("SHOP_KAFKA__")
+        }
+        settings = Settings(
+            event_log=running["SHOP_EVENT_LOG"],
+            event_log_url=running.get("SHOP_EVENT_LOG_URL", ""),
+            kafka=kafka,
+        )
+        return Sources(
+            users=self._url("users"),
+            orders=self._url("orders"),
+            open_log=lambda: open_event_log(settings),
+        )
+
+    def _url(self, database: str) -> str:
+        return f"postgresql://postgres@/{database}?host={self.data / 'postgres'}&port=5432"
+
+
+def gone(processes: Sequence[psutil.Process]) -> bool:
+    """Whether all of them have ended; what init has not yet collected has."""
+    return not [each for each in processes if alive(each)]
+
+
+def alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def new_user(**fields: str) -> dict[str, str]:
+    """A user whose e-mail nobody has yet."""
+    unique = f"{random.getrandbits(60):x}"
+    return {"email": f"{unique}@example.com", "name": f"Name {unique}", **fields}
+
+
+def new_order(user_id: int, **fields: Any) -> dict[str, Any]:
+    return {"user_id": user_id, "product": "tea", "quantity": 2, "total_price": "7.50", **fields}
+
+
+def json_lines(text: str) -> list[Mapping[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+TRACEBACK = re.compile(r"Traceback|File \"")

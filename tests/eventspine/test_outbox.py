@@ -1,0 +1,354 @@
+"""Positions without holes, in commit order, whatever happens to those who write."""
+
+import asyncio
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator
+from pathlib import Path
+from urllib.parse import parse_qs, quote, urlsplit
+
+import psycopg
+import pytest
+
+from eventspine import outbox
+from eventspine.database import Database
+from eventspine.errors import OutcomeUnknown, Unavailable
+from eventspine.outbox import transaction
+from tests.eventspine import notes
+from tests.eventspine.conftest import opened, run
+
+WRITERS = 8
+TRANSACTIONS = 20
+
+# As if the disk were slow: a commit takes its time, and not each the same.
+_SLOW_COMMITS = """
+CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS
+    'BEGIN PERFORM pg_sleep(random() * 0.006); RETURN NULL; END';
+CREATE CONSTRAINT TRIGGER commits_slowly AFTER INSERT ON notes
+    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION wait();
+"""
+
+
+class Changed(Exception):
+    """The writer has changed its mind."""
+
+
+async def _write(database: Database, writer: int, troubles: list[str]) -> None:
+    chance = random.Random(writer)
+    for n in range(TRANSACTIONS):
+        first = (writer * TRANSACTIONS + n) * 10
+        events = [notes.event(first + m, 1) for m in range(chance.choice([1, 1, 2, 5]))]
+        try:
+            async with transaction(database) as tx:
+                await notes.save(tx, events)
+                if chance.random() < 0.2:
+                    raise Changed
+        except (Changed, Unavailable, OutcomeUnknown):
+            continue
+        except psycopg.Error as error:
+            troubles.append(f"a writer failed: {error!r}")
+
+
+async def _read(database: Database, seen: list[int], done: asyncio.Event) -> None:
+    """Follow the outbox as a relay does: never look back."""
+    while True:
+        last_round = done.is_set()
+        rows = await database.fetch(
+            "SELECT position FROM outbox WHERE position > %(last)s ORDER BY position",
+            {"last": seen[-1] if seen else 0},
+        )
+        seen += [position for (position,) in rows]
+        if last_round:
+            return
+
+
+async def _kill_one_now_and_then(database: Database, done: asyncio.Event, kills: int) -> None:
+    """Backends of writers, most of them while they commit."""
+    for _ in range(kills):
+        await asyncio.sleep(0.05)
+        await database.fetch(
+            """
+            SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+            WHERE datname = current_database() AND pid <> pg_backend_pid() AND xact_start IS NOT NULL
+            ORDER BY random() LIMIT 1
+            """
+        )
+
+
+async def troubles_of_eight_writers(url: str, *, kills: int = 8) -> list[str]:
+    """What an outbox must not show, after eight have written to it at once. Nothing is wanted."""
+    troubles: list[str] = []
+    seen: list[int] = []
+    done = asyncio.Event()
+    with psycopg.connect(url, autocommit=True) as admin:
+        admin.execute(_SLOW_COMMITS)
+    async with AsyncExitStack() as stack:
+        watching = await stack.enter_async_context(opened(url, size=2))
+        writers = [await stack.enter_async_context(opened(url, size=1)) for _ in range(WRITERS)]
+        reading = asyncio.create_task(_read(watching, seen, done))
+        await asyncio.gather(
+            _kill_one_now_and_then(watching, done, kills),
+            *(_write(database, writer, troubles) for writer, database in enumerate(writers)),
+        )
+        done.set()
+        await reading
+        positions = [p for (p,) in await watching.fetch("SELECT position FROM outbox ORDER BY 1")]
+        published = await watching.fetch("SELECT key::bigint FROM outbox ORDER BY 1")
+        stored = await watching.fetch("SELECT id FROM notes ORDER BY 1")
+        head = await watching.fetch("SELECT position FROM outbox_head")
+    if positions != list(range(1, len(positions) + 1)):
+        troubles.append("the positions are not 1 to N")
+    if head != [(len(positions),)]:
+        troubles.append("the head is not N")
+    if seen != positions:
+        troubles.append("a reader of `position > last` stepped over an event")
+    if published != stored:
+        troubles.append("events and rows are not of the same commits")
+    assert len(stored) > WRITERS * TRANSACTIONS / 2, "hardly anything was written"
+    return troubles
+
+
+def test_eight_writers_leave_neither_a_hole_nor_an_event_without_its_row(notes_url: str) -> None:
+    async def scenario() -> None:
+        assert await troubles_of_eight_writers(notes_url) == []
+
+    run(scenario())
+
+
+_FROM_A_SEQUENCE = outbox._WRITE.replace(
+    "UPDATE outbox_head SET position = position + %(count)s RETURNING position - %(count)s AS base",
+    "SELECT setval('numbers', nextval('numbers') + %(count)s - 1) - %(count)s AS base",
+)
+_WITHOUT_THE_LOCK = outbox._WRITE.replace(
+    "UPDATE outbox_head SET position = position + %(count)s RETURNING position - %(count)s AS base",
+    "SELECT coalesce(max(position), 0) AS base FROM outbox",
+)
+
+
+@pytest.mark.parametrize("write", [_FROM_A_SEQUENCE, _WITHOUT_THE_LOCK])
+def test_without_the_heads_lock_the_same_writers_do_damage(
+    notes_url: str, monkeypatch: pytest.MonkeyPatch, write: str
+) -> None:
+    """That is what shows that the test above would see it."""
+    assert write != outbox._WRITE
+    monkeypatch.setattr(outbox, "_WRITE", write)
+    with psycopg.connect(notes_url, autocommit=True) as admin:
+        admin.execute("CREATE SEQUENCE numbers")
+
+    async def scenario() -> None:
+        troubles = await troubles_of_eight_writers(notes_url, kills=0)
+        assert set(troubles) - {"the head is not N"}
+
+    run(scenario())
+
+
+def test_a_database_without_its_head_publishes_nothing_and_says_so(notes_url: str) -> None:
+    """Or the rows would be stored and their events would be lost without a word."""
+
+    async def scenario() -> None:
+        async with opened(notes_url) as database:
+            await database.fetch("WITH gone AS (DELETE FROM outbox_head) SELECT 1")
+            with pytest.raises(psycopg.errors.NotNullViolation):
+                await notes.publish_notes(database, 1, 1)
+            assert await database.fetch("SELECT id FROM notes") == []
+
+    run(scenario())
+
+
+# Processes that freeze
+
+
+@asynccontextmanager
+async def frozen(program: str, *arguments: str) -> AsyncIterator["subprocess.Popen[str]"]:
+    """A process that has run until it printed `ready`, and is stopped there."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(program), *arguments],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout
+        line = await asyncio.to_thread(process.stdout.readline)
+        assert line == "ready\n", line
+        process.send_signal(signal.SIGSTOP)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def thawed(process: "subprocess.Popen[str]") -> str:
+    process.send_signal(signal.SIGCONT)
+    output, _ = await asyncio.to_thread(process.communicate, timeout=20)
+    return output.strip()
+
+
+_HOLDS_THE_HEAD = """
+    import asyncio, sys
+    from eventspine import outbox
+    from eventspine.database import Database
+    from tests.eventspine import notes
+
+    async def main():
+        database = Database(sys.argv[1])
+        await database.open()
+        try:
+            async with outbox.transaction(database) as tx:
+                await notes.save(tx, [notes.event(1, 1)])
+                write = {"count": len(tx._events), "events": "[" + ",".join(tx._events) + "]"}
+                await tx.execute(outbox._WRITE, write)
+                tx._events.clear()
+                print("ready", flush=True)
+                await asyncio.to_thread(sys.stdin.read)
+                await tx.execute("SELECT 1")
+        except Exception as error:
+            print(type(error).__name__, error)
+        await database.close()
+
+    asyncio.run(main())
+"""
+
+
+def test_a_process_frozen_with_the_head_in_its_hands_costs_the_others_a_pause(
+    notes_url: str,
+) -> None:
+    async def scenario() -> None:
+        async with opened(notes_url) as database, frozen(_HOLDS_THE_HEAD, notes_url) as process:
+            began = time.monotonic()
+            await asyncio.gather(*(notes.publish_notes(database, n, n) for n in range(2, 6)))
+            assert 1.0 < time.monotonic() - began < 4.0
+            said = await thawed(process)
+            assert said.startswith("Unavailable"), said
+            assert "idle-in-transaction" in said
+            outbox_rows = await database.fetch("SELECT position FROM outbox ORDER BY 1")
+            assert outbox_rows == [(1,), (2,), (3,), (4,)]
+            assert await database.fetch("SELECT id FROM notes WHERE id = 1") == []
+
+    run(scenario())
+
+
+_WAITS_FOR_THE_HEAD = """
+    import asyncio, sys
+    from eventspine.database import Database
+    from tests.eventspine import notes
+
+    async def main():
+        database = Database(sys.argv[1])
+        await database.open()
+        publishing = asyncio.create_task(notes.publish_notes(database, 1, 1))
+        while not await database.fetch(
+            "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' "
+            "AND datname = current_database() AND query LIKE '%outbox_head%'"
+        ):
+            await asyncio.sleep(0.01)
+        print("ready", flush=True)
+        await publishing
+        print("published")
+        await database.close()
+
+    asyncio.run(main())
+"""
+
+
+def test_a_process_frozen_while_it_waits_for_the_head_holds_nobody_up(notes_url: str) -> None:
+    """Its write and its commit are one message: the server finishes both without it."""
+
+    async def scenario() -> None:
+        async with opened(notes_url) as database:
+            with psycopg.connect(notes_url) as holder:
+                holder.execute("UPDATE outbox_head SET position = position")
+                async with frozen(_WAITS_FOR_THE_HEAD, notes_url) as process:
+                    holder.rollback()
+                    began = time.monotonic()
+                    await notes.publish_notes(database, 2, 2)
+                    assert time.monotonic() - began < 1.0
+                    assert await thawed(process) == "published"
+            assert await database.fetch("SELECT position, key FROM outbox ORDER BY 1") == [
+                (1, "1"),
+                (2, "2"),
+            ]
+
+    run(scenario())
+
+
+@asynccontextmanager
+async def stopping_proxy(url: str, stop_after: bytes) -> AsyncIterator[str]:
+    """The database as seen by clients that stop sending once they have sent these bytes.
+
+    What a client hands to its socket in one go is passed on in one go.
+    """
+    address = urlsplit(url)
+    socket = f"{parse_qs(address.query)['host'][0]}/.s.PGSQL.5432"
+    ending = asyncio.Event()
+    serving: set[asyncio.Task[None]] = set()
+
+    async def pass_on(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter, stop: bytes | None
+    ) -> None:
+        while data := await reader.read(1 << 16):
+            writer.write(data)
+            if stop and stop in data:
+                return
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving.add(asyncio.current_task())  # type: ignore[arg-type]
+        up_reader, up_writer = await asyncio.open_unix_connection(socket)
+        ways = [
+            asyncio.create_task(pass_on(reader, up_writer, stop_after)),
+            asyncio.create_task(pass_on(up_reader, writer, None)),
+        ]
+        await ending.wait()
+        for one in (writer, up_writer):
+            one.close()
+        await asyncio.gather(*ways, return_exceptions=True)
+
+    with tempfile.TemporaryDirectory(prefix="eventshop-") as directory:
+        server = await asyncio.start_unix_server(serve, Path(directory) / ".s.PGSQL.5432")
+        try:
+            yield f"postgresql://postgres@/{address.path[1:]}?host={quote(directory)}&port=5432"
+        finally:
+            ending.set()
+            server.close()
+            await asyncio.gather(*serving)
+
+
+@pytest.mark.parametrize("events", [1, 5000])
+def test_there_is_no_moment_at_which_a_publisher_that_stops_keeps_the_head(
+    notes_url: str, events: int
+) -> None:
+    """The server would wait for the rest of its words for ever: inside a batch of messages no time
+    limit runs, neither for statements nor for idle transactions."""
+
+    async def scenario() -> None:
+        async with (
+            stopping_proxy(notes_url, stop_after=b"outbox_head") as stopping_url,
+            opened(notes_url) as database,
+        ):
+            stopping = Database(stopping_url)
+            await stopping.open()
+            stopped = asyncio.create_task(notes.publish_notes(stopping, 1, events))
+
+            async def has_sent_it() -> bool:
+                return bool(
+                    stopped.done()
+                    or await database.fetch(
+                        "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() "
+                        "AND xact_start IS NOT NULL AND pid <> pg_backend_pid()"
+                    )
+                )
+
+            await notes.eventually(has_sent_it)
+            async with asyncio.timeout(1.5):
+                for n in range(10):
+                    await notes.publish_notes(database, 10_001 + n, 10_001 + n)
+            await stopping.close()
+        stopped.cancel()
+        await asyncio.gather(stopped, return_exceptions=True)
+
+    run(scenario())
