@@ -7,12 +7,19 @@ import time
 
 import psycopg
 
-from benchmarks.kafka_stage import broker, create_topic, delete_topics, empty_shop, in_log, left_out
+from benchmarks.kafka_stage import (
+    broker,
+    create_topic,
+    delete_topics,
+    empty_shop,
+    in_log,
+    jars,
+    left_out,
+)
 from benchmarks.report import Row, Section, spread
 from benchmarks.shop_data import add_users
 from benchmarks.stage import Shop, Stage
 from eventspine.event import message
-from eventspine.kafka_log import _APPENDING
 from shop.kit.local.kafka import KafkaNotPossible, LocalKafka, require_java
 
 TITLE = "Events through Kafka"
@@ -118,16 +125,17 @@ def _producer_performance(stage: Stage, kafka: LocalKafka, shop: Shop, events: i
     payload.write_text("\n".join(_payload(shop)))
     producer = {
         "bootstrap.servers": kafka.bootstrap_servers,
+        # What the relay's producer has (`eventspine/kafka_log/appender.py`).
         "acks": "all",
         "enable.idempotence": "true",
         "batch.size": "1000000",  # librdkafka's own default, in bytes
-        "buffer.memory": str(int(_APPENDING["queue.buffering.max.kbytes"]) * 1024),
-        "linger.ms": str(_APPENDING["linger.ms"]),
-        "compression.type": str(_APPENDING["compression.type"]),
+        "buffer.memory": str(64 * 1024 * 1024),
+        "linger.ms": "5",
+        "compression.type": "lz4",
     }
     command = [
         *(require_java(), "-Xmx512m", "-Dorg.slf4j.simpleLogger.defaultLogLevel=error"),
-        *("-cp", f"{kafka._jars}{os.sep}*", "org.apache.kafka.tools.ProducerPerformance"),
+        *("-cp", f"{jars()}{os.sep}*", "org.apache.kafka.tools.ProducerPerformance"),
         *("--topic", _TOPIC, "--num-records", str(events), "--throughput", "-1"),
         *("--payload-file", str(payload), "--producer-props"),
         *(f"{name}={value}" for name, value in producer.items()),

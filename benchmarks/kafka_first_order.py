@@ -4,7 +4,7 @@ from contextlib import ExitStack
 
 import psycopg
 
-from benchmarks.first_order import first_orders, percentiles
+from benchmarks.first_order import first_orders, percentiles, warm_up
 from benchmarks.kafka_stage import broker, empty_shop, left_out
 from benchmarks.report import Row, Section
 from benchmarks.stage import Stage
@@ -31,7 +31,7 @@ def run(stage: Stage) -> Section:
             for service in ("users", "orders"):
                 for part in ("api", "worker"):
                     held.enter_context(stage.shop_process(shop, part, service))
-            first_orders(shop, _OTHERS)
+            warm_up(shop, _OTHERS)
             words = ("benchmarks.steady", str(shop.orders_port), str(_RATE), str(_OTHERS))
             held.enter_context(stage.running("steady", *words, env=shop.env))
             first_orders(shop, _OTHERS)

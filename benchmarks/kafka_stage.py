@@ -4,23 +4,29 @@ import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from confluent_kafka.admin import AdminClient
 
 from benchmarks.report import Section
-from benchmarks.stage import Shop, Stage
+from benchmarks.stage import PROJECT, Shop, Stage
 from eventspine.kafka_log import KafkaLog
 from shop import services
-from shop.kit.local.kafka import KafkaNotPossible, LocalKafka
+from shop.kit.local.kafka import KafkaNotPossible, LocalKafka, pinned_version
 
 PARTITIONS = 12
+
+
+def jars() -> Path:
+    """Where `shop up --kafka` keeps Kafka's artifacts as well."""
+    return PROJECT / ".tools" / f"kafka-{pinned_version()}"
 
 
 @contextmanager
 def broker(stage: Stage) -> Iterator[LocalKafka]:
     """Raises `KafkaNotPossible`."""
     stage.made += 1
-    kafka = LocalKafka(stage.directory / f"kafka-{stage.made}")
+    kafka = LocalKafka(stage.directory / f"kafka-{stage.made}", jars=jars())
     stage.say("starting Kafka")
     kafka.start()
     try:

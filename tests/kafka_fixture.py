@@ -1,6 +1,7 @@
 """A real Kafka broker for the tests that need one: started by the first of them, once a session.
 
-A test that stops or kills its broker starts one of its own, with `start_kafka`.
+Tests that kill or freeze theirs share a second one, `mortal_kafka`. With `start_kafka` a test has
+one of its own.
 """
 
 import os
@@ -19,6 +20,22 @@ StartKafka = Callable[..., LocalKafka]
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalKafka]:
     with ExitStack() as stops:
         yield _start(stops, tmp_path_factory.mktemp("kafka"))
+
+
+@pytest.fixture(scope="session")
+def _mortal_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalKafka]:
+    with ExitStack() as stops:
+        yield _start(stops, tmp_path_factory.mktemp("mortal-kafka"))
+
+
+@pytest.fixture
+def mortal_kafka(_mortal_kafka: LocalKafka) -> LocalKafka:
+    """A broker to kill and freeze; whatever the test before did to it, it runs."""
+    assert _mortal_kafka.process
+    if _mortal_kafka.process.poll() is not None:
+        _mortal_kafka.start()
+        _mortal_kafka.wait_ready()
+    return _mortal_kafka
 
 
 @pytest.fixture

@@ -66,7 +66,8 @@ class Batcher(Generic[Command, Result]):
     async def close(self) -> None:
         """Finish what was accepted."""
         while self._tasks:
-            await asyncio.gather(*self._tasks)
+            # Not `gather`: were whoever closes cancelled, it would cancel the work as well.
+            await asyncio.wait(self._tasks)
 
     async def _lane(self) -> None:
         try:
@@ -99,6 +100,10 @@ class Batcher(Generic[Command, Result]):
                 if not future.done():
                     future.set_exception(error)
             return
+        if len(results) != len(batch):
+            # Done all the same, so it must not be run again; nor may a caller wait for ever.
+            wrong = RuntimeError(f"{len(batch)} commands were given {len(results)} results")
+            results = [wrong] * len(batch)
         for (_, future), result in zip(batch, results, strict=True):
             if future.done():
                 continue

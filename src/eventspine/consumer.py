@@ -7,6 +7,9 @@ often it is read:
 * a relay that crashed repeats a stretch: those positions are not above the last one, and dropped;
 * two members that both believe they hold a partition: the row is moved by compare-and-set, so one
   of them finds it moved, rolls back, and reads again from where the database says.
+
+Nothing is read past a failure. After one, and after a pause, a member asks the database where it
+stands before it reads on: what it remembers may have been taken back by a crash of the server.
 """
 
 from collections.abc import Sequence
@@ -15,7 +18,7 @@ from typing import NamedTuple
 import structlog
 
 from eventspine.database import Database
-from eventspine.errors import SpineError
+from eventspine.errors import OutcomeUnknown, SpineError, Unavailable
 from eventspine.event import Event, NotAnEvent, decode, envelope
 from eventspine.handlers import Handlers
 from eventspine.log import EventLog, Record, Subscription
@@ -27,6 +30,10 @@ _LOG = structlog.get_logger("eventspine.consumer")
 _CURSOR = """
 SELECT next_offset, last_position FROM cursors
 WHERE consumer = %(consumer)s AND topic = %(topic)s AND partition = %(partition)s
+"""
+
+_CURSORS = """
+SELECT topic, partition, next_offset, last_position FROM cursors WHERE consumer = %(consumer)s
 """
 
 # Compare-and-set: a row that is not where this member left it means another member was here. The
@@ -70,6 +77,7 @@ class Consumer:
         self._batch = batch
         self._patience = Patience(_LOG, "the consumer", of=handlers.consumer)
         self._cursors: dict[Partition, Cursor] = {}
+        self._reads_next: dict[Partition, int] = {}
 
     @property
     def last_turn(self) -> float:

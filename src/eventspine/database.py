@@ -103,6 +103,7 @@ class Database:
             open=False,
             # After an outage try again soon: a restarted PostgreSQL is back within a second.
             reconnect_timeout=1.0,
+            reconnect_failed=_try_for_those_who_wait,
             kwargs={"autocommit": True, "connect_timeout": 5, "options": _options({})},
             name="eventspine",
         )
@@ -133,7 +134,9 @@ class Database:
         """
         try:
             return await self._fetch(sql, params)
-        except Unavailable:
+        except Unavailable as error:
+            if isinstance(error.__cause__, PoolTimeout):
+                raise  # there was no connection at all, and it has been waited for
             await self.drop_stale()
             return await self._fetch(sql, params)
 
@@ -147,6 +150,12 @@ class Database:
         """Throw away connections that a restarted server has forgotten."""
         with translated():
             await self._pool.check()
+
+
+async def _try_for_those_who_wait(pool: AsyncConnectionPool[Connection]) -> None:
+    """The pool itself would try again only for the next who asks."""
+    if pool.get_stats().get("requests_waiting"):
+        await pool.check()
 
 
 def _options(settings: Mapping[str, str]) -> str:

@@ -8,12 +8,19 @@ On the wire an event is a CloudEvent 1.0 in binary mode: the JSON data is the re
 rest is headers (https://github.com/cloudevents/spec, Kafka protocol binding).
 """
 
+import re
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from eventspine.log import Message, Record
+
+
+# As many as PostgreSQL's bigint can hold. A record beyond could never be applied, nor passed over.
+_END = 2**63
+
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")  # escaped, and its backslash not escaped itself
 
 
 class Event(BaseModel):
@@ -31,8 +38,8 @@ class Event(BaseModel):
     type: ClassVar[str]
     schema_version: ClassVar[int] = 1
 
-    id: int
-    version: int
+    id: Annotated[int, Field(ge=-_END, lt=_END)]
+    version: Annotated[int, Field(ge=1, lt=_END)]
 
     @property
     def key(self) -> str:
@@ -81,17 +88,15 @@ def envelope(record: Record) -> Envelope:
     """Raises `NotAnEvent` with the reason."""
     headers = record.headers
     try:
-        position = int(headers["ce_id"])
-        found = Envelope(position, headers["ce_source"], headers["ce_type"])
+        id_, source, type_ = headers["ce_id"], headers["ce_source"], headers["ce_type"]
     except KeyError as error:
         raise NotAnEvent(f"it has no header {error}") from None
-    except ValueError:
-        raise NotAnEvent("its header ce_id is not a position") from None
-    if position < 1:
+    # Digits and nothing else: int() alone would take "1_0", " 1" and digits of other scripts.
+    if not (id_.isascii() and id_.isdigit() and len(id_) < 20 and 0 < int(id_) < _END):
         raise NotAnEvent("its header ce_id is not a position")
     if record.value is None:
         raise NotAnEvent("it has no value (a tombstone)")
-    return found
+    return Envelope(int(id_), source, type_)
 
 
 def decode(event_class: type[Event], values: Sequence[bytes]) -> list[Event]:
@@ -103,8 +108,11 @@ def decode(event_class: type[Event], values: Sequence[bytes]) -> list[Event]:
         adapter = _adapters[event_class]
     except KeyError:
         adapter = _adapters[event_class] = TypeAdapter(list[event_class])  # type: ignore[valid-type]
+    array = b"[" + b",".join(values) + b"]"
+    if b"\\u0000" in array and _NUL.search(array):
+        raise NotAnEvent("its data holds U+0000, which no PostgreSQL database can store")
     try:
-        events = adapter.validate_json(b"[" + b",".join(values) + b"]")
+        events = adapter.validate_json(array)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"][1:])

@@ -29,9 +29,14 @@ class Handlers:
         self.consumer = consumer
         self._handlers = dict(handlers)
         self._classes = {(event.topic, event.type): event for event in handlers}
-        self._sources: dict[str, set[str]] = {}
+        self._sources: dict[str, str] = {}
         for event in handlers:
-            self._sources.setdefault(event.topic, set()).add(event.source)
+            source = self._sources.setdefault(event.topic, event.source)
+            if source != event.source:
+                raise ValueError(
+                    f"topic {event.topic} would carry events of {source} and of {event.source}, "
+                    "whose positions can't be compared: give each source a topic of its own"
+                )
 
     @property
     def topics(self) -> list[str]:
@@ -43,7 +48,7 @@ class Handlers:
 
     def knows_source(self, topic: str, source: str) -> bool:
         """Positions can only be compared within a source, so a topic carries one."""
-        return source in self._sources[topic]
+        return source == self._sources[topic]
 
     async def apply(self, tx: Transaction, events: Sequence[Event]) -> None:
         """Hand the events, in the order of the log, to their functions."""

@@ -9,15 +9,18 @@ last statement, which takes the row lock of `outbox_head` and advances it by the
 A sequence gives neither: ids are handed out before the commit, so a reader of `id > last` steps
 over an event that commits late.
 
-The outbox write and the COMMIT travel together in one pipeline, so the lock is never held while
-this process is thinking, sleeping, or stopped.
+The outbox write and the COMMIT are one message, so the lock is never held while this process is
+thinking, sleeping, or stopped. (A pipeline of two would not do: the server carries out the first
+while the second is still here, and until the second comes no time limit of its own runs.)
 """
 
 import json
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import psycopg
+from psycopg import AsyncClientCursor, errors
+from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow
 
 from eventspine.database import Connection, Database, Params, Query, execute, translated
@@ -32,8 +35,9 @@ WITH head AS (
     UPDATE outbox_head SET position = position + %(count)s RETURNING position - %(count)s AS base
 ), written AS (
     INSERT INTO outbox (position, topic, key, type, schema_version, version, time, data, headers)
-    SELECT head.base + e.n, e.t, e.k, e.y, e.s, e.v, clock_timestamp(), e.d, e.h
-    FROM head, ROWS FROM (
+    -- A sub-select, not a join: if the head is gone this fails, instead of publishing nothing.
+    SELECT (SELECT base FROM head) + e.n, e.t, e.k, e.y, e.s, e.v, clock_timestamp(), e.d, e.h
+    FROM ROWS FROM (
         jsonb_to_recordset(%(events)s::jsonb) AS
             (t text, k text, y text, s integer, v bigint, d jsonb, h jsonb)
     ) WITH ORDINALITY AS e(t, k, y, s, v, d, h, n)
@@ -60,9 +64,16 @@ class Transaction:
     async def fetch(self, sql: str | bytes | Query, params: Params | None = None) -> list[TupleRow]:
         return await (await execute(self._connection, sql, params)).fetchall()
 
-    def savepoint(self) -> AbstractAsyncContextManager[object]:
-        """Work inside it can fail alone. Events published inside it are *not* taken back."""
-        return self._connection.transaction()
+    @asynccontextmanager
+    async def savepoint(self) -> AsyncIterator[None]:
+        """Work inside it can fail alone, and what it published is taken back with it."""
+        published = len(self._events)
+        try:
+            async with self._connection.transaction():
+                yield
+        except BaseException:
+            del self._events[published:]
+            raise
 
     def publish(self, event: Event, *, traceparent: str | None = None) -> None:
         """Goes out if, and only if, this transaction commits; in the order of these calls."""
@@ -75,19 +86,23 @@ class Transaction:
 
     async def _commit(self) -> None:
         connection = self._connection
+        status = connection.info.transaction_status
+        if status == TransactionStatus.UNKNOWN:
+            raise Unavailable("the connection was lost before COMMIT")
+        if status != TransactionStatus.INTRANS:
+            # The server would answer COMMIT with ROLLBACK, and call that a success.
+            raise errors.InFailedSqlTransaction("a statement failed, and its block went on")
+        message, params = "COMMIT", {}
+        if self._events:
+            events = "[" + ",".join(self._events) + "]"
+            message, params = f"{_WRITE}; COMMIT", {"count": len(self._events), "events": events}
+        elif not self._durable:
+            message = "SET LOCAL synchronous_commit = off; COMMIT"
         try:
-            async with connection.pipeline():
-                if self._events:
-                    await connection.execute(
-                        _WRITE,
-                        {
-                            "count": len(self._events),
-                            "events": "[" + ",".join(self._events) + "]",
-                        },
-                    )
-                elif not self._durable:
-                    await connection.execute("SET LOCAL synchronous_commit = off")
-                await connection.execute("COMMIT")
+            # This kind of cursor puts the parameters into the text, so that it stays one message.
+            await AsyncClientCursor(connection).execute(message.encode(), params)
+        except errors.IdleInTransactionSessionTimeout:
+            raise  # the server had ended it before this message came
         except psycopg.Error as error:
             if connection.closed:
                 raise OutcomeUnknown(f"the connection was lost in COMMIT: {error}") from error
@@ -108,7 +123,9 @@ async def transaction(database: Database, *, durable: bool = True) -> AsyncItera
     async with AsyncExitStack() as held:
         connection = await held.enter_async_context(database.connection())
         if not await _begun(connection):
-            # A restarted server has forgotten our connections. Nothing has been done yet.
+            # A restarted server has forgotten our connections. Nothing has been done yet. This one
+            # goes back first: were all of the pool in such hands, there would be no other.
+            await held.aclose()
             await database.drop_stale()
             connection = await held.enter_async_context(database.connection())
             if not await _begun(connection):

@@ -127,7 +127,10 @@ def test_kill_9_of_the_command_leaves_nothing_behind_and_the_next_start_finds_it
         shop.up.stop(signal.SIGKILL)
         # At once, as somebody in a hurry does: it waits for what is still leaving.
         shop.start()
-    assert gone(processes)
+    began = time.monotonic()
+    left = [each.cmdline() for each in processes if each.is_running()]
+    until(lambda: gone(processes), f"gone: {left}", timeout=20)
+    print("LEFT", left, time.monotonic() - began)
     witnessed.check()
 
 

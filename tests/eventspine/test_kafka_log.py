@@ -6,7 +6,7 @@ import signal
 import time
 import uuid
 from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -169,7 +169,7 @@ class TestTopics:
             log = log_on(kafka, replication_factor=3)
             with pytest.raises(TopicMismatch, match="its replication factor is 1, not 3"):
                 await log.create_topic(topic)
-            with pytest.raises(LogUnavailable, match="[Rr]eplication"):
+            with pytest.raises(LogUnavailable, match=r"[Rr]eplication"):
                 await log.create_topic(new_name())
             await log.close()
 
@@ -213,10 +213,8 @@ class TestOffsetsThatAreNotThere:
             # Whoever decided has set the cursor back: no restart is needed.
             cursors[topic, 1] = 0
             while len(records) < 300:
-                try:
+                with suppress(OffsetNotInLog):
                     records += await member.poll(1000, 0.5)
-                except OffsetNotInLog:
-                    continue
             assert sorted(numbers(records)) == list(range(300))
             await log.close()
 
@@ -282,10 +280,10 @@ class TestOlderBrokers:
 @pytest.mark.kafka
 class TestAwayAndBack:
     def test_what_is_appended_while_the_broker_is_down_waits_for_it(
-        self, start_kafka: StartKafka, caplog: pytest.LogCaptureFixture
+        self, mortal_kafka: LocalKafka, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.INFO, "eventspine.kafka")
-        kafka = start_kafka()
+        kafka = mortal_kafka
 
         async def scenario() -> None:
             log, topic = log_on(kafka), new_name()
@@ -298,18 +296,14 @@ class TestAwayAndBack:
             appending = asyncio.create_task(log.append(topic, numbered(100, first=100)))
             began = time.monotonic()
             while time.monotonic() - began < 4:
-                try:
+                with suppress(LogUnavailable):
                     assert await member.poll(10, 0.5) == []
-                except LogUnavailable as error:
-                    assert "can't be reached" in str(error)
             assert not appending.done()
             kafka.start()
             await appending
             while len(records) < 200:
-                try:
+                with suppress(LogUnavailable):
                     records += await member.poll(1000, 0.5)
-                except LogUnavailable:
-                    continue
             assert sorted(numbers(records)) == list(range(200))
             await log.close()
 
@@ -321,18 +315,19 @@ class TestAwayAndBack:
         ], said
 
     def test_giving_up_keeps_nothing_back_to_be_sent_later(
-        self, start_kafka: StartKafka, monkeypatch: pytest.MonkeyPatch
+        self, mortal_kafka: LocalKafka, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(appender, "GIVE_UP_AFTER", 1.0)
-        kafka = start_kafka()
+        kafka = mortal_kafka
 
         async def scenario() -> None:
             log, topic = log_on(kafka), new_name()
             await log.create_topic(topic, 1)
             await log.append(topic, [Message("k", b"0", {})])
             kill(kafka)
-            with pytest.raises(LogUnavailable, match="confirmed nothing for 1 s"):
-                await log.append(topic, [Message("k", b"1", {})])
+            with monkeypatch.context() as patch:
+                patch.setattr(appender, "GIVE_UP_AFTER", 1.0)
+                with pytest.raises(LogUnavailable, match="confirmed nothing for 1 s"):
+                    await log.append(topic, [Message("k", b"1", {})])
             kafka.start()
             kafka.wait_ready()
             await log.append(topic, [Message("k", b"2", {})])
@@ -343,9 +338,9 @@ class TestAwayAndBack:
         run(scenario())
 
     def test_cancelling_and_closing_do_not_wait_for_a_broker_that_is_away(
-        self, start_kafka: StartKafka
+        self, mortal_kafka: LocalKafka
     ) -> None:
-        kafka = start_kafka()
+        kafka = mortal_kafka
 
         async def scenario() -> None:
             log, topic = log_on(kafka), new_name()
@@ -368,8 +363,8 @@ class TestAwayAndBack:
 
         run(scenario())
 
-    def test_a_frozen_broker_only_delays(self, start_kafka: StartKafka) -> None:
-        kafka = start_kafka()
+    def test_a_frozen_broker_only_delays(self, mortal_kafka: LocalKafka) -> None:
+        kafka = mortal_kafka
 
         async def scenario() -> None:
             log, topic = log_on(kafka), new_name()
@@ -443,14 +438,14 @@ def test_three_members_share_come_and_go(kafka: LocalKafka, topic: str) -> None:
 
 
 @pytest.mark.kafka
-def test_a_killed_broker_comes_back_with_its_data_at_its_address(start_kafka: StartKafka) -> None:
-    kafka = start_kafka()
+def test_a_killed_broker_comes_back_with_its_data_at_its_address(mortal_kafka: LocalKafka) -> None:
+    kafka, topic = mortal_kafka, new_name()
 
     async def append(values: list[Message]) -> None:
         log = log_on(kafka, partitions=1)
-        await log.create_topic("kept")
-        await log.append("kept", values)
-        assert numbers(await log.read("kept", 0, 0, 100)) == list(
+        await log.create_topic(topic)
+        await log.append(topic, values)
+        assert numbers(await log.read(topic, 0, 0, 100)) == list(
             range(int(values[-1].value or 0) + 1)
         )
         await log.close()
@@ -460,20 +455,17 @@ def test_a_killed_broker_comes_back_with_its_data_at_its_address(start_kafka: St
     kafka.start()
     kafka.wait_ready()
     run(append(numbered(10, first=10)))
-    kafka.stop()
-    again = LocalKafka(kafka.data_dir)
-    assert again.bootstrap_servers == kafka.bootstrap_servers
+    assert LocalKafka(kafka.data_dir).bootstrap_servers == kafka.bootstrap_servers
 
 
 @pytest.mark.kafka
-def test_a_broker_left_behind_is_ended_before_the_next_start(start_kafka: StartKafka) -> None:
-    kafka = start_kafka()
-    assert kafka.process
-    successor = LocalKafka(kafka.data_dir)
+def test_a_broker_left_behind_is_ended_before_the_next_start(mortal_kafka: LocalKafka) -> None:
+    assert mortal_kafka.process
+    successor = LocalKafka(mortal_kafka.data_dir)
     successor.start()
     try:
         successor.wait_ready()
-        assert kafka.process.wait(1) is not None
+        assert mortal_kafka.process.wait(1) is not None
     finally:
         successor.stop()
     assert successor.process

@@ -2,15 +2,17 @@
 
 import asyncio
 import random
+import socket
 import signal
 import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
 import time
-from contextlib import AsyncExitStack, asynccontextmanager
-from collections.abc import AsyncIterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import Self
 from urllib.parse import parse_qs, quote, urlsplit
 
 import psycopg
@@ -110,7 +112,8 @@ async def troubles_of_eight_writers(url: str, *, kills: int = 8) -> list[str]:
         troubles.append("a reader of `position > last` stepped over an event")
     if published != stored:
         troubles.append("events and rows are not of the same commits")
-    assert len(stored) > WRITERS * TRANSACTIONS / 2, "hardly anything was written"
+    if len(stored) < WRITERS * TRANSACTIONS / 2:
+        troubles.append("hardly anything was written")
     return troubles
 
 
@@ -166,7 +169,7 @@ def test_a_database_without_its_head_publishes_nothing_and_says_so(notes_url: st
 
 @asynccontextmanager
 async def frozen(program: str, *arguments: str) -> AsyncIterator["subprocess.Popen[str]"]:
-    """A process that has run until it printed `ready`, and is stopped there."""
+    """A process that has said that it is stopping, and has sent itself SIGSTOP."""
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(program), *arguments],
         stdout=subprocess.PIPE, text=True,
@@ -174,12 +177,11 @@ async def frozen(program: str, *arguments: str) -> AsyncIterator["subprocess.Pop
     try:
         assert process.stdout
         line = await asyncio.to_thread(process.stdout.readline)
-        assert line == "ready\n", line
-        process.send_signal(signal.SIGSTOP)
+        assert line == "stopping\n", line
         yield process
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
 
 
 async def thawed(process: "subprocess.Popen[str]") -> str:
@@ -189,7 +191,7 @@ async def thawed(process: "subprocess.Popen[str]") -> str:
 
 
 _HOLDS_THE_HEAD = """
-    import asyncio, sys
+    import asyncio, os, signal, sys
     from eventspine import outbox
     from eventspine.database import Database
     from tests.eventspine import notes
@@ -203,8 +205,8 @@ _HOLDS_THE_HEAD = """
                 write = {"count": len(tx._events), "events": "[" + ",".join(tx._events) + "]"}
                 await tx.execute(outbox._WRITE, write)
                 tx._events.clear()
-                print("ready", flush=True)
-                await asyncio.to_thread(sys.stdin.read)
+                print("stopping", flush=True)
+                os.kill(os.getpid(), signal.SIGSTOP)
                 await tx.execute("SELECT 1")
         except Exception as error:
             print(type(error).__name__, error)
@@ -233,7 +235,7 @@ def test_a_process_frozen_with_the_head_in_its_hands_costs_the_others_a_pause(
 
 
 _WAITS_FOR_THE_HEAD = """
-    import asyncio, sys
+    import asyncio, os, signal, sys
     from eventspine.database import Database
     from tests.eventspine import notes
 
@@ -246,7 +248,8 @@ _WAITS_FOR_THE_HEAD = """
             "AND datname = current_database() AND query LIKE '%outbox_head%'"
         ):
             await asyncio.sleep(0.01)
-        print("ready", flush=True)
+        print("stopping", flush=True)
+        os.kill(os.getpid(), signal.SIGSTOP)
         await publishing
         print("published")
         await database.close()
@@ -268,87 +271,98 @@ def test_a_process_frozen_while_it_waits_for_the_head_holds_nobody_up(notes_url:
                     await notes.publish_notes(database, 2, 2)
                     assert time.monotonic() - began < 1.0
                     assert await thawed(process) == "published"
-            assert await database.fetch("SELECT position, key FROM outbox ORDER BY 1") == [
-                (1, "1"),
-                (2, "2"),
-            ]
+            assert await database.fetch("SELECT position FROM outbox ORDER BY 1") == [(1,), (2,)]
 
     run(scenario())
 
 
-@asynccontextmanager
-async def stopping_proxy(url: str, stop_after: bytes) -> AsyncIterator[str]:
-    """The database as seen by clients that stop sending once they have sent these bytes.
+class StoppingProxy:
+    """The database, as seen by clients that stop sending once they have sent certain bytes.
 
     What a client hands to its socket in one go is passed on in one go.
     """
-    address = urlsplit(url)
-    socket = f"{parse_qs(address.query)['host'][0]}/.s.PGSQL.5432"
-    ending = asyncio.Event()
-    serving: set[asyncio.Task[None]] = set()
 
-    async def pass_on(
-        reader: asyncio.StreamReader, writer: asyncio.StreamWriter, stop: bytes | None
-    ) -> None:
-        while data := await reader.read(1 << 16):
-            writer.write(data)
-            if stop and stop in data:
-                return
-        writer.close()
+    def __init__(self, url: str, stop_after: bytes) -> None:
+        address = urlsplit(url)
+        self._server = f"{parse_qs(address.query)['host'][0]}/.s.PGSQL.5432"
+        self._stop_after = stop_after
+        self._directory = tempfile.TemporaryDirectory(prefix="eventshop-")
+        self._sockets: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
+        self.url = (
+            f"postgresql://postgres@/{address.path[1:]}?host={quote(self._directory.name)}&port=5432"
+        )
+        self.stopped = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        serving.add(asyncio.current_task())  # type: ignore[arg-type]
-        up_reader, up_writer = await asyncio.open_unix_connection(socket)
-        ways = [
-            asyncio.create_task(pass_on(reader, up_writer, stop_after)),
-            asyncio.create_task(pass_on(up_reader, writer, None)),
-        ]
-        await ending.wait()
-        for one in (writer, up_writer):
+    def __enter__(self) -> Self:
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(f"{self._directory.name}/.s.PGSQL.5432")
+        self._listener.listen()
+        self._start(self._accept)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for one in (self._listener, *self._sockets):
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
             one.close()
-        await asyncio.gather(*ways, return_exceptions=True)
+        for thread in self._threads:
+            thread.join()
+        self._directory.cleanup()
 
-    with tempfile.TemporaryDirectory(prefix="eventshop-") as directory:
-        server = await asyncio.start_unix_server(serve, Path(directory) / ".s.PGSQL.5432")
-        try:
-            yield f"postgresql://postgres@/{address.path[1:]}?host={quote(directory)}&port=5432"
-        finally:
-            ending.set()
-            server.close()
-            await asyncio.gather(*serving)
+    def _start(self, work: Callable[..., None], *arguments: object) -> None:
+        thread = threading.Thread(target=work, args=arguments)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.socket(socket.AF_UNIX)
+                server.connect(self._server)
+                self._sockets += [client, server]
+                self._start(self._pass_on, client, server, self._stop_after)
+                self._start(self._pass_on, server, client, None)
+
+    def _pass_on(self, source: socket.socket, sink: socket.socket, stop: bytes | None) -> None:
+        with suppress(OSError):
+            while data := source.recv(1 << 20):
+                sink.sendall(data)
+                if stop and stop in data:
+                    self._loop.call_soon_threadsafe(self.stopped.set)
+                    return
+
+
+async def _be_slow() -> None:
+    """Make every turn of the event loop take its time, so that what can come apart does."""
+    while True:
+        time.sleep(0.005)
+        await asyncio.sleep(0)
 
 
 @pytest.mark.parametrize("events", [1, 5000])
 def test_there_is_no_moment_at_which_a_publisher_that_stops_keeps_the_head(
     notes_url: str, events: int
 ) -> None:
-    """The server would wait for the rest of its words for ever: inside a batch of messages no time
-    limit runs, neither for statements nor for idle transactions."""
+    """Inside a batch of messages the server would wait for the rest for ever: there no time limit
+    runs, neither that of statements nor that of idle transactions."""
 
     async def scenario() -> None:
-        async with (
-            stopping_proxy(notes_url, stop_after=b"outbox_head") as stopping_url,
-            opened(notes_url) as database,
-        ):
-            stopping = Database(stopping_url)
-            await stopping.open()
-            stopped = asyncio.create_task(notes.publish_notes(stopping, 1, events))
-
-            async def has_sent_it() -> bool:
-                return bool(
-                    stopped.done()
-                    or await database.fetch(
-                        "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() "
-                        "AND xact_start IS NOT NULL AND pid <> pg_backend_pid()"
-                    )
-                )
-
-            await notes.eventually(has_sent_it)
-            async with asyncio.timeout(1.5):
-                for n in range(10):
-                    await notes.publish_notes(database, 10_001 + n, 10_001 + n)
-            await stopping.close()
-        stopped.cancel()
-        await asyncio.gather(stopped, return_exceptions=True)
+        async with opened(notes_url) as database:
+            with StoppingProxy(notes_url, stop_after=b"outbox_head") as proxy:
+                stopping = Database(proxy.url)
+                await stopping.open()
+                slow = asyncio.create_task(_be_slow())
+                stopped = asyncio.create_task(notes.publish_notes(stopping, 1, events))
+                await proxy.stopped.wait()
+                slow.cancel()
+                async with asyncio.timeout(2.0):
+                    for n in range(10):
+                        await notes.publish_notes(database, 10_001 + n, 10_001 + n)
+                await stopping.close()
+            stopped.cancel()
+            await asyncio.gather(stopped, return_exceptions=True)
 
     run(scenario())

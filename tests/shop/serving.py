@@ -30,10 +30,10 @@ class Served:
     port: int
     client: httpx.Client
     database_url: str
+    connection: psycopg.Connection
 
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
-        with psycopg.connect(self.database_url) as connection:
-            return connection.execute(sql).fetchall()
+        return self.connection.execute(sql).fetchall()
 
     def events(self) -> list[tuple[Any, ...]]:
         """Everything published so far: position, type, key, version, data, headers."""
@@ -84,8 +84,11 @@ def serving(name: str, database_url: str, **settings: Any) -> Iterator[Served]:
         started.wait(0.005)
     assert server.started, f"{name} did not start"
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
-            yield Served(name, app, port, client, database_url)
+        with (
+            httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client,
+            psycopg.connect(database_url, autocommit=True) as connection,
+        ):
+            yield Served(name, app, port, client, database_url, connection)
     finally:
         server.should_exit = True
         thread.join(10)

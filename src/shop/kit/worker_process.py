@@ -2,7 +2,9 @@
 
 import asyncio
 import signal
+from collections.abc import Iterable
 from contextlib import suppress
+from typing import Any
 
 import structlog
 import uvloop
@@ -17,6 +19,8 @@ from shop.kit.service import Service
 from shop.kit.settings import Settings
 
 _LOG = structlog.get_logger("shop.worker")
+
+_CANCEL_AGAIN_AFTER = 0.3  # seconds
 
 
 def run_worker(service: Service, settings: Settings) -> None:
@@ -45,10 +49,20 @@ async def _work(service: Service, settings: Settings) -> None:
     stopped = asyncio.create_task(stopping.wait())
     # The tasks never end by themselves; if one does, the process must not pretend to work.
     await asyncio.wait([*tasks, stopped], return_when=asyncio.FIRST_COMPLETED)
-    for task in (*tasks, stopped):
-        task.cancel()
+    await _cancel([*tasks, stopped])
     for task in tasks:
         with suppress(asyncio.CancelledError):
             await task
     await log.close()
     await database.close()
+
+
+async def _cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Until each has heard: one whose connection is lost at that moment ends its wait with that
+    error instead, takes it for just another failure, and goes on.
+    """
+    going_on = set(tasks)
+    while going_on:
+        for task in going_on:
+            task.cancel()
+        _, going_on = await asyncio.wait(going_on, timeout=_CANCEL_AGAIN_AFTER)

@@ -8,13 +8,13 @@ from fastapi import Header
 from shop.kit.web.problems import Invalid
 
 _TAG = r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"'
-_LIST = rf"[ \t]*(?:\*|{_TAG}(?:[ \t]*,[ \t]*{_TAG})*)[ \t]*"
+LIST = rf"[ \t]*(?:\*|{_TAG}(?:[ \t]*,[ \t]*{_TAG})*)[ \t]*"
 
 IfMatch = Annotated[
     str | None,
     Header(
         alias="if-match",
-        json_schema_extra={"pattern": f"^{_LIST}$"},
+        json_schema_extra={"pattern": f"^{LIST}$"},
         description='the ETag you read, as `"3"`; 412 if it has changed since',
         examples=['"1"'],
     ),
@@ -25,7 +25,7 @@ def versions(if_match: str | None) -> list[int] | None:
     """The versions that will do; None for any. Raises `Invalid` for what is no ETag."""
     if if_match is None or if_match.strip() == "*":
         return None
-    if not re.fullmatch(_LIST, if_match):
+    if not re.fullmatch(LIST, if_match):
         raise Invalid.field("header", "if-match", 'must be an ETag as it was given, like "3"')
     # The comparison is the strong one: a weak tag, or one we never gave, matches nothing.
     tags = re.findall(_TAG, if_match)

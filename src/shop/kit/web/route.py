@@ -42,7 +42,7 @@ _LOG = structlog.get_logger("shop.web")
 MAX_BODY = 1024 * 1024  # bytes
 # A client that sends too much is read a little further, so that it sees the answer instead of a
 # reset connection; then no more.
-_DRAIN = 8 * 1024 * 1024
+_DRAIN = 64 * 1024 * 1024
 
 
 class Reply(NamedTuple):

@@ -1,0 +1,317 @@
+"""The audit: does the log hold everything, and do the tables hold what the log says?
+
+It reads a live system and stops nothing. One database is audited in one snapshot (REPEATABLE READ):
+its tables, its outbox and its cursors are seen as of one moment, and compared with the log up to
+exactly where they were at that moment.
+"""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from eventspine.database import Connection, connect, execute, translated
+from eventspine.event import NotAnEvent, envelope
+from eventspine.fold import COPY_EVENTS, CREATE_EVENTS, Fold, differences, skipped_versions
+from eventspine.log import EventLog, Record
+
+Progress = Callable[[str, int, int], None]
+"""Told what is being read, how many records of it are done, and how many there are."""
+
+_PAGE = 5000  # records read from the log at a time
+
+_SNAPSHOT = """
+SELECT (SELECT position FROM outbox_head),
+    coalesce((SELECT position FROM relay WHERE source = %(source)s), 0)
+"""
+
+_CURSORS = """
+SELECT topic, partition, next_offset, last_position FROM cursors
+WHERE consumer = %(consumer)s ORDER BY topic, partition
+"""
+
+_PARKED = """
+SELECT topic, position, key, error FROM parked
+WHERE consumer = %(consumer)s ORDER BY topic, "partition", "offset"
+"""
+
+
+@dataclass
+class Audited:
+    """What is to be audited of one service."""
+
+    name: str
+    source: str
+    topic: str
+    database_url: str
+    folds: Sequence[Fold]
+
+
+@dataclass
+class Section:
+    """One thing that was checked. `problems` are sentences a person can act on."""
+
+    title: str
+    facts: dict[str, Any] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def holds(self) -> bool:
+        return not self.problems
+
+
+@dataclass
+class _Seen:
+    """Which positions of a source a scan of its topic has met."""
+
+    positions: bytearray = field(default_factory=bytearray)
+    highest: int = 0
+    events: int = 0
+    repeats: int = 0
+    strangers: int = 0
+
+    def add(self, position: int) -> None:
+        self.events += 1
+        if position >= len(self.positions):
+            self.positions.extend(bytes(max(position + 1 - len(self.positions), 1 << 16)))
+        if self.positions[position]:
+            self.repeats += 1
+        else:
+            self.positions[position] = 1
+            self.highest = max(self.highest, position)
+
+    def missing(self, up_to: int) -> list[tuple[int, int]]:
+        """The ranges of positions from 1 to `up_to` that were not met."""
+        ranges = []
+        held = bytes(self.positions[: up_to + 1]).ljust(up_to + 1, b"\0")
+        at = held.find(b"\0", 1)
+        while at != -1:
+            end = held.find(b"\1", at)
+            ranges.append((at, (end if end != -1 else up_to + 1) - 1))
+            at = held.find(b"\0", end) if end != -1 else -1
+        return ranges
+
+
+async def audit(audited: Audited, log: EventLog, progress: Progress) -> list[Section]:
+    """Everything that can be said of one service and the log. Raises `Unavailable` and the log's
+    own errors when something can't be read: that is no verdict."""
+    async with _snapshot(audited.database_url) as connection:
+        head, relayed = (await _all(connection, _SNAPSHOT, {"source": audited.source}))[0]
+        cursors = {
+            (topic, partition): (next_offset, last_position)
+            for topic, partition, next_offset, last_position in await _all(
+                connection, _CURSORS, {"consumer": audited.name}
+            )
+        }
+        parked = await _all(connection, _PARKED, {"consumer": audited.name})
+        sections = [_parked_section(audited, parked)]
+        await execute(connection, CREATE_EVENTS)
+        own = await _read_own(connection, audited, log, head, relayed, progress)
+        # The head only rises: what the log has beyond it now, it can't have from this database.
+        head_now = await _head_now(audited.database_url)
+        sections.append(_source_section(audited, own, head_now, relayed))
+        for topic in sorted({fold.topic for fold in audited.folds} - {audited.topic}):
+            section = Section(f"{audited.name}: cursors on topic {topic}")
+            await _read_others(
+                connection, audited, log, topic, cursors,
+                {position for at, position, _, _ in parked if at == topic}, section, progress,
+            )  # fmt: skip
+            sections.append(section)
+        tables = [await _table_section(connection, audited, fold) for fold in audited.folds]
+        return [*sections, *tables, await _versions_section(connection, audited)]
+
+
+@asynccontextmanager
+async def _snapshot(url: str) -> AsyncIterator[Connection]:
+    connection = await connect(
+        url, idle_in_transaction_session_timeout="0", statement_timeout="0", work_mem="64MB"
+    )
+    try:
+        with translated():
+            await execute(connection, "BEGIN ISOLATION LEVEL REPEATABLE READ")
+            yield connection
+            await execute(connection, "ROLLBACK")
+    finally:
+        await connection.close()
+
+
+async def _read_own(
+    connection: Connection,
+    audited: Audited,
+    log: EventLog,
+    head: int,
+    relayed: int,
+    progress: Progress,
+) -> _Seen:
+    """The service's own events, from the log, and from the outbox those not relayed yet."""
+    seen = _Seen()
+    async with connection.cursor() as cursor:
+        async with cursor.copy(COPY_EVENTS) as copy:
+            async for record in _topic(log, audited.topic, progress):
+                position = _position(record, audited.source, seen)
+                if 0 < position <= head:
+                    await copy.write_row((audited.topic, position, _text(record)))
+    await execute(
+        connection,
+        "INSERT INTO audited_events SELECT topic, position, data::text FROM outbox"
+        " WHERE position > %(relayed)s",
+        {"relayed": relayed},
+    )
+    return seen
+
+
+async def _read_others(
+    connection: Connection,
+    log: EventLog,
+    topic: str,
+    cursors: dict[tuple[str, int], tuple[int, int]],
+    parked: set[int],
+    section: Section,
+    progress: Progress,
+) -> None:
+    """Another's events, up to this service's cursors; checks those on the way."""
+    ends = await log.end_offsets(topic)
+    highest: dict[int, int] = {}
+    applied = 0
+    async with connection.cursor() as cursor:
+        async with cursor.copy(COPY_EVENTS) as copy:
+            async for record in _topic(log, topic, progress):
+                next_offset, _ = cursors.get((topic, record.partition), (0, 0))
+                if record.offset >= next_offset:
+                    continue
+                position = _position(record, None, _Seen())
+                if position:
+                    highest[record.partition] = max(highest.get(record.partition, 0), position)
+                    if position not in parked:
+                        applied += 1
+                        await copy.write_row((topic, position, _text(record)))
+    for partition, end in ends.items():
+        next_offset, last_position = cursors.get((topic, partition), (0, 0))
+        if next_offset > end:
+            section.problems.append(
+                f"the cursor on {topic}/{partition} is at offset {next_offset} but the log ends at"
+                f" {end}: the log has lost records; restore it, or feed it again from the outbox"
+            )
+        elif last_position != highest.get(partition, 0):
+            section.problems.append(
+                f"the cursor on {topic}/{partition} says that position {last_position} was applied"
+                f" last, but before its offset {next_offset} the log's highest is"
+                f" {highest.get(partition, 0)}: records were removed, or the cursor was moved by hand"
+            )
+    behind = sum(end - cursors.get((topic, at), (0, 0))[0] for at, end in ends.items())
+    section.facts |= {"partitions": len(ends), "records_applied": applied, "behind": max(0, behind)}
+
+
+async def _topic(log: EventLog, topic: str, progress: Progress) -> AsyncIterator[Record]:
+    ends = await log.end_offsets(topic)
+    total, done = sum(ends.values()), 0
+    for partition, end in ends.items():
+        offset = 0
+        while offset < end:
+            records = await log.read(topic, partition, offset, _PAGE)
+            if not records:
+                break
+            for record in records:
+                yield record
+            done += len(records)
+            offset = records[-1].offset + 1
+            progress(topic, done, max(total, done))
+
+
+def _position(record: Record, source: str | None, seen: _Seen) -> int:
+    """The record's position, noted in `seen`; 0 for what is no event of that source."""
+    try:
+        found = envelope(record)
+    except NotAnEvent:
+        seen.strangers += 1
+        return 0
+    if source is not None and found.source != source:
+        seen.strangers += 1
+        return 0
+    seen.add(found.position)
+    return found.position
+
+
+def _text(record: Record) -> str:
+    return (record.value or b"").decode(errors="replace").replace("\x00", "")
+
+
+def _source_section(audited: Audited, seen: _Seen, head: int, relayed: int) -> Section:
+    section = Section(
+        f"{audited.name}: events in topic {audited.topic}",
+        facts={
+            "published": head,
+            "relayed": relayed,
+            "in_log": seen.events - seen.repeats,
+            "repeats": seen.repeats,
+            "not_events": seen.strangers,
+        },
+    )
+    for first, last in seen.missing(relayed)[:10]:
+        span = f"position {first} is" if first == last else f"positions {first} to {last} are"
+        section.problems.append(
+            f"{span} missing from topic {audited.topic}, though relayed: consumers that had not "
+            "read them never will; restore the log from a backup or a replica"
+        )
+    if seen.highest > head:
+        section.problems.append(
+            f"topic {audited.topic} holds position {seen.highest} but the database has only given "
+            f"out {head}: it was restored from an old backup; rebuild it from the log"
+        )
+    return section
+
+
+def _parked_section(audited: Audited, parked: Sequence[Any]) -> Section:
+    section = Section(f"{audited.name}: parked events", facts={"parked": len(parked)})
+    for topic, position, key, error in parked[:10]:
+        section.problems.append(
+            f"position {position} of topic {topic} (key {key}) is parked: {error[:200]}; mend the"
+            " cause, then `shop parked retry`"
+        )
+    return section
+
+
+async def _table_section(connection: Connection, audited: Audited, fold: Fold) -> Section:
+    found = await differences(connection, fold)
+    section = Section(
+        f"{audited.name}: table {fold.table} is the fold of topic {fold.topic}",
+        facts={"rows": found.rows, "different": found.total},
+    )
+    for row in found.first:
+        if row.found is None:
+            what = f"is missing; the log says {row.expected}"
+        elif row.expected is None:
+            what = f"is in the table but not in the log: {row.found}"
+        else:
+            differs = [name for name in row.expected if row.expected[name] != row.found.get(name)]
+            what = "differs: " + ", ".join(
+                f"{name} is {row.found.get(name)!r} and must be {row.expected[name]!r}"
+                for name in differs
+            )
+        section.problems.append(f"{fold.table} {row.id} {what}")
+    return section
+
+
+async def _versions_section(connection: Connection, audited: Audited) -> Section:
+    skipped, count = await skipped_versions(connection, audited.topic)
+    section = Section(
+        f"{audited.name}: versions rise by one in topic {audited.topic}", facts={"skipped": count}
+    )
+    for id_, version, previous in skipped:
+        section.problems.append(
+            f"key {id_}: version {version} follows version {previous} in topic {audited.topic}"
+        )
+    return section
+
+
+async def _head_now(url: str) -> int:
+    connection = await connect(url)
+    try:
+        with translated():
+            return int((await _all(connection, "SELECT position FROM outbox_head", {}))[0][0])
+    finally:
+        await connection.close()
+
+
+async def _all(connection: Connection, sql: str, params: dict[str, Any]) -> Sequence[Any]:
+    return await (await execute(connection, sql, params)).fetchall()
