@@ -113,7 +113,7 @@ async def audit(audited: Audited, log: EventLog, progress: Progress) -> list[Sec
         for topic in sorted({fold.topic for fold in audited.folds} - {audited.topic}):
             section = Section(f"{audited.name}: cursors on topic {topic}")
             await _read_others(
-                connection, audited, log, topic, cursors,
+                connection, log, topic, cursors,
                 {position for at, position, _, _ in parked if at == topic}, section, progress,
             )  # fmt: skip
             sections.append(section)

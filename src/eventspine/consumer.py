@@ -89,40 +89,99 @@ class Consumer:
         subscription = self._log.subscribe(
             self._handlers.consumer, self._handlers.topics, self._start_at
         )
+        certain = True
         try:
             while True:
                 try:
+                    if not certain:
+                        await self._find_back(subscription)
+                    certain = False
                     records = await subscription.poll(self._batch, timeout=1.0)
                     if records:
                         await self._apply_read(subscription, records)
+                        certain = True
                     self._patience.over()
+                except Moved as error:
+                    _LOG.debug("batch not applied", reason=str(error))
                 except Exception as error:  # noqa: BLE001 - nothing may end a consumer
                     await self._patience.after(error)
         finally:
             await subscription.close()
 
+    async def _find_back(self, subscription: Subscription) -> None:
+        """Read on from where the database's cursors stand, wherever this member believed them."""
+        rows = await self._database.fetch(_CURSORS, {"consumer": self._handlers.consumer})
+        stand = {(topic, partition): Cursor(*cursor) for topic, partition, *cursor in rows}
+        for at, reads_next in self._reads_next.items():
+            cursor = self._cursors[at] = stand.get(at, Cursor(0, 0))
+            if cursor.next_offset < reads_next:
+                await subscription.seek(*at, cursor.next_offset)
+                self._reads_next[at] = cursor.next_offset
+
     async def _apply_read(self, subscription: Subscription, records: Sequence[Record]) -> None:
+        partitions: dict[Partition, list[Record]] = {}
+        for record in records:
+            partitions.setdefault((record.topic, record.partition), []).append(record)
+        for at, share in partitions.items():
+            self._reads_next[at] = share[-1].offset + 1
         try:
             await self.apply(records)
-        except BaseException as error:
-            # Not applied, or not known to be: read again from where the database says we are.
-            _LOG.debug("batch not applied", reason=repr(error))
-            for topic, partition in {(record.topic, record.partition) for record in records}:
-                await subscription.seek(topic, partition, await self._start_at(topic, partition))
-            if isinstance(error, Moved):
-                return
+        except (Moved, Unavailable, OutcomeUnknown):
             raise
-        for (topic, partition), cursor in self._cursors.items():
-            await subscription.commit(topic, partition, cursor.next_offset)
+        except Exception:
+            if len(partitions) == 1:
+                raise
+            await self._apply_each(list(partitions.values()))
+        for at in partitions:
+            await subscription.commit(*at, self._cursors[at].next_offset)
+
+    async def _apply_each(self, partitions: Sequence[Sequence[Record]]) -> None:
+        """Something in one partition is in the way: the others need not wait for it."""
+        failures: list[Exception] = []
+        for records in partitions:
+            try:
+                await self.apply(records)
+            except Exception as error:  # noqa: BLE001 - raised below
+                failures.append(error)
+        if failures:
+            raise failures[0]
 
     async def _start_at(self, topic: str, partition: int) -> int:
+        at = (topic, partition)
         rows = await self._database.fetch(
             _CURSOR,
             {"consumer": self._handlers.consumer, "topic": topic, "partition": partition},
         )
-        cursor = Cursor(*rows[0]) if rows else Cursor(0, 0)
-        self._cursors[topic, partition] = cursor
+        cursor = self._cursors[at] = Cursor(*rows[0]) if rows else Cursor(0, 0)
+        if not await self._is_in_log(at, cursor):
+            _LOG.error(
+                "the log is not the one that was read, it has lost its end: reading it again",
+                topic=topic, partition=partition, next_offset=cursor.next_offset,
+            )  # fmt: skip
+            # From its beginning: what has been applied is known by its positions.
+            cursor = Cursor(0, cursor.last_position)
+            async with transaction(self._database) as tx:
+                await self._move(tx, at, cursor)
+            self._cursors[at] = cursor
+        self._reads_next[at] = cursor.next_offset
         return cursor.next_offset
+
+    async def _is_in_log(self, at: Partition, cursor: Cursor) -> bool:
+        """Whether the last record that was read is still where it was.
+
+        A log that lost its end and was fed again may hold new events at offsets already passed.
+        """
+        if cursor.next_offset == 0:
+            return True
+        last = await self._log.read(*at, cursor.next_offset - 1, 1)
+        if not last or last[0].offset >= cursor.next_offset:
+            return False
+        try:
+            found = envelope(last[0])
+        except NotAnEvent:
+            return True
+        known = self._handlers.knows_source(at[0], found.source)
+        return not known or found.position <= cursor.last_position
 
     async def apply(self, records: Sequence[Record]) -> None:
         """Apply what has not been applied, and move the cursors, in one transaction.

@@ -16,11 +16,13 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from eventspine.log import Message, Record
 
-
 # As many as PostgreSQL's bigint can hold. A record beyond could never be applied, nor passed over.
 _END = 2**63
 
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")  # escaped, and its backslash not escaped itself
+
+# int() alone would take "1_0", " 1" and the digits of other scripts.
+_POSITION = re.compile(r"[1-9][0-9]{0,18}")
 
 
 class Event(BaseModel):
@@ -91,8 +93,7 @@ def envelope(record: Record) -> Envelope:
         id_, source, type_ = headers["ce_id"], headers["ce_source"], headers["ce_type"]
     except KeyError as error:
         raise NotAnEvent(f"it has no header {error}") from None
-    # Digits and nothing else: int() alone would take "1_0", " 1" and digits of other scripts.
-    if not (id_.isascii() and id_.isdigit() and len(id_) < 20 and 0 < int(id_) < _END):
+    if not _POSITION.fullmatch(id_) or int(id_) >= _END:
         raise NotAnEvent("its header ce_id is not a position")
     if record.value is None:
         raise NotAnEvent("it has no value (a tombstone)")

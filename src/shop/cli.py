@@ -1,6 +1,7 @@
 """The command line: `shop up` for everything at once, the other commands for one part each."""
 
 import asyncio
+import logging
 import os
 import sys
 from importlib.resources import files
@@ -9,12 +10,13 @@ from typing import Annotated, NoReturn
 
 import typer
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 from sqlalchemy.exc import OperationalError
 
 from eventspine.log import LogUnavailable, TopicMismatch
 from eventspine.postgres_log import metadata as log_metadata
 from shop import services
-from shop.kit.event_log import NotConfigured, database_url, open_event_log
+from shop.kit.event_log import NotConfigured, database_url, log_url, open_event_log
 from shop.kit.logging import configure_logging
 from shop.kit.service import Service
 from shop.kit.settings import Settings
@@ -85,19 +87,19 @@ def migrate(
     from shop.kit.migrations import migrate as bring_forward  # noqa: PLC0415 - only this needs Alembic
 
     settings = _settings()
-    configure_logging("migrate", level=settings.log_level, directory=settings.log_dir)
+    _log_as("migrate", settings)
     chosen = [_service(service)] if service else [services.load(name) for name in services.NAMES]
     try:
         for each in chosen:
             bring_forward(database_url(settings, each.name), each.metadata, each.migrations)
-        if settings.event_log == "postgres" and settings.event_log_url:
+        if settings.event_log == "postgres":
             versions = Path(str(files("eventspine.migrations"))) / "log"
-            bring_forward(settings.event_log_url, log_metadata, versions)
+            bring_forward(log_url(settings), log_metadata, versions)
         asyncio.run(_create_topics(settings, [each.topic for each in chosen]))
     except (TopicMismatch, LogUnavailable) as error:
         _stop(str(error))
     except OperationalError as error:
-        _stop(f"cannot reach a database: {str(error.orig).strip()}")
+        _stop(f"cannot reach a database: {' '.join(str(error.orig).split())}")
 
 
 async def _create_topics(settings: Settings, topics: list[str]) -> None:
@@ -126,6 +128,8 @@ def events(
 
     use_running_shop(data)
     settings = _settings()
+    # What it is trying is said in the end, once.
+    logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
     topics = topic or [services.load(name).topic for name in services.NAMES]
     try:
         asyncio.run(
@@ -142,8 +146,15 @@ def events(
 def _part(kind: str, service: str) -> tuple[Service, Settings]:
     chosen = _service(service)
     settings = _settings()
-    configure_logging(f"{service} {kind}", level=settings.log_level, directory=settings.log_dir)
+    _log_as(f"{service} {kind}", settings)
     return chosen, settings
+
+
+def _log_as(process: str, settings: Settings) -> None:
+    try:
+        configure_logging(process, level=settings.log_level, directory=settings.log_dir)
+    except OSError as error:
+        _stop(f"SHOP_LOG_DIR: cannot log to {settings.log_dir}: {error.strerror}")
 
 
 def _service(name: str) -> Service:
@@ -161,6 +172,8 @@ def _settings() -> Settings:
             for detail in error.errors(include_url=False)
         )
         _stop(f"settings: {wrong}")
+    except SettingsError as error:
+        _stop(f"settings: {error}")
 
 
 def _stop(sentence: str) -> NoReturn:

@@ -112,7 +112,9 @@ def handlers(consumer: str = "copy") -> Handlers:
     return Handlers(consumer, {NoteTaken: taken, NoteChanged: changed})
 
 
-async def copy_of(database: Database) -> tuple[dict[int, tuple[int, str]], Counter[tuple[int, int]]]:
+async def copy_of(
+    database: Database,
+) -> tuple[dict[int, tuple[int, str]], Counter[tuple[int, int]]]:
     """The copy, and how often each version of each note was applied to it."""
     notes = {id_: (version, text) for id_, version, text in await database.fetch("TABLE notes")}
     return notes, Counter(

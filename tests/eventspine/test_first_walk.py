@@ -23,11 +23,15 @@ def test_an_event_published_here_is_applied_there(databases: Databases) -> None:
         relay = Relay(databases.users, log, source="/users", topics=["users"], batch=100)
         consumer = Consumer(orders, log, HANDLERS)
         async with transaction(users) as tx:
-            await actions.create(tx, [CreateUser("a@example.com", "A"), CreateUser("b@example.com", "B")])
+            await actions.create(
+                tx, [CreateUser("a@example.com", "A"), CreateUser("b@example.com", "B")]
+            )
         tasks = [asyncio.create_task(relay.run()), asyncio.create_task(consumer.run())]
         rows: list[tuple[object, ...]] = []
         for _ in range(500):
-            rows = await orders.fetch("SELECT id, name, email, version, erased FROM customers ORDER BY id")
+            rows = await orders.fetch(
+                "SELECT id, name, email, version, erased FROM customers ORDER BY id"
+            )
             if len(rows) == 2:
                 break
             await asyncio.sleep(0.01)

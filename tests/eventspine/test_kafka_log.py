@@ -7,13 +7,13 @@ import time
 import uuid
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
 
-from eventspine.kafka_log import KafkaLog, OffsetNotInLog, appender
+from eventspine.kafka_log import KafkaLog, OffsetNotInLog, appender, client
 from eventspine.log import EventLog, LogUnavailable, Message, Record, TopicMismatch
 from shop.kit.local.kafka import LocalKafka
 from tests.eventspine.log_contract import (
@@ -93,6 +93,18 @@ class TestRecordsOfStrangers:
             await log.close()
 
         run(scenario())
+
+    def test_a_header_name_that_is_not_utf_8_does_not_stop_the_partition(self) -> None:
+        class FromAStranger:
+            """As the client answers, which can read such names and not write them."""
+
+            topic, partition, offset = (lambda _: "t"), (lambda _: 1), (lambda _: 2)
+            key, value = (lambda _: b"k"), (lambda _: b"v")
+
+            def headers(self) -> None:
+                raise SystemError("returned a result with an exception set")
+
+        assert client.record(cast("Any", FromAStranger())) == Record("t", 1, 2, "k", b"v", {})
 
     def test_keys_land_where_java_producers_put_them(self, kafka: LocalKafka) -> None:
         # Of Kafka's own test of its partitioner: Utils.murmur2 of these keys.

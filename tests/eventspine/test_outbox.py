@@ -289,9 +289,7 @@ class StoppingProxy:
         self._directory = tempfile.TemporaryDirectory(prefix="eventshop-")
         self._sockets: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
-        self.url = (
-            f"postgresql://postgres@/{address.path[1:]}?host={quote(self._directory.name)}&port=5432"
-        )
+        self.url = f"postgresql://postgres@/{address.path[1:]}?host={quote(self._directory.name)}&port=5432"
         self.stopped = asyncio.Event()
         self._loop = asyncio.get_running_loop()
 

@@ -129,7 +129,11 @@ def test_an_event_that_postgresql_cannot_hold_fails_its_transaction_only(notes_u
             with pytest.raises(psycopg.DataError):
                 async with transaction(database) as tx:
                     tx.publish(notes.event(1, 1, "a\0b"))
-            texts = ["%(count)s %s %% \\u0000 \\' \\\\", "'; DROP TABLE outbox; --", "ü €\U0001f600"]
+            texts = [
+                "%(count)s %s %% \\u0000 \\' \\\\",
+                "'; DROP TABLE outbox; --",
+                "ü €\U0001f600",
+            ]
             async with transaction(database) as tx:
                 for n, text in enumerate(texts):
                     tx.publish(notes.event(n + 1, 1, text), traceparent=text)
@@ -384,7 +388,9 @@ async def refusing(database: Database, url: str) -> AsyncIterator[None]:
     admin_url = psycopg.conninfo.make_conninfo(url, dbname="postgres")
     with psycopg.connect(admin_url, autocommit=True) as admin:
         admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
-        put_out = f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{name}'"
+        put_out = (
+            f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{name}'"
+        )
         admin.execute(put_out)
         try:
             yield

@@ -154,10 +154,13 @@ def record(message: KafkaMessage) -> Record:
 
 def _headers(message: KafkaMessage) -> dict[str, str]:
     """Of a header that comes twice, the last. Anybody may have written them: null, and any bytes."""
-    headers = cast("list[tuple[str, bytes | None]] | None", message.headers())
-    if not headers:
+    try:
+        headers = cast("list[tuple[str, bytes | None]] | None", message.headers())
+    except (SystemError, UnicodeDecodeError):
+        # A name that is not UTF-8 (2.16). Its record must not stop the partition; and no event of
+        # ours is without headers.
         return {}
-    return {name: (value or b"").decode(errors="backslashreplace") for name, value in headers}
+    return {name: (value or b"").decode(errors="backslashreplace") for name, value in headers or ()}
 
 
 async def in_thread(work: Callable[[threading.Event], _Result]) -> _Result:

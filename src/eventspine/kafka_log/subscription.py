@@ -187,7 +187,16 @@ class KafkaSubscription:
 
     def _consume(self, max_records: int, deadline: float, stop: threading.Event) -> None:
         """Fill `_ready`, until `deadline` or until there is something for the event loop to do."""
-        consumer = self._consumer or self._join()
+        try:
+            self._fill(self._consumer or self._join(), max_records, deadline, stop)
+        except BaseException:
+            # Records may be lost that the client thinks we have: begin again where the cursor is.
+            self._leave()
+            raise
+
+    def _fill(
+        self, consumer: Consumer, max_records: int, deadline: float, stop: threading.Event
+    ) -> None:
         self._apply_seeks()
         self._send_commits()
         while not (stop.is_set() or self._closing.is_set()):

@@ -14,9 +14,7 @@ class NotConfigured(Exception):
 def open_event_log(settings: Settings) -> EventLog:
     """Connects to nothing yet. Raises `NotConfigured`."""
     if settings.event_log == "postgres":
-        if not settings.event_log_url:
-            raise NotConfigured("SHOP_EVENT_LOG_URL is not set: the log's PostgreSQL database")
-        return PostgresLog(settings.event_log_url)
+        return PostgresLog(log_url(settings))
     if "bootstrap_servers" not in settings.kafka:
         raise NotConfigured("SHOP_KAFKA__BOOTSTRAP_SERVERS is not set: host:port of a broker")
     # Imported here, so that the embedded shop never loads librdkafka.
@@ -29,15 +27,31 @@ def open_event_log(settings: Settings) -> EventLog:
     )
 
 
+def log_url(settings: Settings) -> str:
+    """Of the log that is a table. Raises `NotConfigured`."""
+    if not settings.event_log_url:
+        raise NotConfigured("SHOP_EVENT_LOG_URL is not set: the log's PostgreSQL database")
+    return _checked(settings.event_log_url, "SHOP_EVENT_LOG_URL")
+
+
 def database_url(settings: Settings, service: str) -> str:
     """Raises `NotConfigured`."""
     own = settings.service(service)
+    variable = f"SHOP_{service.upper()}__DATABASE_URL"
     if not own.database_url:
-        raise NotConfigured(f"SHOP_{service.upper()}__DATABASE_URL is not set")
+        raise NotConfigured(f"{variable} is not set")
+    whole = _checked(own.database_url, variable)
     if not own.database_password:
-        return own.database_url
-    url = urlsplit(own.database_url)
+        return whole
+    url = urlsplit(whole)
     account, _, server = url.netloc.rpartition("@")
     user = account.partition(":")[0]
     password = quote(own.database_password, safe="")
     return url._replace(netloc=f"{user}:{password}@{server}").geturl()
+
+
+def _checked(url: str, variable: str) -> str:
+    """The URL itself is never shown: there may be a password in it."""
+    if not url.startswith(("postgresql://", "postgres://")):
+        raise NotConfigured(f"{variable} is not like postgresql://user:password@host/database")
+    return url

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import structlog
 
-_FILE_BYTES = 20 * 1024 * 1024
+FILE_BYTES = 20 * 1024 * 1024
+"""After which a file is put aside, as name.log.1, and so on."""
 _FILES = 5
 
 
@@ -39,7 +40,7 @@ def configure_logging(process: str, *, level: str = "info", directory: Path | No
         directory.mkdir(parents=True, exist_ok=True)
         rotating = logging.handlers.RotatingFileHandler(
             directory / f"{process.replace(' ', '-')}.log",
-            maxBytes=_FILE_BYTES,
+            maxBytes=FILE_BYTES,
             backupCount=_FILES,
             encoding="utf-8",
         )

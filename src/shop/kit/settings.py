@@ -10,7 +10,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 _PREFIX = "SHOP_"
 
@@ -93,7 +98,7 @@ class Settings(BaseSettings):
 
 
 class _FromFiles(PydanticBaseSettingsSource):
-    """`SHOP_A__B_FILE=path` sets a.b to what the file holds."""
+    """`SHOP_A__B_FILE=path` sets a.b to what the file holds. Raises `SettingsError`."""
 
     def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
         raise NotImplementedError(field, field_name)
@@ -106,5 +111,9 @@ class _FromFiles(PydanticBaseSettingsSource):
                 into = values
                 for parent in parents:
                     into = into.setdefault(parent, {})
-                into[name] = Path(path).read_text().removesuffix("\n")
+                try:
+                    into[name] = Path(path).read_text().removesuffix("\n")
+                except (OSError, UnicodeDecodeError) as error:
+                    why = getattr(error, "strerror", "it is not text")
+                    raise SettingsError(f"{variable}: cannot read {path}: {why}") from error
         return values

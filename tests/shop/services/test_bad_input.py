@@ -255,7 +255,7 @@ def test_another_content_type_is_not_supported(
 ) -> None:
     headers = {} if content_type is None else {"Content-Type": content_type}
     body = with_field(target, *next(iter(target.fields.items())))
-    response = send.body(target, body, headers={k: v.encode("latin-1") for k, v in headers.items()})  # type: ignore[misc]
+    response = send.body(target, body, headers={k: v.encode("latin-1") for k, v in headers.items()})
     problem(response, 415, "unsupported-media-type")
 
 

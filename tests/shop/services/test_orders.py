@@ -163,6 +163,16 @@ def test_a_hole_in_a_customers_versions_is_an_alarm(orders: Served, customer: in
         orders.hears(user_updated(customer, version=3))
 
 
+def test_customers_it_knows_are_served_by_its_own_database_alone(orders_url: str) -> None:
+    """No user service, no log and no worker is anywhere near."""
+    with serving("orders", orders_url, event_log_url="") as orders:
+        orders.hears(user_created(1))
+        order = place(orders, 1)
+        assert orders.client.get(f"/orders/{order['id']}").json() == order
+        assert listed(orders, user_id=1) == [order["id"]]
+        assert cancel(orders, order["id"]).status_code == 200
+
+
 def test_a_customer_who_arrives_in_time_is_waited_for(orders_url: str) -> None:
     with serving("orders", orders_url, customer_grace_ms=10_000) as orders:
         arrival = threading.Timer(0.3, orders.hears, [user_created(1)])

@@ -1,0 +1,110 @@
+"""A log in memory: its partitions are plain lists, and who reads it reads what the test says."""
+
+import asyncio
+from collections.abc import Sequence
+
+from eventspine.log import LogUnavailable, Message, Record, StartAt
+from tests.eventspine.notes import TOPIC
+
+Cuts = Sequence[int]
+"""How many records of each partition."""
+
+
+class MemoryLog:
+    """`EventLog`, with one topic. While it is `away`, everything raises."""
+
+    def __init__(self, partitions: int = 1) -> None:
+        self.partitions: list[list[Record]] = [[] for _ in range(partitions)]
+        self.away = False
+        self.stop_appending_after: int | None = None
+        self.subscriptions: list[MemorySubscription] = []
+
+    def put(self, partition: int, message: Message | None) -> None:
+        """None for a record that has nothing at all."""
+        key, value, headers = message or (None, None, {})
+        records = self.partitions[partition]
+        records.append(Record(TOPIC, partition, len(records), key, value, headers))
+
+    async def create_topic(self, topic: str, partitions: int | None = None) -> None: ...
+
+    async def append(self, topic: str, messages: Sequence[Message]) -> None:
+        self._check()
+        for message in messages:
+            if self.stop_appending_after is not None:
+                if self.stop_appending_after == 0:
+                    raise LogUnavailable("the log went away")
+                self.stop_appending_after -= 1
+            self.put(int(message.key) % len(self.partitions), message)
+
+    async def read(self, topic: str, partition: int, offset: int, limit: int) -> list[Record]:
+        self._check()
+        return self.partitions[partition][offset : offset + limit]
+
+    async def end_offsets(self, topic: str) -> dict[int, int]:
+        self._check()
+        return {n: len(records) for n, records in enumerate(self.partitions)}
+
+    def subscribe(
+        self, group: str, topics: Sequence[str], start_at: StartAt
+    ) -> "MemorySubscription":
+        self.subscriptions.append(MemorySubscription(self, start_at))
+        return self.subscriptions[-1]
+
+    async def close(self) -> None: ...
+
+    def _check(self) -> None:
+        if self.away:
+            raise LogUnavailable("the log is away")
+
+
+class MemorySubscription:
+    """Holds every partition, whoever else does. With `told`, reads nothing but what it is told."""
+
+    def __init__(self, log: MemoryLog, start_at: StartAt) -> None:
+        self._log = log
+        self._start_at = start_at
+        self.next: dict[int, int] = {}
+        self.told: asyncio.Queue[Cuts] | None = None
+        self.polled = asyncio.Event()
+        self.polls = 0
+
+    async def poll(self, max_records: int, timeout: float) -> list[Record]:
+        self._log._check()
+        for partition in range(len(self._log.partitions)):
+            if partition not in self.next:
+                self.next[partition] = await self._start_at(TOPIC, partition)
+        self.polls += 1
+        self.polled.set()
+        if self.told is not None:
+            cuts = await self.told.get()
+            self.polled.clear()
+            return [record for n, cut in enumerate(cuts) for record in self._read(n, cut)]
+        records: list[Record] = []
+        for partition in self.next:
+            records += self._read(partition, max_records - len(records))
+        if not records:
+            await asyncio.sleep(min(timeout, 0.02))
+        return records
+
+    def _read(self, partition: int, limit: int) -> list[Record]:
+        start = self.next[partition]
+        records = self._log.partitions[partition][start : start + limit]
+        self.next[partition] = start + len(records)
+        return records
+
+    async def tell(self, cuts: Cuts) -> None:
+        """Read and apply so much, and come back for more."""
+        assert self.told is not None
+        await self.polled.wait()
+        self.polled.clear()
+        self.told.put_nowait(cuts)
+        await self.polled.wait()
+
+    async def seek(self, topic: str, partition: int, offset: int) -> None:
+        if partition in self.next:
+            self.next[partition] = offset
+
+    async def commit(self, topic: str, partition: int, offset: int) -> None: ...
+
+    async def close(self) -> None:
+        self.next.clear()

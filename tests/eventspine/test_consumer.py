@@ -1,0 +1,609 @@
+"""Every event is applied once, in its key's order, whatever becomes of those who apply it."""
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from eventspine import patience
+from eventspine.consumer import Consumer, Moved
+from eventspine.database import Database
+from eventspine.errors import Unavailable
+from eventspine.event import NotAnEvent, decode
+from eventspine.handlers import Handlers
+from eventspine.log import Message
+from eventspine.outbox import Transaction, transaction
+from tests.eventspine import notes
+from tests.eventspine.conftest import Said, opened, run
+from tests.eventspine.memory_log import MemoryLog, MemorySubscription
+from tests.eventspine.notes import NoteChanged, NoteEvent, NoteTaken
+from tests.eventspine.test_transaction import refusing
+
+PARTITIONS = 3
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "_FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(patience, "_LONGEST_PAUSE", 0.05)
+
+
+# What may stand in a log besides the events of ours
+
+
+def changed(message: Message, **headers: str | None) -> Message:
+    merged = {**message.headers, **headers}
+    return message._replace(headers={k: v for k, v in merged.items() if v is not None})
+
+
+def poison() -> dict[str, Message | None]:
+    """Records that are no events of ours, by what is wrong with them."""
+    good = notes.wire(2, notes.event(901, 1))
+    late = notes.event(901, 1)
+    values: dict[str, bytes | None] = {
+        "a tombstone": None,
+        "an empty value": b"",
+        "bad JSON": b"{",
+        "not UTF-8": b"\xff\xfe",
+        "two values in one": notes.as_json(late) + b"," + notes.as_json(notes.event(902, 1)),
+        "another shape": b'{"id": 901}',
+        "a list": b"[1]",
+        "U+0000": notes.as_json(late, text="a\0b"),
+        "U+0000 after a backslash": notes.as_json(late, text="a\\\0b"),
+        "a lone surrogate": b'{"id": 901, "version": 1, "text": "\\ud800"}',
+        "an id beyond bigint": notes.as_json(late, id=2**63),
+        "a version beyond bigint": notes.as_json(late, version=2**63),
+        "a version of 0": notes.as_json(late, version=0),
+        "a number without end": b'{"id": 1' + b"0" * 5000 + b', "version": 1, "text": ""}',
+        "a nest without end": b'{"id": 901, "version": 1, "text": ' + b"[" * 100_000,
+        "a huge value": b'{"text": "' + b"x" * 5_000_000,
+    }
+    headers: dict[str, dict[str, str | None]] = {
+        "no position": {"ce_id": None},
+        "no source": {"ce_source": None},
+        "no type": {"ce_type": None},
+        "another source": {"ce_source": "/others", "ce_id": "999999"},
+        **{
+            f"position {position!r}": {"ce_id": position}
+            for position in (
+                "", "0", "-1", "+7", "1.5", "1_0", " 1", "x", "９", "9" * 30, "9" * 5000, str(2**63)
+            )
+        },
+    }  # fmt: skip
+    return {
+        "nothing at all": None,
+        **{what: good._replace(value=value) for what, value in values.items()},
+        **{what: changed(good, **wrong) for what, wrong in headers.items()},
+    }
+
+
+POISON = poison()
+# A record that claims a position of ours is one of ours, whatever it holds.
+ODD = {
+    what: odd
+    for what, odd in POISON.items()
+    if not (
+        odd and odd.headers.get("ce_id") == "2" and odd.headers.get("ce_source") == notes.SOURCE
+    )
+}
+UNKNOWN = changed(notes.wire(1, notes.event(901, 1)), ce_type="note.burnt")
+
+
+# Any interleaving
+
+
+@st.composite
+def logs(draw: st.DrawFn) -> tuple[list[NoteEvent], MemoryLog]:
+    """A history, and a log fed with it by relays that start again from earlier positions.
+
+    Strangers have written to it as well.
+    """
+    history: list[NoteEvent] = []
+    versions: Counter[int] = Counter()
+    for id_ in draw(st.lists(st.integers(1, 5), min_size=1, max_size=25)):
+        versions[id_] += 1
+        history.append(notes.event(id_, versions[id_]))
+    log = MemoryLog(PARTITIONS)
+    reached = 0  # what all relays together have put into the log: prefixes only
+    start = 0
+    while reached < len(history):
+        end = draw(st.integers(min(start + 1, len(history)), len(history)))
+        for n in range(start, end):
+            log.put(history[n].id % PARTITIONS, notes.wire(n + 1, history[n]))
+            if draw(st.integers(0, 9)) == 0:
+                odd = draw(st.sampled_from([*ODD.values(), UNKNOWN]))
+                log.put(draw(st.integers(0, PARTITIONS - 1)), odd)
+        reached = max(reached, end)
+        start = draw(st.integers(0, reached))
+    return history, log
+
+
+steps = st.lists(
+    st.tuples(
+        st.integers(0, 1),
+        st.one_of(
+            st.tuples(*[st.integers(0, 6)] * PARTITIONS),
+            st.sampled_from(["restarts", "fails"]),
+            st.tuples(st.just("rewinds"), st.integers(0, PARTITIONS - 1), st.integers(0, 9)),
+        ),
+    ),
+    max_size=25,
+)
+
+
+class Failure(Exception):
+    """In the midst of the work."""
+
+
+class Member:
+    """A consumer that reads what it is told, and can be replaced and made to fail."""
+
+    def __init__(self, database: Database, log: MemoryLog) -> None:
+        self._database = database
+        self._log = log
+        self._fails = False
+
+    async def start(self) -> None:
+        async def taken(tx: Transaction, events: Sequence[NoteTaken]) -> None:
+            await notes.taken(tx, events)
+            self._fail()
+
+        async def changed(tx: Transaction, events: Sequence[NoteChanged]) -> None:
+            self._fail()
+            await notes.changed(tx, events)
+
+        handlers = Handlers("copy", {NoteTaken: taken, NoteChanged: changed})
+        consumer = Consumer(self._database, self._log, handlers)
+        already = len(self._log.subscriptions)
+        self._task = asyncio.create_task(consumer.run())
+        while len(self._log.subscriptions) == already:
+            await asyncio.sleep(0)
+        self.subscription: MemorySubscription = self._log.subscriptions[-1]
+        self.subscription.told = asyncio.Queue()
+
+    def _fail(self) -> None:
+        if self._fails:
+            self._fails = False
+            raise Failure
+
+    async def stop(self) -> None:
+        self._task.cancel()
+        await asyncio.wait([self._task])
+
+    async def take(self, step: Any) -> None:
+        match step:
+            case "restarts":
+                await self.stop()
+                await self.start()
+            case "fails":
+                self._fails = True
+            case ("rewinds", int(partition), int(count)):
+                await self.subscription.polled.wait()
+                next_ = self.subscription.next
+                next_[partition] = max(0, next_[partition] - count)
+            case cuts:
+                await self.subscription.tell(cuts)
+
+
+@pytest.fixture
+def runner(copy_url: str) -> Iterator[tuple[asyncio.Runner, Database]]:
+    """One event loop and one database for many examples."""
+    with asyncio.Runner() as runner:
+        database = Database(copy_url)
+        runner.run(database.open())
+        yield runner, database
+        runner.run(database.close())
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(fed=logs(), script=steps)
+def test_any_interleaving_gives_what_each_event_once_and_in_order_gives(
+    runner: tuple[asyncio.Runner, Database],
+    fed: tuple[list[NoteEvent], MemoryLog],
+    script: list[tuple[int, Any]],
+) -> None:
+    loop, database = runner
+    history, log = fed
+
+    async def scenario() -> None:
+        async with transaction(database, durable=False) as tx:
+            for table in ("notes", "applied", "cursors"):
+                await tx.execute(f"DELETE FROM {table}")
+        members = [Member(database, log) for _ in range(2)]
+        for member in members:
+            await member.start()
+        for which, step in script:
+            await members[which].take(step)
+        longest = max(len(records) for records in log.partitions)
+        for _ in range(3):
+            for member in members:
+                await member.take((longest, longest, longest))
+        for member in members:
+            await member.stop()
+        await notes.assert_copied(database, *history)
+        ends = await database.fetch("SELECT partition, next_offset FROM cursors ORDER BY 1")
+        assert [end for _, end in ends] == [
+            len(records) for n, records in enumerate(log.partitions) if (n in dict(ends))
+        ]
+
+    loop.run(asyncio.wait_for(scenario(), 30))
+
+
+def test_of_two_members_in_the_same_stretch_at_the_same_moment_one_has_to_read_again(
+    copy_url: str,
+) -> None:
+    async def scenario() -> None:
+        async with opened(copy_url) as database:
+            log = MemoryLog()
+            events = [notes.event(1, version) for version in range(1, 31)]
+            records = [notes.record(n, n + 1, one) for n, one in enumerate(events)]
+            members = [notes.consumer(database, log) for _ in range(4)]
+            for start in range(0, 30, 3):
+                results = await asyncio.gather(
+                    *(
+                        member.apply(records[start : start + 1 + n % 3])
+                        for n, member in enumerate(members)
+                    ),
+                    return_exceptions=True,
+                )
+                assert [type(result) for result in results].count(Moved) == 3, results
+                # They learn where they stand, and the rest is nobody's yet.
+                for member in members:
+                    await member._start_at(notes.TOPIC, 0)
+                    await member.apply(records[start : start + 3])
+            await notes.assert_copied(database, *events)
+
+    def is_there(*_: object) -> Any:
+        async def yes() -> bool:
+            return True
+
+        return yes()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Consumer, "_is_in_log", is_there)
+        run(scenario())
+
+
+def test_the_loser_waits_for_the_winner_and_then_leaves_nothing_behind(copy_url: str) -> None:
+    async def scenario() -> None:
+        async with opened(copy_url) as database:
+            log = MemoryLog()
+            inside, go_on = asyncio.Event(), asyncio.Event()
+
+            async def slowly(tx: Transaction, events: Sequence[NoteTaken]) -> None:
+                await notes.taken(tx, events)
+                inside.set()
+                await go_on.wait()
+
+            slow = Consumer(database, log, Handlers("copy", {NoteTaken: slowly}))
+            winner = asyncio.create_task(slow.apply([notes.record(0, 1, notes.event(1, 1))]))
+            await inside.wait()
+            loser = asyncio.create_task(
+                notes.consumer(database, log).apply([notes.record(0, 1, notes.event(1, 1))])
+            )
+            done, _ = await asyncio.wait([loser], timeout=0.2)
+            assert not done
+            go_on.set()
+            await winner
+            with pytest.raises(Moved):
+                await loser
+            await notes.assert_copied(database, notes.event(1, 1))
+
+    run(scenario())
+
+
+# Poison
+
+
+def test_records_that_are_no_events_of_ours_are_reported_and_passed_over(
+    copy_url: str, said: Said
+) -> None:
+    async def scenario() -> None:
+        async with opened(copy_url) as database:
+            log = MemoryLog(2)
+            events = [notes.event(1, version) for version in range(1, 2 + len(POISON))]
+            # Each with a position of its own, for those that need one to be looked at.
+            log.put(1, notes.wire(1, events[0]))
+            for n, odd in enumerate(POISON.values(), start=1):
+                if odd and odd.headers.get("ce_id") == "2":
+                    odd = changed(odd, ce_id=str(10 * n))
+                log.put(1, odd)
+                log.put(1, notes.wire(10 * n + 1, events[n]))
+            async with notes.Running(notes.consumer(database, log, batch=25).run()):
+                await notes.eventually(lambda: has_applied(database, len(events)))
+            await notes.assert_copied(database, *events)
+        reports = {(entry["topic"], entry["partition"], entry["offset"]) for entry in said}
+        assert reports == {(notes.TOPIC, 1, 2 * n + 1) for n in range(len(POISON))}
+        assert len(said) == len(POISON)
+        assert {entry["level"] for entry in said} == {"error"}
+        assert max(len(entry["reason"]) for entry in said) < 300
+
+    run(scenario())
+
+
+async def has_applied(database: Database, count: int) -> bool:
+    try:
+        return await database.fetch("SELECT count(*) FROM applied") == [(count,)]
+    except Unavailable:
+        return False
+
+
+def test_what_only_looks_like_u0000_is_applied(copy_url: str) -> None:
+    async def scenario() -> None:
+        async with opened(copy_url) as database:
+            texts = ["\\u0000", "\\\\u0000", "a\\", "u0000"]
+            events = [notes.event(n, 1, text) for n, text in enumerate(texts, start=1)]
+            for one in events:
+                assert decode(NoteTaken, [notes.as_json(one)]) == [one]
+            await notes.consumer(database, MemoryLog()).apply(
+                [notes.record(n, n + 1, one) for n, one in enumerate(events)]
+            )
+            await notes.assert_copied(database, *events)
+
+    run(scenario())
+
+
+@given(st.text(st.sampled_from("\\u0\0a"), max_size=12))
+def test_u0000_is_found_if_and_only_if_it_is_there(text: str) -> None:
+    for value in (notes.as_json(notes.event(1, 1, text or "a")),):
+        there = "\0" in json.loads(value)["text"]
+        try:
+            decode(NoteTaken, [value])
+        except NotAnEvent:
+            assert there
+        else:
+            assert not there
+
+
+def test_events_of_types_that_nobody_here_wants_are_passed_over_in_silence(
+    copy_url: str, said: Said
+) -> None:
+    async def scenario() -> None:
+        async with opened(copy_url) as database:
+            log = MemoryLog()
+            log.put(0, changed(notes.wire(1, notes.event(1, 1)), ce_type="note.burnt"))
+            log.put(0, notes.wire(2, notes.event(2, 1)))
+            async with notes.Running(notes.consumer(database, log).run()):
+                await notes.eventually(lambda: has_applied(database, 1))
+            assert await database.fetch("SELECT next_offset, last_position FROM cursors") == [
+                (2, 2)
+            ]
+        assert said.troubles() == []
+
+    run(scenario())
+
+
+# Trouble
+
+
+def test_while_the_database_is_away_nothing_is_read_past_what_was_not_applied(
+    copy_url: str, said: Said
+) -> None:
+    """The batch that failed must come again, though nobody could say where it began."""
+
+    async def scenario() -> None:
+        async with opened(copy_url, patience=0.2) as database:
+            log = MemoryLog(PARTITIONS)
+            events = [notes.event(id_, 1) for id_ in range(1, 301)]
+            for n, one in enumerate(events[:100]):
+                log.put(one.id % PARTITIONS, notes.wire(n + 1, one))
+            async with notes.Running(notes.consumer(database, log, batch=10).run()):
+                await notes.eventually(lambda: has_applied(database, 100))
+                (subscription,) = log.subscriptions
+                async with refusing(database, copy_url):
+                    for n, one in enumerate(events[100:], start=100):
+                        log.put(one.id % PARTITIONS, notes.wire(n + 1, one))
+                    polls = subscription.polls
+                    await notes.eventually(lambda: waits(said))
+                    await asyncio.sleep(1.0)
+                    assert subscription.polls <= polls + 2, "it must not read on"
+                await notes.eventually(lambda: has_applied(database, 300))
+            await notes.assert_copied(database, *events)
+        # Perhaps once for the connection that was lost, and once for there being none.
+        assert 1 <= len(said.troubles()) <= 3, said
+        assert said.at("info")[-1]["event"] == "the consumer goes on"
+
+    run(scenario())
+
+
+async def waits(said: Said) -> bool:
+    return bool(said.troubles())
+
+
+def test_a_consumer_can_be_stopped_while_its_database_is_away(copy_url: str, said: Said) -> None:
+    async def scenario() -> None:
+        async with opened(copy_url, patience=5.0) as database:
+            log = MemoryLog()
+            async with notes.Running(notes.consumer(database, log).run()) as running:
+                await notes.eventually(lambda: is_reading(log))
+                async with refusing(database, copy_url):
+                    log.put(0, notes.wire(1, notes.event(1, 1)))
+                    await asyncio.sleep(0.3)
+                    running.tasks[0].cancel()
+                    async with asyncio.timeout(1):
+                        await asyncio.wait(running.tasks)
+
+    run(scenario())
+
+
+async def is_reading(log: MemoryLog) -> bool:
+    return bool(log.subscriptions and log.subscriptions[0].polls)
+
+
+def test_what_a_handler_did_before_it_raised_is_undone_and_done_again(
+    copy_url: str, said: Said
+) -> None:
+    async def scenario() -> None:
+        async with opened(copy_url) as database:
+            log = MemoryLog(PARTITIONS)
+            calls = 0
+
+            async def clumsy(tx: Transaction, events: Sequence[NoteTaken]) -> None:
+                nonlocal calls
+                calls += 1
+                await notes.taken(tx, events)
+                if calls < 10:
+                    raise Failure
+
+            events = [notes.event(id_, 1) for id_ in range(1, 31)]
+            for n, one in enumerate(events):
+                log.put(one.id % PARTITIONS, notes.wire(n + 1, one))
+            consumer = Consumer(database, log, Handlers("copy", {NoteTaken: clumsy}), batch=7)
+            async with notes.Running(consumer.run()):
+                await notes.eventually(lambda: has_applied(database, 30))
+            await notes.assert_copied(database, *events)
+        assert len(said.at("warning")) == 1
+        assert "Failure" in said.at("warning")[0]["reason"]
+
+    run(scenario())
+
+
+def test_a_missing_event_raises_the_alarm_and_stops_its_partition_until_it_is_there(
+    copy_url: str, said: Said
+) -> None:
+    """The other partitions go on in the meantime."""
+
+    async def scenario() -> None:
+        async with opened(copy_url) as database:
+            log = MemoryLog(2)
+            log.put(0, notes.wire(1, notes.event(2, 1)))
+            async with notes.Running(notes.consumer(database, log).run()):
+                await notes.eventually(lambda: has_applied(database, 1))
+                log.put(0, notes.wire(3, notes.event(2, 3)))
+                log.put(0, notes.wire(4, notes.event(4, 1)))
+                log.put(1, notes.wire(5, notes.event(1, 1)))
+                await notes.eventually(lambda: has_applied(database, 2))
+                log.put(1, notes.wire(6, notes.event(1, 2)))
+                await notes.eventually(lambda: has_applied(database, 3))
+                (alarm,) = said.troubles()
+                assert "note 2: version 3 arrived after version 1; 1 event" in alarm["reason"]
+                # Somebody finds it, and applies it.
+                async with transaction(database) as tx:
+                    await notes.handlers().apply(tx, [notes.event(2, 2)])
+                await notes.eventually(lambda: has_applied(database, 6))
+            applied = [notes.event(id_, version) for id_, version in ((1, 2), (2, 3), (4, 1))]
+            found, times = await notes.copy_of(database)
+            assert found == {one.id: (one.version, one.text) for one in applied}
+            assert set(times.values()) == {1}
+        assert len(said.troubles()) == 1
+
+    run(scenario())
+
+
+def test_a_cursor_that_a_crash_took_back_is_noticed_though_no_event_comes(copy_url: str) -> None:
+    """Its transactions do not wait for the disk, so the server may forget the last of them."""
+
+    async def scenario() -> None:
+        async with opened(copy_url) as database:
+            log = MemoryLog(2)
+            for n in range(10):
+                log.put(n % 2, notes.wire(n + 1, notes.event(n + 1, 1)))
+            async with notes.Running(notes.consumer(database, log).run()):
+                await notes.eventually(lambda: has_applied(database, 10))
+                async with transaction(database) as tx:
+                    await tx.execute("DELETE FROM notes WHERE id > 6")
+                    await tx.execute("DELETE FROM applied WHERE id > 6")
+                    await tx.execute(
+                        "UPDATE cursors SET next_offset = 3, last_position = 5 WHERE partition = 0"
+                    )
+                    await tx.execute(
+                        "UPDATE cursors SET next_offset = 3, last_position = 6 WHERE partition = 1"
+                    )
+                await notes.eventually(lambda: has_applied(database, 10))
+            await notes.assert_copied(database, *(notes.event(n, 1) for n in range(1, 11)))
+
+    run(scenario())
+
+
+def test_a_lost_outcome_is_settled_by_the_cursor(copy_url: str) -> None:
+    async def scenario() -> None:
+        async with opened(copy_url) as database:
+            log = MemoryLog()
+            consumer = notes.consumer(database, log)
+            with psycopg.connect(copy_url, autocommit=True) as admin:
+                admin.execute(
+                    """
+                    CREATE FUNCTION die() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                        IF random() < 0.5 THEN PERFORM pg_terminate_backend(pg_backend_pid()); END IF;
+                        RETURN NULL;
+                    END $$;
+                    CREATE CONSTRAINT TRIGGER dies AFTER INSERT ON applied
+                    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION die();
+                    """
+                )
+            events = [notes.event(n, 1) for n in range(1, 21)]
+            for n, one in enumerate(events):
+                log.put(0, notes.wire(n + 1, one))
+            consumer = notes.consumer(database, log, batch=1)
+            async with notes.Running(consumer.run()):
+                await notes.eventually(lambda: has_applied(database, 20))
+            await notes.assert_copied(database, *events)
+
+    run(scenario())
+
+
+# A log that lost its end
+
+
+def feed(log: MemoryLog, first: int, last: int) -> None:
+    for n in range(first, last + 1):
+        log.put(0, notes.wire(n, notes.event(n, 1)))
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+@pytest.mark.parametrize("kept", [0, 5])
+def test_a_log_that_lost_its_end_and_was_fed_again_is_read_again(
+    copy_url: str, said: Said, kept: int, restarts: bool
+) -> None:
+    """New events may stand at offsets that have been passed already."""
+
+    async def scenario() -> None:
+        async with opened(copy_url) as database:
+            log = MemoryLog()
+            feed(log, 1, 10)
+            feed(log, 4, 12)  # a relay that had crashed
+            async with notes.Running(notes.consumer(database, log).run()):
+                await notes.eventually(lambda: has_applied(database, 12))
+            del log.partitions[0][kept:]
+            feed(log, kept + 1, 12)
+            if not restarts:
+                async with notes.Running(notes.consumer(database, log).run()):
+                    await notes.eventually(lambda: is_reading_again(log))
+                    feed(log, 13, 40)
+                    await notes.eventually(lambda: has_applied(database, 40))
+            else:
+                feed(log, 13, 40)
+                async with notes.Running(notes.consumer(database, log).run()):
+                    await notes.eventually(lambda: has_applied(database, 40))
+            await notes.assert_copied(database, *(notes.event(n, 1) for n in range(1, 41)))
+        (report,) = said.troubles()
+        assert "lost its end" in report["event"]
+
+    async def is_reading_again(log: MemoryLog) -> bool:
+        return log.subscriptions[-1].polls > 0
+
+    run(scenario())
+
+
+def test_a_log_that_is_away_is_waited_for(copy_url: str, said: Said) -> None:
+    async def scenario() -> None:
+        async with opened(copy_url) as database:
+            log = MemoryLog()
+            log.away = True
+            feed(log, 1, 10)
+            async with notes.Running(notes.consumer(database, log).run()):
+                await notes.eventually(lambda: waits(said))
+                await asyncio.sleep(0.3)
+                log.away = False
+                await notes.eventually(lambda: has_applied(database, 10))
+        assert [entry["event"] for entry in said] == ["the consumer waits", "the consumer goes on"]
+
+    run(scenario())

@@ -1,0 +1,103 @@
+"""What is missing or wrong is said in one sentence, and never with a traceback."""
+
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+
+from shop.cli import main
+
+NOWHERE = "postgresql://shop:secret@/shop?host=/nowhere"
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    yield
+    for handler in root.handlers:
+        if handler not in before:
+            handler.close()
+    root.handlers[:] = before
+    root.setLevel(level)
+    logging.getLogger("psycopg.pool").setLevel(logging.NOTSET)
+    structlog.reset_defaults()
+
+
+@pytest.mark.parametrize(
+    ("command", "settings", "said"),
+    [
+        ("api users", {}, "SHOP_USERS__DATABASE_URL is not set"),
+        ("worker orders", {}, "SHOP_ORDERS__DATABASE_URL is not set"),
+        (
+            "worker orders",
+            {"ORDERS__DATABASE_URL": NOWHERE},
+            "SHOP_EVENT_LOG_URL is not set: the log's PostgreSQL database",
+        ),
+        (
+            "worker orders",
+            {"ORDERS__DATABASE_URL": NOWHERE, "EVENT_LOG": "kafka"},
+            "SHOP_KAFKA__BOOTSTRAP_SERVERS is not set: host:port of a broker",
+        ),
+        ("migrate", {}, "SHOP_USERS__DATABASE_URL is not set"),
+        ("events", {}, "SHOP_EVENT_LOG_URL is not set: the log's PostgreSQL database"),
+        ("api payments", {}, "there is no service payments; there are: users, orders"),
+        (
+            "api users",
+            {"USERS__DATABASE_URL": "users:secret@host"},
+            "SHOP_USERS__DATABASE_URL is not like postgresql://user:password@host/database",
+        ),
+        (
+            "events",
+            {"EVENT_LOG_URL": "log"},
+            "SHOP_EVENT_LOG_URL is not like postgresql://user:password@host/database",
+        ),
+        (
+            "api users",
+            {"USERS__PORT": "70000"},
+            "settings: SHOP_USERS__PORT: Input should be less than or equal to 65535",
+        ),
+        (
+            "worker users",
+            {"EVENT_LOG": "rabbit"},
+            "settings: SHOP_EVENT_LOG: Input should be 'postgres' or 'kafka'",
+        ),
+        (
+            "migrate users",
+            {"USERS__DATABASE_URL_FILE": "/nowhere/url"},
+            "settings: SHOP_USERS__DATABASE_URL_FILE: cannot read /nowhere/url: "
+            "No such file or directory",
+        ),
+        (
+            "api users",
+            {"USERS__DATABASE_URL": NOWHERE, "LOG_DIR": __file__},
+            f"SHOP_LOG_DIR: cannot log to {__file__}: File exists",
+        ),
+        (
+            "migrate users",
+            {"USERS__DATABASE_URL": NOWHERE, "EVENT_LOG_URL": NOWHERE},
+            "cannot reach a database: connection is bad: connection to server on socket "
+            '"/nowhere/.s.PGSQL.5432" failed: No such file or directory Is the server running '
+            "locally and accepting connections on that socket?",
+        ),
+    ],
+)
+def test_what_is_wrong_is_one_sentence(
+    command: str,
+    settings: dict[str, str],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["shop", *command.split()])
+    for name, value in settings.items():
+        monkeypatch.setenv(f"SHOP_{name}", value)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == f"shop: {said}\n"

@@ -1,0 +1,219 @@
+"""Migrations: from nothing, from what is there, again, and at once; to what the code declares."""
+
+import re
+import subprocess
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psycopg
+import pytest
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from sqlalchemy import MetaData, create_engine
+from sqlalchemy.engine import make_url
+
+from eventspine.postgres_log import metadata as log_metadata
+from shop import services
+from shop.kit.local.postgres import _binaries
+from shop.kit.migrations import migrate
+from tests.conftest import LOG_MIGRATIONS, NewDatabase
+
+
+class Schema(NamedTuple):
+    """Something that is migrated."""
+
+    name: str
+    metadata: MetaData
+    migrations: Path
+
+    def migrate(self, url: str, to: str = "head") -> None:
+        migrate(url, self.metadata, self.migrations, to=to)
+
+    def revisions(self) -> list[str]:
+        """First to last."""
+        config = Config()
+        config.set_main_option("script_location", str(Path(migrate.__code__.co_filename).parent))
+        config.set_main_option("version_locations", str(self.migrations))
+        config.set_main_option("path_separator", "newline")
+        walked = ScriptDirectory.from_config(config).walk_revisions()
+        return [script.revision for script in walked][::-1]
+
+
+SCHEMAS = [
+    *(
+        Schema(name, services.load(name).metadata, services.load(name).migrations)
+        for name in services.NAMES
+    ),
+    Schema("log", log_metadata, LOG_MIGRATIONS),
+]
+each = pytest.mark.parametrize("schema", SCHEMAS, ids=lambda schema: schema.name)
+
+# Rows as they may stand in a database at the first revision.
+DATA = {
+    "users": """
+        INSERT INTO users (email, name) VALUES ('a@example.com', 'A'), ('b@example.com', 'B');
+        INSERT INTO users (version, erased_at) VALUES (2, now());
+        INSERT INTO orders VALUES (1, 1, 'tea', 1, 1.50, 'placed', 1, now());
+    """,
+    "orders": """
+        INSERT INTO customers VALUES (1, 'a@example.com', 'A', 1, false), (2, NULL, NULL, 2, true);
+        INSERT INTO orders (user_id, product, quantity, total_price, status)
+        SELECT 1, 'tea', n, n, CASE n % 3 WHEN 0 THEN 'cancelled' ELSE 'placed' END
+        FROM generate_series(1, 1000) AS n;
+    """,
+    "log": """
+        INSERT INTO log_heads VALUES ('users', 0, 1);
+        INSERT INTO log_records VALUES ('users', 0, 0, '1', '{}', '{"ce_id": "1"}', now());
+    """,
+}
+SPINE_DATA = """
+    UPDATE outbox_head SET position = 1;
+    INSERT INTO outbox VALUES (1, 'users', '1', 'user.created', 1, 1, now(), '{"id": 1}', NULL);
+    INSERT INTO relay VALUES ('/users', 1, 3);
+    INSERT INTO cursors VALUES ('orders', 'users', 0, 5, 5);
+"""
+
+
+def dumped(url: str) -> list[str]:
+    """The schema as PostgreSQL's own tool writes it, statement by statement."""
+    output = subprocess.run(
+        [
+            _binaries() / "pg_dump",
+            "--schema-only",
+            "--no-owner",
+            "--exclude-table=alembic_version",
+            url,
+        ],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    # psql's own commands hold a random word.
+    lines = [line for line in output.splitlines() if line and not re.match(r"--|\\|SET ", line)]
+    return "\n".join(lines).split(";\n")
+
+
+def rows(url: str, metadata: MetaData) -> dict[str, list[tuple[Any, ...]]]:
+    with psycopg.connect(url) as connection:
+        return {
+            table: connection.execute(f"SELECT t::text FROM {table} t ORDER BY 1").fetchall()
+            for table in metadata.tables
+        }
+
+
+def execute(url: str, *statements: str) -> None:
+    with psycopg.connect(url) as connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+def fill(url: str, schema: Schema) -> None:
+    execute(url, DATA[schema.name], *([] if schema.name == "log" else [SPINE_DATA]))
+
+
+@each
+def test_the_migrated_schema_is_the_one_declared_in_code(
+    schema: Schema, new_database: NewDatabase
+) -> None:
+    migrated, declared = new_database(None), new_database(None)
+    schema.migrate(migrated)
+    engine = create_engine(make_url(declared).set(drivername="postgresql+psycopg"))
+    schema.metadata.create_all(engine)
+    engine.dispose()
+    assert dumped(migrated) == dumped(declared)
+    assert len(dumped(migrated)) > len(schema.metadata.tables)
+
+
+def test_a_difference_between_the_two_would_be_noticed(new_database: NewDatabase) -> None:
+    urls = [new_database(None) for _ in range(5)]
+    for url, statement in zip(
+        urls,
+        [
+            "CREATE TABLE t (a bigint NOT NULL, b text)",
+            "CREATE TABLE t (b text, a bigint NOT NULL)",
+            "CREATE TABLE t (a bigint, b text)",
+            "CREATE TABLE t (a bigint NOT NULL, b text DEFAULT 'x')",
+            "CREATE TABLE t (a bigint NOT NULL, b text CHECK (b <> ''))",
+        ],
+        strict=True,
+    ):
+        execute(url, statement)
+    dumps = [tuple(dumped(url)) for url in urls]
+    assert len(set(dumps)) == len(dumps)
+
+
+@each
+def test_a_database_with_data_is_migrated_forward_from_every_revision(
+    schema: Schema, new_database: NewDatabase
+) -> None:
+    fresh = new_database(None)
+    schema.migrate(fresh)
+    for revision in schema.revisions():
+        url = new_database(None)
+        schema.migrate(url, to=revision)
+        fill(url, schema)
+        before = rows(url, schema.metadata)
+        assert all(before.values()), "each table has rows"
+        schema.migrate(url)
+        assert rows(url, schema.metadata) == before
+        assert dumped(url) == dumped(fresh)
+
+
+@each
+def test_migrating_again_changes_nothing(schema: Schema, new_database: NewDatabase) -> None:
+    url = new_database(None)
+    schema.migrate(url)
+    fill(url, schema)
+    before = rows(url, schema.metadata), dumped(url)
+    schema.migrate(url)
+    assert (rows(url, schema.metadata), dumped(url)) == before
+
+
+@each
+def test_migrating_several_times_at_once_is_migrating_once(
+    schema: Schema, new_database: NewDatabase
+) -> None:
+    url, alone = new_database(None), new_database(None)
+    schema.migrate(alone)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: schema.migrate(url), range(4)))
+    assert dumped(url) == dumped(alone)
+    assert rows(url, schema.metadata) == rows(alone, schema.metadata)
+
+
+@each
+def test_revisions_are_one_line_named_for_their_schema(schema: Schema) -> None:
+    revisions = schema.revisions()
+    assert revisions == [f"{schema.name}_{n:04}" for n in range(1, len(revisions) + 1)]
+
+
+def test_a_migration_that_fails_leaves_everything_as_it_was(
+    new_database: NewDatabase, tmp_path: Path
+) -> None:
+    write_migrations(tmp_path, ["CREATE TABLE kept (a int)"])
+    url = new_database(None)
+    broken = Schema("broken", MetaData(), tmp_path)
+    broken.migrate(url)
+    write_migrations(tmp_path, ["", "CREATE TABLE lost (a int)", "SELECT 1/0"])
+    before = dumped(url)
+    with pytest.raises(Exception, match="division by zero"):
+        broken.migrate(url)
+    assert dumped(url) == before
+    write_migrations(tmp_path, ["", "CREATE TABLE lost (a int)", "SELECT 1"])
+    broken.migrate(url)
+    assert len(dumped(url)) > len(before)
+
+
+def write_migrations(folder: Path, statements: Sequence[str]) -> None:
+    for n, statement in enumerate(statements, 1):
+        if statement:
+            previous = f"r{n - 1}" if n > 1 else None
+            (folder / f"{n}.py").write_text(
+                "from alembic import op\n"
+                f"revision = 'r{n}'\n"
+                f"down_revision = {previous!r}\n"
+                "def upgrade():\n"
+                f"    op.execute({statement!r})\n"
+            )
