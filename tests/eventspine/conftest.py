@@ -93,10 +93,13 @@ async def opened_log(url: str, partitions: int = 1) -> AsyncIterator[PostgresLog
 
 @pytest.fixture
 def own_postgres() -> Iterator[LocalPostgres]:
-    """A server that this test may stop and kill. It syncs to disk, as in production."""
+    """A server that this test may stop and kill. It syncs to disk, as in production.
+
+    What does not wait for the disk gets there late, so that a crash takes it back.
+    """
     with tempfile.TemporaryDirectory(prefix="eventshop-test-") as directory:
         Path(directory).chmod(0o711)
-        settings = {"shared_buffers": "32MB"}
+        settings = {"shared_buffers": "32MB", "wal_writer_delay": "10s"}
         with LocalPostgres(Path(directory) / "postgres", settings=settings) as server:
             yield server
 

@@ -1,10 +1,12 @@
 """The process that answers HTTP for one service."""
 
 import gc
+import signal
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
@@ -76,6 +78,11 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             notify_ready()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's
+        """To be asked to stop is no failure: uvicorn would end as if killed, after it has stopped."""
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
 
 
 def _bind(host: str, port: int) -> socket.socket:
