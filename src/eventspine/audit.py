@@ -94,7 +94,8 @@ class _Seen:
 
 async def audit(audited: Audited, log: EventLog, progress: Progress) -> list[Section]:
     """Everything that can be said of one service and the log. Raises `Unavailable` and the log's
-    own errors when something can't be read: that is no verdict."""
+    own errors when something can't be read: that is no verdict.
+    """
     async with _snapshot(audited.database_url) as connection:
         head, relayed = (await _all(connection, _SNAPSHOT, {"source": audited.source}))[0]
         cursors = {

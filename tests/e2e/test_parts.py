@@ -169,7 +169,9 @@ def test_log_files_rotate_each_process_its_own(parts: Parts) -> None:
     logs.mkdir(exist_ok=True)
     (logs / "users-worker.log").write_text("x" * (FILE_BYTES - 10) + "\n")
     parts.start("users-worker")
-    assert (logs / "users-worker.log.1").stat().st_size == FILE_BYTES - 9
+    full = logs / "users-worker.log.1"
+    until(full.exists, "the full file is put aside")
+    assert full.stat().st_size == FILE_BYTES - 9
     for line in json_lines((logs / "users-worker.log").read_text()):
         assert line["process"] == "users worker"
     assert not list(logs.glob("orders-*.log.1"))

@@ -8,7 +8,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 from eventspine.consumer import Consumer
 from eventspine.database import Database
@@ -184,7 +184,7 @@ class Running:
         self._coroutines = coroutines
         self.tasks: list[asyncio.Task[None]] = []
 
-    async def __aenter__(self) -> "Running":
+    async def __aenter__(self) -> Self:
         self.tasks = [asyncio.create_task(coroutine) for coroutine in self._coroutines]
         return self
 

@@ -18,13 +18,12 @@ from eventspine.log import LogUnavailable
 from eventspine.outbox import Transaction
 from eventspine.postgres_log import PostgresLog
 from shop.kit.local.postgres import LocalPostgres
-from shop.kit.local.supervisor import StartFailed
 from tests.eventspine import notes
 from tests.eventspine.conftest import opened, opened_log, run
 from tests.eventspine.memory_log import MemoryLog
 from tests.eventspine.notes import NoteTaken
 
-OwnNotes = Callable[[str], str]
+OwnNotes = Callable[[], str]
 
 
 @pytest.fixture(autouse=True)
@@ -32,23 +31,23 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patience, "_LONGEST_PAUSE", 0.3)
 
 
-def start(server: LocalPostgres) -> None:
-    """Backends of a killed server may still be leaving: then it has to be tried again."""
+async def start(server: LocalPostgres) -> None:
+    server.start()
     deadline = time.monotonic() + 20
-    while True:
-        server.start()
-        try:
-            return server.wait_ready()
-        except StartFailed:
-            assert time.monotonic() < deadline
+    while not server.ready():
+        if server.ended():
+            # Backends of a killed server may still be leaving: then it has to be tried again.
+            server.start()
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.02)
 
 
-def kill_and_start(server: LocalPostgres) -> None:
+async def kill_and_start(server: LocalPostgres) -> None:
     assert server.pid
     os.kill(server.pid, signal.SIGKILL)
     while not server.ended():
-        time.sleep(0.01)
-    start(server)
+        await asyncio.sleep(0.01)
+    await start(server)
 
 
 async def has_copied(copy: Database, count: int) -> bool:
@@ -62,7 +61,7 @@ def test_a_server_that_was_stopped_and_started_again_is_used_again(
     own_postgres: LocalPostgres, own_notes: OwnNotes
 ) -> None:
     async def scenario() -> None:
-        async with opened(own_notes("notes"), size=4, patience=1.0) as database:
+        async with opened(own_notes(), size=4, patience=1.0) as database:
             await asyncio.gather(*(notes.publish_notes(database, n, n) for n in range(8)))
             own_postgres.stop()
             for ask in (notes.publish_notes(database, 8, 8), database.fetch("SELECT 1")):
@@ -70,11 +69,11 @@ def test_a_server_that_was_stopped_and_started_again_is_used_again(
                 with pytest.raises(Unavailable):
                     await ask
                 assert time.monotonic() - began < 2.0
-            start(own_postgres)
+            await start(own_postgres)
             # Not the first that asks is refused, nor any of the others.
             await asyncio.gather(*(notes.publish_notes(database, n, n) for n in range(10, 18)))
             own_postgres.stop()
-            start(own_postgres)
+            await start(own_postgres)
             await asyncio.gather(
                 *(notes.publish_notes(database, n, n) for n in range(20, 28)),
                 *(database.fetch("SELECT 1") for _ in range(8)),
@@ -91,7 +90,7 @@ def test_a_consumer_applies_again_what_a_killed_server_has_forgotten(
     """Its effects and its cursor are forgotten together, and no new event need remind it."""
 
     async def scenario() -> None:
-        async with opened(own_notes("copy"), patience=1.0) as copy:
+        async with opened(own_notes(), patience=1.0) as copy:
             handled = 0
 
             async def count(tx: Transaction, events: Sequence[NoteTaken]) -> None:
@@ -106,7 +105,7 @@ def test_a_consumer_applies_again_what_a_killed_server_has_forgotten(
             async with notes.Running(consumer.run()):
                 await notes.eventually(lambda: has_copied(copy, 300))
                 assert handled == 300
-                await asyncio.to_thread(kill_and_start, own_postgres)
+                await kill_and_start(own_postgres)
                 await notes.eventually(lambda: has_copied(copy, 300))
             assert handled > 300, "the crash took nothing back"
             await notes.assert_copied(copy, *(notes.event(n, 1) for n in range(1, 301)))
@@ -120,10 +119,10 @@ def test_a_server_killed_while_everything_runs_on_it_loses_and_doubles_nothing(
     async def scenario() -> None:
         with psycopg.connect(own_postgres.dsn("postgres"), autocommit=True) as admin:
             admin.execute("CREATE DATABASE log")
-        url, log_url = own_notes("notes"), own_postgres.dsn("log", "postgres")
+        url, log_url = own_notes(), own_postgres.dsn("log", "postgres")
         async with (
             opened(url, patience=1.0) as database,
-            opened(own_notes("copy"), patience=1.0) as copy,
+            opened(own_notes(), patience=1.0) as copy,
             opened_log(log_url, 3) as log,
         ):
             committed: set[int] = set()
@@ -145,7 +144,7 @@ def test_a_server_killed_while_everything_runs_on_it_loses_and_doubles_nothing(
             async def crash() -> None:
                 for _ in range(2):
                     await asyncio.sleep(0.7)
-                    await asyncio.to_thread(kill_and_start, own_postgres)
+                    await kill_and_start(own_postgres)
                 before = len(committed)
                 await notes.eventually(lambda: has_grown(committed, before + 30))
                 stopping.set()

@@ -49,9 +49,7 @@ def firsts(positions: Sequence[int]) -> list[int]:
 async def assert_whole(log: EventLog, last: int) -> None:
     """A consumer of this log sees every position once, and none is overtaken in its partition."""
     partitions = await notes.positions_in(log)
-    assert sorted(p for positions in partitions for p in firsts(positions)) == [
-        *range(1, last + 1)
-    ]
+    assert sorted(p for positions in partitions for p in firsts(positions)) == [*range(1, last + 1)]
 
 
 def test_an_outbox_of_many_batches_is_relayed_in_order(notes_url: str, said: Said) -> None:
@@ -411,7 +409,8 @@ def test_a_batch_that_a_deposed_relay_repeated_late_is_not_taken_for_a_lost_end(
             async with notes.Running(notes.relay(notes_url, log, batch=300).run()):
                 await notes.eventually(lambda: is_saved(database, 500))
             await log.append(
-                notes.TOPIC, [Message(r.key or "", r.value, r.headers) for r in log.partitions[0][:300]]
+                notes.TOPIC,
+                [Message(r.key or "", r.value, r.headers) for r in log.partitions[0][:300]],
             )
             async with notes.Running(notes.relay(notes_url, log, batch=300).run()):
                 await notes.publish_notes(database, 501, 501)
