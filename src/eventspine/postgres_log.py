@@ -6,11 +6,11 @@ under whose lock records are inserted, so they have no holes and appear in order
 """
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from zlib import crc32
 
+from pydantic_core import from_json, to_json
 from sqlalchemy import BigInteger, Column, DateTime, Integer, MetaData, Table, Text, text
 from sqlalchemy.dialects.postgresql import JSON
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
@@ -58,7 +58,7 @@ SELECT base, pg_notify('log', '') FROM head
 """
 
 _READ = """
-SELECT "offset", key, value, headers FROM log_records
+SELECT "offset", key, value, headers::text FROM log_records
 WHERE topic = %(topic)s AND partition = %(partition)s AND "offset" >= %(offset)s
 ORDER BY "offset" LIMIT %(limit)s
 """
@@ -267,12 +267,12 @@ async def _append(
     connection: Connection, topic: str, partition: int, messages: Sequence[Message]
 ) -> bool:
     """False, and nothing is appended, if there is no such partition."""
-    records = json.dumps(
+    records = to_json(
         [
             {"k": key, "v": None if value is None else value.decode(), "h": headers}
             for key, value, headers in messages
         ]
-    )
+    ).decode()
     appended = await execute(
         connection,
         _APPEND,
@@ -290,6 +290,8 @@ async def _read(
         {"topic": topic, "partition": partition, "offset": offset, "limit": limit},
     )
     return [
-        Record(topic, partition, at, key, None if value is None else value.encode(), headers)
+        Record(
+            topic, partition, at, key, None if value is None else value.encode(), from_json(headers)
+        )
         for at, key, value, headers in await cursor.fetchall()
     ]

@@ -1,6 +1,5 @@
 """The process that answers HTTP for one service."""
 
-import gc
 import signal
 import socket
 from collections.abc import AsyncIterator
@@ -12,6 +11,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from eventspine.database import Database
+from shop.kit import garbage
 from shop.kit.event_log import database_url
 from shop.kit.ready import notify_ready
 from shop.kit.service import Service
@@ -58,14 +58,11 @@ def run_api(service: Service, settings: Settings) -> None:
         log_config=None,
         access_log=settings.access_log,
         server_header=False,
+        proxy_headers=False,  # only logs and redirects would use them, and we have neither
         timeout_graceful_shutdown=4,
     )
     bound = _bind(settings.host, port)
-    # What was made while starting lives as long as the process: the collector need not look at it
-    # again, nor at every seven hundredth request's garbage, most of which is gone by itself.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
+    garbage.settle()
     _Server(config).run(sockets=[bound])
 
 
