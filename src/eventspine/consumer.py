@@ -62,6 +62,9 @@ class Moved(SpineError):
     """Another member moved this partition's cursor: what was read is applied already, or stale."""
 
 
+_NOT_THE_RECORDS = (Moved, Unavailable, OutcomeUnknown)
+
+
 class Consumer:
     """One member of a service's consumer group, for as long as `run` is left running.
 
@@ -83,6 +86,11 @@ class Consumer:
     def last_turn(self) -> float:
         """When it last applied, found nothing to apply, or failed and waits; `time.monotonic()`."""
         return self._patience.last_turn
+
+    @property
+    def reads(self) -> bool:
+        """Whether the log has given it something to read yet: to a spare member it gives nothing."""
+        return bool(self._reads_next)
 
     async def run(self) -> None:
         """Never returns; whatever is away is waited for. Cancel it to stop."""
@@ -126,7 +134,7 @@ class Consumer:
             self._reads_next[at] = share[-1].offset + 1
         try:
             await self.apply(records)
-        except (Moved, Unavailable, OutcomeUnknown):
+        except _NOT_THE_RECORDS:
             raise
         except Exception:
             if len(partitions) == 1:
@@ -141,6 +149,8 @@ class Consumer:
         for records in partitions:
             try:
                 await self.apply(records)
+            except _NOT_THE_RECORDS:
+                raise
             except Exception as error:  # noqa: BLE001 - raised below
                 failures.append(error)
         if failures:

@@ -86,6 +86,8 @@ class Relay:
         self._frozen_after = frozen_after
         self._patience = Patience(_LOG, "the relay", of=source)
         self.position = 0
+        self.leads = False
+        """Whether it feeds the log, or waits: for the database, for the log, for its turn."""
 
     @property
     def last_turn(self) -> float:
@@ -101,6 +103,7 @@ class Relay:
                 await self._patience.after(error)
 
     async def _lead(self) -> None:
+        self.leads = False
         async with AsyncExitStack() as held:
             # A frozen leader is put out of office by the server, which ends its idle session.
             limit = f"{self._frozen_after * 1000:.0f}ms"
@@ -114,6 +117,7 @@ class Relay:
                 # What is saved here can be done again: not worth waiting for the disk.
                 await connection.execute("SET synchronous_commit = off")
                 self.position, epoch = await self._take_office(connection)
+                self.leads = True
                 _LOG.info("relay leads", source=self._source, position=self.position, epoch=epoch)
                 while True:
                     relayed = await self._relay(connection, epoch)

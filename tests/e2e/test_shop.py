@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, closing
 from typing import Any
 
 import pytest
@@ -70,8 +71,8 @@ def test_the_six_steps_as_people_type_them(shop: Shop) -> None:
 
 
 def test_a_users_first_order_may_come_at_once(shop: Shop) -> None:
-    users = http.client.HTTPConnection("127.0.0.1", shop.users_port, timeout=10)
-    orders = http.client.HTTPConnection("127.0.0.1", shop.orders_port, timeout=10)
+    def connect(port: int) -> AbstractContextManager[http.client.HTTPConnection]:
+        return closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10))
 
     def post(to: http.client.HTTPConnection, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         to.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
@@ -80,13 +81,12 @@ def test_a_users_first_order_may_come_at_once(shop: Shop) -> None:
         assert response.status == 201, answer
         return answer
 
-    for _ in range(IN_A_ROW):
-        wanted = new_user()
-        user = post(users, "/users", wanted)
-        order = post(orders, "/orders", new_order(user["id"]))
-        assert order["customer"] == {"name": wanted["name"], "email": wanted["email"]}
-    users.close()
-    orders.close()
+    with connect(shop.users_port) as users, connect(shop.orders_port) as orders:
+        for _ in range(IN_A_ROW):
+            wanted = new_user()
+            user = post(users, "/users", wanted)
+            order = post(orders, "/orders", new_order(user["id"]))
+            assert order["customer"] == {"name": wanted["name"], "email": wanted["email"]}
 
 
 def test_a_users_orders_are_known_to_the_user_service_soon(shop: Shop) -> None:

@@ -11,6 +11,7 @@ import uvloop
 
 from eventspine.consumer import Consumer
 from eventspine.database import Database
+from eventspine.log import EventLog
 from eventspine.relay import Relay
 from shop.kit import garbage
 from shop.kit.event_log import database_url, open_event_log
@@ -22,6 +23,7 @@ from shop.kit.settings import Settings
 _LOG = structlog.get_logger("shop.worker")
 
 _CANCEL_AGAIN_AFTER = 0.3  # seconds
+_STAND_BY_AFTER = 5.0  # seconds
 
 
 def run_worker(service: Service, settings: Settings) -> None:
@@ -32,6 +34,7 @@ def run_worker(service: Service, settings: Settings) -> None:
 async def _work(service: Service, settings: Settings) -> None:
     url = database_url(settings, service.name)
     log = open_event_log(settings)
+    await _warm_up(log, service.topic)
     database = Database(url, size=3, patience=10.0)
     await database.open()
     relay = Relay(
@@ -47,16 +50,34 @@ async def _work(service: Service, settings: Settings) -> None:
         asyncio.get_running_loop().add_signal_handler(signal_, stopping.set)
     _LOG.info("worker started", service=service.name, log=settings.event_log)
     garbage.settle()
-    notify_ready()
+    announcing = asyncio.create_task(_announce(relay, consumer))
     stopped = asyncio.create_task(stopping.wait())
     # The tasks never end by themselves; if one does, the process must not pretend to work.
     await asyncio.wait([*tasks, stopped], return_when=asyncio.FIRST_COMPLETED)
-    await _cancel([*tasks, stopped])
+    await _cancel([*tasks, stopped, announcing])
     for task in tasks:
         with suppress(asyncio.CancelledError):
             await task
     await log.close()
     await database.close()
+
+
+async def _warm_up(log: EventLog, topic: str) -> None:
+    """Begin with what a first append has to set up: a producer of Kafka's needs half a second."""
+    with suppress(Exception):  # the relay will meet the same, and say so
+        await log.append(topic, [])
+
+
+async def _announce(relay: Relay, consumer: Consumer) -> None:
+    """Say that it is ready once events move: whoever buys at that moment is to be known in time.
+
+    One that gets nothing to do, as others do it all or something is away, is ready to stand by.
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_STAND_BY_AFTER):
+            while not (relay.leads and consumer.reads):
+                await asyncio.sleep(0.02)
+    notify_ready()
 
 
 async def _cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:

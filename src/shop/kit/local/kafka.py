@@ -270,16 +270,21 @@ def fetch(jars: Path) -> None:
 
 
 def answers(port: int) -> bool:
-    """Whether a Kafka broker answers its simplest request, ApiVersions in version 0.
+    """Whether a Kafka broker can serve a producer: it has a number for one (InitProducerId, v0).
 
-    An open port is not enough: it is open some time before the broker serves anyone.
+    An open port is not enough, nor any other answer: for a moment after its start a broker sends
+    producers away, and librdkafka comes back half a second later, with the first event waiting.
     """
-    request = struct.pack(">hhih", 18, 0, 1, -1)
+    # The request's key, version and number, no client's name; no transactional id, 1 s.
+    request = struct.pack(">hhih hi", 22, 0, 1, -1, -1, 1000)
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
             connection.sendall(struct.pack(">i", len(request)) + request)
-            return len(connection.recv(4)) > 0
-    except OSError:
+            with connection.makefile("rb") as answer:
+                # Its length, the number, a pause to keep, and the error: 0 for none.
+                _, _, _, error = struct.unpack(">iiih", answer.read(14))
+            return bool(error == 0)
+    except (OSError, struct.error):
         return False
 
 
