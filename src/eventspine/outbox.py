@@ -104,7 +104,8 @@ class Transaction:
         except errors.IdleInTransactionSessionTimeout:
             raise  # the server had ended it before this message came
         except psycopg.Error as error:
-            if connection.closed:
+            # A session that was ended may say so before the connection looks closed from here.
+            if connection.closed or error.diag.severity_nonlocalized in {"FATAL", "PANIC"}:
                 raise OutcomeUnknown(f"the connection was lost in COMMIT: {error}") from error
             raise
 
