@@ -257,7 +257,8 @@ def test_a_batch_that_was_a_deadlocks_victim_is_run_again(notes_url: str) -> Non
             batchers = [Batcher(in_transaction(database, change)) for _ in range(2)]
             results = await asyncio.gather(batchers[0].submit((1, 2)), batchers[1].submit((2, 1)))
             assert results == [1, 1]
-            assert runs == 3
+            # The second run may meet the other one again.
+            assert runs in {3, 4}
             _, positions = await stored(database)
             assert positions == list(range(1, 7))
 
