@@ -1,4 +1,4 @@
-"""The audit: does the log hold everything, and do the tables hold what the log says?
+"""The audit: whether the log holds everything, and the tables what the log says.
 
 It reads a live system and stops nothing. One database is audited in one snapshot (REPEATABLE READ):
 its tables, its outbox and its cursors are seen as of one moment, and compared with the log up to
@@ -94,7 +94,8 @@ class _Seen:
 
 async def audit(audited: Audited, log: EventLog, progress: Progress) -> list[Section]:
     """Everything that can be said of one service and the log. Raises `Unavailable` and the log's
-    own errors when something can't be read: that is no verdict."""
+    own errors when something can't be read: that is no verdict.
+    """
     async with _snapshot(audited.database_url) as connection:
         head, relayed = (await _all(connection, _SNAPSHOT, {"source": audited.source}))[0]
         cursors = {

@@ -6,6 +6,7 @@ Problem
 ├── BodyTooLarge           413
 ├── UnsupportedMediaType   415
 ├── PreconditionFailed     412
+├── IdempotencyKeyReused   422
 ├── TemporarilyUnavailable 503   not done: try again
 ├── UnknownOutcome         503   done once or not at all
 ├── InternalError          500
@@ -27,6 +28,8 @@ class Problem(Exception):
     """Raise it anywhere below a route. A subclass's docstring is its title."""
 
     status: int = 500
+    may_pass: ClassVar[bool] = False
+    """Whether the same request may succeed later: such a refusal uses up no idempotency key."""
     slug: ClassVar[str] = ""
     """Names the kind for programs: `urn:eventshop:problem:<slug>`. Never change one."""
 
@@ -91,6 +94,13 @@ class UnsupportedMediaType(Problem):
 
     status = 415
     slug = "unsupported-media-type"
+
+
+class IdempotencyKeyReused(Problem):
+    """This idempotency key was used for another request."""
+
+    status = 422
+    slug = "idempotency-key-reused"
 
 
 class PreconditionFailed(Problem):
