@@ -1,5 +1,6 @@
 """The process that answers HTTP for one service."""
 
+import asyncio
 import gc
 import socket
 from collections.abc import AsyncIterator
@@ -10,6 +11,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from eventspine.database import Database
+from eventspine.errors import Unavailable
 from shop.kit.event_log import database_url
 from shop.kit.ready import notify_ready
 from shop.kit.service import Service
@@ -33,15 +35,18 @@ def make_app(service: Service, settings: Settings) -> ServiceApp:
         await database.close()
 
     async def ready() -> None:
+        if app.stopping:
+            raise Unavailable("this process is about to stop")
         await database.fetch("SELECT 1")
 
-    return ServiceApp(
+    app = ServiceApp(
         title=service.title,
         version=version("eventshop"),
         router=endpoints.router,
         lifespan=lifespan,
         ready=ready,
     )
+    return app
 
 
 def run_api(service: Service, settings: Settings) -> None:
@@ -64,7 +69,7 @@ def run_api(service: Service, settings: Settings) -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
-    _Server(config).run(sockets=[bound])
+    _Server(config, app, drain=settings.drain_ms / 1000).run(sockets=[bound])
 
 
 class PortTaken(Exception):
@@ -72,6 +77,17 @@ class PortTaken(Exception):
 
 
 class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, app: ServiceApp, *, drain: float) -> None:
+        super().__init__(config)
+        self._app = app
+        self._drain = drain
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Asked to stop: not ready any more, still answering; then finish what was accepted."""
+        self._app.stopping = True
+        await asyncio.sleep(self._drain)
+        await super().shutdown(sockets)
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:

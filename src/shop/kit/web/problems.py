@@ -4,6 +4,7 @@ Problem
 ├── MalformedBody          400
 ├── Invalid                422   names each field that is wrong
 ├── BodyTooLarge           413
+├── RequestTooSlow         408
 ├── UnsupportedMediaType   415
 ├── PreconditionFailed     412
 ├── IdempotencyKeyReused   422
@@ -84,6 +85,16 @@ class BodyTooLarge(Problem):
 
     status = 413
     slug = "body-too-large"
+
+    def headers(self) -> Headers:
+        return [(b"connection", b"close")]
+
+
+class RequestTooSlow(Problem):
+    """The body did not come in time."""
+
+    status = 408
+    slug = "request-too-slow"
 
     def headers(self) -> Headers:
         return [(b"connection", b"close")]

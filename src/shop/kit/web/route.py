@@ -10,6 +10,7 @@ The price: an endpoint takes path, query and header parameters and one JSON body
 What it needs of the service it gets by closure (see a service's `api.py`).
 """
 
+import asyncio
 import json
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -31,6 +32,7 @@ from shop.kit.web.problems import (
     Invalid,
     MalformedBody,
     Problem,
+    RequestTooSlow,
     TemporarilyUnavailable,
     UnknownOutcome,
     UnsupportedMediaType,
@@ -43,6 +45,7 @@ _LOG = structlog.get_logger("shop.web")
 _JSON = ("content-type", "application/json")
 
 MAX_BODY = 1024 * 1024  # bytes
+_BODY_WITHIN = 10  # seconds
 # A client that sends too much is read a little further, so that it sees the answer instead of a
 # reset connection; then no more.
 _DRAIN = 64 * 1024 * 1024
@@ -152,7 +155,11 @@ class FastRoute(APIRoute):
                     else _validated(parameter, raw.decode("latin-1"), "header")
                 )
         if self._body is not None and self._body_name is not None:
-            body = await read_json_body(scope, receive)
+            try:
+                async with asyncio.timeout(_BODY_WITHIN):
+                    body = await read_json_body(scope, receive)
+            except TimeoutError:
+                raise RequestTooSlow(f"It must come within {_BODY_WITHIN} s") from None
             try:
                 arguments[self._body_name] = model = self._body.validate_json(body)
             except ValidationError as error:

@@ -21,6 +21,7 @@ from shop.kit.web.problems import (
     Invalid,
     MalformedBody,
     PreconditionFailed,
+    RequestTooSlow,
     TemporarilyUnavailable,
     UnknownOutcome,
     UnsupportedMediaType,
@@ -33,7 +34,7 @@ from shop.services.orders.schemas import CancelOrder, NewOrder, Order, Orders, P
 
 _READS = (Invalid, TemporarilyUnavailable)
 _WRITES = (Invalid, IdempotencyKeyReused, TemporarilyUnavailable, UnknownOutcome)
-_TAKES_JSON = (MalformedBody, BodyTooLarge, UnsupportedMediaType)
+_TAKES_JSON = (MalformedBody, BodyTooLarge, RequestTooSlow, UnsupportedMediaType)
 
 # A customer's event is a few milliseconds behind the customer. Ask again soon, then less often.
 _FIRST_LOOK = 0.004  # seconds

@@ -16,14 +16,14 @@ from shop.services.orders.tables import metadata
 
 
 def endpoints(settings: Settings, database: Database) -> Endpoints:
-    waiting = settings.max_waiting
+    bounds = settings.bounds()
     placing: Batcher[Once[PlaceOrder], Order | Answer] = Batcher(
-        once_in_transaction(database, actions.place), max_waiting=waiting
+        once_in_transaction(database, actions.place), **bounds
     )
     cancelling: Batcher[Once[CancelOrder], Order | Answer] = Batcher(
-        once_in_transaction(database, actions.cancel), max_waiting=waiting
+        once_in_transaction(database, actions.cancel), **bounds
     )
-    getting = Batcher(partial(queries.get, database), max_waiting=waiting, lanes=2)
+    getting = Batcher(partial(queries.get, database), **bounds, lanes=2)
     router = routes(
         database,
         placing=placing,

@@ -15,6 +15,7 @@ from shop.kit.web.problems import (
     Invalid,
     MalformedBody,
     PreconditionFailed,
+    RequestTooSlow,
     TemporarilyUnavailable,
     UnknownOutcome,
     UnsupportedMediaType,
@@ -35,7 +36,7 @@ from shop.services.users.schemas import (
 
 _READS = (Invalid, TemporarilyUnavailable)
 _WRITES = (Invalid, IdempotencyKeyReused, TemporarilyUnavailable, UnknownOutcome)
-_TAKES_JSON = (MalformedBody, BodyTooLarge, UnsupportedMediaType)
+_TAKES_JSON = (MalformedBody, BodyTooLarge, RequestTooSlow, UnsupportedMediaType)
 
 
 def routes(

@@ -16,17 +16,17 @@ from shop.services.users.tables import metadata
 
 
 def endpoints(settings: Settings, database: Database) -> Endpoints:
-    waiting = settings.max_waiting
+    bounds = settings.bounds()
     creating: Batcher[Once[CreateUser], User | Answer] = Batcher(
-        once_in_transaction(database, actions.create), max_waiting=waiting
+        once_in_transaction(database, actions.create), **bounds
     )
     updating: Batcher[Once[UpdateUser], User | Answer] = Batcher(
-        once_in_transaction(database, actions.update), max_waiting=waiting
+        once_in_transaction(database, actions.update), **bounds
     )
     erasing: Batcher[Once[EraseUser], Answer | None] = Batcher(
-        once_in_transaction(database, actions.erase), max_waiting=waiting
+        once_in_transaction(database, actions.erase), **bounds
     )
-    getting = Batcher(partial(queries.get, database), max_waiting=waiting, lanes=2)
+    getting = Batcher(partial(queries.get, database), **bounds, lanes=2)
     router = routes(
         database, creating=creating, updating=updating, erasing=erasing, getting=getting
     )
