@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 from sqlalchemy.exc import OperationalError
 
+from eventspine.errors import Unavailable
 from eventspine.log import LogUnavailable, TopicMismatch
 from eventspine.postgres_log import metadata as log_metadata
 from shop import services
@@ -143,6 +144,45 @@ def events(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+@app.command()
+def audit(
+    service: Annotated[str | None, typer.Argument(help="one service; all, if left out")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="the verdict as one JSON object")] = False,
+    data: DataDir = DEFAULT_DATA,
+) -> None:
+    """Prove that nothing is lost and nothing was applied twice; exit status 0 only if all holds."""
+    from eventspine.audit import Audited  # noqa: PLC0415 - only this needs it
+    from shop.kit.audit_report import audit_all  # noqa: PLC0415
+    from shop.kit.follow import use_running_shop  # noqa: PLC0415
+
+    use_running_shop(data)
+    settings = _settings()
+    chosen = [_service(service)] if service else [services.load(name) for name in services.NAMES]
+    audited = [
+        Audited(
+            name=each.name,
+            source=each.source,
+            topic=each.topic,
+            database_url=database_url(settings, each.name),
+            folds=each.folds,
+        )
+        for each in chosen
+    ]
+
+    async def run() -> bool:
+        log = open_event_log(settings)
+        try:
+            return await audit_all(audited, log, as_json=as_json)
+        finally:
+            await log.close()
+
+    try:
+        holds = asyncio.run(run())
+    except (LogUnavailable, Unavailable) as error:
+        _stop(f"no verdict: {error}", status=2)
+    raise typer.Exit(0 if holds else 1)
+
+
 def _part(kind: str, service: str) -> tuple[Service, Settings]:
     chosen = _service(service)
     settings = _settings()
@@ -176,9 +216,9 @@ def _settings() -> Settings:
         _stop(f"settings: {error}")
 
 
-def _stop(sentence: str) -> NoReturn:
+def _stop(sentence: str, status: int = 1) -> NoReturn:
     typer.echo(f"shop: {sentence}", err=True)
-    raise typer.Exit(1)
+    raise typer.Exit(status)
 
 
 def _with_kafka_value(words: list[str]) -> list[str]:

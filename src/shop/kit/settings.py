@@ -72,6 +72,13 @@ class Settings(BaseSettings):
     request_timeout_ms: Annotated[int, Field(ge=100)] = Field(
         default=10_000, description="how long a request waits for its turn before it is refused"
     )
+    outbox_retention_s: Annotated[int, Field(ge=0)] = Field(
+        default=7 * 24 * 3600,
+        description="how long relayed events stay in the outbox, to feed a log that lost its end",
+    )
+    idempotency_retention_s: Annotated[int, Field(ge=60)] = Field(
+        default=24 * 3600, description="how long idempotency keys are honoured"
+    )
     drain_ms: Annotated[int, Field(ge=0)] = Field(
         default=0,
         description="how long an API that is asked to stop says that it is not ready, and goes on "

@@ -10,6 +10,7 @@ from shop.kit.service import Endpoints, Service
 from shop.kit.settings import Settings
 from shop.services.orders import actions, queries
 from shop.services.orders.api import routes
+from shop.services.orders.folds import FOLDS
 from shop.services.orders.handlers import HANDLERS
 from shop.services.orders.schemas import CancelOrder, Order, PlaceOrder
 from shop.services.orders.tables import metadata
@@ -41,6 +42,7 @@ SERVICE = Service(
     topic="orders",
     source="/orders",
     handlers=HANDLERS,
+    folds=FOLDS,
     metadata=metadata,
     migrations=Path(__file__).parent / "migrations",
     endpoints=endpoints,

@@ -10,6 +10,7 @@ from shop.kit.service import Endpoints, Service
 from shop.kit.settings import Settings
 from shop.services.users import actions, queries
 from shop.services.users.api import routes
+from shop.services.users.folds import FOLDS
 from shop.services.users.handlers import HANDLERS
 from shop.services.users.schemas import CreateUser, EraseUser, UpdateUser, User
 from shop.services.users.tables import metadata
@@ -40,6 +41,7 @@ SERVICE = Service(
     topic="users",
     source="/users",
     handlers=HANDLERS,
+    folds=FOLDS,
     metadata=metadata,
     migrations=Path(__file__).parent / "migrations",
     endpoints=endpoints,
