@@ -1,0 +1,224 @@
+"""Dead letters that do not stop the line.
+
+An event that fails for itself, again and again, is parked with its error, and its key's later events
+are parked behind it, in the transaction that moves the cursor past them. Every other key goes on.
+Once the cause is mended, a retry runs the key's parked events in their order.
+
+A record that is no event of ours is parked too, whole, but holds nothing behind it: anybody who can
+write to a topic could otherwise stop any key.
+"""
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from eventspine.database import Database
+from eventspine.errors import SpineError
+from eventspine.event import NotAnEvent, decode, envelope
+from eventspine.handlers import Handlers
+from eventspine.log import Record
+from eventspine.outbox import Transaction, transaction
+
+
+class TooManyParked(SpineError):
+    """So many keys are parked that the fault is ours, and not some event's."""
+
+
+class Park(NamedTuple):
+    """A record to be parked, and why."""
+
+    record: Record
+    position: int | None
+    holds_key: bool
+    cause: str
+    error: str
+
+
+class Parked(NamedTuple):
+    """A parked record, as people see it."""
+
+    topic: str
+    partition: int
+    offset: int
+    position: int | None
+    key: str | None
+    holds_key: bool
+    cause: str
+    error: str
+    attempts: int
+    parked_at: datetime
+    headers: dict[str, str]
+    value: bytes | None
+
+
+_HELD = """
+SELECT DISTINCT topic, key FROM parked WHERE consumer = %(consumer)s AND holds_key
+"""
+
+_PARK = """
+INSERT INTO parked
+    (consumer, topic, "partition", "offset", position, key, headers, value, holds_key, cause, error)
+VALUES
+    (%(consumer)s, %(topic)s, %(partition)s, %(offset)s, %(position)s, %(key)s, %(headers)s,
+    %(value)s, %(holds_key)s, %(cause)s, %(error)s)
+"""
+
+_LIST = """
+SELECT topic, "partition", "offset", position, key, holds_key, cause, error, attempts, parked_at,
+    headers, value
+FROM parked
+WHERE consumer = %(consumer)s
+    AND (%(topic)s::text IS NULL OR topic = %(topic)s)
+    AND (%(key)s::text IS NULL OR key = %(key)s)
+    AND (%(cause)s::text IS NULL OR cause = %(cause)s)
+ORDER BY topic, "partition", "offset"
+"""
+
+# Whoever applies events of a topic holds its cursor's row: hold it too, and the key stands still.
+_STAND_STILL = """
+SELECT FROM cursors WHERE consumer = %(consumer)s AND topic = %(topic)s
+ORDER BY "partition" FOR UPDATE
+"""
+
+_UNPARK = """
+DELETE FROM parked WHERE consumer = %(consumer)s AND topic = %(topic)s
+    AND "partition" = %(partition)s AND "offset" = %(offset)s
+"""
+
+_FAILED_AGAIN = """
+UPDATE parked SET attempts = attempts + 1, cause = %(cause)s, error = %(error)s
+WHERE consumer = %(consumer)s AND topic = %(topic)s
+    AND "partition" = %(partition)s AND "offset" = %(offset)s
+"""
+
+BEHIND = "behind another"
+"""The cause of what is parked only because an earlier event of its key is."""
+
+
+async def held_keys(tx: Transaction, consumer: str) -> set[tuple[str, str]]:
+    """The (topic, key) pairs whose events must be parked behind others."""
+    return {(topic, key) for topic, key in await tx.fetch(_HELD, {"consumer": consumer})}
+
+
+async def park(tx: Transaction, consumer: str, parks: Sequence[Park]) -> None:
+    for record, position, holds_key, cause, error in parks:
+        await tx.execute(
+            _PARK,
+            {
+                "consumer": consumer,
+                "topic": record.topic,
+                "partition": record.partition,
+                "offset": record.offset,
+                "position": position,
+                "key": _storable(record.key),
+                "headers": json.dumps(dict(record.headers)).replace("\\u0000", "\\ufffd"),
+                "value": record.value,
+                "holds_key": holds_key,
+                "cause": cause,
+                "error": _storable(error[:2000]),
+            },
+        )
+
+
+def _storable(text: str | None) -> str | None:
+    """PostgreSQL's text holds every character but U+0000, and no half of a pair."""
+    if text is None:
+        return None
+    return text.replace("\x00", "\ufffd").encode(errors="replace").decode()
+
+
+async def find(
+    database: Database,
+    consumer: str,
+    *,
+    topic: str | None = None,
+    key: str | None = None,
+    cause: str | None = None,
+) -> list[Parked]:
+    """What is parked, in the order of the log. None matches everything."""
+    chosen = {"consumer": consumer, "topic": topic, "key": key, "cause": cause}
+    return [Parked(*row) for row in await database.fetch(_LIST, chosen)]
+
+
+class Retried(NamedTuple):
+    """How a key's retry ended: how many were applied, and what stopped it, if anything did."""
+
+    topic: str
+    key: str | None
+    applied: int
+    left: int
+    error: str | None
+
+
+async def retry(
+    database: Database, handlers: Handlers, topic: str, key: str | None, *, accept_gaps: bool = False
+) -> Retried:
+    """Apply a key's parked events in their order, until one fails again. One transaction.
+
+    With `accept_gaps` an event is applied though its predecessor never came: right when that one
+    was discarded, since each event carries the whole state.
+    """
+    consumer = handlers.consumer
+    applied = 0
+    error = None
+    async with transaction(database) as tx:
+        await tx.execute(_STAND_STILL, {"consumer": consumer, "topic": topic})
+        rows = await tx.fetch(
+            _LIST, {"consumer": consumer, "topic": topic, "key": key, "cause": None}
+        )
+        waiting = [Parked(*row) for row in rows if row[4] == key]
+        tx.accepts_gaps = accept_gaps
+        for parked in waiting:
+            place = {
+                "consumer": consumer,
+                "topic": topic,
+                "partition": parked.partition,
+                "offset": parked.offset,
+            }
+            try:
+                async with tx.savepoint():
+                    await _apply(tx, handlers, parked)
+                    await tx.execute(_UNPARK, place)
+            except Exception as failure:  # noqa: BLE001 - it is what the caller is told
+                error = f"{type(failure).__name__}: {failure}"
+                await tx.execute(
+                    _FAILED_AGAIN,
+                    {**place, "cause": type(failure).__name__, "error": _storable(error[:2000])},
+                )
+                if parked.holds_key:
+                    break
+            else:
+                applied += 1
+    return Retried(topic, key, applied, len(waiting) - applied, error)
+
+
+async def _apply(tx: Transaction, handlers: Handlers, parked: Parked) -> None:
+    record = Record(
+        parked.topic, parked.partition, parked.offset, parked.key, parked.value, parked.headers
+    )
+    found = envelope(record)
+    if not handlers.knows_source(record.topic, found.source):
+        raise NotAnEvent(f"its source {found.source} does not publish here")
+    event_class = handlers.event_class(record.topic, found.type)
+    if event_class is not None and record.value is not None:
+        await handlers.apply(tx, decode(event_class, [record.value]))
+
+
+async def discard(database: Database, consumer: str, parked: Sequence[Parked]) -> int:
+    """Forget these for good; how many there still were. They stay in the log."""
+    gone = 0
+    async with transaction(database) as tx:
+        for topic in sorted({each.topic for each in parked}):
+            await tx.execute(_STAND_STILL, {"consumer": consumer, "topic": topic})
+        for each in parked:
+            place: dict[str, Any] = {"consumer": consumer, "topic": each.topic}
+            place |= {"partition": each.partition, "offset": each.offset}
+            gone += (await tx.execute(_UNPARK, place)).rowcount
+    return gone
+
+
+__all__ = [
+    "BEHIND", "Park", "Parked", "Retried", "TooManyParked",
+    "discard", "find", "held_keys", "park", "retry",
+]  # fmt: skip
