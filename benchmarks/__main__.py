@@ -42,6 +42,7 @@ BENCHMARKS: dict[str, Callable[[Stage], Section]] = {
 }
 
 _RAM_DISKS = {"tmpfs", "ramfs"}
+_QUIET = 0.5
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -60,6 +61,12 @@ def main(arguments: Sequence[str]) -> int:
     # PostgreSQL's own user has to pass, when root runs this.
     os.chmod(directory, 0o711)
     started = time.monotonic()
+    load = os.getloadavg()[0]
+    if load > _QUIET:
+        console.print(
+            f"something else is running here (load {load:.1f}): figures will be poor",
+            style="yellow",
+        )
 
     def say(line: str) -> None:
         console.print(f"[dim]{time.monotonic() - started:4.0f} s[/dim] {line}", highlight=False)
@@ -80,7 +87,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.quick or list(options.names) != list(BENCHMARKS):
         console.print("only a whole run writes docs/benchmarks.md", style="dim")
     else:
-        report.write(sections, options.rounds, disk)
+        report.write(sections, options.rounds, disk, load)
         console.print(f"written: {report.PAGE.relative_to(Path.cwd())}")
     failed = [row for section in sections for row in section.rows if row.missed]
     return 1 if failed and not options.quick else 0

@@ -105,13 +105,13 @@ def show(console: Console, sections: Sequence[Section]) -> None:
             console.print(f"left out: {section.title}: {section.left_out}", style="yellow")
 
 
-def write(sections: Sequence[Section], rounds: int, disk: str) -> None:
+def write(sections: Sequence[Section], rounds: int, disk: str, load: float) -> None:
     PAGE.parent.mkdir(exist_ok=True)
-    PAGE.write_text(_page(sections, rounds, disk))
+    PAGE.write_text(_page(sections, rounds, disk, load))
 
 
-def _page(sections: Sequence[Section], rounds: int, disk: str) -> str:
-    parts = [_INTRODUCTION, "## The machine\n", _machine(rounds, disk), "## Results\n"]
+def _page(sections: Sequence[Section], rounds: int, disk: str, load: float) -> str:
+    parts = [_INTRODUCTION, "## The machine\n", _machine(rounds, disk, load), "## Results\n"]
     lines = [
         "| what | median (min–max) | must be | we want |",
         "| --- | --- | --- | --- |",
@@ -133,7 +133,7 @@ def _page(sections: Sequence[Section], rounds: int, disk: str) -> str:
     return "\n".join(parts)
 
 
-def _machine(rounds: int, disk: str) -> str:
+def _machine(rounds: int, disk: str, load: float) -> str:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     version = subprocess.check_output([program("postgres"), "--version"], text=True).split()[-1]
     facts = {
@@ -144,6 +144,7 @@ def _machine(rounds: int, disk: str) -> str:
         "PostgreSQL": f"{version}, fsync and synchronous_commit on",
         "Python": platform.python_version(),
         "rounds": str(rounds),
+        "other work": f"load average {load:.1f} when it began",
     }
     lines = ["| | |", "| --- | --- |", *(f"| {name} | {fact} |" for name, fact in facts.items())]
     return "\n".join(lines) + "\n"

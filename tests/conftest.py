@@ -19,6 +19,8 @@ from shop import services
 from shop.kit.local.postgres import LocalPostgres
 from shop.kit.migrations import migrate
 
+pytest_plugins = ["tests.kafka_fixture"]
+
 LOG_MIGRATIONS = Path(__file__).parents[1] / "src/eventspine/migrations/log"
 
 

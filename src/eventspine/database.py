@@ -101,8 +101,8 @@ class Database:
             max_size=size,
             timeout=patience,
             open=False,
-            # After an outage try again soon: a restarted PostgreSQL is back within a second.
-            reconnect_timeout=1.0,
+            # How long until it is tried again: a restarted PostgreSQL is back within a second.
+            reconnect_timeout=0.5,
             reconnect_failed=_try_for_those_who_wait,
             kwargs={"autocommit": True, "connect_timeout": 5, "options": _options({})},
             name="eventspine",

@@ -47,6 +47,11 @@ class Event(BaseModel):
     def key(self) -> str:
         return str(self.id)
 
+    def as_json(self) -> str:
+        """The data, as it goes on the wire."""
+        # What `model_dump_json` calls, without the options it passes on: half the time.
+        return self.__pydantic_serializer__.to_json(self).decode()
+
 
 class Envelope(NamedTuple):
     """What a record says of itself in its headers, before anyone looks at the data."""
@@ -129,4 +134,4 @@ _adapters: dict[type[Event], TypeAdapter[list[Event]]] = {}
 
 def dump(events: Sequence[Event]) -> str:
     """The events' data as one JSON array, to hand a batch to PostgreSQL as one parameter."""
-    return "[" + ",".join([event.model_dump_json() for event in events]) + "]"
+    return "[" + ",".join([event.as_json() for event in events]) + "]"

@@ -80,7 +80,7 @@ class Transaction:
         headers = json.dumps({"traceparent": traceparent}) if traceparent else "null"
         self._events.append(
             f'{{"t":"{event.topic}","k":{json.dumps(event.key)},"y":"{event.type}",'
-            f'"s":{event.schema_version},"v":{event.version},"d":{event.model_dump_json()},'
+            f'"s":{event.schema_version},"v":{event.version},"d":{event.as_json()},'
             f'"h":{headers}}}'
         )
 

@@ -152,7 +152,12 @@ class Retried(NamedTuple):
 
 
 async def retry(
-    database: Database, handlers: Handlers, topic: str, key: str | None, *, accept_gaps: bool = False
+    database: Database,
+    handlers: Handlers,
+    topic: str,
+    key: str | None,
+    *,
+    accept_gaps: bool = False,
 ) -> Retried:
     """Apply a key's parked events in their order, until one fails again. One transaction.
 

@@ -6,11 +6,11 @@ under whose lock records are inserted, so they have no holes and appear in order
 """
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from zlib import crc32
 
+from pydantic_core import from_json, to_json
 from sqlalchemy import BigInteger, Column, DateTime, Integer, MetaData, Table, Text, text
 from sqlalchemy.dialects.postgresql import JSON
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
@@ -58,7 +58,7 @@ SELECT base, pg_notify('log', '') FROM head
 """
 
 _READ = """
-SELECT "offset", key, value, headers FROM log_records
+SELECT "offset", key, value, headers::text FROM log_records
 WHERE topic = %(topic)s AND partition = %(partition)s AND "offset" >= %(offset)s
 ORDER BY "offset" LIMIT %(limit)s
 """
@@ -68,8 +68,10 @@ _HEADS = "SELECT partition, next_offset FROM log_heads WHERE topic = %(topic)s O
 _CREATE_HEADS = """
 INSERT INTO log_heads (topic, partition, next_offset)
 SELECT %(topic)s, n, 0 FROM generate_series(0, %(partitions)s - 1) AS n
-ON CONFLICT DO NOTHING
+WHERE NOT EXISTS (SELECT FROM log_heads WHERE topic = %(topic)s)
 """
+
+_ONE_AT_A_TIME = "SELECT pg_advisory_xact_lock(7407)"
 
 # One lock number a (group, topic, partition); the seed keeps clear of other users of such locks.
 _TRY_HOLD = "SELECT pg_try_advisory_lock(hashtextextended(%(name)s, 7407))"
@@ -98,11 +100,13 @@ class PostgresLog:
         """For those who use the log without migrations."""
         async with self._connection() as connection, connection.transaction():
             # The schema is made by whoever comes first; the others wait and find it.
-            await connection.execute("SELECT pg_advisory_xact_lock(7407)")
+            await connection.execute(_ONE_AT_A_TIME)
             await connection.execute(_CREATE_TABLES)
 
     async def create_topic(self, topic: str, partitions: int | None = None) -> None:
-        async with self._connection() as connection:
+        async with self._connection() as connection, connection.transaction():
+            # One after the other: two births at once could each give some of the partitions.
+            await connection.execute(_ONE_AT_A_TIME)
             await execute(
                 connection, _CREATE_HEADS, {"topic": topic, "partitions": partitions or 1}
             )
@@ -122,7 +126,9 @@ class PostgresLog:
             split.setdefault(crc32(message.key.encode()) % partitions, []).append(message)
         async with self._connection() as connection:
             for partition, share in split.items():
-                await _append(connection, topic, partition, share)
+                if not await _append(connection, topic, partition, share):
+                    del self._known_partitions[topic]
+                    raise LogUnavailable(f"there is no partition {topic}/{partition} any more")
 
     async def read(self, topic: str, partition: int, offset: int, limit: int) -> list[Record]:
         async with self._connection() as connection:
@@ -219,7 +225,10 @@ class PostgresSubscription:
                 found = await _read(connection, topic, partition, offset, room)
                 records += found
             for record in records:
-                self._next[record.topic, record.partition] = record.offset + 1
+                at = (record.topic, record.partition)
+                # To the end of the line: a partition that is never empty must not keep others out.
+                self._next.pop(at, None)
+                self._next[at] = record.offset + 1
             left = deadline - loop.time()
             if records or left <= 0:
                 return records
@@ -256,18 +265,20 @@ class PostgresSubscription:
 
 async def _append(
     connection: Connection, topic: str, partition: int, messages: Sequence[Message]
-) -> None:
-    records = json.dumps(
+) -> bool:
+    """False, and nothing is appended, if there is no such partition."""
+    records = to_json(
         [
             {"k": key, "v": None if value is None else value.decode(), "h": headers}
             for key, value, headers in messages
         ]
-    )
-    await execute(
+    ).decode()
+    appended = await execute(
         connection,
         _APPEND,
         {"count": len(messages), "topic": topic, "partition": partition, "records": records},
     )
+    return appended.rowcount == 1
 
 
 async def _read(
@@ -279,6 +290,8 @@ async def _read(
         {"topic": topic, "partition": partition, "offset": offset, "limit": limit},
     )
     return [
-        Record(topic, partition, at, key, None if value is None else value.encode(), headers)
+        Record(
+            topic, partition, at, key, None if value is None else value.encode(), from_json(headers)
+        )
         for at, key, value, headers in await cursor.fetchall()
     ]

@@ -11,11 +11,13 @@ not what safety rests on: two leading at once only repeat each other's stretches
 import asyncio
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from datetime import datetime
+from typing import Any
 
 import structlog
 from psycopg.rows import TupleRow
 
-from eventspine.database import Connection, connect, execute, translated
+from eventspine.database import Connection, Params, connect, execute, translated
 from eventspine.errors import SpineError, Unavailable
 from eventspine.event import NotAnEvent, envelope, message
 from eventspine.log import EventLog, Message
@@ -32,9 +34,13 @@ ON CONFLICT (source) DO UPDATE SET epoch = relay.epoch + 1
 RETURNING position, epoch
 """
 
-_OUTBOX_REACHES = """
-SELECT (SELECT position FROM outbox_head), coalesce((SELECT min(position) FROM outbox), 0)
+# Whether a position has been given out, and when: null if the outbox has been pruned of it.
+_GIVEN_OUT = """
+SELECT %(position)s <= head.position, outbox.time
+FROM outbox_head AS head LEFT JOIN outbox ON outbox.position = %(position)s
 """
+
+_OUTBOX_BEGINS = "SELECT coalesce(min(position), 0) FROM outbox"
 
 _NEXT = """
 SELECT position, topic, key, type, schema_version,
@@ -48,7 +54,7 @@ UPDATE relay SET position = %(position)s WHERE source = %(source)s AND epoch = %
 
 
 class BehindItsLog(SpineError):
-    """The log holds positions that this database has not given out yet: it is an old backup."""
+    """The log holds positions that this database has not given out: it is an old backup."""
 
 
 class Deposed(SpineError):
@@ -59,16 +65,25 @@ class Relay:
     """Feeds one service's outbox into the log for as long as `run` is left running.
 
     `batch` events are read and appended at a time; they are all this process holds of the outbox.
+    A leader that has not been heard of for `frozen_after` seconds loses its office.
     """
 
     def __init__(
-        self, database_url: str, log: EventLog, *, source: str, topics: Sequence[str], batch: int
+        self,
+        database_url: str,
+        log: EventLog,
+        *,
+        source: str,
+        topics: Sequence[str],
+        batch: int,
+        frozen_after: float = 10.0,
     ) -> None:
         self._url = database_url
         self._log = log
         self._source = source
         self._topics = list(topics)
         self._batch = batch
+        self._frozen_after = frozen_after
         self._patience = Patience(_LOG, "the relay", of=source)
         self.position = 0
 
@@ -88,7 +103,8 @@ class Relay:
     async def _lead(self) -> None:
         async with AsyncExitStack() as held:
             # A frozen leader is put out of office by the server, which ends its idle session.
-            connection = await connect(self._url, idle_session_timeout="10s")
+            limit = f"{self._frozen_after * 1000:.0f}ms"
+            connection = await connect(self._url, idle_session_timeout=limit)
             held.push_async_callback(connection.close)
             with translated():
                 while not await _one(connection, _LEAD):
@@ -109,16 +125,17 @@ class Relay:
 
     async def _take_office(self, connection: Connection) -> tuple[int, int]:
         saved, epoch = await _row(connection, _TAKE_OFFICE, {"source": self._source})
-        head, first = await _row(connection, _OUTBOX_REACHES)
-        shown = await self._last_in_log()
-        if shown > head:
+        # The log first: what a relay that was put out of office still appends has been given out.
+        shown, shown_time = await self._last_in_log()
+        if shown and not await _has_given_out(connection, shown, shown_time):
             raise BehindItsLog(
-                f"the log already holds {self._source} events up to position {shown}, but this "
-                f"database has only given out {head}: it was restored from an old backup. "
+                f"the log ends with position {shown} of {self._source}, which this database has "
+                "not given out, or to another event: it was restored from an old backup. "
                 "Publishing would reuse positions that consumers drop as repeats. "
                 "Restore a newer backup, or rebuild this database from the log."
             )
         if shown < saved:
+            first = await _one(connection, _OUTBOX_BEGINS)
             # The log lost its end (a lost disk): feed it again, as far back as the outbox reaches.
             _LOG.error(
                 "the log has lost events that were relayed; feeding it again from the outbox",
@@ -133,30 +150,34 @@ class Relay:
             saved = shown
         return saved, epoch
 
-    async def _last_in_log(self) -> int:
-        """The highest position of this source that the log ends with, over all partitions."""
-        last = 0
+    async def _last_in_log(self) -> tuple[int, str]:
+        """The highest position of this source that the log ends with, over all partitions.
+
+        And the time in its header. (0, "") if there is none.
+        """
+        last = (0, "")
         for topic in self._topics:
             for partition, end in (await self._log.end_offsets(topic)).items():
                 last = max(last, await self._last_in_partition(topic, partition, end))
         return last
 
-    async def _last_in_partition(self, topic: str, partition: int, end: int) -> int:
-        # The end may be a repeated stretch, or records of strangers: look back a little further.
+    async def _last_in_partition(self, topic: str, partition: int, end: int) -> tuple[int, str]:
+        # The end may be a batch that a relay put out of office has repeated: look behind it. Or
+        # records of strangers: look behind them.
         while end > 0:
-            start = max(0, end - 256)
-            positions = []
+            start = max(0, end - 2 * self._batch)
+            events = []
             for record in await self._log.read(topic, partition, start, end - start):
                 try:
                     found = envelope(record)
                 except NotAnEvent:
                     continue
                 if found.source == self._source:
-                    positions.append(found.position)
-            if positions:
-                return max(positions)
+                    events.append((found.position, record.headers.get("ce_time", "")))
+            if events:
+                return max(events)
             end = start
-        return 0
+        return 0, ""
 
     async def _relay(self, connection: Connection, epoch: int) -> int:
         rows = await _rows(connection, {"position": self.position, "limit": self._batch})
@@ -179,16 +200,27 @@ class Relay:
         return len(rows)
 
 
+async def _has_given_out(connection: Connection, position: int, time: str) -> bool:
+    given_out, at = await _row(connection, _GIVEN_OUT, {"position": position})
+    if not given_out or at is None:
+        return bool(given_out)
+    # An old backup that went on has given the position out again, to another event.
+    try:
+        return bool(datetime.fromisoformat(time) == at)
+    except ValueError:
+        return False
+
+
 async def _rows(connection: Connection, params: dict[str, int]) -> list[TupleRow]:
     return await (await execute(connection, _NEXT, params)).fetchall()
 
 
-async def _row(connection: Connection, sql: str, params: dict[str, str] | None = None) -> TupleRow:
+async def _row(connection: Connection, sql: str, params: Params | None = None) -> TupleRow:
     row = await (await execute(connection, sql, params)).fetchone()
     if row is None:
         raise Unavailable("the spine's tables are empty; run `shop migrate`")
     return row
 
 
-async def _one(connection: Connection, sql: str) -> object:
+async def _one(connection: Connection, sql: str) -> Any:
     return (await _row(connection, sql))[0]

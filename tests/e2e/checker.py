@@ -194,21 +194,23 @@ def _kept(action: Action, by: str, sent: Sequence[Sent], rows: Sequence[DictRow]
         if one.action == action:
             asked[one.fields[by].lower()].append(one)
     for token, ones in asked.items():
-        found = there.pop(token, [])
-        outcomes = Counter(one.outcome for one in ones)
-        least = outcomes[Outcome.DONE]
-        most = min(1, least + outcomes[Outcome.UNKNOWN])
-        if not least <= len(found) <= most:
-            asked_for = "; ".join(map(str, ones))
-            yield f"{len(found)} rows, not {least} to {most}: {asked_for}: {found}"
-            continue
-        for one in ones:
-            if one.outcome is Outcome.DONE:
-                if (told := one.answer["id"]) != found[0]["id"]:
-                    yield f"id {found[0]['id']} was answered as {told}: {one}"
-                yield from _as_asked_for(one, found[0])
-    for token, rows_ in there.items():
-        yield f"nobody asked for {token}: {rows_}"
+        yield from _kept_once(ones, there.pop(token, []))
+    for token, found in there.items():
+        yield f"nobody asked for {token}: {found}"
+
+
+def _kept_once(ones: Sequence[Sent], found: Sequence[DictRow]) -> Iterator[str]:
+    """The same thing, asked for by these: an e-mail may have been, by several."""
+    done = [one for one in ones if one.outcome is Outcome.DONE]
+    unknown = [one for one in ones if one.outcome is Outcome.UNKNOWN]
+    least, most = len(done), 1 if unknown else len(done)
+    if not least <= len(found) <= most:
+        yield f"{len(found)} rows, not {least} to {most}: {'; '.join(map(str, ones))}: {found}"
+        return
+    for one in done:
+        if (told := one.answer["id"]) != found[0]["id"]:
+            yield f"id {found[0]['id']} was answered as {told}: {one}"
+        yield from _as_asked_for(one, found[0])
 
 
 def _as_asked_for(one: Sent, row: DictRow) -> Iterator[str]:
@@ -227,8 +229,8 @@ def _changed(
     for one in sent:
         if one.action != action or one.outcome is Outcome.UNKNOWN:
             continue
-        row = by_id[one.fields["id"]]
-        if is_done(one, row) != (one.outcome is Outcome.DONE):
+        row = by_id.get(one.fields["id"])
+        if row is None or is_done(one, row) != (one.outcome is Outcome.DONE):
             yield f"{one}: {row}"
 
 

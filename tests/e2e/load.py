@@ -8,6 +8,7 @@ afterwards what must be there, what must not, and what may.
 import http.client
 import json
 import random
+import select
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -203,6 +204,8 @@ class _Client:
         sent_at = time.monotonic()
         status: int | None = None
         answer: Mapping[str, Any] = {}
+        if _was_closed(connection):
+            connection.close()
         try:
             connection.request(
                 method, path, None if body is None else json.dumps(body), _JSON if body else {}
@@ -218,3 +221,8 @@ class _Client:
         if sent.status is None:
             self.load.wait(_PAUSE)
         return sent
+
+
+def _was_closed(connection: http.client.HTTPConnection) -> bool:
+    """Whether the server has closed it while it was idle, which is no answer to anything."""
+    return bool(connection.sock and select.select([connection.sock], [], [], 0)[0])

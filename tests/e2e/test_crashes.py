@@ -4,19 +4,19 @@ One shop lives through all of it, and after each blow everything that was ever s
 judged again (see `checker`).
 """
 
-import random
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 
 from tests.e2e.checker import check
 from tests.e2e.load import Load, Outcome, Sent
-from tests.e2e.shop import PARTS, Shop, gone, until
+from tests.e2e.shop import Shop, gone, until
 
-SOME = 60  # orders: enough that a blow falls among many
+SOME = 50  # orders: enough that a blow falls among many
 FROZEN = 3.0  # seconds: longer than PostgreSQL lets a session idle in a transaction
 
 
@@ -30,6 +30,7 @@ class Witnessed:
 
     @contextmanager
     def load(self) -> Iterator[Load]:
+        """Clients that are buying when the block begins, and buy until it ends."""
         self._loads += 1
         load = Load(
             self.shop.users_port, self.shop.orders_port, name=f"load{self._loads}", seed=self._loads
@@ -51,56 +52,55 @@ def witnessed(shop: Shop) -> Witnessed:
     return Witnessed(shop)
 
 
-@pytest.mark.parametrize("victim", [*PARTS, "postgres"])
+@pytest.mark.parametrize("victim", ["orders-api", "orders-worker", "postgres"])
 def test_kill_9_loses_nothing_and_repeats_nothing(witnessed: Witnessed, victim: str) -> None:
     with witnessed.load() as load:
         kill(witnessed.shop, victim)
         load.until(SOME)
     witnessed.check()
+    unknown = [str(sent) for sent in load.sent if sent.outcome is Outcome.UNKNOWN]
     if victim == "orders-api":
-        assert any(sent.outcome is Outcome.UNKNOWN for sent in load.sent)
+        assert unknown
     if victim.endswith("-worker"):
-        assert all(sent.outcome is not Outcome.UNKNOWN for sent in load.sent)
+        assert unknown == []
 
 
 def test_kill_9_of_a_backend_restarts_postgres_and_loses_nothing(witnessed: Witnessed) -> None:
     with witnessed.load() as load:
-        witnessed.shop.backends("orders")[0].kill()
+        kill_a_backend(witnessed.shop, "orders")
         load.until(SOME)
     witnessed.check()
 
 
-def test_connections_that_are_terminated_again_and_again_cost_no_order(
-    witnessed: Witnessed,
-) -> None:
+def test_sessions_that_are_ended_again_and_again_cost_no_order(witnessed: Witnessed) -> None:
+    """The server may end one between a commit and the answer: done, and yet an error."""
     with witnessed.load() as load:
-        for _ in range(15):
-            terminate_connections(witnessed.shop)
-            load.until(SOME // 6)
+        for _ in range(10):
+            end_sessions(witnessed.shop)
+            load.until(5)
     witnessed.check()
 
 
-@pytest.mark.parametrize("victim", ["orders-api", "orders-worker"])
-def test_frozen_and_thawed_it_goes_on(witnessed: Witnessed, victim: str) -> None:
+def test_frozen_and_thawed_they_go_on(witnessed: Witnessed) -> None:
     with witnessed.load() as load:
-        freeze(witnessed.shop, victim)
+        freeze(witnessed.shop, "users-worker", "orders-api")
         load.until(SOME)
     witnessed.check()
-    assert all(sent.outcome is not Outcome.UNKNOWN for sent in load.sent)
 
 
 def test_one_blow_after_the_other(witnessed: Witnessed) -> None:
     shop = witnessed.shop
     blows: Sequence[Callable[[], None]] = [
-        *(lambda part=part: kill(shop, part) for part in (*PARTS, "postgres")),  # type: ignore[misc]
-        lambda: terminate_connections(shop),
-        lambda: freeze(shop, "users-worker"),
-        lambda: shop.backends("users")[0].kill(),
+        partial(kill, shop, "users-api"),
+        partial(kill_a_backend, shop, "users"),
+        partial(kill, shop, "users-worker"),
+        partial(end_sessions, shop),
+        partial(kill, shop, "postgres"),
     ]
     with witnessed.load() as load:
-        for blow in random.Random(2).sample(blows, len(blows)):
+        for blow in blows:
             blow()
-            load.until(SOME // 6)
+            load.until(5)
     witnessed.check()
 
 
@@ -127,11 +127,8 @@ def test_kill_9_of_the_command_leaves_nothing_behind_and_the_next_start_finds_it
         shop.up.stop(signal.SIGKILL)
         # At once, as somebody in a hurry does: it waits for what is still leaving.
         shop.start()
-    began = time.monotonic()
-    left = [each.cmdline() for each in processes if each.is_running()]
-    until(lambda: gone(processes), f"gone: {left}", timeout=20)
-    print("LEFT", left, time.monotonic() - began)
     witnessed.check()
+    until(lambda: gone(processes), "all that was left behind has ended")
 
 
 def kill(shop: Shop, part: str) -> None:
@@ -142,17 +139,22 @@ def kill(shop: Shop, part: str) -> None:
     shop.up.output.until(f"{part} is ready again", after=said)
 
 
-def freeze(shop: Shop, part: str) -> None:
-    process = shop.part(part)
-    process.suspend()
-    until(lambda: process.status() == "stopped", f"{part} is frozen")
-    time.sleep(FROZEN)
-    process.resume()
+def kill_a_backend(shop: Shop, database: str) -> None:
+    shop.backends(database)[0].kill()
 
 
-def terminate_connections(shop: Shop) -> None:
+def end_sessions(shop: Shop) -> None:
     shop.rows(
         "postgres",
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = ANY(%s)",
         ["users", "orders", "log"],
     )
+
+
+def freeze(shop: Shop, *parts: str) -> None:
+    processes = [shop.part(part) for part in parts]
+    for process in processes:
+        process.suspend()
+    time.sleep(FROZEN)
+    for process in processes:
+        process.resume()

@@ -1,14 +1,14 @@
 """A small service of the tests' own, on nothing but the spine: notes that are taken and changed.
 
 Its copy of the notes has a second table, `applied`, with a row for every event that was applied,
-and no constraint: an event applied twice stands there twice.
+and no constraint: an event applied twice stands there twice, and nothing stops it.
 """
 
 import asyncio
 import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 from eventspine.consumer import Consumer
 from eventspine.database import Database
@@ -89,7 +89,7 @@ WITH e AS MATERIALIZED (
     ON CONFLICT (id) DO UPDATE SET version = excluded.version, text = excluded.text
 )
 SELECT e.id, coalesce(n.version, 0), e.version FROM e LEFT JOIN notes n USING (id)
-WHERE e.version <> coalesce(n.version, 0) + 1 ORDER BY e.id
+WHERE e.version > coalesce(n.version, 0) + 1 ORDER BY e.id
 """
 
 
@@ -184,7 +184,7 @@ class Running:
         self._coroutines = coroutines
         self.tasks: list[asyncio.Task[None]] = []
 
-    async def __aenter__(self) -> "Running":
+    async def __aenter__(self) -> Self:
         self.tasks = [asyncio.create_task(coroutine) for coroutine in self._coroutines]
         return self
 

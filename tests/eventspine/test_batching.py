@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventspine.batching import Batcher
-from eventspine.errors import Overloaded, OutcomeUnknown, Unavailable
+from eventspine.errors import OutcomeUnknown, Overloaded, Unavailable
 from tests.eventspine.conftest import run
 
 

@@ -1,49 +1,49 @@
-"""One event's whole way: outbox, relay, log, consumer."""
+"""One event's whole way: outbox, relay, log, consumer. And that the spine walks it alone."""
 
-import asyncio
+import subprocess
+import sys
+import textwrap
 
-from eventspine.consumer import Consumer
-from eventspine.database import Database
-from eventspine.outbox import transaction
-from eventspine.postgres_log import PostgresLog
-from eventspine.relay import Relay
-from shop.services.orders.handlers import HANDLERS
-from shop.services.users import actions
-from shop.services.users.schemas import CreateUser
-from tests.conftest import Databases
+from tests.eventspine import notes
+from tests.eventspine.conftest import opened, opened_log, run
 
 
-def test_an_event_published_here_is_applied_there(databases: Databases) -> None:
-    async def walk() -> list[tuple[object, ...]]:
-        users, orders = Database(databases.users), Database(databases.orders)
-        log = PostgresLog(databases.log)
-        await users.open()
-        await orders.open()
-        await log.create_topic("users")
-        relay = Relay(databases.users, log, source="/users", topics=["users"], batch=100)
-        consumer = Consumer(orders, log, HANDLERS)
-        async with transaction(users) as tx:
-            await actions.create(
-                tx, [CreateUser("a@example.com", "A"), CreateUser("b@example.com", "B")]
-            )
-        tasks = [asyncio.create_task(relay.run()), asyncio.create_task(consumer.run())]
-        rows: list[tuple[object, ...]] = []
-        for _ in range(500):
-            rows = await orders.fetch(
-                "SELECT id, name, email, version, erased FROM customers ORDER BY id"
-            )
-            if len(rows) == 2:
-                break
-            await asyncio.sleep(0.01)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await log.close()
-        await users.close()
-        await orders.close()
-        return rows
+def test_an_event_published_here_is_applied_there(
+    notes_url: str, copy_url: str, postgres_log_url: str
+) -> None:
+    async def walk() -> None:
+        async with (
+            opened(notes_url) as database,
+            opened(copy_url) as copy,
+            opened_log(postgres_log_url, 3) as log,
+        ):
+            relay, consumer = notes.relay(notes_url, log), notes.consumer(copy, log)
+            async with notes.Running(relay.run(), consumer.run()):
+                await notes.publish(database, notes.event(1, 1), notes.event(2, 1))
+                await notes.publish(database, notes.event(1, 2, "changed"))
 
-    assert asyncio.run(walk()) == [
-        (1, "A", "a@example.com", 1, False),
-        (2, "B", "b@example.com", 1, False),
-    ]
+                async def has_arrived() -> bool:
+                    return len(await copy.fetch("TABLE applied")) == 3
+
+                await notes.eventually(has_arrived)
+            await notes.assert_copied(copy, notes.event(2, 1), *both(notes.event(1, 2, "changed")))
+
+    run(walk())
+
+
+def both(changed: notes.NoteEvent) -> tuple[notes.NoteEvent, notes.NoteEvent]:
+    return notes.event(changed.id, 1), changed
+
+
+def test_the_spine_knows_no_shop() -> None:
+    """All of it can be imported where there is none."""
+    program = """
+        import importlib, pkgutil, sys
+        sys.modules["shop"] = None
+        import eventspine
+        for module in pkgutil.walk_packages(eventspine.__path__, "eventspine."):
+            if "migrations" not in module.name:
+                importlib.import_module(module.name)
+        assert not [name for name in sys.modules if name.startswith("shop.")]
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True)

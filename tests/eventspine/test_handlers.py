@@ -72,5 +72,5 @@ def test_a_topic_of_two_sources_is_refused() -> None:
 
     async def see(tx: object, events: object) -> None: ...
 
-    with pytest.raises(ValueError, match="notes.*/notes.*/strangers"):
+    with pytest.raises(ValueError, match=r"notes.*/notes.*/strangers"):
         Handlers("all", {NoteTaken: see, Stranger: see})

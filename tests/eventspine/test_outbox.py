@@ -2,8 +2,8 @@
 
 import asyncio
 import random
-import socket
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -41,6 +41,11 @@ class Changed(Exception):
     """The writer has changed its mind."""
 
 
+def _change_mind(chance: random.Random) -> None:
+    if chance.random() < 0.2:
+        raise Changed
+
+
 async def _write(database: Database, writer: int, troubles: list[str]) -> None:
     chance = random.Random(writer)
     for n in range(TRANSACTIONS):
@@ -49,8 +54,7 @@ async def _write(database: Database, writer: int, troubles: list[str]) -> None:
         try:
             async with transaction(database) as tx:
                 await notes.save(tx, events)
-                if chance.random() < 0.2:
-                    raise Changed
+                _change_mind(chance)
         except (Changed, Unavailable, OutcomeUnknown):
             continue
         except psycopg.Error as error:

@@ -11,6 +11,11 @@ import structlog
 from shop.cli import main
 
 NOWHERE = "postgresql://shop:secret@/shop?host=/nowhere"
+UNREACHABLE = (
+    "cannot reach a database: connection is bad: connection to server on socket "
+    '"/nowhere/.s.PGSQL.5432" failed: No such file or directory '
+    "Is the server running locally and accepting connections on that socket?"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -68,8 +73,7 @@ def logging_as_it_was() -> Iterator[None]:
         (
             "migrate users",
             {"USERS__DATABASE_URL_FILE": "/nowhere/url"},
-            "settings: SHOP_USERS__DATABASE_URL_FILE: cannot read /nowhere/url: "
-            "No such file or directory",
+            "settings: SHOP_USERS__DATABASE_URL_FILE: cannot read /nowhere/url: No such file or directory",
         ),
         (
             "api users",
@@ -79,9 +83,7 @@ def logging_as_it_was() -> Iterator[None]:
         (
             "migrate users",
             {"USERS__DATABASE_URL": NOWHERE, "EVENT_LOG_URL": NOWHERE},
-            "cannot reach a database: connection is bad: connection to server on socket "
-            '"/nowhere/.s.PGSQL.5432" failed: No such file or directory Is the server running '
-            "locally and accepting connections on that socket?",
+            UNREACHABLE,
         ),
     ],
 )

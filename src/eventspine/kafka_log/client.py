@@ -20,6 +20,11 @@ ANSWER_WITHIN = 10.0
 SLICE = 0.05
 """Seconds that a thread waits inside librdkafka before it looks up."""
 
+AT_ONCE = 200
+"""Messages taken from librdkafka in one call. Each keeps its headers as a list of tuples besides
+what is made of them: of thousands, the processor's cache and the garbage collector take notice
+(10 µs a message instead of 7)."""
+
 LARGEST_MESSAGE = 4 * 1024 * 1024
 """Bytes: what a request of 1 MiB may become in JSON, with its headers, and room to spare."""
 

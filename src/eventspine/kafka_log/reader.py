@@ -6,6 +6,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from eventspine.kafka_log.client import (
     ANSWER_WITHIN,
+    AT_ONCE,
     NO_SUCH_TOPIC,
     PARTITION_END,
     READING,
@@ -95,7 +96,7 @@ class Reader:
             # Asked for more than one, librdkafka would wait for all of them.
             messages = self._consumer.consume(1, SLICE)
             if messages and (room := limit - len(records) - 1):
-                messages += self._consumer.consume(room, 0)
+                messages += self._consumer.consume(min(room, AT_ONCE), 0)
             for message in messages:
                 if (error := message.error()) is None:
                     records.append(record(message))

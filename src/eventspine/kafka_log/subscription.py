@@ -13,6 +13,7 @@ from confluent_kafka import Message as KafkaMessage
 
 from eventspine.kafka_log.client import (
     ALL_BROKERS_DOWN,
+    AT_ONCE,
     AUTHENTICATION_FAILED,
     FATAL,
     LOG,
@@ -202,10 +203,14 @@ class KafkaSubscription:
         while not (stop.is_set() or self._closing.is_set()):
             wait = min(SLICE, max(0.0, deadline - time.monotonic()))
             # Asked for more than one, librdkafka would wait for all of them.
-            messages = consumer.consume(1, wait)
-            if messages and max_records > 1:
-                messages += consumer.consume(max_records - 1, 0)
-            self._sort_out(messages)
+            messages, room = consumer.consume(1, wait), max_records
+            while messages:
+                self._sort_out(messages)
+                room -= len(messages)
+                go_on = room and self._consumer
+                messages = consumer.consume(min(room, AT_ONCE), 0) if go_on else []
+            if self._doubt and not self._ready:
+                self._settle_doubt()
             now = time.monotonic()
             asking = bool(self._given) and now >= self._ask_at
             if self._ready or self._failures or asking or now >= deadline or not self._consumer:
@@ -221,8 +226,6 @@ class KafkaSubscription:
         if records:
             self._doubt = ""
             self._reach.back()
-        elif self._doubt:
-            self._settle_doubt()
         with self._lock:
             sound = self._reading - self._seeks.keys()
             self._ready += [one for one in records if (one.topic, one.partition) in sound]

@@ -1,17 +1,19 @@
 """The process that answers HTTP for one service."""
 
 import asyncio
-import gc
+import signal
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
 
 from eventspine.database import Database
 from eventspine.errors import Unavailable
+from shop.kit import garbage
 from shop.kit.event_log import database_url
 from shop.kit.ready import notify_ready
 from shop.kit.service import Service
@@ -61,14 +63,11 @@ def run_api(service: Service, settings: Settings) -> None:
         log_config=None,
         access_log=settings.access_log,
         server_header=False,
+        proxy_headers=settings.access_log,  # nothing else looks at them
         timeout_graceful_shutdown=4,
     )
     bound = _bind(settings.host, port)
-    # What was made while starting lives as long as the process: the collector need not look at it
-    # again, nor at every seven hundredth request's garbage, most of which is gone by itself.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
+    garbage.settle()
     _Server(config, app, drain=settings.drain_ms / 1000).run(sockets=[bound])
 
 
@@ -92,6 +91,11 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             notify_ready()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's
+        """To be asked to stop is no failure: uvicorn would end as if killed, after it has stopped."""
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -92,20 +92,21 @@ Email = Annotated[
 ]
 
 
-_AMOUNT = r"[0-9]{1,10}(\.[0-9]{1,2})?"
+_AMOUNT = re.compile(r"[0-9]{1,10}(\.[0-9]{1,2})?")
 
 
 def _amount(value: object) -> object:
     # Python's Decimal also takes True, "1_0", " 1", "1E+2" and digits of every alphabet.
-    if isinstance(value, bool) or (isinstance(value, str) and not re.fullmatch(_AMOUNT, value)):
+    if isinstance(value, bool) or (isinstance(value, str) and not _AMOUNT.fullmatch(value)):
         raise ValueError('must be a number, or a decimal string like "12.50"')
     return value
 
 
 Money = Annotated[
     Decimal,
-    BeforeValidator(_amount),
+    # In this order the limits are checked in Rust, before it is Python's turn.
     Field(ge=0, max_digits=12, decimal_places=2, allow_inf_nan=False),
+    BeforeValidator(_amount),
     WithJsonSchema(
         {
             "anyOf": [
@@ -115,7 +116,7 @@ Money = Annotated[
                     "exclusiveMaximum": 10_000_000_000,
                     "multipleOf": 0.01,
                 },
-                {"type": "string", "pattern": f"^{_AMOUNT}$"},
+                {"type": "string", "pattern": f"^{_AMOUNT.pattern}$"},
             ]
         },
         mode="validation",

@@ -13,6 +13,7 @@ from eventspine.consumer import Consumer
 from eventspine.database import Database
 from eventspine.pruning import Pruner
 from eventspine.relay import Relay
+from shop.kit import garbage
 from shop.kit.event_log import database_url, open_event_log
 from shop.kit.heartbeat import beat
 from shop.kit.ready import notify_ready
@@ -51,6 +52,7 @@ async def _work(service: Service, settings: Settings) -> None:
     for signal_ in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signal_, stopping.set)
     _LOG.info("worker started", service=service.name, log=settings.event_log)
+    garbage.settle()
     notify_ready()
     stopped = asyncio.create_task(stopping.wait())
     # The tasks never end by themselves; if one does, the process must not pretend to work.

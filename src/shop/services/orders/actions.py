@@ -4,9 +4,10 @@ A batch does what its commands would have done one after the other. A refusal is
 results, so that it fails no neighbour.
 """
 
-import json
 from collections.abc import Sequence
 from typing import Any
+
+from pydantic_core import to_json
 
 from eventspine.outbox import Transaction
 from shop.contracts.orders import OrderCancelled, OrderPlaced
@@ -51,7 +52,7 @@ async def place(tx: Transaction, commands: Sequence[PlaceOrder]) -> list[Order |
         for n, c in enumerate(commands)
     ]
     results: list[Order | UnknownCustomer | None] = [None] * len(commands)
-    rows = await tx.fetch(_PLACE, {"commands": json.dumps(wanted)})
+    rows = await tx.fetch(_PLACE, {"commands": to_json(wanted).decode()})
     for n, id_, total_price, placed_at, name, email in rows:
         user_id, product, quantity, _, traceparent = commands[n]
         fields: dict[str, Any] = {
