@@ -84,6 +84,9 @@ class Settings(BaseSettings):
         description="how long an API that is asked to stop says that it is not ready, and goes on "
         "answering, so that whoever sends it requests can notice",
     )
+    most_parked: Annotated[int, Field(ge=1)] = Field(
+        default=100, description="keys that may be parked before a consumer stops and says so"
+    )
     relay_batch: Annotated[int, Field(ge=1, le=100_000)] = 2000
     consumer_batch: Annotated[int, Field(ge=1, le=100_000)] = 2000
 

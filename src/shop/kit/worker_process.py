@@ -38,7 +38,13 @@ async def _work(service: Service, settings: Settings) -> None:
     relay = Relay(
         url, log, source=service.source, topics=[service.topic], batch=settings.relay_batch
     )
-    consumer = Consumer(database, log, service.handlers, batch=settings.consumer_batch)
+    consumer = Consumer(
+        database,
+        log,
+        service.handlers,
+        batch=settings.consumer_batch,
+        most_parked=settings.most_parked,
+    )
     pruner = Pruner(
         database,
         outbox_seconds=settings.outbox_retention_s,
