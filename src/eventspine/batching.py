@@ -47,6 +47,7 @@ class Batcher(Generic[Command, Result]):
         self._idle_lanes = lanes
         self._waiting: deque[tuple[Command, asyncio.Future[Result], float]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
 
     async def submit(self, command: Command) -> Result:
         """The command's own result, once its transaction has committed.
@@ -59,6 +60,8 @@ class Batcher(Generic[Command, Result]):
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
         self._waiting.append((command, future, loop.time()))
+        if self._timer is None:
+            self._timer = loop.call_later(self._patience, self._refuse_late)
         if self._idle_lanes:
             self._idle_lanes -= 1
             # Kept, because the event loop itself holds tasks only weakly.
@@ -72,6 +75,9 @@ class Batcher(Generic[Command, Result]):
         while self._tasks:
             # Not `gather`: were whoever closes cancelled, it would cancel the work as well.
             await asyncio.wait(self._tasks)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     async def _lane(self) -> None:
         try:
@@ -83,17 +89,25 @@ class Batcher(Generic[Command, Result]):
 
     def _next_batch(self) -> list[tuple[Command, asyncio.Future[Result]]]:
         batch = []
-        latest = asyncio.get_running_loop().time() - self._patience
         for _ in range(min(len(self._waiting), self._max_batch)):
-            command, future, since = self._waiting.popleft()
+            command, future, _ = self._waiting.popleft()
             # A caller who has gone away before the work began need not have it done.
-            if future.done():
-                continue
-            if since < latest:
-                future.set_exception(Overloaded(f"no turn came in {self._patience:g} s"))
-            else:
+            if not future.done():
                 batch.append((command, future))
         return batch
+
+    def _refuse_late(self) -> None:
+        """One timer for all: it looks after the one who has waited longest, then after the next."""
+        loop = asyncio.get_running_loop()
+        self._timer = None
+        while self._waiting:
+            _, future, since = self._waiting[0]
+            if since + self._patience > loop.time():
+                self._timer = loop.call_at(since + self._patience, self._refuse_late)
+                return
+            self._waiting.popleft()
+            if not future.done():
+                future.set_exception(Overloaded(f"no turn came in {self._patience:g} s"))
 
     async def _settle(self, batch: Sequence[tuple[Command, asyncio.Future[Result]]]) -> None:
         commands = [command for command, _ in batch]

@@ -17,12 +17,21 @@ from collections.abc import Sequence
 import structlog
 
 from eventspine.database import Database
-from eventspine.errors import OutcomeUnknown, SpineError, Unavailable
+from eventspine.errors import SpineError
 from eventspine.event import Event, NotAnEvent, envelope
 from eventspine.handlers import Handlers
-from eventspine.log import EventLog, LogUnavailable, Record, Subscription
+from eventspine.log import EventLog, Record, Subscription
 from eventspine.outbox import Transaction, transaction
-from eventspine.parking import BEHIND, Park, TooManyParked, held_keys, park
+from eventspine.parking import (
+    BEHIND,
+    PASSING,
+    HeldKey,
+    Park,
+    TooManyParked,
+    held_key,
+    held_keys,
+    park,
+)
 from eventspine.patience import Patience
 from eventspine.reading import Cursor, Item, Partition, read
 
@@ -56,8 +65,8 @@ class Moved(SpineError):
     """Another member moved this partition's cursor: what was read is applied already, or stale."""
 
 
-# Trouble that is not an event's own: tried again, for as long as it takes.
-_PASSING = (Moved, Unavailable, OutcomeUnknown, TooManyParked, LogUnavailable, OSError)
+# Tried again, for as long as it takes.
+_PASSING = (Moved, *PASSING)
 
 
 class Consumer:
@@ -135,7 +144,7 @@ class Consumer:
         except _PASSING:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the line goes on
-            await self._isolate(records, error)
+            await self._isolate_each(list(partitions.values()), error)
         for at in partitions:
             await subscription.commit(*at, self._cursors[at].next_offset)
 
@@ -205,12 +214,23 @@ class Consumer:
             await self._park(tx, parks, held)
         self._cursors.update(moves)
 
+    async def _isolate_each(self, partitions: Sequence[Sequence[Record]], error: Exception) -> None:
+        """A partition that is stopped stops no other."""
+        stopped: TooManyParked | None = None
+        for records in partitions:
+            try:
+                await self._isolate(records, error)
+            except TooManyParked as too_many:
+                stopped = too_many
+        if stopped:
+            raise stopped
+
     async def _isolate(self, records: Sequence[Record], error: Exception) -> None:
         """Something among these can't be applied: apply the rest, and park that with the error."""
         if len(records) == 1:
             try:
                 await self.apply(records)
-            except _PASSING:
+            except (*_PASSING, TooManyParked):
                 raise
             except Exception:  # noqa: BLE001 - it has failed again, and alone: it is the event
                 await self._park_failed(records[0], error)
@@ -224,13 +244,13 @@ class Consumer:
             except Exception as failure:  # noqa: BLE001 - it is what is being looked for
                 await self._isolate(half, failure)
 
-    def _why_park(self, item: Item, held: set[tuple[str, str]]) -> Park | None:
+    def _why_park(self, item: Item, held: set[HeldKey]) -> Park | None:
         record, position, _, error = item
         if error is not None:
             if position is not None:
-                held.add((record.topic, record.key or ""))
+                held.add(held_key(record))
             return Park(record, position, position is not None, "not an event", error)
-        if (record.topic, record.key or "") in held:
+        if held_key(record) in held:
             detail = "an earlier event of its key is parked"
             return Park(record, position, holds_key=True, cause=BEHIND, error=detail)
         return None
@@ -245,13 +265,11 @@ class Consumer:
             held = await held_keys(tx, self._handlers.consumer)
             cause = type(error).__name__
             parks = [Park(record, item.position, True, cause, str(error)) for item in items]
-            held.add((record.topic, record.key or ""))
+            held.add(held_key(record))
             await self._park(tx, parks, held)
         self._cursors.update(moves)
 
-    async def _park(
-        self, tx: Transaction, parks: Sequence[Park], held: set[tuple[str, str]]
-    ) -> None:
+    async def _park(self, tx: Transaction, parks: Sequence[Park], held: set[HeldKey]) -> None:
         """`held` are the keys that hold, these included. Raises `TooManyParked`."""
         failed = [park for park in parks if park.cause != BEHIND]
         if len(held) > self._most_parked and any(park.holds_key for park in failed):

@@ -13,12 +13,15 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from eventspine.database import Database
-from eventspine.errors import SpineError
+from eventspine.database import Database, translated
+from eventspine.errors import OutcomeUnknown, SpineError, Unavailable
 from eventspine.event import NotAnEvent, decode, envelope
 from eventspine.handlers import Handlers
-from eventspine.log import Record
+from eventspine.log import LogUnavailable, Record
 from eventspine.outbox import Transaction, transaction
+
+PASSING = (Unavailable, OutcomeUnknown, LogUnavailable, OSError, MemoryError)
+"""Trouble that is not an event's own: the same may succeed later."""
 
 
 class TooManyParked(SpineError):
@@ -62,17 +65,21 @@ INSERT INTO parked
 VALUES
     (%(consumer)s, %(topic)s, %(partition)s, %(offset)s, %(position)s, %(key)s, %(headers)s,
     %(value)s, %(holds_key)s, %(cause)s, %(error)s)
+-- A stranger's record, read again after the log had lost its end.
+ON CONFLICT (consumer, topic, "partition", "offset", position) DO UPDATE
+SET key = excluded.key, headers = excluded.headers, value = excluded.value, error = excluded.error
+WHERE excluded.position = 0
 """
 
 _LIST = """
-SELECT topic, "partition", "offset", position, key, holds_key, cause, error, attempts, parked_at,
-    headers, value
+SELECT topic, "partition", "offset", nullif(position, 0), key, holds_key, cause, error, attempts,
+    parked_at, headers, value
 FROM parked
 WHERE consumer = %(consumer)s
     AND (%(topic)s::text IS NULL OR topic = %(topic)s)
     AND (%(key)s::text IS NULL OR key = %(key)s)
     AND (%(cause)s::text IS NULL OR cause = %(cause)s)
-ORDER BY topic, "partition", "offset"
+ORDER BY topic, "partition", "offset", position
 """
 
 # Whoever applies events of a topic holds its cursor's row: hold it too, and the key stands still.
@@ -83,21 +90,29 @@ ORDER BY "partition" FOR UPDATE
 
 _UNPARK = """
 DELETE FROM parked WHERE consumer = %(consumer)s AND topic = %(topic)s
-    AND "partition" = %(partition)s AND "offset" = %(offset)s
+    AND "partition" = %(partition)s AND "offset" = %(offset)s AND position = %(position)s
 """
 
 _FAILED_AGAIN = """
 UPDATE parked SET attempts = attempts + 1, cause = %(cause)s, error = %(error)s
 WHERE consumer = %(consumer)s AND topic = %(topic)s
-    AND "partition" = %(partition)s AND "offset" = %(offset)s
+    AND "partition" = %(partition)s AND "offset" = %(offset)s AND position = %(position)s
 """
 
 BEHIND = "behind another"
 """The cause of what is parked only because an earlier event of its key is."""
 
 
-async def held_keys(tx: Transaction, consumer: str) -> set[tuple[str, str]]:
-    """The (topic, key) pairs whose events must be parked behind others."""
+HeldKey = tuple[str, str | None]
+"""A topic and a key, as they are stored."""
+
+
+def held_key(record: Record) -> HeldKey:
+    return record.topic, _storable(record.key)
+
+
+async def held_keys(tx: Transaction, consumer: str) -> set[HeldKey]:
+    """The keys whose events must be parked behind others."""
     return {(topic, key) for topic, key in await tx.fetch(_HELD, {"consumer": consumer})}
 
 
@@ -110,9 +125,11 @@ async def park(tx: Transaction, consumer: str, parks: Sequence[Park]) -> None:
                 "topic": record.topic,
                 "partition": record.partition,
                 "offset": record.offset,
-                "position": position,
+                "position": position or 0,
                 "key": _storable(record.key),
-                "headers": json.dumps(dict(record.headers)).replace("\\u0000", "\\ufffd"),
+                "headers": json.dumps(
+                    {_storable(name): _storable(text) for name, text in record.headers.items()}
+                ),
                 "value": record.value,
                 "holds_key": holds_key,
                 "cause": cause,
@@ -173,18 +190,18 @@ async def retry(
             _LIST, {"consumer": consumer, "topic": topic, "key": key, "cause": None}
         )
         waiting = [Parked(*row) for row in rows if row[4] == key]
+        # In a log that was fed again offsets may begin anew; positions never do.
+        waiting.sort(key=lambda each: each.position or 0)
         tx.accepts_gaps = accept_gaps
         for parked in waiting:
-            place = {
-                "consumer": consumer,
-                "topic": topic,
-                "partition": parked.partition,
-                "offset": parked.offset,
-            }
+            place = _place(consumer, parked)
             try:
                 async with tx.savepoint():
-                    await _apply(tx, handlers, parked)
+                    with translated():
+                        await _apply(tx, handlers, parked)
                     await tx.execute(_UNPARK, place)
+            except PASSING:
+                raise  # not the event's fault
             except Exception as failure:  # noqa: BLE001 - it is what the caller is told
                 error = f"{type(failure).__name__}: {failure}"
                 await tx.execute(
@@ -217,13 +234,15 @@ async def discard(database: Database, consumer: str, parked: Sequence[Parked]) -
         for topic in sorted({each.topic for each in parked}):
             await tx.execute(_STAND_STILL, {"consumer": consumer, "topic": topic})
         for each in parked:
-            place: dict[str, Any] = {"consumer": consumer, "topic": each.topic}
-            place |= {"partition": each.partition, "offset": each.offset}
-            gone += (await tx.execute(_UNPARK, place)).rowcount
+            gone += (await tx.execute(_UNPARK, _place(consumer, each))).rowcount
     return gone
 
 
-__all__ = [
-    "BEHIND", "Park", "Parked", "Retried", "TooManyParked",
-    "discard", "find", "held_keys", "park", "retry",
-]  # fmt: skip
+def _place(consumer: str, parked: Parked) -> dict[str, Any]:
+    return {
+        "consumer": consumer,
+        "topic": parked.topic,
+        "partition": parked.partition,
+        "offset": parked.offset,
+        "position": parked.position or 0,
+    }

@@ -19,8 +19,8 @@ _CHUNK = 5000  # rows of a transaction: some 20 ms
 _PAUSE = 0.05  # seconds between chunks, so that pruning never takes more than a share of the disk
 _EVERY = 30.0  # seconds between rounds
 
-# By position and by age: what is relayed and older than the retention. The oldest row is found
-# through the primary key, so a round with nothing to do reads one row.
+# By position and by age: what is relayed and older than the retention. A round with nothing to do
+# reads a chunk's worth of the primary key, and no more.
 _PRUNE_OUTBOX = """
 DELETE FROM outbox WHERE position IN (
     SELECT position FROM outbox

@@ -68,8 +68,9 @@ def add_spine_tables(metadata: MetaData) -> None:
         Column("topic", Text, primary_key=True),
         Column("partition", Integer, primary_key=True, autoincrement=False),
         Column("offset", BigInteger, primary_key=True, autoincrement=False),
-        # Of a record that is no event of ours only the place and the content are known.
-        Column("position", BigInteger),
+        # 0 of a record that is no event of ours. A part of the key, because a log that lost its
+        # end and was fed again may hold other events at the offsets of parked ones.
+        Column("position", BigInteger, primary_key=True, autoincrement=False),
         Column("key", Text),
         Column("headers", JSONB, nullable=False),
         Column("value", LargeBinary),

@@ -168,6 +168,7 @@ def audit(
             source=each.source,
             topic=each.topic,
             database_url=database_url(settings, each.name),
+            handlers=each.handlers,
             folds=each.folds,
         )
         for each in chosen

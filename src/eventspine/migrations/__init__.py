@@ -52,7 +52,7 @@ CREATE TABLE parked (
     topic TEXT NOT NULL,
     partition INTEGER NOT NULL,
     "offset" BIGINT NOT NULL,
-    position BIGINT,
+    position BIGINT NOT NULL,
     key TEXT,
     headers JSONB NOT NULL,
     value BYTEA,
@@ -61,7 +61,7 @@ CREATE TABLE parked (
     error TEXT NOT NULL,
     attempts INTEGER DEFAULT 1 NOT NULL,
     parked_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
-    PRIMARY KEY (consumer, topic, partition, "offset")
+    PRIMARY KEY (consumer, topic, partition, "offset", position)
 );
 """
 

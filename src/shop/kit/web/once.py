@@ -57,4 +57,4 @@ def _fingerprint(command: object, caller: str | None) -> str:
     # A command's class says what was asked for and its fields say how; a trace is not a part of it.
     assert isinstance(command, tuple)
     asked = command._replace(traceparent=None)  # type: ignore[attr-defined]
-    return hashlib.sha256(f"{caller} {asked!r}".encode(errors="surrogatepass")).hexdigest()
+    return hashlib.sha256(f"{caller!r} {asked!r}".encode(errors="surrogatepass")).hexdigest()
