@@ -203,10 +203,10 @@ async def retry(
             except PASSING:
                 raise  # not the event's fault
             except Exception as failure:  # noqa: BLE001 - it is what the caller is told
-                error = f"{type(failure).__name__}: {failure}"
+                cause, text = type(failure).__name__, str(failure)
+                error = f"{cause}: {text}"
                 await tx.execute(
-                    _FAILED_AGAIN,
-                    {**place, "cause": type(failure).__name__, "error": _storable(error[:2000])},
+                    _FAILED_AGAIN, {**place, "cause": cause, "error": _storable(text[:2000])}
                 )
                 if parked.holds_key:
                     break

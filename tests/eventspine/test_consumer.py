@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import psycopg
@@ -150,9 +150,13 @@ class Failure(Unavailable):
 
 
 class Member:
-    """A consumer that reads what it is told, and can be replaced and made to fail."""
+    """A consumer that reads what it is told, and can be replaced and made to fail.
 
-    def __init__(self, database: Database, log: MemoryLog) -> None:
+    Events of notes that are `broken` it can't apply at all.
+    """
+
+    def __init__(self, database: Database, log: MemoryLog, broken: Collection[int] = ()) -> None:
+        self.broken = broken
         self._database = database
         self._log = log
         self._fails = 0
@@ -160,14 +164,14 @@ class Member:
     async def start(self) -> None:
         async def taken(tx: Transaction, events: Sequence[NoteTaken]) -> None:
             await notes.taken(tx, events)
-            self._fail()
+            self._fail(events)
 
         async def changed(tx: Transaction, events: Sequence[NoteChanged]) -> None:
-            self._fail()
+            self._fail(events)
             await notes.changed(tx, events)
 
-        handlers = Handlers("copy", {NoteTaken: taken, NoteChanged: changed})
-        consumer = Consumer(self._database, self._log, handlers)
+        self.handlers = Handlers("copy", {NoteTaken: taken, NoteChanged: changed})
+        consumer = Consumer(self._database, self._log, self.handlers)
         already = len(self._log.subscriptions)
         self._task = asyncio.create_task(consumer.run())
         while len(self._log.subscriptions) == already:
@@ -175,10 +179,12 @@ class Member:
         self.subscription: MemorySubscription = self._log.subscriptions[-1]
         self.subscription.told = asyncio.Queue()
 
-    def _fail(self) -> None:
+    def _fail(self, events: Sequence[NoteEvent]) -> None:
         if self._fails:
             self._fails -= 1
             raise Failure
+        if found := [one for one in events if one.id in self.broken]:
+            raise ValueError(f"{found[0].key} is broken")
 
     async def stop(self) -> None:
         self._task.cancel()
@@ -433,6 +439,7 @@ def test_while_the_database_is_away_nothing_is_read_past_what_was_not_applied(
                     assert subscription.polls <= polls + 2, "it must not read on"
                 await notes.eventually(lambda: has_applied(database, 300))
             await notes.assert_copied(database, *events)
+            assert await parking.find(database, "copy") == []
         # Perhaps once for the connection that was lost, and once for there being none.
         assert 1 <= len(said.troubles()) <= 3, said
         assert said.at("info")[-1]["event"] == "the consumer goes on"
