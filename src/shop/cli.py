@@ -133,8 +133,7 @@ def events(
 
     use_running_shop(data)
     settings = _settings()
-    # What it is trying is said in the end, once.
-    logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
+    _say_it_once()
     topics = topic or [services.load(name).topic for name in services.NAMES]
     try:
         asyncio.run(
@@ -181,10 +180,11 @@ def audit(
         finally:
             await log.close()
 
+    _say_it_once()
     try:
         holds = asyncio.run(run())
     except (LogUnavailable, Unavailable) as error:
-        _stop(f"no verdict: {error}", status=2)
+        _stop(f"no verdict: {_one_line(error)}", status=2)
     raise typer.Exit(0 if holds else 1)
 
 
@@ -254,11 +254,21 @@ def _on_parked(
     use_running_shop(data)
     chosen = _service(service)
     parking = Parking(database_url(_settings(), service), chosen.handlers)
+    _say_it_once()
     try:
         done = asyncio.run(parking.opened(do))
     except Unavailable as error:
-        _stop(f"cannot reach the database: {error}")
+        _stop(f"cannot reach the database: {_one_line(error)}")
     raise typer.Exit(0 if done else 1)
+
+
+def _say_it_once() -> None:
+    """What could not be reached is said in the end, and not each time it was tried."""
+    logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _part(kind: str, service: str) -> tuple[Service, Settings]:

@@ -29,7 +29,7 @@ class Parking:
         found = await self._find(key, cause)
         for each in found:
             self._console.print(
-                f"{_place(each)}  key {each.key}  {each.cause}: {each.error[:120]}"
+                f"{_place(each)}  key {each.key}  {each.cause}: {' '.join(each.error.split())[:120]}"
                 f"  (tried {each.attempts} x, parked {each.parked_at:%Y-%m-%d %H:%M:%S})"
             )
         keys = len({(each.topic, each.key) for each in found if each.holds_key})
@@ -37,7 +37,10 @@ class Parking:
         return True
 
     async def show_key(self, key: str) -> bool:
-        for each in await self._find(key, None):
+        found = await self._find(key, None)
+        if not found:
+            self._console.print(f"nothing is parked of key {key}")
+        for each in found:
             self._console.print(f"{_place(each)}  {each.cause}: {each.error}")
             for name, value in each.headers.items():
                 self._console.print(f"    {name}: {value}")
