@@ -14,12 +14,14 @@ from eventspine.log import EventLog
 async def audit_all(services: Sequence[Audited], log: EventLog, *, as_json: bool) -> bool:
     """Audit each service and print what was found; whether all of it holds."""
     sections: list[Section] = []
+    console = Console(stderr=True)
     shown = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        console=Console(stderr=True),
+        console=console,
         transient=True,
+        disable=not console.is_terminal,
     )
     with shown:
         for service in services:
