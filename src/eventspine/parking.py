@@ -82,6 +82,21 @@ WHERE consumer = %(consumer)s
 ORDER BY topic, "partition", "offset", position
 """
 
+# By position: in a log that was fed again offsets may begin anew.
+_NEXT = """
+SELECT topic, "partition", "offset", nullif(position, 0), key, holds_key, cause, error, attempts,
+    parked_at, headers, value
+FROM parked
+WHERE consumer = %(consumer)s AND topic = %(topic)s AND key IS NOT DISTINCT FROM %(key)s::text
+    AND (position, "partition", "offset") > (%(position)s, %(partition)s, %(offset)s)
+ORDER BY position, "partition", "offset" LIMIT %(chunk)s
+"""
+
+_LEFT = """
+SELECT count(*) FROM parked
+WHERE consumer = %(consumer)s AND topic = %(topic)s AND key IS NOT DISTINCT FROM %(key)s::text
+"""
+
 # Whoever applies events of a topic holds its cursor's row: hold it too, and the key stands still.
 _STAND_STILL = """
 SELECT FROM cursors WHERE consumer = %(consumer)s AND topic = %(topic)s
@@ -98,6 +113,8 @@ UPDATE parked SET attempts = attempts + 1, cause = %(cause)s, error = %(error)s
 WHERE consumer = %(consumer)s AND topic = %(topic)s
     AND "partition" = %(partition)s AND "offset" = %(offset)s AND position = %(position)s
 """
+
+_CHUNK = 500  # events that are retried in one transaction
 
 BEHIND = "behind another"
 """The cause of what is parked only because an earlier event of its key is."""
@@ -176,43 +193,57 @@ async def retry(
     *,
     accept_gaps: bool = False,
 ) -> Retried:
-    """Apply a key's parked events in their order, until one fails again. One transaction.
+    """Apply a key's parked events in their order, until one fails again.
 
-    With `accept_gaps` an event is applied though its predecessor never came: right when that one
-    was discarded, since each event carries the whole state.
+    A chunk is a transaction, so that consumers of the topic are not kept waiting; what is left
+    holds the key in between. With `accept_gaps` an event is applied though its predecessor never
+    came: right when that one was discarded, since each event carries the whole state.
     """
-    consumer = handlers.consumer
+    chosen = {"consumer": handlers.consumer, "topic": topic, "key": key}
+    last = {"position": -1, "partition": 0, "offset": 0}
     applied = 0
     error = None
-    async with transaction(database) as tx:
-        await tx.execute(_STAND_STILL, {"consumer": consumer, "topic": topic})
-        rows = await tx.fetch(
-            _LIST, {"consumer": consumer, "topic": topic, "key": key, "cause": None}
-        )
-        waiting = [Parked(*row) for row in rows if row[4] == key]
-        # In a log that was fed again offsets may begin anew; positions never do.
-        waiting.sort(key=lambda each: each.position or 0)
-        tx.accepts_gaps = accept_gaps
-        for parked in waiting:
-            place = _place(consumer, parked)
-            try:
-                async with tx.savepoint():
-                    with translated():
-                        await _apply(tx, handlers, parked)
-                    await tx.execute(_UNPARK, place)
-            except PASSING:
-                raise  # not the event's fault
-            except Exception as failure:  # noqa: BLE001 - it is what the caller is told
-                cause, text = type(failure).__name__, str(failure)
-                error = f"{cause}: {text}"
-                await tx.execute(
-                    _FAILED_AGAIN, {**place, "cause": cause, "error": _storable(text[:2000])}
-                )
-                if parked.holds_key:
-                    break
-            else:
-                applied += 1
-    return Retried(topic, key, applied, len(waiting) - applied, error)
+    while True:
+        async with transaction(database) as tx:
+            tx.accepts_gaps = accept_gaps
+            await tx.execute(_STAND_STILL, chosen)
+            rows = await tx.fetch(_NEXT, {**chosen, **last, "chunk": _CHUNK})
+            chunk = [Parked(*row) for row in rows]
+            done, failed, stopped = await _retry(tx, handlers, chunk)
+            [(left,)] = await tx.fetch(_LEFT, chosen)
+        applied += done
+        error = failed or error
+        if stopped or len(chunk) < _CHUNK:
+            return Retried(topic, key, applied, left, error)
+        last = _place(handlers.consumer, chunk[-1])
+
+
+async def _retry(
+    tx: Transaction, handlers: Handlers, chunk: Sequence[Parked]
+) -> tuple[int, str | None, bool]:
+    """How many were applied, the last error, and whether it is one that stops the key."""
+    applied = 0
+    error = None
+    for parked in chunk:
+        place = _place(handlers.consumer, parked)
+        try:
+            async with tx.savepoint():
+                with translated():
+                    await _apply(tx, handlers, parked)
+                await tx.execute(_UNPARK, place)
+        except PASSING:
+            raise  # not the event's fault
+        except Exception as failure:  # noqa: BLE001 - it is what the caller is told
+            cause, text = type(failure).__name__, str(failure)
+            error = f"{cause}: {text}"
+            await tx.execute(
+                _FAILED_AGAIN, {**place, "cause": cause, "error": _storable(text[:2000])}
+            )
+            if parked.holds_key:
+                return applied, error, True
+        else:
+            applied += 1
+    return applied, error, False
 
 
 async def _apply(tx: Transaction, handlers: Handlers, parked: Parked) -> None:

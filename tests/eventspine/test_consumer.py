@@ -187,8 +187,7 @@ class Member:
             raise ValueError(f"{found[0].key} is broken")
 
     async def stop(self) -> None:
-        self._task.cancel()
-        await asyncio.wait([self._task])
+        assert not await notes.cancel([self._task])
 
     async def take(self, step: Any) -> None:
         match step:

@@ -425,9 +425,42 @@ def test_while_a_key_is_retried_its_later_events_wait(copy_url: str) -> None:
     run(scenario())
 
 
-def test_retries_and_consumers_at_once_lose_nothing_and_apply_nothing_twice(
-    copy_url: str, said: Said
+def test_a_long_row_of_parked_events_is_retried_in_chunks_that_let_others_in(
+    copy_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(parking, "_CHUNK", 4)
+
+    async def scenario() -> None:
+        async with opened(copy_url) as database:
+            log, copy = MemoryLog(), Copy(1)
+            # Strangers write to the key as well, more of them than a chunk holds.
+            for _ in range(6):
+                log.put(0, Message("1", b"hello", {}))
+            events = [notes.event(1, version) for version in range(1, 16)]
+            put(log, *events[:14])
+            async with notes.Running(copy.consumer(database, log).run()):
+                await notes.eventually(lambda: has_parked(database, 20))
+                copy.broken = {(1, 10)}
+                done = await copy.retry(database, 1)
+                assert (done.applied, done.left) == (9, 11)
+                assert done.error == "ValueError: note 1, version 10 is broken"
+                copy.broken.clear()
+                put(log, events[14])
+                done = await copy.retry(database, 1)
+                assert done.left == 6
+                assert "NotAnEvent" in (done.error or "")
+                await notes.eventually(lambda: has_parked(database, 6))
+                await notes.eventually(lambda: has_applied(database, 15))
+            await notes.assert_copied(database, *events)
+
+    run(scenario())
+
+
+def test_retries_and_consumers_at_once_lose_nothing_and_apply_nothing_twice(
+    copy_url: str, said: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parking, "_CHUNK", 3)
+
     async def scenario() -> None:
         async with opened(copy_url, size=8) as database:
             log, copy = MemoryLog(2), Copy()
@@ -558,7 +591,7 @@ def test_a_log_that_lost_its_end_and_was_fed_again_parks_nothing_twice_and_loses
 
 
 @settings(
-    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     fed=logs(),

@@ -1,10 +1,13 @@
 """Both services' databases and the log, written to by actions and moved by relays and consumers."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from decimal import Decimal
+from types import ModuleType
+from typing import Any
 
 import psycopg
 import pytest
@@ -130,7 +133,21 @@ def settings(urls: Databases) -> dict[str, str]:
 
 def shop(urls: Databases, *words: str) -> Result:
     """A command, in this process."""
-    return CliRunner().invoke(app, [*words, "--data", "/nowhere"], env=settings(urls))
+    pool = logging.getLogger("psycopg.pool")
+    level = pool.level
+    try:
+        return CliRunner().invoke(app, [*words, "--data", "/nowhere"], env=settings(urls))
+    finally:
+        pool.setLevel(level)
+
+
+def impatient(monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> None:
+    """What is away is waited for only briefly."""
+
+    def database(url: str, **options: Any) -> Database:
+        return Database(url, **{**options, "patience": 0.2})
+
+    monkeypatch.setattr(module, "Database", database)
 
 
 @pytest.fixture(scope="module")

@@ -4,14 +4,16 @@ import asyncio
 import json
 import random
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from eventspine import postgres_log
 from eventspine.pruning import Pruner
 from tests.conftest import Databases
 from tests.e2e.shop import run_shop
-from tests.shop.living import Living, copied, living, plant, settings, settled, shop
+from tests.shop.living import Living, copied, impatient, living, plant, settings, settled, shop
 
 __all__ = ["copied", "settled"]  # fixtures
 
@@ -297,11 +299,15 @@ def test_what_can_not_be_understood_is_no_reason_to_give_no_verdict(copied: Data
 # No verdict
 
 
-@pytest.mark.parametrize("away", ["USERS__DATABASE_URL", "EVENT_LOG_URL"])
-def test_what_can_not_be_reached_is_no_verdict(settled: Databases, away: str) -> None:
-    nowhere = {f"SHOP_{away}": "postgresql://shop:secret@/shop?host=/nowhere"}
-    result = run_shop("audit", "--data", "/nowhere", **{**settings(settled), **nowhere})
-    assert result.returncode == 2, result.stdout + result.stderr
+@pytest.mark.parametrize("away", ["users", "orders", "log"])
+def test_what_can_not_be_reached_is_no_verdict(
+    settled: Databases, away: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    impatient(monkeypatch, postgres_log)
+    result = shop(
+        replace(settled, **{away: "postgresql://shop:secret@/shop?host=/nowhere"}), "audit"
+    )
+    assert result.exit_code == 2, result.output
     (sentence,) = result.stderr.splitlines()
     assert sentence.startswith("shop: no verdict: ")
     assert "secret" not in sentence

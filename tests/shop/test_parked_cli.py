@@ -6,8 +6,9 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
+from shop.kit import parked as kit_parked
 from tests.conftest import Databases, NewDatabase
-from tests.shop.living import copied, living, plant, shop
+from tests.shop.living import copied, impatient, living, plant, shop
 
 __all__ = ["copied"]  # a fixture
 
@@ -188,7 +189,8 @@ def test_discard_wants_to_be_told_what(copied: Databases, orders: psycopg.Connec
     assert parked(orders) == ALL
 
 
-def test_what_is_wrong_is_one_sentence(copied: Databases) -> None:
+def test_what_is_wrong_is_one_sentence(copied: Databases, monkeypatch: pytest.MonkeyPatch) -> None:
+    impatient(monkeypatch, kit_parked)
     unknown = shop(copied, "parked", "list", "payments")
     assert unknown.exit_code == 1
     assert unknown.stderr == "shop: there is no service payments; there are: users, orders\n"
