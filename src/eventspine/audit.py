@@ -1,4 +1,4 @@
-"""The audit: does the log hold everything, and do the tables hold what the log says?
+"""The audit: whether the log holds everything, and the tables what the log says.
 
 It reads a live system and stops nothing. One database is audited in one snapshot (REPEATABLE READ):
 its tables, its outbox and its cursors are seen as of one moment, and compared with the log up to
@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from eventspine.database import Connection, connect, execute, translated
-from eventspine.event import NotAnEvent, envelope
+from eventspine.event import Envelope, NotAnEvent, envelope
 from eventspine.fold import COPY_EVENTS, CREATE_EVENTS, Fold, differences, skipped_versions
+from eventspine.handlers import Handlers
 from eventspine.log import EventLog, Record
 
 Progress = Callable[[str, int, int], None]
@@ -31,7 +32,7 @@ WHERE consumer = %(consumer)s ORDER BY topic, partition
 """
 
 _PARKED = """
-SELECT topic, position, key, error FROM parked
+SELECT topic, partition, "offset", position, key, error FROM parked
 WHERE consumer = %(consumer)s ORDER BY topic, "partition", "offset"
 """
 
@@ -44,6 +45,7 @@ class Audited:
     source: str
     topic: str
     database_url: str
+    handlers: Handlers
     folds: Sequence[Fold]
 
 
@@ -62,33 +64,36 @@ class Section:
 
 @dataclass
 class _Seen:
-    """Which positions of a source a scan of its topic has met."""
+    """Which of the positions 1…`head` a scan of their topic has met."""
 
-    positions: bytearray = field(default_factory=bytearray)
+    head: int
     highest: int = 0
-    events: int = 0
+    different: int = 0
     repeats: int = 0
     strangers: int = 0
 
+    def __post_init__(self) -> None:
+        self._met = bytearray(self.head + 1)
+
     def add(self, position: int) -> None:
-        self.events += 1
-        if position >= len(self.positions):
-            self.positions.extend(bytes(max(position + 1 - len(self.positions), 1 << 16)))
-        if self.positions[position]:
+        self.highest = max(self.highest, position)
+        # What came while we looked, or was never given out: nothing is known of it here.
+        if position > self.head:
+            return
+        if self._met[position]:
             self.repeats += 1
         else:
-            self.positions[position] = 1
-            self.highest = max(self.highest, position)
+            self._met[position] = 1
+            self.different += 1
 
     def missing(self, up_to: int) -> list[tuple[int, int]]:
         """The ranges of positions from 1 to `up_to` that were not met."""
         ranges = []
-        held = bytes(self.positions[: up_to + 1]).ljust(up_to + 1, b"\0")
-        at = held.find(b"\0", 1)
+        at = self._met.find(0, 1, up_to + 1)
         while at != -1:
-            end = held.find(b"\1", at)
+            end = self._met.find(1, at, up_to + 1)
             ranges.append((at, (end if end != -1 else up_to + 1) - 1))
-            at = held.find(b"\0", end) if end != -1 else -1
+            at = self._met.find(0, end, up_to + 1) if end != -1 else -1
         return ranges
 
 
@@ -111,11 +116,11 @@ async def audit(audited: Audited, log: EventLog, progress: Progress) -> list[Sec
         # The head only rises: what the log has beyond it now, it can't have from this database.
         head_now = await _head_now(audited.database_url)
         sections.append(_source_section(audited, own, head_now, relayed))
-        for topic in sorted({fold.topic for fold in audited.folds} - {audited.topic}):
+        for topic in audited.handlers.topics:
             section = Section(f"{audited.name}: cursors on topic {topic}")
             await _read_others(
-                connection, log, topic, cursors,
-                {position for at, position, _, _ in parked if at == topic}, section, progress,
+                connection, log, topic, audited.handlers, cursors,
+                {position for at, _, _, position, *_ in parked if at == topic}, section, progress,
             )  # fmt: skip
             sections.append(section)
         tables = [await _table_section(connection, audited, fold) for fold in audited.folds]
@@ -145,13 +150,17 @@ async def _read_own(
     progress: Progress,
 ) -> _Seen:
     """The service's own events, from the log, and from the outbox those not relayed yet."""
-    seen = _Seen()
+    seen = _Seen(head)
     async with connection.cursor() as cursor:
         async with cursor.copy(COPY_EVENTS) as copy:
             async for record in _topic(log, audited.topic, progress):
-                position = _position(record, audited.source, seen)
-                if 0 < position <= head:
-                    await copy.write_row((audited.topic, position, _text(record)))
+                found = _envelope(record)
+                if found is None or found.source != audited.source:
+                    seen.strangers += 1
+                    continue
+                seen.add(found.position)
+                if found.position <= head:
+                    await copy.write_row((audited.topic, found.position, _text(record)))
     await execute(
         connection,
         "INSERT INTO audited_events SELECT topic, position, data::text FROM outbox"
@@ -165,6 +174,7 @@ async def _read_others(
     connection: Connection,
     log: EventLog,
     topic: str,
+    handlers: Handlers,
     cursors: dict[tuple[str, int], tuple[int, int]],
     parked: set[int],
     section: Section,
@@ -180,12 +190,14 @@ async def _read_others(
                 next_offset, _ = cursors.get((topic, record.partition), (0, 0))
                 if record.offset >= next_offset:
                     continue
-                position = _position(record, None, _Seen())
-                if position:
-                    highest[record.partition] = max(highest.get(record.partition, 0), position)
-                    if position not in parked:
-                        applied += 1
-                        await copy.write_row((topic, position, _text(record)))
+                found = _envelope(record)
+                if found is None or not handlers.knows_source(topic, found.source):
+                    continue
+                position = found.position
+                highest[record.partition] = max(highest.get(record.partition, 0), position)
+                if position not in parked:
+                    applied += 1
+                    await copy.write_row((topic, position, _text(record)))
     for partition, end in ends.items():
         next_offset, last_position = cursors.get((topic, partition), (0, 0))
         if next_offset > end:
@@ -219,18 +231,11 @@ async def _topic(log: EventLog, topic: str, progress: Progress) -> AsyncIterator
             progress(topic, done, max(total, done))
 
 
-def _position(record: Record, source: str | None, seen: _Seen) -> int:
-    """The record's position, noted in `seen`; 0 for what is no event of that source."""
+def _envelope(record: Record) -> Envelope | None:
     try:
-        found = envelope(record)
+        return envelope(record)
     except NotAnEvent:
-        seen.strangers += 1
-        return 0
-    if source is not None and found.source != source:
-        seen.strangers += 1
-        return 0
-    seen.add(found.position)
-    return found.position
+        return None
 
 
 def _text(record: Record) -> str:
@@ -243,7 +248,7 @@ def _source_section(audited: Audited, seen: _Seen, head: int, relayed: int) -> S
         facts={
             "published": head,
             "relayed": relayed,
-            "in_log": seen.events - seen.repeats,
+            "in_log": seen.different,
             "repeats": seen.repeats,
             "not_events": seen.strangers,
         },
@@ -264,10 +269,11 @@ def _source_section(audited: Audited, seen: _Seen, head: int, relayed: int) -> S
 
 def _parked_section(audited: Audited, parked: Sequence[Any]) -> Section:
     section = Section(f"{audited.name}: parked events", facts={"parked": len(parked)})
-    for topic, position, key, error in parked[:10]:
+    for topic, partition, offset, position, key, error in parked[:10]:
+        what = f"position {position} of topic {topic}" if position else "no event of ours"
         section.problems.append(
-            f"position {position} of topic {topic} (key {key}) is parked: {error[:200]}; mend the"
-            " cause, then `shop parked retry`"
+            f"{what} (key {key}, {topic}/{partition}@{offset}) is parked: {error[:200]}; mend the"
+            " cause, then `shop parked retry`, or discard it"
         )
     return section
 

@@ -27,7 +27,8 @@ class Batcher(Generic[Command, Result]):
     """Gathers commands and runs them in batches of at most `max_batch`, in `lanes` at a time.
 
     More lanes keep several transactions in flight; for commands that take the same locks one is
-    best. At most `max_waiting` callers wait; one more is refused with `Overloaded` at once.
+    best. At most `max_waiting` callers wait; one more is refused with `Overloaded` at once, as is
+    one whose turn has not come after `patience` seconds: it has given up by then, or will.
     """
 
     def __init__(
@@ -35,15 +36,18 @@ class Batcher(Generic[Command, Result]):
         run: Run[Command, Result],
         *,
         max_batch: int = 256,
-        max_waiting: int = 4096,
+        max_waiting: int = 1024,
+        patience: float = 10.0,
         lanes: int = 1,
     ) -> None:
         self._run = run
         self._max_batch = max_batch
         self._max_waiting = max_waiting
+        self._patience = patience
         self._idle_lanes = lanes
-        self._waiting: deque[tuple[Command, asyncio.Future[Result]]] = deque()
+        self._waiting: deque[tuple[Command, asyncio.Future[Result], float]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
 
     async def submit(self, command: Command) -> Result:
         """The command's own result, once its transaction has committed.
@@ -53,8 +57,11 @@ class Batcher(Generic[Command, Result]):
         """
         if len(self._waiting) >= self._max_waiting:
             raise Overloaded(f"{len(self._waiting)} callers are waiting already")
-        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._waiting.append((command, future))
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Result] = loop.create_future()
+        self._waiting.append((command, future, loop.time()))
+        if self._timer is None:
+            self._timer = loop.call_later(self._patience, self._refuse_late)
         if self._idle_lanes:
             self._idle_lanes -= 1
             # Kept, because the event loop itself holds tasks only weakly.
@@ -68,18 +75,39 @@ class Batcher(Generic[Command, Result]):
         while self._tasks:
             # Not `gather`: were whoever closes cancelled, it would cancel the work as well.
             await asyncio.wait(self._tasks)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     async def _lane(self) -> None:
         try:
             while self._waiting:
-                size = min(len(self._waiting), self._max_batch)
-                batch = [self._waiting.popleft() for _ in range(size)]
-                # A caller who has gone away before the work began need not have it done.
-                batch = [(command, future) for command, future in batch if not future.done()]
-                if batch:
+                if batch := self._next_batch():
                     await self._settle(batch)
         finally:
             self._idle_lanes += 1
+
+    def _next_batch(self) -> list[tuple[Command, asyncio.Future[Result]]]:
+        batch = []
+        for _ in range(min(len(self._waiting), self._max_batch)):
+            command, future, _ = self._waiting.popleft()
+            # A caller who has gone away before the work began need not have it done.
+            if not future.done():
+                batch.append((command, future))
+        return batch
+
+    def _refuse_late(self) -> None:
+        """One timer for all: it looks after the one who has waited longest, then after the next."""
+        loop = asyncio.get_running_loop()
+        self._timer = None
+        while self._waiting:
+            _, future, since = self._waiting[0]
+            if since + self._patience > loop.time():
+                self._timer = loop.call_at(since + self._patience, self._refuse_late)
+                return
+            self._waiting.popleft()
+            if not future.done():
+                future.set_exception(Overloaded(f"no turn came in {self._patience:g} s"))
 
     async def _settle(self, batch: Sequence[tuple[Command, asyncio.Future[Result]]]) -> None:
         commands = [command for command, _ in batch]

@@ -13,17 +13,27 @@ stands before it reads on: what it remembers may have been taken back by a crash
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import structlog
 
 from eventspine.database import Database
-from eventspine.errors import OutcomeUnknown, SpineError, Unavailable
-from eventspine.event import Event, NotAnEvent, decode, envelope
+from eventspine.errors import SpineError
+from eventspine.event import Event, NotAnEvent, envelope
 from eventspine.handlers import Handlers
 from eventspine.log import EventLog, Record, Subscription
 from eventspine.outbox import Transaction, transaction
+from eventspine.parking import (
+    BEHIND,
+    PASSING,
+    HeldKey,
+    Park,
+    TooManyParked,
+    held_key,
+    held_keys,
+    park,
+)
 from eventspine.patience import Patience
+from eventspine.reading import Cursor, Item, Partition, read
 
 _LOG = structlog.get_logger("eventspine.consumer")
 
@@ -50,34 +60,36 @@ SET next_offset = excluded.next_offset, last_position = excluded.last_position
 WHERE c.next_offset = %(from_offset)s AND c.last_position = %(from_position)s
 """
 
-Partition = tuple[str, int]
-
-
-class Cursor(NamedTuple):
-    next_offset: int
-    last_position: int
-
 
 class Moved(SpineError):
     """Another member moved this partition's cursor: what was read is applied already, or stale."""
 
 
-_NOT_THE_RECORDS = (Moved, Unavailable, OutcomeUnknown)
+# Tried again, for as long as it takes.
+_PASSING = (Moved, *PASSING)
 
 
 class Consumer:
     """One member of a service's consumer group, for as long as `run` is left running.
 
-    `batch` records at most are read and applied in one transaction.
+    `batch` records at most are read and applied in one transaction. When more than `most_parked`
+    keys can't be applied, it stops and says so.
     """
 
     def __init__(
-        self, database: Database, log: EventLog, handlers: Handlers, *, batch: int = 2000
+        self,
+        database: Database,
+        log: EventLog,
+        handlers: Handlers,
+        *,
+        batch: int = 2000,
+        most_parked: int = 100,
     ) -> None:
         self._database = database
         self._log = log
         self._handlers = handlers
         self._batch = batch
+        self._most_parked = most_parked
         self._patience = Patience(_LOG, "the consumer", of=handlers.consumer)
         self._cursors: dict[Partition, Cursor] = {}
         self._reads_next: dict[Partition, int] = {}
@@ -134,27 +146,12 @@ class Consumer:
             self._reads_next[at] = share[-1].offset + 1
         try:
             await self.apply(records)
-        except _NOT_THE_RECORDS:
+        except _PASSING:
             raise
-        except Exception:
-            if len(partitions) == 1:
-                raise
-            await self._apply_each(list(partitions.values()))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the line goes on
+            await self._isolate_each(list(partitions.values()), error)
         for at in partitions:
             await subscription.commit(*at, self._cursors[at].next_offset)
-
-    async def _apply_each(self, partitions: Sequence[Sequence[Record]]) -> None:
-        """Something in one partition is in the way: the others need not wait for it."""
-        failures: list[Exception] = []
-        for records in partitions:
-            try:
-                await self.apply(records)
-            except _NOT_THE_RECORDS:
-                raise
-            except Exception as error:  # noqa: BLE001 - raised below
-                failures.append(error)
-        if failures:
-            raise failures[0]
 
     async def _start_at(self, topic: str, partition: int) -> int:
         at = (topic, partition)
@@ -199,49 +196,100 @@ class Consumer:
         Records must be in the order of their offsets within each partition. Raises `Moved` when
         another member has come first, and leaves everything as it was whenever it raises.
         """
-        moves: dict[Partition, Cursor] = {}
-        fresh: list[tuple[type[Event], Record]] = []
-        for record in records:
-            at = (record.topic, record.partition)
-            cursor = moves.get(at) or await self._cursor(*at)
-            if record.offset < cursor.next_offset:
-                continue
-            position = self._position(record, cursor, fresh)
-            moves[at] = Cursor(record.offset + 1, max(position, cursor.last_position))
+        for at in {(record.topic, record.partition) for record in records}:
+            if at not in self._cursors:
+                await self._start_at(*at)
+        moves, items = read(records, self._cursors, self._handlers)
         if not moves:
             return
-        events = _decoded(fresh)
         # Whatever a crash of the server takes back, cursor and effects together, is read again.
         async with transaction(self._database, durable=False) as tx:
             # In one order everywhere, or two members could wait for each other for ever.
             for at in sorted(moves):
                 await self._move(tx, at, moves[at])
+            held = await held_keys(tx, self._handlers.consumer)
+            events: list[Event] = []
+            parks: list[Park] = []
+            for item in items:
+                if reason := self._why_park(item, held):
+                    parks.append(reason)
+                elif item.event is not None:
+                    events.append(item.event)
             await self._handlers.apply(tx, events)
+            await self._park(tx, parks, held)
         self._cursors.update(moves)
 
-    async def _cursor(self, topic: str, partition: int) -> Cursor:
-        at = (topic, partition)
-        if at not in self._cursors:
-            await self._start_at(topic, partition)
-        return self._cursors[at]
+    async def _isolate_each(self, partitions: Sequence[Sequence[Record]], error: Exception) -> None:
+        """A partition that is stopped stops no other."""
+        stopped: TooManyParked | None = None
+        for records in partitions:
+            try:
+                await self._isolate(records, error)
+            except TooManyParked as too_many:
+                stopped = too_many
+        if stopped:
+            raise stopped
 
-    def _position(
-        self, record: Record, cursor: Cursor, fresh: list[tuple[type[Event], Record]]
-    ) -> int:
-        """The record's position, 0 if it has none; adds it to `fresh` if it is to be applied."""
-        try:
-            found = envelope(record)
-        except NotAnEvent as error:
-            _report(record, error)
-            return 0
-        if not self._handlers.knows_source(record.topic, found.source):
-            _report(record, NotAnEvent(f"its source {found.source} does not publish here"))
-            return 0
-        if found.position > cursor.last_position:
-            event_class = self._handlers.event_class(record.topic, found.type)
-            if event_class is not None:
-                fresh.append((event_class, record))
-        return found.position
+    async def _isolate(self, records: Sequence[Record], error: Exception) -> None:
+        """Something among these can't be applied: apply the rest, and park that with the error."""
+        if len(records) == 1:
+            try:
+                await self.apply(records)
+            except (*_PASSING, TooManyParked):
+                raise
+            except Exception:  # noqa: BLE001 - it has failed again, and alone: it is the event
+                await self._park_failed(records[0], error)
+            return
+        middle = len(records) // 2
+        for half in (records[:middle], records[middle:]):
+            try:
+                await self.apply(half)
+            except _PASSING:
+                raise
+            except Exception as failure:  # noqa: BLE001 - it is what is being looked for
+                await self._isolate(half, failure)
+
+    def _why_park(self, item: Item, held: set[HeldKey]) -> Park | None:
+        record, position, _, error = item
+        if error is not None:
+            if position is not None:
+                held.add(held_key(record))
+            return Park(record, position, position is not None, "not an event", error)
+        if held_key(record) in held:
+            detail = "an earlier event of its key is parked"
+            return Park(record, position, holds_key=True, cause=BEHIND, error=detail)
+        return None
+
+    async def _park_failed(self, record: Record, error: Exception) -> None:
+        at = (record.topic, record.partition)
+        moves, items = read([record], self._cursors, self._handlers)
+        if not moves:
+            return
+        async with transaction(self._database) as tx:
+            await self._move(tx, at, moves[at])
+            held = await held_keys(tx, self._handlers.consumer)
+            cause = type(error).__name__
+            parks = [Park(record, item.position, True, cause, str(error)) for item in items]
+            held.add(held_key(record))
+            await self._park(tx, parks, held)
+        self._cursors.update(moves)
+
+    async def _park(self, tx: Transaction, parks: Sequence[Park], held: set[HeldKey]) -> None:
+        """`held` are the keys that hold, these included. Raises `TooManyParked`."""
+        failed = [park for park in parks if park.cause != BEHIND]
+        if len(held) > self._most_parked and any(park.holds_key for park in failed):
+            raise TooManyParked(
+                f"{len(held)} keys can't be applied, and {self._most_parked} may be parked: the "
+                f"fault is not an event's, it is ours; the latest: {failed[-1].error[:200]}"
+            )
+        if parks:
+            await park(tx, self._handlers.consumer, parks)
+        for record, position, _, cause, error in failed:
+            _LOG.error(
+                "parked a record that can't be applied", cause=cause, reason=error,
+                topic=record.topic, partition=record.partition, offset=record.offset,
+                key=record.key, position=position,
+            )  # fmt: skip
 
     async def _move(self, tx: Transaction, at: Partition, to: Cursor) -> None:
         was = self._cursors[at]
@@ -259,40 +307,3 @@ class Consumer:
         )
         if moved.rowcount != 1:
             raise Moved(f"another member of {self._handlers.consumer} has moved {at[0]}/{at[1]}")
-
-
-def _decoded(fresh: Sequence[tuple[type[Event], Record]]) -> list[Event]:
-    """The events, in the order of the records. What is not one is reported and left out."""
-    by_class: dict[type[Event], list[int]] = {}
-    for index, (event_class, _) in enumerate(fresh):
-        by_class.setdefault(event_class, []).append(index)
-    events: list[Event | None] = [None] * len(fresh)
-    for event_class, indexes in by_class.items():
-        records = [fresh[index][1] for index in indexes]
-        try:
-            decoded: Sequence[Event | None] = decode(event_class, _values(records))
-        except NotAnEvent:
-            decoded = [_decoded_alone(event_class, record) for record in records]
-        for index, event in zip(indexes, decoded, strict=True):
-            events[index] = event
-    return [event for event in events if event is not None]
-
-
-def _decoded_alone(event_class: type[Event], record: Record) -> Event | None:
-    try:
-        return decode(event_class, _values([record]))[0]
-    except NotAnEvent as error:
-        _report(record, error)
-        return None
-
-
-def _values(records: Sequence[Record]) -> list[bytes]:
-    return [record.value for record in records if record.value is not None]
-
-
-def _report(record: Record, why: NotAnEvent) -> None:
-    """The partition goes on; the record stays in the log, and this line says where."""
-    _LOG.error(
-        "record is not an event of ours, passed over", reason=str(why),
-        topic=record.topic, partition=record.partition, offset=record.offset, key=record.key,
-    )  # fmt: skip

@@ -44,6 +44,14 @@ _TRY_AGAIN = (
     PoolTimeout,
 )
 
+# Operational to psycopg, but the same statement will never succeed: a row too long for an index.
+_NEVER = (
+    errors.ProgramLimitExceeded,
+    errors.StatementTooComplex,
+    errors.TooManyColumns,
+    errors.TooManyArguments,
+)
+
 
 class Query(NamedTuple):
     """A SQLAlchemy statement compiled once, with the constants it was built with."""
@@ -72,6 +80,8 @@ def translated() -> Iterator[None]:
     """Psycopg's passing troubles as `Unavailable`; anything else is the statement's own fault."""
     try:
         yield
+    except _NEVER:
+        raise
     except _TRY_AGAIN as error:
         raise Unavailable(f"{type(error).__name__}: {error}".strip()) from error
 

@@ -15,7 +15,7 @@ class Fold(NamedTuple):
     """A table that holds the newest version of every key of a topic.
 
     `columns` says for each column, besides `id` and `version`, how it follows from an event's
-    data: an SQL expression over `data`, a jsonb. `types` are the event types that make it.
+    data: an SQL expression over `data`, a jsonb.
     """
 
     table: str
@@ -40,29 +40,38 @@ CREATE TEMPORARY TABLE audited_events (
 
 COPY_EVENTS = "COPY audited_events (topic, position, data) FROM STDIN"
 
-# What never was JSON was never applied, nor was what is parked.
-_NEWEST = """
-SELECT DISTINCT ON ((data::jsonb->>'id')::bigint)
-    (data::jsonb->>'id')::bigint AS id, (data::jsonb->>'version')::bigint AS version,
-    data::jsonb AS data
-FROM audited_events
-WHERE topic = %(topic)s AND data IS JSON OBJECT
-ORDER BY (data::jsonb->>'id')::bigint, (data::jsonb->>'version')::bigint DESC
+# What can't be understood was never applied: anybody may have written it. (CASE, because the sides
+# of an AND are evaluated in any order.)
+_EVENTS = """
+SELECT position, id, version, data
+FROM (
+    SELECT position, data, CASE WHEN pg_input_is_valid(data->>'id', 'bigint')
+        THEN (data->>'id')::bigint END AS id,
+        CASE WHEN pg_input_is_valid(data->>'version', 'bigint')
+        THEN (data->>'version')::bigint END AS version
+    FROM (
+        SELECT position, CASE WHEN pg_input_is_valid(data, 'jsonb') THEN data::jsonb END AS data
+        FROM audited_events WHERE topic = %(topic)s OFFSET 0
+    ) AS parsed
+) AS understood
+WHERE id IS NOT NULL AND version IS NOT NULL
 """
 
-_SKIPPED = """
+_NEWEST = f"""
+SELECT DISTINCT ON (id) id, version, data FROM ({_EVENTS}) AS events ORDER BY id, version DESC
+"""  # noqa: S608 - nobody's input
+
+_SKIPPED = f"""
 SELECT id, version, previous, count(*) OVER ()
 FROM (
     SELECT id, version, coalesce(lag(version) OVER (PARTITION BY id ORDER BY position), 0) AS previous
     FROM (
-        SELECT DISTINCT position, (data::jsonb->>'id')::bigint AS id,
-            (data::jsonb->>'version')::bigint AS version
-        FROM audited_events WHERE topic = %(topic)s AND data IS JSON OBJECT
+        SELECT DISTINCT position, id, version FROM ({_EVENTS}) AS each
     ) AS events
 ) AS versions
 WHERE version <> previous + 1
 ORDER BY id, version LIMIT %(most)s
-"""
+"""  # noqa: S608 - nobody's input
 
 
 class Differences(NamedTuple):

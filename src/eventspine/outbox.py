@@ -24,7 +24,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow
 
 from eventspine.database import Connection, Database, Params, Query, execute, translated
-from eventspine.errors import OutcomeUnknown, Unavailable
+from eventspine.errors import MissingEvents, OutcomeUnknown, Unavailable
 from eventspine.event import Event
 
 CHANNEL = "outbox"
@@ -49,12 +49,19 @@ SELECT pg_notify('outbox', '') FROM head
 class Transaction:
     """What an action or a handler works in. Made by `transaction`, never by hand."""
 
-    __slots__ = ("_connection", "_durable", "_events")
+    __slots__ = ("_connection", "_durable", "_events", "accepts_gaps")
 
     def __init__(self, connection: Connection, *, durable: bool = True) -> None:
         self._connection = connection
         self._durable = durable
         self._events: list[str] = []
+        self.accepts_gaps = False
+        """Set by whoever has decided that what is missing will not come."""
+
+    def alarm(self, missing: MissingEvents) -> None:
+        """An event's predecessor never came. Raises it, unless that has been accepted."""
+        if not self.accepts_gaps:
+            raise missing
 
     async def execute(
         self, sql: str | bytes | Query, params: Params | None = None

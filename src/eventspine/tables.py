@@ -2,10 +2,13 @@
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     DateTime,
+    Index,
     Integer,
+    LargeBinary,
     MetaData,
     SmallInteger,
     Table,
@@ -45,6 +48,38 @@ def add_spine_tables(metadata: MetaData) -> None:
         Column("position", BigInteger, nullable=False),
         # Rises with every leader: a leader that finds another's number here is deposed.
         Column("epoch", BigInteger, nullable=False),
+    )
+    Table(
+        "idempotency_keys",
+        metadata,
+        Column("key", Text, primary_key=True),
+        Column("fingerprint", Text, nullable=False),
+        Column("status", Integer, nullable=False),
+        Column("headers", JSONB, nullable=False),
+        # Text and not jsonb: repeats are given the same bytes.
+        Column("body", Text, nullable=False),
+        Column("created_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+        Index("idempotency_keys_by_age", "created_at", postgresql_using="brin"),
+    )
+    Table(
+        "parked",
+        metadata,
+        Column("consumer", Text, primary_key=True),
+        Column("topic", Text, primary_key=True),
+        Column("partition", Integer, primary_key=True, autoincrement=False),
+        Column("offset", BigInteger, primary_key=True, autoincrement=False),
+        # 0 of a record that is no event of ours. A part of the key, because a log that lost its
+        # end and was fed again may hold other events at the offsets of parked ones.
+        Column("position", BigInteger, primary_key=True, autoincrement=False),
+        Column("key", Text),
+        Column("headers", JSONB, nullable=False),
+        Column("value", LargeBinary),
+        # An event that failed holds its key's later events behind it; a stranger's record does not.
+        Column("holds_key", Boolean, nullable=False),
+        Column("cause", Text, nullable=False),
+        Column("error", Text, nullable=False),
+        Column("attempts", Integer, nullable=False, server_default=text("1")),
+        Column("parked_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
     )
     Table(
         "cursors",

@@ -4,15 +4,17 @@ import asyncio
 import logging
 import os
 import sys
+from collections.abc import Callable, Coroutine
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 from sqlalchemy.exc import OperationalError
 
+from eventspine.errors import Unavailable
 from eventspine.log import LogUnavailable, TopicMismatch
 from eventspine.postgres_log import metadata as log_metadata
 from shop import services
@@ -20,6 +22,9 @@ from shop.kit.event_log import NotConfigured, database_url, log_url, open_event_
 from shop.kit.logging import configure_logging
 from shop.kit.service import Service
 from shop.kit.settings import Settings
+
+if TYPE_CHECKING:
+    from shop.kit.parked import Parking
 
 app = typer.Typer(
     help="An event-driven shop: a user service and an order service in step through events.",
@@ -128,8 +133,7 @@ def events(
 
     use_running_shop(data)
     settings = _settings()
-    # What it is trying is said in the end, once.
-    logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
+    _say_it_once()
     topics = topic or [services.load(name).topic for name in services.NAMES]
     try:
         asyncio.run(
@@ -141,6 +145,130 @@ def events(
         _stop(f"cannot read the log: {error}")
     except BrokenPipeError:  # `shop events | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@app.command()
+def audit(
+    service: Annotated[str | None, typer.Argument(help="one service; all, if left out")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="the verdict as one JSON object")] = False,
+    data: DataDir = DEFAULT_DATA,
+) -> None:
+    """Prove that nothing is lost and nothing was applied twice; exit status 0 only if all holds."""
+    from eventspine.audit import Audited  # noqa: PLC0415 - only this needs it
+    from shop.kit.audit_report import audit_all  # noqa: PLC0415
+    from shop.kit.follow import use_running_shop  # noqa: PLC0415
+
+    use_running_shop(data)
+    settings = _settings()
+    chosen = [_service(service)] if service else [services.load(name) for name in services.NAMES]
+    audited = [
+        Audited(
+            name=each.name,
+            source=each.source,
+            topic=each.topic,
+            database_url=database_url(settings, each.name),
+            handlers=each.handlers,
+            folds=each.folds,
+        )
+        for each in chosen
+    ]
+
+    async def run() -> bool:
+        log = open_event_log(settings)
+        try:
+            return await audit_all(audited, log, as_json=as_json)
+        finally:
+            await log.close()
+
+    _say_it_once()
+    try:
+        holds = asyncio.run(run())
+    except (LogUnavailable, Unavailable) as error:
+        _stop(f"no verdict: {_one_line(error)}", status=2)
+    raise typer.Exit(0 if holds else 1)
+
+
+parked = typer.Typer(help="Events that could not be applied: see them, retry them, forget them.")
+app.add_typer(parked, name="parked", no_args_is_help=True)
+
+ByKey = Annotated[str | None, typer.Option("--key", help="only this key's")]
+ByCause = Annotated[str | None, typer.Option("--cause", help="only those of this cause")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="say what would be done, and do nothing")]
+
+
+@parked.command("list")
+def parked_list(
+    service: Name, key: ByKey = None, cause: ByCause = None, data: DataDir = DEFAULT_DATA
+) -> None:
+    """What is parked, a line each, oldest first."""
+    _on_parked(service, data, lambda parking: parking.show_list(key, cause))
+
+
+@parked.command("show")
+def parked_show(
+    service: Name, key: Annotated[str, typer.Argument()], data: DataDir = DEFAULT_DATA
+) -> None:
+    """A key's parked events, whole."""
+    _on_parked(service, data, lambda parking: parking.show_key(key))
+
+
+@parked.command("retry")
+def parked_retry(
+    service: Name,
+    key: ByKey = None,
+    cause: ByCause = None,
+    accept_gaps: Annotated[
+        bool, typer.Option(help="apply an event though its predecessor was discarded")
+    ] = False,
+    dry_run: DryRun = False,
+    data: DataDir = DEFAULT_DATA,
+) -> None:
+    """Apply parked events, each key's in their order; exit status 0 only if all were."""
+    _on_parked(
+        service,
+        data,
+        lambda parking: parking.retry(key, cause, accept_gaps=accept_gaps, dry_run=dry_run),
+    )
+
+
+@parked.command("discard")
+def parked_discard(
+    service: Name,
+    key: ByKey = None,
+    cause: ByCause = None,
+    dry_run: DryRun = False,
+    data: DataDir = DEFAULT_DATA,
+) -> None:
+    """Forget parked events for good; they stay in the log."""
+    if key is None and cause is None:
+        _stop("say what to discard, with --key or --cause")
+    _on_parked(service, data, lambda parking: parking.discard(key, cause, dry_run=dry_run))
+
+
+def _on_parked(
+    service: str, data: Path, do: Callable[["Parking"], Coroutine[None, None, bool]]
+) -> None:
+    from shop.kit.follow import use_running_shop  # noqa: PLC0415
+    from shop.kit.parked import Parking  # noqa: PLC0415 - only these commands need it
+
+    use_running_shop(data)
+    chosen = _service(service)
+    parking = Parking(database_url(_settings(), service), chosen.handlers)
+    _say_it_once()
+    try:
+        done = asyncio.run(parking.opened(do))
+    except Unavailable as error:
+        _stop(f"cannot reach the database: {_one_line(error)}")
+    raise typer.Exit(0 if done else 1)
+
+
+def _say_it_once() -> None:
+    """What could not be reached is said in the end, and not each time it was tried."""
+    logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _part(kind: str, service: str) -> tuple[Service, Settings]:
@@ -176,9 +304,9 @@ def _settings() -> Settings:
         _stop(f"settings: {error}")
 
 
-def _stop(sentence: str) -> NoReturn:
+def _stop(sentence: str, status: int = 1) -> NoReturn:
     typer.echo(f"shop: {sentence}", err=True)
-    raise typer.Exit(1)
+    raise typer.Exit(status)
 
 
 def _with_kafka_value(words: list[str]) -> list[str]:

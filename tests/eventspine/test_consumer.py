@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import psycopg
@@ -11,13 +11,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from eventspine import patience
+from eventspine import parking, patience
 from eventspine.consumer import Consumer, Moved
 from eventspine.database import Database
 from eventspine.errors import Unavailable
-from eventspine.event import NotAnEvent, decode
+from eventspine.event import NotAnEvent, decode, envelope
 from eventspine.handlers import Handlers
-from eventspine.log import Message
+from eventspine.log import Message, Record
 from eventspine.outbox import Transaction, transaction
 from tests.eventspine import notes
 from tests.eventspine.conftest import Said, opened, run
@@ -95,6 +95,13 @@ ODD = {
 UNKNOWN = changed(notes.wire(1, notes.event(901, 1)), ce_type="note.burnt")
 
 
+def is_strangers(record: Record) -> bool:
+    try:
+        return envelope(record).source != notes.SOURCE
+    except NotAnEvent:
+        return True
+
+
 # Any interleaving
 
 
@@ -138,14 +145,18 @@ steps = st.lists(
 )
 
 
-class Failure(Exception):
-    """In the midst of the work."""
+class Failure(Unavailable):
+    """In the midst of the work, and of a kind that passes."""
 
 
 class Member:
-    """A consumer that reads what it is told, and can be replaced and made to fail."""
+    """A consumer that reads what it is told, and can be replaced and made to fail.
 
-    def __init__(self, database: Database, log: MemoryLog) -> None:
+    Events of notes that are `broken` it can't apply at all.
+    """
+
+    def __init__(self, database: Database, log: MemoryLog, broken: Collection[int] = ()) -> None:
+        self.broken = broken
         self._database = database
         self._log = log
         self._fails = 0
@@ -153,14 +164,14 @@ class Member:
     async def start(self) -> None:
         async def taken(tx: Transaction, events: Sequence[NoteTaken]) -> None:
             await notes.taken(tx, events)
-            self._fail()
+            self._fail(events)
 
         async def changed(tx: Transaction, events: Sequence[NoteChanged]) -> None:
-            self._fail()
+            self._fail(events)
             await notes.changed(tx, events)
 
-        handlers = Handlers("copy", {NoteTaken: taken, NoteChanged: changed})
-        consumer = Consumer(self._database, self._log, handlers)
+        self.handlers = Handlers("copy", {NoteTaken: taken, NoteChanged: changed})
+        consumer = Consumer(self._database, self._log, self.handlers)
         already = len(self._log.subscriptions)
         self._task = asyncio.create_task(consumer.run())
         while len(self._log.subscriptions) == already:
@@ -168,14 +179,15 @@ class Member:
         self.subscription: MemorySubscription = self._log.subscriptions[-1]
         self.subscription.told = asyncio.Queue()
 
-    def _fail(self) -> None:
+    def _fail(self, events: Sequence[NoteEvent]) -> None:
         if self._fails:
             self._fails -= 1
             raise Failure
+        if found := [one for one in events if one.id in self.broken]:
+            raise ValueError(f"{found[0].key} is broken")
 
     async def stop(self) -> None:
-        self._task.cancel()
-        await asyncio.wait([self._task])
+        assert not await notes.cancel([self._task])
 
     async def take(self, step: Any) -> None:
         match step:
@@ -216,7 +228,7 @@ def test_any_interleaving_gives_what_each_event_once_and_in_order_gives(
 
     async def scenario() -> None:
         async with transaction(database, durable=False) as tx:
-            for table in ("notes", "applied", "cursors"):
+            for table in ("notes", "applied", "cursors", "parked"):
                 await tx.execute(f"DELETE FROM {table}")
         members = [Member(database, log) for _ in range(2)]
         for member in members:
@@ -230,6 +242,17 @@ def test_any_interleaving_gives_what_each_event_once_and_in_order_gives(
         for member in members:
             await member.stop()
         await notes.assert_copied(database, *history)
+        # A stranger's record is parked where it stands, and holds nothing up.
+        odd = {
+            (n, record.offset)
+            for n, records in enumerate(log.partitions)
+            for record in records
+            if is_strangers(record)
+        }
+        parked = await parking.find(database, "copy")
+        assert {(each.partition, each.offset) for each in parked} == odd
+        assert len(parked) == len(odd)
+        assert not any(each.holds_key for each in parked)
         ends = await database.fetch("SELECT partition, next_offset FROM cursors ORDER BY 1")
         assert [end for _, end in ends] == [
             len(records) for n, records in enumerate(log.partitions) if (n in dict(ends))
@@ -304,9 +327,7 @@ def test_the_loser_waits_for_the_winner_and_then_leaves_nothing_behind(copy_url:
 # Poison
 
 
-def test_records_that_are_no_events_of_ours_are_reported_and_passed_over(
-    copy_url: str, said: Said
-) -> None:
+def test_what_can_not_be_understood_is_parked_whole_and_reported(copy_url: str, said: Said) -> None:
     async def scenario() -> None:
         async with opened(copy_url) as database:
             log = MemoryLog(2)
@@ -320,6 +341,16 @@ def test_records_that_are_no_events_of_ours_are_reported_and_passed_over(
             async with notes.Running(notes.consumer(database, log, batch=25).run()):
                 await notes.eventually(lambda: has_applied(database, len(events)))
             await notes.assert_copied(database, *events)
+            parked = await parking.find(database, "copy")
+            records = {2 * n + 1: log.partitions[1][2 * n + 1] for n in range(len(POISON))}
+            assert {each.offset: (each.key, each.value, each.headers) for each in parked} == {
+                offset: (record.key, record.value, record.headers)
+                for offset, record in records.items()
+            }
+            # Who claims one of our positions holds up the key it claims; a stranger nothing.
+            assert {each.offset for each in parked if each.holds_key} == {
+                offset for offset, record in records.items() if not is_strangers(record)
+            }
         reports = {(entry["topic"], entry["partition"], entry["offset"]) for entry in said}
         assert reports == {(notes.TOPIC, 1, 2 * n + 1) for n in range(len(POISON))}
         assert len(said) == len(POISON)
@@ -407,6 +438,7 @@ def test_while_the_database_is_away_nothing_is_read_past_what_was_not_applied(
                     assert subscription.polls <= polls + 2, "it must not read on"
                 await notes.eventually(lambda: has_applied(database, 300))
             await notes.assert_copied(database, *events)
+            assert await parking.find(database, "copy") == []
         # Perhaps once for the connection that was lost, and once for there being none.
         assert 1 <= len(said.troubles()) <= 3, said
         assert said.at("info")[-1]["event"] == "the consumer goes on"
@@ -460,16 +492,17 @@ def test_what_a_handler_did_before_it_raised_is_undone_and_done_again(
             async with notes.Running(consumer.run()):
                 await notes.eventually(lambda: has_applied(database, 30))
             await notes.assert_copied(database, *events)
+            assert await parking.find(database, "copy") == []
         assert len(said.at("warning")) == 1
         assert "Failure" in said.at("warning")[0]["reason"]
 
     run(scenario())
 
 
-def test_a_missing_event_raises_the_alarm_and_stops_its_partition_until_it_is_there(
+def test_a_missing_event_raises_the_alarm_and_holds_up_its_key_until_it_is_there(
     copy_url: str, said: Said
 ) -> None:
-    """The other partitions go on in the meantime."""
+    """Every other key goes on in the meantime, those of the same partition too."""
 
     async def scenario() -> None:
         async with opened(copy_url) as database:
@@ -479,20 +512,31 @@ def test_a_missing_event_raises_the_alarm_and_stops_its_partition_until_it_is_th
                 await notes.eventually(lambda: has_applied(database, 1))
                 log.put(0, notes.wire(3, notes.event(2, 3)))
                 log.put(0, notes.wire(4, notes.event(4, 1)))
-                log.put(1, notes.wire(5, notes.event(1, 1)))
-                await notes.eventually(lambda: has_applied(database, 2))
-                log.put(1, notes.wire(6, notes.event(1, 2)))
+                log.put(0, notes.wire(5, notes.event(2, 4)))
+                log.put(1, notes.wire(6, notes.event(1, 1)))
                 await notes.eventually(lambda: has_applied(database, 3))
+                log.put(0, notes.wire(7, notes.event(4, 2)))
+                log.put(0, notes.wire(8, notes.event(2, 5)))
+                log.put(0, notes.wire(9, notes.event(4, 3)))
+                await notes.eventually(lambda: has_applied(database, 5))
                 (alarm,) = said.troubles()
                 assert "note 2: version 3 arrived after version 1; 1 event" in alarm["reason"]
+                parked = await parking.find(database, "copy")
+                assert [(each.position, each.key, each.cause) for each in parked] == [
+                    (3, "2", "MissingEvents"), (5, "2", parking.BEHIND), (8, "2", parking.BEHIND)
+                ]  # fmt: skip
                 # Somebody finds it, and applies it.
                 async with transaction(database) as tx:
                     await notes.handlers().apply(tx, [notes.event(2, 2)])
-                await notes.eventually(lambda: has_applied(database, 6))
-            applied = [notes.event(id_, version) for id_, version in ((1, 2), (2, 3), (4, 1))]
-            found, times = await notes.copy_of(database)
-            assert found == {one.id: (one.version, one.text) for one in applied}
-            assert set(times.values()) == {1}
+                done = await parking.retry(database, notes.handlers(), notes.TOPIC, "2")
+                assert (done.applied, done.left, done.error) == (3, 0, None)
+                log.put(0, notes.wire(10, notes.event(2, 6)))
+                await notes.eventually(lambda: has_applied(database, 10))
+            await notes.assert_copied(
+                database,
+                *(notes.event(1, 1), *(notes.event(2, n) for n in range(1, 7))),
+                *(notes.event(4, n) for n in range(1, 4)),
+            )
         assert len(said.troubles()) == 1
 
     run(scenario())

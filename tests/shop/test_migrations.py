@@ -76,6 +76,10 @@ SPINE_DATA = """
 """
 
 
+NEWER = {"idempotency_keys", "parked"}
+"""Tables that the first revisions do not have."""
+
+
 def dumped(url: str) -> list[str]:
     """The schema as PostgreSQL's own tool writes it, statement by statement."""
     output = subprocess.run(
@@ -97,9 +101,11 @@ def dumped(url: str) -> list[str]:
 
 def rows(url: str, metadata: MetaData) -> dict[str, list[tuple[Any, ...]]]:
     with psycopg.connect(url) as connection:
+        there = connection.execute("SELECT relname FROM pg_class WHERE relkind = 'r'").fetchall()
         return {
             table: connection.execute(f"SELECT t::text FROM {table} t ORDER BY 1").fetchall()
             for table in metadata.tables
+            if (table,) in there
         }
 
 
@@ -155,9 +161,11 @@ def test_a_database_with_data_is_migrated_forward_from_every_revision(
         schema.migrate(url, to=revision)
         fill(url, schema)
         before = rows(url, schema.metadata)
-        assert all(before.values()), "each table has rows"
+        empty = {table for table, found in before.items() if not found}
+        assert empty <= NEWER, "each table has rows"
         schema.migrate(url)
-        assert rows(url, schema.metadata) == before
+        after = rows(url, schema.metadata)
+        assert {table: after[table] for table in before} == before
         assert dumped(url) == dumped(fresh)
 
 

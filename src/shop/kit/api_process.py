@@ -1,5 +1,6 @@
 """The process that answers HTTP for one service."""
 
+import asyncio
 import signal
 import socket
 from collections.abc import AsyncIterator
@@ -11,6 +12,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from eventspine.database import Database
+from eventspine.errors import Unavailable
 from shop.kit import garbage
 from shop.kit.event_log import database_url
 from shop.kit.ready import notify_ready
@@ -35,15 +37,18 @@ def make_app(service: Service, settings: Settings) -> ServiceApp:
         await database.close()
 
     async def ready() -> None:
+        if app.stopping:
+            raise Unavailable("this process is about to stop")
         await database.fetch("SELECT 1")
 
-    return ServiceApp(
+    app = ServiceApp(
         title=service.title,
         version=version("eventshop"),
         router=endpoints.router,
         lifespan=lifespan,
         ready=ready,
     )
+    return app
 
 
 def run_api(service: Service, settings: Settings) -> None:
@@ -58,12 +63,12 @@ def run_api(service: Service, settings: Settings) -> None:
         log_config=None,
         access_log=settings.access_log,
         server_header=False,
-        proxy_headers=False,  # only logs and redirects would use them, and we have neither
+        proxy_headers=settings.access_log,  # nothing else looks at them
         timeout_graceful_shutdown=4,
     )
     bound = _bind(settings.host, port)
     garbage.settle()
-    _Server(config).run(sockets=[bound])
+    _Server(config, app, drain=settings.drain_ms / 1000).run(sockets=[bound])
 
 
 class PortTaken(Exception):
@@ -71,6 +76,17 @@ class PortTaken(Exception):
 
 
 class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, app: ServiceApp, *, drain: float) -> None:
+        super().__init__(config)
+        self._app = app
+        self._drain = drain
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Asked to stop: not ready any more, still answering; then finish what was accepted."""
+        self._app.stopping = True
+        await asyncio.sleep(self._drain)
+        await super().shutdown(sockets)
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:

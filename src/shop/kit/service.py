@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from sqlalchemy import MetaData
 
 from eventspine.database import Database
+from eventspine.fold import Fold
 from eventspine.handlers import Handlers
 from shop.kit.settings import Settings
 
@@ -39,6 +40,8 @@ class Service:
     source: str
     """Its name as a publisher: CloudEvents' `source`."""
     handlers: Handlers
+    folds: tuple[Fold, ...]
+    """What its tables must be, by the log."""
     metadata: MetaData
     migrations: Path
     endpoints: Callable[[Settings, Database], Endpoints]

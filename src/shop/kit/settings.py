@@ -7,7 +7,7 @@ holds its path, and the file's content, without the last newline, is the value.
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypedDict
 
 from pydantic import BaseModel, Field, field_validator
 from pydantic_settings import (
@@ -18,6 +18,11 @@ from pydantic_settings import (
 )
 
 _PREFIX = "SHOP_"
+
+
+class Bounds(TypedDict):
+    max_waiting: int
+    patience: float
 
 
 class ServiceSettings(BaseModel):
@@ -62,7 +67,25 @@ class Settings(BaseSettings):
         description="how long an order from an unknown customer waits for the customer to arrive",
     )
     max_waiting: Annotated[int, Field(ge=1)] = Field(
-        default=4096, description="requests that may wait for a batch before one is refused (503)"
+        default=1024, description="requests that may wait for a batch before one is refused (503)"
+    )
+    request_timeout_ms: Annotated[int, Field(ge=100)] = Field(
+        default=10_000, description="how long a request waits for its turn before it is refused"
+    )
+    outbox_retention_s: Annotated[int, Field(ge=0)] = Field(
+        default=7 * 24 * 3600,
+        description="how long relayed events stay in the outbox, to feed a log that lost its end",
+    )
+    idempotency_retention_s: Annotated[int, Field(ge=60)] = Field(
+        default=24 * 3600, description="how long idempotency keys are honoured"
+    )
+    drain_ms: Annotated[int, Field(ge=0)] = Field(
+        default=0,
+        description="how long an API that is asked to stop says that it is not ready, and goes on "
+        "answering, so that whoever sends it requests can notice",
+    )
+    most_parked: Annotated[int, Field(ge=1)] = Field(
+        default=100, description="keys that may be parked before a consumer stops and says so"
     )
     relay_batch: Annotated[int, Field(ge=1, le=100_000)] = 2000
     consumer_batch: Annotated[int, Field(ge=1, le=100_000)] = 2000
@@ -90,6 +113,10 @@ class Settings(BaseSettings):
     @classmethod
     def _without_file_names(cls, kafka: dict[str, str]) -> dict[str, str]:
         return {name: value for name, value in kafka.items() if not name.endswith("_file")}
+
+    def bounds(self) -> Bounds:
+        """What every batcher of an API is held to."""
+        return {"max_waiting": self.max_waiting, "patience": self.request_timeout_ms / 1000}
 
     def service(self, name: str) -> ServiceSettings:
         found = getattr(self, name)

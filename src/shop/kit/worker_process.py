@@ -12,6 +12,7 @@ import uvloop
 from eventspine.consumer import Consumer
 from eventspine.database import Database
 from eventspine.log import EventLog
+from eventspine.pruning import Pruner
 from eventspine.relay import Relay
 from shop.kit import garbage
 from shop.kit.event_log import database_url, open_event_log
@@ -40,8 +41,19 @@ async def _work(service: Service, settings: Settings) -> None:
     relay = Relay(
         url, log, source=service.source, topics=[service.topic], batch=settings.relay_batch
     )
-    consumer = Consumer(database, log, service.handlers, batch=settings.consumer_batch)
-    tasks = [asyncio.create_task(relay.run()), asyncio.create_task(consumer.run())]
+    consumer = Consumer(
+        database,
+        log,
+        service.handlers,
+        batch=settings.consumer_batch,
+        most_parked=settings.most_parked,
+    )
+    pruner = Pruner(
+        database,
+        outbox_seconds=settings.outbox_retention_s,
+        key_seconds=settings.idempotency_retention_s,
+    )
+    tasks = [asyncio.create_task(part.run()) for part in (relay, consumer, pruner)]
     if settings.heartbeat:
         heart = beat(settings.heartbeat, {"relay": relay, "consumer": consumer})
         tasks.append(asyncio.create_task(heart))

@@ -63,6 +63,8 @@ class ServiceApp(FastAPI):
             # One address for one thing: no redirect from /users/ to /users.
             redirect_slashes=False,
         )
+        self.stopping = False
+        """Set when the process has been asked to stop: from then on it is not ready."""
         self.include_router(router)
         self.include_router(_health(ready))
         self._fast: dict[tuple[str, str, int], list[FastRoute]] = {}

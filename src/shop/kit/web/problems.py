@@ -4,8 +4,10 @@ Problem
 ├── MalformedBody          400
 ├── Invalid                422   names each field that is wrong
 ├── BodyTooLarge           413
+├── RequestTooSlow         408
 ├── UnsupportedMediaType   415
 ├── PreconditionFailed     412
+├── IdempotencyKeyReused   422
 ├── TemporarilyUnavailable 503   not done: try again
 ├── UnknownOutcome         503   done once or not at all
 ├── InternalError          500
@@ -27,6 +29,8 @@ class Problem(Exception):
     """Raise it anywhere below a route. A subclass's docstring is its title."""
 
     status: int = 500
+    may_pass: ClassVar[bool] = False
+    """Whether the same request may succeed later: such a refusal uses up no idempotency key."""
     slug: ClassVar[str] = ""
     """Names the kind for programs: `urn:eventshop:problem:<slug>`. Never change one."""
 
@@ -86,11 +90,28 @@ class BodyTooLarge(Problem):
         return [(b"connection", b"close")]
 
 
+class RequestTooSlow(Problem):
+    """The body did not come in time."""
+
+    status = 408
+    slug = "request-too-slow"
+
+    def headers(self) -> Headers:
+        return [(b"connection", b"close")]
+
+
 class UnsupportedMediaType(Problem):
     """The body must be JSON, and say so."""
 
     status = 415
     slug = "unsupported-media-type"
+
+
+class IdempotencyKeyReused(Problem):
+    """This idempotency key was used for another request."""
+
+    status = 422
+    slug = "idempotency-key-reused"
 
 
 class PreconditionFailed(Problem):

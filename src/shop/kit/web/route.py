@@ -10,6 +10,7 @@ The price: an endpoint takes path, query and header parameters and one JSON body
 What it needs of the service it gets by closure (see a service's `api.py`).
 """
 
+import asyncio
 import json
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -17,19 +18,21 @@ from urllib.parse import parse_qsl
 
 import structlog
 from fastapi.routing import APIRoute
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 from pydantic_core import ValidationError
 from starlette.types import Receive, Scope, Send
 
 from eventspine.errors import OutcomeUnknown, Unavailable
+from eventspine.idempotency import Answer, KeyReused
 from shop.kit.web.problems import (
     MEDIA_TYPE,
     BodyTooLarge,
-    Headers,
+    IdempotencyKeyReused,
     InternalError,
     Invalid,
     MalformedBody,
     Problem,
+    RequestTooSlow,
     TemporarilyUnavailable,
     UnknownOutcome,
     UnsupportedMediaType,
@@ -39,7 +42,10 @@ from shop.kit.web.problems import (
 
 _LOG = structlog.get_logger("shop.web")
 
+_JSON = ("content-type", "application/json")
+
 MAX_BODY = 1024 * 1024  # bytes
+_BODY_WITHIN = 10  # seconds
 # A client that sends too much is read a little further, so that it sees the answer instead of a
 # reset connection; then no more.
 _DRAIN = 64 * 1024 * 1024
@@ -48,9 +54,24 @@ _DRAIN = 64 * 1024 * 1024
 class Reply(NamedTuple):
     """What an endpoint answers with, where a bare model does not say all."""
 
-    body: Any
+    body: BaseModel | None
+    status: int = 200
     etag: int | None = None
     location: str | None = None
+
+    def answer(self) -> Answer:
+        """To the byte. The ETag, if there is one, is the first header."""
+        headers = []
+        if self.etag is not None:
+            headers.append(("etag", f'"{self.etag}"'))
+        if self.location is not None:
+            headers.append(("location", self.location))
+        if self.body is None:
+            return Answer(self.status, tuple(headers), b"")
+        headers.append(_JSON)
+        return Answer(
+            self.status, tuple(headers), self.body.__pydantic_serializer__.to_json(self.body)
+        )
 
 
 class _Parameter(NamedTuple):
@@ -99,6 +120,8 @@ class FastRoute(APIRoute):
             result = await self.endpoint(**arguments)
         except Problem as problem:
             await send_problem(send, problem)
+        except KeyReused as error:
+            await send_problem(send, IdempotencyKeyReused(str(error)))
         except Unavailable as error:
             await send_problem(send, TemporarilyUnavailable(str(error)[:200]))
         except OutcomeUnknown:
@@ -132,7 +155,11 @@ class FastRoute(APIRoute):
                     else _validated(parameter, raw.decode("latin-1"), "header")
                 )
         if self._body is not None and self._body_name is not None:
-            body = await read_json_body(scope, receive)
+            try:
+                async with asyncio.timeout(_BODY_WITHIN):
+                    body = await read_json_body(scope, receive)
+            except TimeoutError:
+                raise RequestTooSlow(f"It must come within {_BODY_WITHIN} s") from None
             try:
                 arguments[self._body_name] = model = self._body.validate_json(body)
             except ValidationError as error:
@@ -161,25 +188,14 @@ class FastRoute(APIRoute):
                 arguments[parameter.name] = parameter.default
 
     async def _send(self, scope: Scope, send: Send, result: Any) -> None:
-        status = self._status
-        headers: list[tuple[bytes, bytes]] = []
-        body = b""
         if isinstance(result, Reply):
-            if result.location is not None:
-                headers.append((b"location", result.location.encode()))
-            if result.etag is not None:
-                etag = b'"%d"' % result.etag
-                headers.append((b"etag", etag))
-                if scope["method"] == "GET" and (b"if-none-match", etag) in scope["headers"]:
-                    status = 304
-            result = result.body
-        if self._answer is not None and status != 304:  # noqa: PLR2004 - Not Modified
-            body = self._answer.dump_json(result)
-            headers.append((b"content-type", b"application/json"))
-        if status not in {204, 304}:
-            headers.append((b"content-length", b"%d" % len(body)))
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+            result = result.answer()
+            if scope["method"] == "GET" and _is_known(scope, result):
+                result = Answer(304, result.headers[:1], b"")
+        elif not isinstance(result, Answer):
+            assert self._answer is not None
+            result = Answer(self._status, (_JSON,), self._answer.dump_json(result))
+        await send_answer(send, result)
 
 
 async def read_json_body(scope: Scope, receive: Receive) -> bytes:
@@ -253,14 +269,27 @@ def _check_members(body: bytes) -> None:
     json.loads(body, object_pairs_hook=unique)
 
 
+def _is_known(scope: Scope, answer: Answer) -> bool:
+    """Whether the client has this version already."""
+    name, value = answer.headers[0]
+    return name == "etag" and (b"if-none-match", value.encode()) in scope["headers"]
+
+
+def answer_problem(problem: Problem) -> Answer:
+    headers = [(name.decode(), value.decode()) for name, value in problem.headers()]
+    return Answer(problem.status, (("content-type", MEDIA_TYPE), *headers), problem.body())
+
+
 async def send_problem(send: Send, problem: Problem) -> None:
-    body = problem.body()
-    headers: Headers = [
-        (b"content-type", MEDIA_TYPE.encode()),
-        (b"content-length", b"%d" % len(body)),
-        *problem.headers(),
-    ]
-    await send({"type": "http.response.start", "status": problem.status, "headers": headers})
+    await send_answer(send, answer_problem(problem))
+
+
+async def send_answer(send: Send, answer: Answer) -> None:
+    status, named, body = answer
+    headers = [(name.encode(), value.encode()) for name, value in named]
+    if status not in {204, 304}:
+        headers.append((b"content-length", b"%d" % len(body)))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 

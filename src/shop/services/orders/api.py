@@ -1,21 +1,27 @@
 """The order service's HTTP interface: schema in, schema or problem out."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Query
 
 from eventspine.batching import Batcher
 from eventspine.database import Database
+from eventspine.idempotency import Answer, Once
 from shop.contracts.orders import Status
 from shop.kit.fields import PathId, PlainId, Traceparent
 from shop.kit.web import pages
 from shop.kit.web.etag import IfMatch, versions
+from shop.kit.web.once import Caller, IdempotencyKey, answer_once
 from shop.kit.web.problems import (
     BodyTooLarge,
+    IdempotencyKeyReused,
     Invalid,
     MalformedBody,
     PreconditionFailed,
+    RequestTooSlow,
     TemporarilyUnavailable,
     UnknownOutcome,
     UnsupportedMediaType,
@@ -27,8 +33,8 @@ from shop.services.orders.errors import OrderNotFound, UnknownCustomer
 from shop.services.orders.schemas import CancelOrder, NewOrder, Order, Orders, PlaceOrder
 
 _READS = (Invalid, TemporarilyUnavailable)
-_WRITES = (Invalid, TemporarilyUnavailable, UnknownOutcome)
-_TAKES_JSON = (MalformedBody, BodyTooLarge, UnsupportedMediaType)
+_WRITES = (Invalid, IdempotencyKeyReused, TemporarilyUnavailable, UnknownOutcome)
+_TAKES_JSON = (MalformedBody, BodyTooLarge, RequestTooSlow, UnsupportedMediaType)
 
 # A customer's event is a few milliseconds behind the customer. Ask again soon, then less often.
 _FIRST_LOOK = 0.004  # seconds
@@ -38,8 +44,8 @@ _LOOK_LESS_OFTEN = 1.6
 def routes(
     database: Database,
     *,
-    placing: Batcher[PlaceOrder, Order],
-    cancelling: Batcher[CancelOrder, Order],
+    placing: Batcher[Once[PlaceOrder], Order | Answer],
+    cancelling: Batcher[Once[CancelOrder], Order | Answer],
     getting: Batcher[int, Order],
     customer_grace: float,
 ) -> APIRouter:
@@ -52,22 +58,26 @@ def routes(
         response_model=Order,
         responses=documented(UnknownCustomer, *_WRITES, *_TAKES_JSON),
     )
-    async def place_order(new: NewOrder, traceparent: Traceparent = None) -> Reply:
+    async def place_order(
+        new: NewOrder,
+        key: IdempotencyKey = None,
+        caller: Caller = None,
+        traceparent: Traceparent = None,
+    ) -> Reply | Answer:
         """Place an order. A user just created is waited for, briefly, before it is refused."""
         command = PlaceOrder(new.user_id, new.product, new.quantity, new.total_price, traceparent)
         try:
-            order = await placing.submit(command)
+            return await answer_once(placing, command, _placed, key, caller)
         except UnknownCustomer:
-            order = await _placed_within(customer_grace, placing, command)
-        return Reply(order, etag=1, location=f"/orders/{order.id}")
+            again = partial(answer_once, placing, command, _placed, key, caller)
+            return await _within(customer_grace, again)
 
     @router.get(
         "/orders/{order_id}", response_model=Order, responses=documented(OrderNotFound, *_READS)
     )
     async def get_order(order_id: PathId) -> Reply:
         """An order, by id."""
-        order = await getting.submit(order_id)
-        return Reply(order, etag=order.version)
+        return _shown(await getting.submit(order_id))
 
     @router.get("/orders", response_model=Orders, responses=documented(*_READS))
     async def get_orders(
@@ -88,18 +98,28 @@ def routes(
         responses=documented(OrderNotFound, PreconditionFailed, *_WRITES),
     )
     async def cancel_order(
-        order_id: PathId, if_match: IfMatch = None, traceparent: Traceparent = None
-    ) -> Reply:
+        order_id: PathId,
+        if_match: IfMatch = None,
+        key: IdempotencyKey = None,
+        caller: Caller = None,
+        traceparent: Traceparent = None,
+    ) -> Reply | Answer:
         """Cancel an order. To do it again changes nothing and answers the same."""
-        order = await cancelling.submit(CancelOrder(order_id, versions(if_match), traceparent))
-        return Reply(order, etag=order.version)
+        command = CancelOrder(order_id, versions(if_match), traceparent)
+        return await answer_once(cancelling, command, _shown, key, caller)
 
     return router
 
 
-async def _placed_within(
-    seconds: float, placing: Batcher[PlaceOrder, Order], command: PlaceOrder
-) -> Order:
+def _placed(order: Order) -> Reply:
+    return Reply(order, 201, order.version, f"/orders/{order.id}")
+
+
+def _shown(order: Order) -> Reply:
+    return Reply(order, etag=order.version)
+
+
+async def _within(seconds: float, place: Callable[[], Awaitable[Reply | Answer]]) -> Reply | Answer:
     """Try until the customer has arrived or the time is over. Raises `UnknownCustomer`."""
     now = asyncio.get_running_loop().time
     deadline = now() + seconds
@@ -108,7 +128,7 @@ async def _placed_within(
         left = deadline - now()
         await asyncio.sleep(max(0.0, min(pause, left)))
         try:
-            return await placing.submit(command)
+            return await place()
         except UnknownCustomer:
             if left <= pause:
                 raise

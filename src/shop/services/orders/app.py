@@ -3,21 +3,28 @@
 from functools import partial
 from pathlib import Path
 
-from eventspine.batching import Batcher, in_transaction
+from eventspine.batching import Batcher
 from eventspine.database import Database
+from eventspine.idempotency import Answer, Once, once_in_transaction
 from shop.kit.service import Endpoints, Service
 from shop.kit.settings import Settings
 from shop.services.orders import actions, queries
 from shop.services.orders.api import routes
+from shop.services.orders.folds import FOLDS
 from shop.services.orders.handlers import HANDLERS
+from shop.services.orders.schemas import CancelOrder, Order, PlaceOrder
 from shop.services.orders.tables import metadata
 
 
 def endpoints(settings: Settings, database: Database) -> Endpoints:
-    waiting = settings.max_waiting
-    placing = Batcher(in_transaction(database, actions.place), max_waiting=waiting)
-    cancelling = Batcher(in_transaction(database, actions.cancel), max_waiting=waiting)
-    getting = Batcher(partial(queries.get, database), max_waiting=waiting, lanes=2)
+    bounds = settings.bounds()
+    placing: Batcher[Once[PlaceOrder], Order | Answer] = Batcher(
+        once_in_transaction(database, actions.place), **bounds
+    )
+    cancelling: Batcher[Once[CancelOrder], Order | Answer] = Batcher(
+        once_in_transaction(database, actions.cancel), **bounds
+    )
+    getting = Batcher(partial(queries.get, database), **bounds, lanes=2)
     router = routes(
         database,
         placing=placing,
@@ -35,6 +42,7 @@ SERVICE = Service(
     topic="orders",
     source="/orders",
     handlers=HANDLERS,
+    folds=FOLDS,
     metadata=metadata,
     migrations=Path(__file__).parent / "migrations",
     endpoints=endpoints,

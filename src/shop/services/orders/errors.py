@@ -19,4 +19,5 @@ class UnknownCustomer(Problem):
     """There is no such customer."""
 
     status = 404
+    may_pass = True  # somebody who is created later
     slug = "unknown-customer"

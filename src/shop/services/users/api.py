@@ -4,14 +4,18 @@ from fastapi import APIRouter
 
 from eventspine.batching import Batcher
 from eventspine.database import Database
+from eventspine.idempotency import Answer, Once
 from shop.kit.fields import PathId, Traceparent
 from shop.kit.web import pages
 from shop.kit.web.etag import IfMatch, versions
+from shop.kit.web.once import Caller, IdempotencyKey, answer_once
 from shop.kit.web.problems import (
     BodyTooLarge,
+    IdempotencyKeyReused,
     Invalid,
     MalformedBody,
     PreconditionFailed,
+    RequestTooSlow,
     TemporarilyUnavailable,
     UnknownOutcome,
     UnsupportedMediaType,
@@ -31,16 +35,16 @@ from shop.services.users.schemas import (
 )
 
 _READS = (Invalid, TemporarilyUnavailable)
-_WRITES = (Invalid, TemporarilyUnavailable, UnknownOutcome)
-_TAKES_JSON = (MalformedBody, BodyTooLarge, UnsupportedMediaType)
+_WRITES = (Invalid, IdempotencyKeyReused, TemporarilyUnavailable, UnknownOutcome)
+_TAKES_JSON = (MalformedBody, BodyTooLarge, RequestTooSlow, UnsupportedMediaType)
 
 
 def routes(
     database: Database,
     *,
-    creating: Batcher[CreateUser, User],
-    updating: Batcher[UpdateUser, User],
-    erasing: Batcher[EraseUser, None],
+    creating: Batcher[Once[CreateUser], User | Answer],
+    updating: Batcher[Once[UpdateUser], User | Answer],
+    erasing: Batcher[Once[EraseUser], Answer | None],
     getting: Batcher[int, User],
 ) -> APIRouter:
     router = APIRouter(route_class=FastRoute, tags=["users"])
@@ -51,18 +55,22 @@ def routes(
         response_model=User,
         responses=documented(EmailTaken, *_WRITES, *_TAKES_JSON),
     )
-    async def create_user(new: NewUser, traceparent: Traceparent = None) -> Reply:
+    async def create_user(
+        new: NewUser,
+        key: IdempotencyKey = None,
+        caller: Caller = None,
+        traceparent: Traceparent = None,
+    ) -> Reply | Answer:
         """Create a user. Two may share a name, never an e-mail address."""
-        user = await creating.submit(CreateUser(new.email, new.name, traceparent))
-        return Reply(user, etag=user.version, location=f"/users/{user.id}")
+        command = CreateUser(new.email, new.name, traceparent)
+        return await answer_once(creating, command, _created, key, caller)
 
     @router.get(
         "/users/{user_id}", response_model=User, responses=documented(UserNotFound, *_READS)
     )
     async def get_user(user_id: PathId) -> Reply:
         """A user, by id."""
-        user = await getting.submit(user_id)
-        return Reply(user, etag=user.version)
+        return _shown(await getting.submit(user_id))
 
     @router.patch(
         "/users/{user_id}",
@@ -73,8 +81,10 @@ def routes(
         user_id: PathId,
         changes: UserChanges,
         if_match: IfMatch = None,
+        key: IdempotencyKey = None,
+        caller: Caller = None,
         traceparent: Traceparent = None,
-    ) -> Reply:
+    ) -> Reply | Answer:
         """Change a user's e-mail, name, or both."""
         given = changes.model_fields_set
         command = UpdateUser(
@@ -84,8 +94,7 @@ def routes(
             versions(if_match),
             traceparent,
         )
-        user = await updating.submit(command)
-        return Reply(user, etag=user.version)
+        return await answer_once(updating, command, _shown, key, caller)
 
     @router.delete(
         "/users/{user_id}",
@@ -94,10 +103,15 @@ def routes(
         responses=documented(UserNotFound, PreconditionFailed, *_WRITES),
     )
     async def erase_user(
-        user_id: PathId, if_match: IfMatch = None, traceparent: Traceparent = None
-    ) -> None:
+        user_id: PathId,
+        if_match: IfMatch = None,
+        key: IdempotencyKey = None,
+        caller: Caller = None,
+        traceparent: Traceparent = None,
+    ) -> Reply | Answer:
         """Erase the person's e-mail and name, here and, through the event, everywhere."""
-        await erasing.submit(EraseUser(user_id, versions(if_match), traceparent))
+        command = EraseUser(user_id, versions(if_match), traceparent)
+        return await answer_once(erasing, command, _erased, key, caller)
 
     @router.get(
         "/users/{user_id}/orders",
@@ -113,3 +127,15 @@ def routes(
         return await queries.orders_of(database, user_id, below=below, limit=limit)
 
     return router
+
+
+def _created(user: User) -> Reply:
+    return Reply(user, 201, user.version, f"/users/{user.id}")
+
+
+def _shown(user: User) -> Reply:
+    return Reply(user, etag=user.version)
+
+
+def _erased(_: None) -> Reply:
+    return Reply(None, 204)

@@ -3,22 +3,31 @@
 from functools import partial
 from pathlib import Path
 
-from eventspine.batching import Batcher, in_transaction
+from eventspine.batching import Batcher
 from eventspine.database import Database
+from eventspine.idempotency import Answer, Once, once_in_transaction
 from shop.kit.service import Endpoints, Service
 from shop.kit.settings import Settings
 from shop.services.users import actions, queries
 from shop.services.users.api import routes
+from shop.services.users.folds import FOLDS
 from shop.services.users.handlers import HANDLERS
+from shop.services.users.schemas import CreateUser, EraseUser, UpdateUser, User
 from shop.services.users.tables import metadata
 
 
 def endpoints(settings: Settings, database: Database) -> Endpoints:
-    waiting = settings.max_waiting
-    creating = Batcher(in_transaction(database, actions.create), max_waiting=waiting)
-    updating = Batcher(in_transaction(database, actions.update), max_waiting=waiting)
-    erasing = Batcher(in_transaction(database, actions.erase), max_waiting=waiting)
-    getting = Batcher(partial(queries.get, database), max_waiting=waiting, lanes=2)
+    bounds = settings.bounds()
+    creating: Batcher[Once[CreateUser], User | Answer] = Batcher(
+        once_in_transaction(database, actions.create), **bounds
+    )
+    updating: Batcher[Once[UpdateUser], User | Answer] = Batcher(
+        once_in_transaction(database, actions.update), **bounds
+    )
+    erasing: Batcher[Once[EraseUser], Answer | None] = Batcher(
+        once_in_transaction(database, actions.erase), **bounds
+    )
+    getting = Batcher(partial(queries.get, database), **bounds, lanes=2)
     router = routes(
         database, creating=creating, updating=updating, erasing=erasing, getting=getting
     )
@@ -32,6 +41,7 @@ SERVICE = Service(
     topic="users",
     source="/users",
     handlers=HANDLERS,
+    folds=FOLDS,
     metadata=metadata,
     migrations=Path(__file__).parent / "migrations",
     endpoints=endpoints,

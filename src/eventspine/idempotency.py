@@ -1,0 +1,183 @@
+"""One idempotency key, one outcome.
+
+The first answer to a request that carries a key is stored in the transaction that did the work, and
+every repeat of the request is given those same bytes: after a lost answer, after a crash, from
+another process. Two at once do the work twice and commit it once: the second to commit finds the key
+taken, rolls everything back, and answers what the first one stored.
+
+The header and its meaning follow the IETF draft "The Idempotency-Key HTTP Header Field".
+"""
+
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from eventspine.batching import Run
+from eventspine.database import Database
+from eventspine.errors import SpineError, Unavailable
+from eventspine.outbox import Transaction, transaction
+
+Command = TypeVar("Command")
+Result = TypeVar("Result")
+
+_FIND = """
+SELECT key, fingerprint, status, headers, body FROM idempotency_keys WHERE key = ANY(%(keys)s)
+"""
+
+# In the order of the keys, or two batches could wait for each other. Waits for whoever is about to
+# commit the same key.
+_STORE = """
+INSERT INTO idempotency_keys (key, fingerprint, status, headers, body)
+SELECT key, fingerprint, status, headers, body
+FROM jsonb_to_recordset(%(answers)s::jsonb) AS a(
+    key text, fingerprint text, status integer, headers jsonb, body text)
+ORDER BY key
+ON CONFLICT DO NOTHING
+"""
+
+_TRIES = 5
+
+
+class Answer(NamedTuple):
+    """What a client was told, to the byte."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+
+class Key(NamedTuple):
+    """A key, what it may be used for, and how to put a result into an answer.
+
+    `fingerprint` tells whether a repeat is one: the same key with another is refused. `answer` gives
+    None for a result that a repeat must not be bound to: a refusal for a reason that may pass.
+    """
+
+    key: str
+    fingerprint: str
+    answer: Callable[[Any], Answer | None]
+
+
+class Once(NamedTuple, Generic[Command]):
+    """A command, to be done once for its key; as often as it is sent, if it has none."""
+
+    command: Command
+    key: Key | None = None
+
+
+class KeyReused(SpineError):
+    """The key has been used for something else."""
+
+
+class _KeyTaken(SpineError):
+    """Somebody else has committed one of our keys while we worked."""
+
+
+def once_in_transaction(
+    database: Database,
+    action: Callable[[Transaction, Sequence[Command]], Awaitable[Sequence[Result | Exception]]],
+) -> Run[Once[Command], Result | Answer]:
+    """An action as something a batcher can run, each batch in one transaction, each key once.
+
+    A command with a key is answered with an `Answer`, and `KeyReused` is a refusal. A batch without
+    keys costs nothing more than it did.
+    """
+
+    async def run(commands: Sequence[Once[Command]]) -> Sequence[Result | Answer | Exception]:
+        for _ in range(_TRIES):
+            try:
+                async with transaction(database) as tx:
+                    # Leaving the block commits; only then are callers told.
+                    return await _run(tx, action, commands)
+            except _KeyTaken:
+                continue
+        raise Unavailable("others keep committing the same idempotency keys")
+
+    return run
+
+
+async def _run(
+    tx: Transaction,
+    action: Callable[[Transaction, Sequence[Command]], Awaitable[Sequence[Result | Exception]]],
+    commands: Sequence[Once[Command]],
+) -> Sequence[Result | Answer | Exception]:
+    keys = {once.key.key for once in commands if once.key is not None}
+    if not keys:
+        return await action(tx, [once.command for once in commands])
+    known = await _find(tx, keys)
+    # The first of each key not known yet, and all without one, are done; the rest are answered.
+    todo: list[Once[Command]] = []
+    first: set[str] = set()
+    for once in commands:
+        if once.key is None or not (once.key.key in known or once.key.key in first):
+            todo.append(once)
+            if once.key is not None:
+                first.add(once.key.key)
+    results = await action(tx, [once.command for once in todo])
+    done = dict(zip(map(id, todo), results, strict=True))
+    refused = await _store(tx, todo, results, known)
+    return [
+        done[id(once)] if once.key is None else _repeated(once.key, known, refused)
+        for once in commands
+    ]
+
+
+class _Stored(NamedTuple):
+    fingerprint: str
+    answer: Answer
+
+
+async def _find(tx: Transaction, keys: set[str]) -> dict[str, _Stored]:
+    return {
+        key: _Stored(fingerprint, _answer(status, headers, body))
+        for key, fingerprint, status, headers, body in await tx.fetch(_FIND, {"keys": list(keys)})
+    }
+
+
+def _answer(status: int, headers: list[list[str]], body: str) -> Answer:
+    return Answer(status, tuple((name, value) for name, value in headers), body.encode())
+
+
+async def _store(
+    tx: Transaction,
+    todo: Sequence[Once[Command]],
+    results: Sequence[Result | Exception],
+    known: dict[str, _Stored],
+) -> dict[str, tuple[str, Result | Exception]]:
+    """Store the answers and add them to `known`; gives the results that are not to be stored."""
+    passing: dict[str, tuple[str, Result | Exception]] = {}
+    new = []
+    for once, result in zip(todo, results, strict=True):
+        if once.key is None:
+            continue
+        key, fingerprint, to_answer = once.key
+        answer = to_answer(result)
+        if answer is None:
+            passing[key] = (fingerprint, result)
+            continue
+        known[key] = _Stored(fingerprint, answer)
+        new.append(
+            {
+                "key": key,
+                "fingerprint": fingerprint,
+                "status": answer.status,
+                "headers": answer.headers,
+                "body": answer.body.decode(),
+            }
+        )
+    if new:
+        stored = await tx.execute(_STORE, {"answers": json.dumps(new)})
+        if stored.rowcount != len(new):
+            raise _KeyTaken
+    return passing
+
+
+def _repeated(
+    key: Key,
+    known: dict[str, _Stored],
+    passing: Mapping[str, tuple[str, Result | Answer | Exception]],
+) -> Result | Answer | Exception:
+    fingerprint, outcome = known[key.key] if key.key in known else passing[key.key]
+    if fingerprint != key.fingerprint:
+        return KeyReused("the idempotency key has been used for another request")
+    return outcome

@@ -1,0 +1,211 @@
+"""What is pruned is old, relayed, and missed by nobody."""
+
+import asyncio
+from collections.abc import Callable
+
+import psycopg
+import pytest
+
+from eventspine import pruning
+from eventspine.database import Database
+from eventspine.outbox import transaction
+from eventspine.pruning import Pruner
+from tests.eventspine import notes
+from tests.eventspine.conftest import opened, run
+from tests.eventspine.memory_log import MemoryLog
+
+DAY = 24 * 3600.0
+
+
+@pytest.fixture(autouse=True)
+def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pruning, "_CHUNK", 10)
+    monkeypatch.setattr(pruning, "_PAUSE", 0.0)
+
+
+def pruner(database: Database) -> Pruner:
+    return Pruner(database, outbox_seconds=DAY, key_seconds=DAY)
+
+
+async def relayed_to(database: Database, position: int) -> None:
+    async with transaction(database) as tx:
+        await tx.execute("INSERT INTO relay VALUES ('/notes', %(p)s, 1)", {"p": position})
+
+
+async def grow_old(database: Database, first: int, last: int, seconds: float = 2 * DAY) -> None:
+    async with transaction(database) as tx:
+        await tx.execute(
+            "UPDATE outbox SET time = now() - make_interval(secs => %(seconds)s)"
+            " WHERE position BETWEEN %(first)s AND %(last)s",
+            {"seconds": seconds, "first": first, "last": last},
+        )
+
+
+async def outbox(database: Database) -> list[int]:
+    rows = await database.fetch("SELECT position FROM outbox ORDER BY 1")
+    return [position for (position,) in rows]
+
+
+@pytest.mark.parametrize(
+    ("relayed", "old", "left"),
+    [
+        (None, 100, 1),  # no relay has ever led
+        (0, 100, 1),
+        (37, 100, 38),  # all are old, and not all are relayed
+        (100, 37, 38),  # all are relayed, and not all are old
+        (100, 0, 1),
+        (40, 40, 41),  # whole chunks
+        (100, 100, 101),
+    ],
+)
+def test_only_what_is_relayed_and_past_its_retention_goes(
+    notes_url: str, relayed: int | None, old: int, left: int
+) -> None:
+    async def scenario() -> None:
+        async with opened(notes_url) as database:
+            await notes.publish_notes(database, 1, 100)
+            await grow_old(database, 1, old)
+            await grow_old(database, old + 1, 100, DAY - 60)
+            if relayed is not None:
+                await relayed_to(database, relayed)
+            assert await pruner(database).prune() == (left - 1, 0)
+            assert await outbox(database) == list(range(left, 101))
+            assert await pruner(database).prune() == (0, 0)
+
+    run(scenario())
+
+
+def test_each_chunk_is_a_transaction_of_its_own(notes_url: str) -> None:
+    async def scenario() -> None:
+        async with opened(notes_url) as database:
+            await notes.publish_notes(database, 1, 95)
+            await grow_old(database, 1, 95)
+            await relayed_to(database, 95)
+            with psycopg.connect(notes_url, autocommit=True) as admin:
+                admin.execute(
+                    """
+                    CREATE TABLE chunks (xid text, gone bigint);
+                    CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                        INSERT INTO chunks SELECT pg_current_xact_id()::text, count(*) FROM gone;
+                        RETURN NULL;
+                    END $$;
+                    CREATE TRIGGER notes AFTER DELETE ON outbox REFERENCING OLD TABLE AS gone
+                    FOR EACH STATEMENT EXECUTE FUNCTION note();
+                    """
+                )
+            assert await pruner(database).prune() == (95, 0)
+            chunks = await database.fetch("SELECT gone FROM chunks ORDER BY xid::xid8")
+            assert [gone for (gone,) in chunks] == [10] * 9 + [5]
+            assert await database.fetch("SELECT count(DISTINCT xid) FROM chunks") == [(10,)]
+
+    run(scenario())
+
+
+def test_two_at_once_do_it_once_and_wait_for_nobody(notes_url: str) -> None:
+    async def scenario() -> None:
+        async with opened(notes_url) as database:
+            await notes.publish_notes(database, 1, 500)
+            await grow_old(database, 1, 480)
+            await relayed_to(database, 500)
+            async with transaction(database) as busy:
+                # Another's chunk is under way.
+                await busy.execute(pruning._LOCK)
+                async with asyncio.timeout(2):
+                    assert await pruner(database).prune() == (0, 0)
+            rounds = await asyncio.gather(*(pruner(database).prune() for _ in range(4)))
+            assert sum(gone for gone, _ in rounds) <= 480
+            await pruner(database).prune()
+            assert await outbox(database) == list(range(481, 501))
+
+    run(scenario())
+
+
+def test_idempotency_keys_expire_and_not_sooner(notes_url: str) -> None:
+    async def scenario() -> None:
+        async with opened(notes_url) as database:
+            async with transaction(database) as tx:
+                await tx.execute(
+                    """
+                    INSERT INTO idempotency_keys
+                    SELECT 'key ' || n, 'f', 201, '[]', '', now() - make_interval(secs => age)
+                    FROM generate_series(1, 45) AS n,
+                        LATERAL (SELECT CASE WHEN n <= 33 THEN 86401 ELSE 86300 END) AS of(age)
+                    """
+                )
+            assert await pruner(database).prune() == (0, 33)
+            keys = await database.fetch("SELECT key FROM idempotency_keys")
+            assert sorted(keys) == sorted((f"key {n}",) for n in range(34, 46))
+
+    run(scenario())
+
+
+def test_what_is_parked_stays_however_old(notes_url: str) -> None:
+    async def scenario() -> None:
+        async with opened(notes_url) as database:
+            async with transaction(database) as tx:
+                await tx.execute(
+                    "INSERT INTO parked VALUES ('copy', 'notes', 0, 1, 1, '1', '{}', '', true,"
+                    " 'ValueError', 'why', 1, now() - interval '1 year')"
+                )
+            await pruner(database).prune()
+            assert await database.fetch("SELECT count(*) FROM parked") == [(1,)]
+
+    run(scenario())
+
+
+def test_while_writers_relay_and_pruner_run_every_event_arrives_once(
+    notes_url: str, new_notes: Callable[[], str]
+) -> None:
+    """With no retention at all: what is relayed goes at once."""
+
+    async def scenario() -> None:
+        copy_url = new_notes()
+        async with opened(notes_url) as database, opened(copy_url) as copy:
+            log = MemoryLog()
+            greedy = Pruner(database, outbox_seconds=0, key_seconds=DAY)
+
+            async def prune() -> None:
+                while True:
+                    await greedy.prune()
+                    await asyncio.sleep(0)
+
+            async def prunes_to_nothing() -> bool:
+                return await outbox(database) == []
+
+            relay = notes.relay(notes_url, log, batch=7)
+            consumer = notes.consumer(copy, log)
+            async with notes.Running(relay.run(), consumer.run(), prune(), prune()):
+                for n in range(40):
+                    await notes.publish_notes(database, 10 * n + 1, 10 * n + 10)
+                await notes.eventually(prunes_to_nothing)
+                await notes.eventually(lambda: arrived(copy, 400))
+            # A relay that starts again finds its place though the outbox is empty.
+            async with notes.Running(notes.relay(notes_url, log).run(), consumer.run()):
+                await notes.publish_notes(database, 401, 410)
+                await notes.eventually(lambda: arrived(copy, 410))
+            await notes.assert_copied(copy, *(notes.event(id_, 1) for id_ in range(1, 411)))
+            assert await notes.positions_in(log) == [list(range(1, 411))]
+
+    async def arrived(copy: Database, count: int) -> bool:
+        return await copy.fetch("SELECT count(*) FROM applied") == [(count,)]
+
+    run(scenario())
+
+
+def test_a_pruner_waits_for_a_database_that_is_away(notes_url: str) -> None:
+    async def scenario() -> None:
+        async with opened(notes_url) as database:
+            await notes.publish_notes(database, 1, 5)
+            await grow_old(database, 1, 5)
+            await relayed_to(database, 5)
+            with psycopg.connect(notes_url, autocommit=True) as admin:
+                admin.execute("ALTER TABLE outbox RENAME TO elsewhere")
+                async with notes.Running(pruner(database).run()):
+                    await asyncio.sleep(0.1)
+                    admin.execute("ALTER TABLE elsewhere RENAME TO outbox")
+                    await notes.eventually(lambda: is_empty(database))
+
+    async def is_empty(database: Database) -> bool:
+        return await outbox(database) == []
+
+    run(scenario())

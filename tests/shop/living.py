@@ -1,0 +1,185 @@
+"""Both services' databases and the log, written to by actions and moved by relays and consumers."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from decimal import Decimal
+from types import ModuleType
+from typing import Any
+
+import psycopg
+import pytest
+from typer.testing import CliRunner, Result
+
+from eventspine.consumer import Consumer
+from eventspine.database import Database
+from eventspine.outbox import transaction
+from eventspine.postgres_log import PostgresLog
+from eventspine.relay import Relay
+from shop import services
+from shop.cli import app
+from shop.services.orders import actions as orders
+from shop.services.orders.schemas import CancelOrder, PlaceOrder
+from shop.services.users import actions as users
+from shop.services.users.schemas import CreateUser, EraseUser, UpdateUser
+from tests.conftest import Databases, NewDatabase
+
+
+@dataclass
+class Living:
+    """The databases, opened, and the log. `users_created` of the users are there."""
+
+    urls: Databases
+    users: Database
+    orders: Database
+    log: PostgresLog
+    users_created: int = 0
+
+    async def create(self, count: int) -> None:
+        first = self.users_created + 1
+        commands = [CreateUser(f"u{n}@example.com", f"U {n}") for n in range(first, first + count)]
+        async with transaction(self.users) as tx:
+            await users.create(tx, commands)
+        self.users_created += count
+
+    async def update(self, *ids: int) -> None:
+        """A new name, each time another."""
+        async with transaction(self.users) as tx:
+            for id_ in ids:
+                [(name,)] = await tx.fetch("SELECT name FROM users WHERE id = %(id)s", {"id": id_})
+                await users.update(tx, [UpdateUser(id_, None, f"{name}!", None)])
+
+    async def erase(self, *ids: int) -> None:
+        async with transaction(self.users) as tx:
+            await users.erase(tx, [EraseUser(id_, None) for id_ in ids])
+
+    async def place(self, *user_ids: int) -> None:
+        async with transaction(self.orders) as tx:
+            results = await orders.place(
+                tx, [PlaceOrder(id_, "tea", 2, Decimal("1.50")) for id_ in user_ids]
+            )
+        assert not any(isinstance(result, Exception) for result in results)
+
+    async def cancel(self, *ids: int) -> None:
+        async with transaction(self.orders) as tx:
+            await orders.cancel(tx, [CancelOrder(id_, None) for id_ in ids])
+
+    @asynccontextmanager
+    async def moving(self, *names: str) -> AsyncIterator[None]:
+        """Relays and consumers run; only those named, if any are: `users relay`, …"""
+        parts = {}
+        for service in map(services.load, services.NAMES):
+            url = getattr(self.urls, service.name)
+            parts[f"{service.name} relay"] = Relay(
+                url, self.log, source=service.source, topics=[service.topic], batch=50
+            )
+            parts[f"{service.name} consumer"] = Consumer(
+                getattr(self, service.name), self.log, service.handlers
+            )
+        tasks = [asyncio.create_task(parts[name].run()) for name in names or parts]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+    async def settled(self) -> None:
+        """Everything published is relayed and applied."""
+        async with asyncio.timeout(20):
+            while await self._behind():
+                await asyncio.sleep(0.01)
+
+    async def _behind(self) -> bool:
+        for own, other, topic in (
+            (self.users, self.orders, "users"),
+            (self.orders, self.users, "orders"),
+        ):
+            [(head,)] = await own.fetch("SELECT position FROM outbox_head")
+            ends = await self.log.end_offsets(topic)
+            moved = await other.fetch("SELECT last_position, next_offset FROM cursors")
+            if head and moved != [(head, sum(ends.values()))]:
+                return True
+        return False
+
+
+@asynccontextmanager
+async def living(urls: Databases) -> AsyncIterator[Living]:
+    async with AsyncExitStack() as held:
+        opened = []
+        for url in (urls.users, urls.orders):
+            database = Database(url)
+            await database.open()
+            held.push_async_callback(database.close)
+            opened.append(database)
+        log = PostgresLog(urls.log)
+        held.push_async_callback(log.close)
+        for topic in ("users", "orders"):
+            await log.create_topic(topic)
+        [(created,)] = await opened[0].fetch("SELECT count(*) FROM users")
+        yield Living(urls, *opened, log, users_created=created)
+
+
+def settings(urls: Databases) -> dict[str, str]:
+    """What the command line is told of them."""
+    return {
+        "SHOP_USERS__DATABASE_URL": urls.users,
+        "SHOP_ORDERS__DATABASE_URL": urls.orders,
+        "SHOP_EVENT_LOG_URL": urls.log,
+    }
+
+
+def shop(urls: Databases, *words: str) -> Result:
+    """A command, in this process."""
+    pool = logging.getLogger("psycopg.pool")
+    level = pool.level
+    try:
+        return CliRunner().invoke(app, [*words, "--data", "/nowhere"], env=settings(urls))
+    finally:
+        pool.setLevel(level)
+
+
+def impatient(monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> None:
+    """What is away is waited for only briefly."""
+
+    def database(url: str, **options: Any) -> Database:
+        return Database(url, **{**options, "patience": 0.2})
+
+    monkeypatch.setattr(module, "Database", database)
+
+
+@pytest.fixture(scope="module")
+def settled(new_database: NewDatabase, templates: dict[str, str]) -> Databases:
+    """Databases with some history, all of it relayed and applied: to be copied, not written to."""
+    urls = Databases(*(new_database(templates[name]) for name in ("users", "orders", "log")))
+
+    async def live() -> None:
+        async with living(urls) as system, system.moving():
+            await system.create(20)
+            await system.update(1, 2, 3, 1)
+            await system.settled()
+            await system.place(*range(1, 21), 1, 2)
+            await system.cancel(1, 5, 9)
+            await system.erase(19, 20)
+            await system.settled()
+
+    asyncio.run(live())
+    return urls
+
+
+@pytest.fixture
+def copied(settled: Databases, new_database: NewDatabase) -> Databases:
+    """A copy of them for one test."""
+    names = [
+        psycopg.conninfo.conninfo_to_dict(url)["dbname"]
+        for url in (settled.users, settled.orders, settled.log)
+    ]
+    return Databases(*(new_database(str(name)) for name in names))
+
+
+def plant(url: str, *statements: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        for statement in statements:
+            assert connection.execute(statement).rowcount != 0, statement

@@ -1,0 +1,314 @@
+"""`shop audit` says that all is well if and only if it is, and what is not."""
+
+import asyncio
+import json
+import random
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from eventspine import postgres_log
+from eventspine.pruning import Pruner
+from tests.conftest import Databases
+from tests.e2e.shop import run_shop
+from tests.shop.living import Living, copied, impatient, living, plant, settings, settled, shop
+
+__all__ = ["copied", "settled"]  # fixtures
+
+HOLDS = "Nothing is lost, nothing was applied twice"
+
+
+def verdict(urls: Databases, status: int) -> dict[str, Any]:
+    result = shop(urls, "audit", "--json")
+    assert result.exit_code == status, result.output
+    found: dict[str, Any] = json.loads(result.stdout)
+    assert found["holds"] == (status == 0)
+    return found
+
+
+def problems(found: dict[str, Any]) -> list[str]:
+    return [problem for section in found["sections"] for problem in section["problems"]]
+
+
+def facts(found: dict[str, Any], title: str) -> dict[str, int]:
+    (section,) = [section for section in found["sections"] if section["title"] == title]
+    assert section["holds"]
+    of: dict[str, int] = section["facts"]
+    return of
+
+
+# All is well
+
+
+def test_of_a_system_at_rest_everything_holds(copied: Databases) -> None:
+    result = shop(copied, "audit")
+    assert result.exit_code == 0, result.output
+    assert HOLDS in result.stdout
+    found = verdict(copied, 0)
+    assert facts(found, "users: events in topic users") == {
+        "published": 26, "relayed": 26, "in_log": 26, "repeats": 0, "not_events": 0
+    }  # fmt: skip
+    assert facts(found, "orders: table customers is the fold of topic users")["rows"] == 20
+    assert facts(found, "users: table orders is the fold of topic orders")["rows"] == 22
+    assert facts(found, "orders: cursors on topic users")["behind"] == 0
+    one = shop(copied, "audit", "orders", "--json")
+    titles = [section["title"] for section in json.loads(one.stdout)["sections"]]
+    assert titles and all(title.startswith("orders: ") for title in titles)
+
+
+def test_of_a_live_system_everything_holds_while_it_works(databases: Databases) -> None:
+    async def write(system: Living) -> None:
+        dice = random.Random(7)
+        while True:
+            await system.create(5)
+            await system.update(*dice.sample(range(1, 6), 3))
+            known = await system.orders.fetch("SELECT id FROM customers WHERE NOT erased")
+            if known:
+                await system.place(*(dice.choice(known)[0] for _ in range(8)))
+                await system.cancel(*(dice.randint(1, 30) for _ in range(2)))
+
+    async def scenario() -> None:
+        async with living(databases) as system:
+            greedy = [
+                Pruner(database, outbox_seconds=0, key_seconds=60)
+                for database in (system.users, system.orders)
+            ]
+            async with system.moving(), system.moving("users relay", "orders consumer"):
+                tasks = [asyncio.create_task(write(system))]
+                tasks += [asyncio.create_task(pruner.run()) for pruner in greedy]
+                for _ in range(2):
+                    result = await asyncio.to_thread(
+                        run_shop, "audit", "--data", "/nowhere", **settings(databases)
+                    )
+                    assert result.returncode == 0, result.stdout + result.stderr
+                    for pruner in greedy:
+                        await pruner.prune()
+                for task in tasks:
+                    assert not task.done(), task.exception()
+                    task.cancel()
+                    with suppress(asyncio.CancelledError):
+                        await task
+                await system.settled()
+            assert system.users_created > 50
+
+    asyncio.run(asyncio.wait_for(scenario(), 60))
+    assert facts(verdict(databases, 0), "orders: cursors on topic users")["behind"] == 0
+
+
+def test_what_is_not_relayed_or_not_applied_yet_is_no_fault(copied: Databases) -> None:
+    async def scenario() -> None:
+        async with living(copied) as system:
+            await system.create(2)
+            await system.update(4)
+            async with system.moving("users relay"):
+                async with asyncio.timeout(10):
+                    while sum((await system.log.end_offsets("users")).values()) < 29:
+                        await asyncio.sleep(0.01)
+            await system.create(1)
+            await system.update(5)
+
+    asyncio.run(scenario())
+    found = verdict(copied, 0)
+    of = facts(found, "users: events in topic users")
+    assert (of["published"], of["relayed"]) == (31, 29)
+    assert facts(found, "orders: cursors on topic users")["behind"] == 3
+
+
+# The log of these tests has one partition, so a position's offset is one less.
+REPEAT = """
+    INSERT INTO log_records SELECT topic, partition, "offset" + 16, key, value, headers, now()
+    FROM log_records WHERE topic = 'users' AND "offset" >= 10
+"""
+MORE = "UPDATE log_heads SET next_offset = next_offset + {} WHERE topic = '{}'"
+
+
+def test_repeats_are_counted_and_fine(copied: Databases) -> None:
+    plant(copied.log, REPEAT, MORE.format(16, "users"))
+    of = facts(verdict(copied, 0), "users: events in topic users")
+    assert (of["in_log"], of["repeats"]) == (26, 16)
+    settle(copied)
+    found = verdict(copied, 0)
+    assert facts(found, "orders: cursors on topic users")["behind"] == 0
+
+
+def settle(urls: Databases) -> None:
+    async def scenario() -> None:
+        async with living(urls) as system, system.moving():
+            await system.settled()
+
+    asyncio.run(scenario())
+
+
+def stranger(offset: int, value: str, headers: str, topic: str = "users") -> tuple[str, str]:
+    return (
+        f"INSERT INTO log_records VALUES ('{topic}', 0, {offset}, '1', '{value}', '{headers}')",
+        MORE.format(1, topic),
+    )
+
+
+OTHERS = '{"ce_id": "999999", "ce_source": "/others", "ce_type": "user.created"}'
+
+
+def test_strangers_records_are_counted_and_named_and_change_nothing_else(copied: Databases) -> None:
+    others = '{"id": 1, "version": 99, "email": "x", "name": "x"}'
+    plant(copied.log, *stranger(26, others, OTHERS), *stranger(27, "hello", "{}"))
+    settle(copied)
+    found = verdict(copied, 1)
+    assert len(problems(found)) == 2
+    for problem in problems(found):
+        assert problem.startswith("no event of ours (key 1, users/0@2")
+    assert facts(found, "users: events in topic users")["not_events"] == 2
+    assert shop(copied, "parked", "discard", "orders", "--cause", "not an event").exit_code == 0
+    verdict(copied, 0)
+
+
+# All is not well
+
+
+def of_users(position: int) -> str:
+    return f"topic = 'users' AND \"offset\" = {position - 1}"
+
+
+LAST_USERS = """UPDATE log_heads SET next_offset = next_offset - 1 WHERE topic = 'users'"""
+
+FAULTS: dict[str, tuple[str, list[str], list[str]]] = {
+    "a deleted row": (
+        "orders", ["DELETE FROM orders WHERE id = 3"], ["orders 3 is missing; the log says"],
+    ),
+    "a deleted row of a copy": (
+        "users", ["DELETE FROM orders WHERE id = 3"], ["orders 3 is missing; the log says"],
+    ),
+    "a changed amount": (
+        "orders",
+        ["UPDATE orders SET total_price = 1.51 WHERE id = 4"],
+        ["orders 4 differs: total_price is 1.51 and must be 1.5"],
+    ),
+    "an extra row": (
+        "orders",
+        ["INSERT INTO customers VALUES (999, 'a@example.com', 'A', 1, false)"],
+        ["customers 999 is in the table but not in the log"],
+    ),
+    "an erased person who is back": (
+        "users",
+        ["UPDATE users SET email = 'a@b.c', name = 'A', erased_at = NULL WHERE id = 20"],
+        ["users 20 differs: name is 'A' and must be None, email is 'a@b.c' and must be None"],
+    ),
+    "a copy one version behind": (
+        "orders",
+        ["UPDATE customers SET version = 1, name = 'U 2' WHERE id = 2"],
+        ["customers 2 differs: ", "version is 1 and must be 2", "name is 'U 2' and must be 'U 2!'"],
+    ),
+    "a record gone from the middle of the log": (
+        "log", [f"DELETE FROM log_records WHERE {of_users(7)}"],
+        ["position 7 is missing from topic users"],
+    ),
+    "records gone from the end of the log": (
+        "log", [f"DELETE FROM log_records WHERE {of_users(25)} OR {of_users(26)}"],
+        ["positions 25 to 26 are missing from topic users"],
+    ),
+    "a log that lost its end, and forgot it": (
+        "log", [f"DELETE FROM log_records WHERE {of_users(26)}", LAST_USERS],
+        ["position 26 is missing from topic users",
+         "the cursor on users/0 is at offset 26 but the log ends at 25: the log has lost records"],
+    ),
+    "a whole log gone": (
+        "log", ["DELETE FROM log_records"],
+        ["positions 1 to 26 are missing", "positions 1 to 25 are missing"],
+    ),
+    "a cursor moved back": (
+        "orders", ["UPDATE cursors SET next_offset = next_offset - 2"],
+        ["the cursor on users/0 says that position 26 was applied last, but before its offset 24"],
+    ),
+    "a cursor moved back with its position": (
+        "orders",
+        ["UPDATE cursors SET next_offset = next_offset - 2, last_position = last_position - 2"],
+        ["customers 19 differs", "customers 20 differs"],
+    ),
+    "a position moved by hand": (
+        "orders", ["UPDATE cursors SET last_position = last_position + 1"],
+        ["the cursor on users/0 says that position 27 was applied last, but before its offset 26"],
+    ),
+    "a cursor moved beyond the log": (
+        "orders", ["UPDATE cursors SET next_offset = next_offset + 5"],
+        ["the cursor on users/0 is at offset 31 but the log ends at 26"],
+    ),
+    "a parked event": (
+        "users",
+        ["INSERT INTO parked VALUES ('users', 'orders', 0, 24, 25, '9', '{}', '', true, 'E', 'why')"],
+        ["position 25 of topic orders (key 9, orders/0@24) is parked: why"],
+    ),
+    "a database behind its log": (
+        "users", ["UPDATE outbox_head SET position = 20"],
+        ["topic users holds position 26 but the database has only given out 20"],
+    ),
+    "a skipped version": (
+        "log",
+        [f"""UPDATE log_records SET value = replace(value, '"version": 2', '"version": 4')
+             WHERE {of_users(22)}"""],
+        ["key 2: version 4 follows version 1 in topic users"],
+    ),
+    "a position that nobody gave out": (
+        "log",
+        [*stranger(26, "{}", OTHERS.replace("/others", "/users").replace("999999", str(2**63 - 1)))],
+        ["topic users holds position 9223372036854775807 but the database has only given out 26"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_is_found_and_named(copied: Databases, fault: str) -> None:
+    where, statements, said = FAULTS[fault]
+    plant(getattr(copied, where), *statements)
+    result = shop(copied, "audit")
+    assert result.exit_code == 1, result.output
+    for words in said:
+        assert words in result.stdout, result.stdout
+    assert HOLDS not in result.stdout
+    assert "problem(s) found" in result.stdout
+    assert result.stdout.count("\n    ") == len(problems(verdict(copied, 1)))
+
+
+def test_a_cursor_moved_forward_over_what_was_not_applied_is_found(copied: Databases) -> None:
+    test_what_is_not_relayed_or_not_applied_yet_is_no_fault(copied)
+    plant(copied.orders, "UPDATE cursors SET next_offset = next_offset + 2")
+    assert "before its offset 28 the log's highest is 28" in problems(verdict(copied, 1))[0]
+    plant(copied.orders, "UPDATE cursors SET last_position = last_position + 2")
+    found = problems(verdict(copied, 1))
+    assert [problem.partition(";")[0] for problem in found] == [
+        "customers 21 is missing", "customers 22 is missing"
+    ]  # fmt: skip
+
+
+ODD_VALUES = [
+    "", "{", "[1]", "null", '"x"', "{}", '{"id": "x", "version": 1}', '{"id": 1, "version": "x"}',
+    '{"id": 1, "version": 9223372036854775808}', '{"id": {}, "version": []}',
+    '{"id": 1, "version": 9, "name": "\\u0000"}', '{"id": 1, "version": 9, "name": "\\ud800"}',
+]  # fmt: skip
+
+
+def test_what_can_not_be_understood_is_no_reason_to_give_no_verdict(copied: Databases) -> None:
+    headers = OTHERS.replace("/others", "/users").replace("999999", "3")
+    for n, value in enumerate(ODD_VALUES):
+        plant(copied.log, *stranger(26 + n, value, headers))
+    plant(copied.orders, f"UPDATE cursors SET next_offset = {26 + len(ODD_VALUES)}")
+    assert verdict(copied, 0)
+
+
+# No verdict
+
+
+@pytest.mark.parametrize("away", ["users", "orders", "log"])
+def test_what_can_not_be_reached_is_no_verdict(
+    settled: Databases, away: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    impatient(monkeypatch, postgres_log)
+    result = shop(
+        replace(settled, **{away: "postgresql://shop:secret@/shop?host=/nowhere"}), "audit"
+    )
+    assert result.exit_code == 2, result.output
+    (sentence,) = result.stderr.splitlines()
+    assert sentence.startswith("shop: no verdict: ")
+    assert "secret" not in sentence
+    assert HOLDS not in result.stdout

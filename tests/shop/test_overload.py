@@ -1,0 +1,252 @@
+"""More than it can do: refused at once, in so many words; what was accepted is done and answered."""
+
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+
+from shop.kit.web import route
+from tests.conftest import NewDatabase
+from tests.e2e.shop import Running, free_ports, until
+from tests.shop.making import user_created
+from tests.shop.serving import Served, problem, serving
+
+ORDER = {"user_id": 1, "product": "tea", "quantity": 1, "total_price": "1.50"}
+
+
+@pytest.fixture
+def url(new_database: NewDatabase, templates: dict[str, str]) -> str:
+    return new_database(templates["orders"])
+
+
+@contextmanager
+def stalled(url: str) -> Iterator[None]:
+    """While it lasts, nothing that publishes can commit."""
+    with psycopg.connect(url) as connection:
+        connection.execute("SELECT FROM outbox_head FOR UPDATE")
+        yield
+
+
+def is_stuck(served: Served) -> bool:
+    """A batch is under way, and waits for the head."""
+    waiting = served.rows(
+        "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    )
+    return len(waiting) == 1
+
+
+class Clients:
+    """Many at once, each on a connection of its own; their answers and the seconds they took."""
+
+    def __init__(self, port: int, most: int = 64) -> None:
+        self._client = httpx.Client(
+            base_url=f"http://127.0.0.1:{port}",
+            timeout=20,
+            limits=httpx.Limits(max_connections=most),
+        )
+        self._pool = ThreadPoolExecutor(most)
+        self.answered = 0
+
+    def send(
+        self, path: str = "/orders", method: str = "POST", body: Any = ORDER
+    ) -> "Future[tuple[httpx.Response, float]]":
+        return self._pool.submit(self._send, method, path, body)
+
+    def _send(self, method: str, path: str, body: Any) -> tuple[httpx.Response, float]:
+        began = time.monotonic()
+        response = self._client.request(method, path, json=None if method == "GET" else body)
+        seconds = time.monotonic() - began
+        self.answered += 1
+        return response, seconds
+
+    def close(self) -> None:
+        self._pool.shutdown()
+        self._client.close()
+
+
+@contextmanager
+def clients(port: int) -> Iterator[Clients]:
+    made = Clients(port)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def refused(response: httpx.Response) -> dict[str, Any]:
+    assert response.headers["retry-after"] == "1"
+    return problem(response, 503, "temporarily-unavailable")
+
+
+def test_one_too_many_is_refused_at_once_and_those_who_wait_are_served(url: str) -> None:
+    with serving("orders", url, max_waiting=8) as served, clients(served.port) as sending:
+        served.hears(user_created(1))
+        with stalled(url):
+            first = sending.send()
+            until(lambda: is_stuck(served), "the first batch waits")
+            others = [sending.send() for _ in range(40)]
+            until(lambda: sending.answered == 32, "all that are too many are answered")
+            early = [other.result() for other in others if other.done()]
+            # Reads have a queue of their own.
+            reading, seconds = sending.send("/orders/1", "GET").result()
+            assert reading.status_code == 404
+            assert seconds < 1
+        for response, seconds in early:
+            assert "8 callers are waiting already" in refused(response)["detail"]
+            assert seconds < 1
+        statuses = [future.result()[0].status_code for future in (first, *others)]
+        assert sorted(statuses) == [201] * 9 + [503] * 32
+        assert served.rows("SELECT count(*) FROM orders") == [(9,)]
+        # It is over at once.
+        assert sending.send().result()[0].status_code == 201
+
+
+def test_at_full_speed_only_the_surplus_is_refused(url: str) -> None:
+    with serving("orders", url, max_waiting=4) as served, clients(served.port) as sending:
+        served.hears(user_created(1))
+        answers = [future.result()[0] for future in [sending.send() for _ in range(300)]]
+        accepted = [answer for answer in answers if answer.status_code == 201]
+        for answer in answers:
+            if answer.status_code != 201:
+                refused(answer)
+        assert accepted
+        ids = {answer.json()["id"] for answer in accepted}
+        assert {id_ for (id_,) in served.rows("SELECT id FROM orders")} == ids
+        assert len(served.events()) == len(ids) == len(accepted)
+
+
+def test_whose_turn_does_not_come_in_time_is_refused_and_not_done(url: str) -> None:
+    """Though the batch before it goes on, and nobody knows for how long."""
+    limit = 0.3
+    with (
+        serving("orders", url, request_timeout_ms=limit * 1000) as served,
+        clients(served.port) as sending,
+    ):
+        served.hears(user_created(1))
+        with stalled(url):
+            first = sending.send()
+            until(lambda: is_stuck(served), "the first batch waits")
+            late = [sending.send() for _ in range(5)]
+            for response, seconds in [future.result() for future in late]:
+                assert "no turn came in 0.3 s" in refused(response)["detail"]
+                assert limit * 0.9 < seconds < limit + 2
+            assert is_stuck(served), "it is still under way"
+        assert first.result()[0].status_code == 201
+        assert sending.send().result()[0].status_code == 201
+        assert served.rows("SELECT count(*) FROM orders") == [(2,)]
+        assert len(served.events()) == 2
+
+
+def test_a_body_that_does_not_come_is_refused_in_time_and_holds_nothing_up(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(route, "_BODY_WITHIN", 0.5)
+    head = (
+        b"POST /orders HTTP/1.1\r\nHost: shop\r\nContent-Type: application/json\r\n"
+        b"Content-Length: 100\r\n\r\n{"
+    )
+    with serving("orders", url) as served, clients(served.port) as sending:
+        served.hears(user_created(1))
+        # More than there are connections to the database.
+        slow = [socket.create_connection(("127.0.0.1", served.port), 10) for _ in range(20)]
+        began = time.monotonic()
+        for each in slow:
+            each.sendall(head)
+        # One goes on, a byte at a time: the limit is for the whole.
+        stop = threading.Event()
+        dripping = threading.Thread(target=drip, args=(slow[0], stop))
+        dripping.start()
+        for _ in range(10):
+            response, seconds = sending.send().result()
+            assert response.status_code == 201
+            assert seconds < 0.4
+        for each in slow:
+            answer = b""
+            while part := each.recv(65536):
+                answer += part
+            assert time.monotonic() - began < 3
+            assert answer.startswith(b"HTTP/1.1 408 ")
+            assert b"urn:eventshop:problem:request-too-slow" in answer
+            assert b"\r\nconnection: close\r\n" in answer.lower()
+            each.close()
+        stop.set()
+        dripping.join()
+        assert len(served.events()) == 10
+
+
+def drip(into: socket.socket, stop: threading.Event) -> None:
+    while not stop.wait(0.05):
+        try:
+            into.sendall(b" ")
+        except OSError:
+            return
+
+
+def test_asked_to_stop_it_says_so_goes_on_answering_and_finishes_what_it_accepted(
+    url: str,
+) -> None:
+    (port,) = free_ports(1)
+    process = Running(
+        "api", "orders",
+        SHOP_ORDERS__DATABASE_URL=url, SHOP_ORDERS__PORT=port, SHOP_DRAIN_MS=1000,
+        SHOP_LOG_LEVEL="warning",
+    )  # fmt: skip
+    try:
+        with (
+            httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client,
+            psycopg.connect(url, autocommit=True) as connection,
+        ):
+            connection.execute("INSERT INTO customers VALUES (1, 'a@b.c', 'A', 1, false)")
+            until(lambda: is_ready(client), "it is ready")
+            with clients(port) as sending:
+                with stalled(url):
+                    accepted = sending.send()
+                    until(lambda: is_blocked(connection), "the order is under way")
+                    process.process.send_signal(signal.SIGTERM)
+                    asked = time.monotonic()
+                    until(lambda: not is_ready(client), "it says that it will stop", timeout=0.8)
+                    # Others may not have noticed yet.
+                    found, _ = sending.send("/orders", "GET").result()
+                    assert found.json() == {"items": [], "next_cursor": None}
+                    assert time.monotonic() - asked < 1, "too slow a machine for this test"
+                    until(lambda: refuses(port), "it takes no more", timeout=5)
+                    assert not accepted.done()
+                assert accepted.result()[0].status_code == 201
+            status = process.stop(signal.SIGCONT)
+            assert status == 0, process.output.lines
+            assert connection.execute("SELECT count(*) FROM orders").fetchall() == [(1,)]
+    finally:
+        if process.process.poll() is None:
+            process.process.kill()
+            process.process.wait()
+            process.output.close()
+
+
+def is_ready(client: httpx.Client) -> bool:
+    try:
+        response = client.get("/health/ready")
+    except httpx.TransportError:
+        return False
+    if response.status_code != 200:
+        problem(response, 503, "temporarily-unavailable")
+    return response.status_code == 200
+
+
+def is_blocked(connection: psycopg.Connection) -> bool:
+    rows = connection.execute(
+        "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    ).fetchall()
+    return bool(rows)
+
+
+def refuses(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
