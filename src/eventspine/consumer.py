@@ -218,6 +218,7 @@ class Consumer:
             await self._handlers.apply(tx, events)
             await self._park(tx, parks, held)
         self._cursors.update(moves)
+        _report(parks)
 
     async def _isolate_each(self, partitions: Sequence[Sequence[Record]], error: Exception) -> None:
         """A partition that is stopped stops no other."""
@@ -273,6 +274,7 @@ class Consumer:
             held.add(held_key(record))
             await self._park(tx, parks, held)
         self._cursors.update(moves)
+        _report(parks)
 
     async def _park(self, tx: Transaction, parks: Sequence[Park], held: set[HeldKey]) -> None:
         """`held` are the keys that hold, these included. Raises `TooManyParked`."""
@@ -284,12 +286,6 @@ class Consumer:
             )
         if parks:
             await park(tx, self._handlers.consumer, parks)
-        for record, position, _, cause, error in failed:
-            _LOG.error(
-                "parked a record that can't be applied", cause=cause, reason=error,
-                topic=record.topic, partition=record.partition, offset=record.offset,
-                key=record.key, position=position,
-            )  # fmt: skip
 
     async def _move(self, tx: Transaction, at: Partition, to: Cursor) -> None:
         was = self._cursors[at]
@@ -307,3 +303,14 @@ class Consumer:
         )
         if moved.rowcount != 1:
             raise Moved(f"another member of {self._handlers.consumer} has moved {at[0]}/{at[1]}")
+
+
+def _report(parks: Sequence[Park]) -> None:
+    """What waits behind another is not worth a line."""
+    for record, position, _, cause, error in parks:
+        if cause != BEHIND:
+            _LOG.error(
+                "parked a record that can't be applied", cause=cause, reason=error,
+                topic=record.topic, partition=record.partition, offset=record.offset,
+                key=record.key, position=position,
+            )  # fmt: skip

@@ -164,6 +164,28 @@ def test_an_outcome_unknown_of_one_half_is_not_the_other_halfs() -> None:
     run(scenario())
 
 
+def test_whose_turn_does_not_come_in_time_is_refused_while_the_others_still_work() -> None:
+    async def scenario() -> None:
+        work = Work()
+        batcher = Batcher(work, patience=0.1)
+        work.go.clear()
+        tasks = submit_all(batcher, [1])
+        await turns()
+        tasks += submit_all(batcher, [2, 3])
+        assert await outcomes(tasks[1:]) == [Overloaded, Overloaded]
+        assert not tasks[0].done()
+        # Who came later has the whole time to wait.
+        tasks = [tasks[0], *submit_all(batcher, [4])]
+        await asyncio.sleep(0.05)
+        work.go.set()
+        assert await outcomes(tasks) == [2, 8]
+        assert work.batches == [[1], [4]]
+        await batcher.close()
+        assert batcher._timer is None
+
+    run(scenario())
+
+
 def test_one_caller_too_many_is_refused_at_once() -> None:
     async def scenario() -> None:
         work = Work()

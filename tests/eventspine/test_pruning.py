@@ -200,10 +200,14 @@ def test_a_pruner_waits_for_a_database_that_is_away(notes_url: str) -> None:
             await relayed_to(database, 5)
             with psycopg.connect(notes_url, autocommit=True) as admin:
                 admin.execute("ALTER TABLE outbox RENAME TO elsewhere")
-                async with notes.Running(pruner(database).run()):
-                    await asyncio.sleep(0.1)
+                waiting = pruner(database)
+                async with notes.Running(waiting.run()):
+                    await notes.eventually(lambda: has_failed(waiting))
                     admin.execute("ALTER TABLE elsewhere RENAME TO outbox")
                     await notes.eventually(lambda: is_empty(database))
+
+    async def has_failed(pruner: Pruner) -> bool:
+        return pruner._patience._failures > 0
 
     async def is_empty(database: Database) -> bool:
         return await outbox(database) == []
