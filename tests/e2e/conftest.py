@@ -35,11 +35,11 @@ def engine(request: pytest.FixtureRequest) -> Engine:
         "kafka",
         up_options=("--kafka", servers),
         settings={"SHOP_EVENT_LOG": "kafka", "SHOP_KAFKA__BOOTSTRAP_SERVERS": servers},
-        forget=lambda: _forget_topics(servers),
+        forget=lambda: forget_topics(servers),
     )
 
 
-def _forget_topics(servers: str) -> None:
+def forget_topics(servers: str) -> None:
     from confluent_kafka.admin import AdminClient
 
     from tests.e2e.shop import until
