@@ -28,7 +28,7 @@ class Patience:
 
     async def after(self, error: BaseException) -> None:
         """Pause. Logs the error if it is another kind of trouble than before."""
-        self.last_turn = time.monotonic()
+        self.comes_round()
         self._failures += 1
         kind = f"{type(error).__name__}: {error}"
         if kind != self._said:
@@ -37,9 +37,13 @@ class Patience:
         pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(self._failures - 1, 10))
         await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
 
+    def comes_round(self) -> None:
+        """It is not stuck; whether it works again, its next turn will show."""
+        self.last_turn = time.monotonic()
+
     def over(self) -> None:
         """It works, or works again."""
-        self.last_turn = time.monotonic()
+        self.comes_round()
         if self._failures:
             self._log.info(f"{self._who} goes on", after_failures=self._failures, **self._context)
             self._failures = 0

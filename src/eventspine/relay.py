@@ -111,7 +111,7 @@ class Relay:
             held.push_async_callback(connection.close)
             with translated():
                 while not await _one(connection, _LEAD):
-                    self._patience.over()
+                    self._patience.comes_round()
                     await asyncio.sleep(1.0)
                 await connection.execute(f"LISTEN {CHANNEL}")
                 # What is saved here can be done again: not worth waiting for the disk.
@@ -119,13 +119,15 @@ class Relay:
                 self.position, epoch = await self._take_office(connection)
                 self.leads = True
                 _LOG.info("relay leads", source=self._source, position=self.position, epoch=epoch)
+                rows = await self._after(connection, self.position)
                 while True:
-                    relayed = await self._relay(connection, epoch)
+                    rows = await self._relay(connection, epoch, rows)
                     self._patience.over()
-                    if relayed < self._batch:
+                    if not rows:
                         # Polling is the truth, the notification a hint that saves waiting.
                         async for _ in connection.notifies(timeout=0.5, stop_after=1):
                             pass
+                        rows = await self._after(connection, self.position)
 
     async def _take_office(self, connection: Connection) -> tuple[int, int]:
         saved, epoch = await _row(connection, _TAKE_OFFICE, {"source": self._source})
@@ -183,10 +185,41 @@ class Relay:
             end = start
         return 0, ""
 
-    async def _relay(self, connection: Connection, epoch: int) -> int:
-        rows = await _rows(connection, {"position": self.position, "limit": self._batch})
+    async def _after(self, connection: Connection, position: int) -> list[TupleRow]:
+        found = await execute(connection, _NEXT, {"position": position, "limit": self._batch})
+        return await found.fetchall()
+
+    async def _relay(
+        self, connection: Connection, epoch: int, rows: Sequence[TupleRow]
+    ) -> list[TupleRow]:
+        """Append these, and save how far that is; gives the next ones, if there were more.
+
+        Those are fetched while the log confirms these: in a backlog neither waits for the other.
+        """
         if not rows:
-            return 0
+            return []
+        position = rows[-1][0]
+        following: list[TupleRow] = []
+        if len(rows) < self._batch:
+            await self._append(rows)
+        else:
+            fetching = asyncio.create_task(self._after(connection, position))
+            try:
+                await self._append(rows)
+            except BaseException:
+                fetching.cancel()
+                await asyncio.wait([fetching])
+                raise
+            following = await fetching
+        saved = await execute(
+            connection, _SAVE, {"position": position, "source": self._source, "epoch": epoch}
+        )
+        if saved.rowcount != 1:
+            raise Deposed(f"another relay of {self._source} leads now")
+        self.position = position
+        return following
+
+    async def _append(self, rows: Sequence[TupleRow]) -> None:
         by_topic: dict[str, list[Message]] = {}
         for position, topic, key, type_, schema_version, time, data, headers in rows:
             by_topic.setdefault(topic, []).append(
@@ -194,14 +227,6 @@ class Relay:
             )  # fmt: skip
         for topic, messages in by_topic.items():
             await self._log.append(topic, messages)
-        position = rows[-1][0]
-        saved = await execute(
-            connection, _SAVE, {"position": position, "source": self._source, "epoch": epoch}
-        )
-        if saved.rowcount != 1:
-            raise Deposed(f"another relay of {self._source} leads now")
-        self.position = position
-        return len(rows)
 
 
 async def _has_given_out(connection: Connection, position: int, time: str) -> bool:
@@ -213,10 +238,6 @@ async def _has_given_out(connection: Connection, position: int, time: str) -> bo
         return bool(datetime.fromisoformat(time) == at)
     except ValueError:
         return False
-
-
-async def _rows(connection: Connection, params: dict[str, int]) -> list[TupleRow]:
-    return await (await execute(connection, _NEXT, params)).fetchall()
 
 
 async def _row(connection: Connection, sql: str, params: Params | None = None) -> TupleRow:
