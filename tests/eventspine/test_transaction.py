@@ -325,7 +325,9 @@ def test_a_cancelled_transaction_is_rolled_back_at_once(notes_url: str, step: St
             async def is_under_way() -> bool:
                 (row,) = await database.fetch(
                     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND "
-                    "(state = 'idle in transaction' OR wait_event = 'PgSleep')"
+                    "(wait_event = 'PgSleep' OR state = 'idle in transaction'"
+                    # Not only between two statements: a cancel sent then may miss the second.
+                    " AND state_change < clock_timestamp() - interval '0.1 s')"
                 )
                 return row == (1,)
 
