@@ -8,7 +8,7 @@ def settle() -> None:
 
     The collector need not look at all that again, nor look for cycles at every seven hundredth
     object: nearly all of a request's or an event's garbage is gone by itself. Measured on a worker,
-    that was a fifth of its CPU (`make bench`).
+    that was a fifth of its CPU.
     """
     gc.collect()
     gc.freeze()
