@@ -6,13 +6,15 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help up test check bench format requirements clean
+.PHONY: help up test storm check bench bench-history format requirements clean
 
 help:
 	@echo "make up      start the shop on this machine: PostgreSQL, users on 8001, orders on 8002"
 	@echo "make test    every test, against real PostgreSQL"
+	@echo "make storm   strikes a running shop for as long as you like, and judges it: SEED=, CYCLES=, LOG=postgres"
 	@echo "make check   formatting, lint, types, and who may import whom"
 	@echo "make bench   the benchmarks; writes docs/benchmarks.md"
+	@echo "make bench-history   the shop after five million events; writes docs/benchmarks-history.md"
 
 # One install per requirements file; the stamp is newer than the file once it is done.
 $(BIN)/python:
@@ -38,7 +40,11 @@ up: $(VENV)/.local
 	@exec $(BIN)/shop up $(if $(KAFKA),--kafka $(filter-out 1,$(KAFKA)))
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
+
+# SEED=n has the same storm again.
+storm: $(VENV)/.dev
+	$(BIN)/python -m tests.storm $(if $(SEED),--seed $(SEED)) $(if $(CYCLES),--cycles $(CYCLES)) $(if $(LOG),--log $(LOG))
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
@@ -52,6 +58,9 @@ format: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
+
+bench-history: $(VENV)/.dev
+	$(BIN)/python -m benchmarks history --rounds 3
 
 # Pins every version with its hashes. Needs uv on the PATH.
 UV_COMPILE = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \

@@ -1,6 +1,7 @@
-"""`python -m benchmarks [NAME …] [--quick]`: measure, show a table, write docs/benchmarks.md.
+"""`python -m benchmarks [NAME …] [--quick]`: measure, show a table, write a page in docs/.
 
-The page is only written by a whole run at full length: what stands in it was measured together.
+Without names: all but `history`, which takes a quarter of an hour and has a page of its own. A page
+is only written by a whole run at full length: what stands in it was measured together.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from rich.console import Console
 
 from benchmarks import (
     first_order,
+    history,
     kafka_events,
     kafka_first_order,
     kafka_orders,
@@ -26,20 +28,24 @@ from benchmarks import (
     report,
 )
 from benchmarks.load import Missing
-from benchmarks.report import Section
+from benchmarks.report import Page, Section
 from benchmarks.stage import Stage
 from shop.kit.local.postgres import LocalPostgres
 
-BENCHMARKS: dict[str, Callable[[Stage], Section]] = {
-    "orders": orders_a_second.run,
-    "latency": one_at_a_time.run,
-    "first-order": first_order.run,
-    "events": pipeline.run,
-    "memory": memory.run,
-    "kafka-events": kafka_events.run,
-    "kafka-first-order": kafka_first_order.run,
-    "kafka-orders": kafka_orders.run,
+PAGES: dict[Page, dict[str, Callable[[Stage], Section]]] = {
+    report.BENCHMARKS: {
+        "orders": orders_a_second.run,
+        "latency": one_at_a_time.run,
+        "first-order": first_order.run,
+        "events": pipeline.run,
+        "memory": memory.run,
+        "kafka-events": kafka_events.run,
+        "kafka-first-order": kafka_first_order.run,
+        "kafka-orders": kafka_orders.run,
+    },
+    report.HISTORY: {"history": history.run},
 }
+BENCHMARKS = {name: run for page in PAGES.values() for name, run in page.items()}
 
 _RAM_DISKS = {"tmpfs", "ramfs"}
 _QUIET = 0.5
@@ -84,11 +90,12 @@ def main(arguments: Sequence[str]) -> int:
     finally:
         shutil.rmtree(directory, ignore_errors=True)
     report.show(console, sections)
-    if options.quick or list(options.names) != list(BENCHMARKS):
-        console.print("only a whole run writes docs/benchmarks.md", style="dim")
+    page = next((page for page, whole in PAGES.items() if list(whole) == options.names), None)
+    if options.quick or page is None:
+        console.print("only a whole run writes its page", style="dim")
     else:
-        report.write(sections, options.rounds, disk, load)
-        console.print(f"written: {report.PAGE.relative_to(Path.cwd())}")
+        report.write(page, sections, options.rounds, disk, load)
+        console.print(f"written: {page.path}")
     failed = [row for section in sections for row in section.rows if row.missed]
     return 1 if failed and not options.quick else 0
 
@@ -111,7 +118,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         )
     if options.rounds < 3:
         parser.error("fewer than 3 rounds say nothing; --quick for a smoke run")
-    options.names = options.names or list(BENCHMARKS)
+    options.names = options.names or list(PAGES[report.BENCHMARKS])
     return options
 
 

@@ -1,5 +1,6 @@
 """The load: wrk, which is not Python, so that the measurement does not measure itself."""
 
+import random
 import shutil
 import subprocess
 from pathlib import Path
@@ -34,11 +35,12 @@ def require_wrk() -> str:
     return wrk
 
 
-def post_orders(url: str, *, connections: int, seconds: float) -> Load:
-    """`seconds` of orders, each answered 201, or it raises."""
+def post_orders(url: str, *, connections: int, seconds: float, keyed: bool = False) -> Load:
+    """`seconds` of orders, each answered 201, or it raises. `keyed`: each with a key of its own."""
+    run = [str(random.randrange(10**10, 10**11))] if keyed else []
     command = [
         *(require_wrk(), "-t1", f"-c{connections}", f"-d{round(seconds)}s", "--timeout", "10s"),
-        *("-s", str(_SCRIPT), url, "--", str(CUSTOMERS)),
+        *("-s", str(_SCRIPT), url, "--", str(CUSTOMERS), *run),
     ]
     told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     line = next(line for line in told.splitlines() if line.startswith("RESULT "))

@@ -13,7 +13,8 @@ from eventspine.consumer import Consumer
 from eventspine.database import Database
 from eventspine.relay import Relay
 from shop import services
-from shop.kit.event_log import database_url, open_event_log
+from shop.kit import garbage
+from shop.kit.event_log import database_url, open_event_log, relay_batch
 from shop.kit.logging import configure_logging
 from shop.kit.ready import notify_ready
 from shop.kit.settings import Settings
@@ -27,7 +28,7 @@ async def work(parts: list[str]) -> None:
     if "relay" in parts:
         relay = Relay(
             database_url(settings, "users"), log,
-            source=users.source, topics=[users.topic], batch=settings.relay_batch,
+            source=users.source, topics=[users.topic], batch=relay_batch(settings),
         )  # fmt: skip
         tasks.append(asyncio.create_task(relay.run()))
     if "consumer" in parts:
@@ -35,10 +36,14 @@ async def work(parts: list[str]) -> None:
         await database.open()
         consumer = Consumer(database, log, orders.handlers, batch=settings.consumer_batch)
         tasks.append(asyncio.create_task(consumer.run()))
+    garbage.settle()
     notify_ready()
     await asyncio.gather(*tasks)
 
 
 if __name__ == "__main__":
     configure_logging("one worker", level="warning")
+    from shop.kit import garbage
+
+    garbage.settle()
     uvloop.run(work(sys.argv[1:] or ["relay", "consumer"]))

@@ -26,6 +26,10 @@ The **ordinary** one does so with a SQLAlchemy session, in FastAPI's thread pool
 write it. **pgbench** does `BEGIN`, `SELECT` customer, `INSERT` order, `INSERT` outbox, `COMMIT` with
 32 clients on the socket, prepared statements, and no service at all.
 
+*With a key on every request*: the same service and the same load, each request with an
+`Idempotency-Key` that no other has, so each answer is stored as well; against its own rate without.
+Every one of them is looked for among the stored keys.
+
 *With the workers*: every order also goes through the relay, the log and the user service's consumer
 while the load runs, on the same cores; the ordinary services have nothing of the kind to do.
 """
@@ -36,7 +40,7 @@ _PGBENCH = Path(__file__).with_name("pgbench.sql")
 def run(stage: Stage) -> Section:
     require_wrk()
     seconds = stage.seconds(6)
-    ordinary, lean, ours, flowing, bare = [], [], [], [], []
+    ordinary, lean, ours, keyed, flowing, bare = [], [], [], [], [], []
     lag = 0.0
     with ExitStack() as held:
         ordinary_db, lean_db, bare_db = (
@@ -56,10 +60,12 @@ def run(stage: Stage) -> Section:
         # In the order A B A B, and each warmed up first.
         for url in (ordinary_url, lean_url, shop.orders_url, busy.orders_url):
             post_orders(url, connections=64, seconds=1)
+        post_orders(shop.orders_url, connections=64, seconds=1, keyed=True)
         for number in range(stage.rounds):
             stage.say(f"orders a second: round {number + 1} of {stage.rounds}")
             ordinary.append(_orders(stage, ordinary_url, ordinary_db, seconds))
             ours.append(_orders(stage, shop.orders_url, shop.orders, seconds))
+            keyed.append(_orders(stage, shop.orders_url, shop.orders, seconds, keyed=True))
             bare.append(_pgbench(stage, bare_db, seconds))
             lean.append(_orders(stage, lean_url, lean_db, seconds))
             stage.settle()
@@ -67,7 +73,9 @@ def run(stage: Stage) -> Section:
             flowing.append(_orders(stage, busy.orders_url, busy.orders, seconds))
             lag = max(lag, _behind(busy) / flowing[-1])
             _caught_up(busy)
-    a, b, c, d, e = (spread(values, "/s") for values in (ours, ordinary, lean, bare, flowing))
+    a, b, c, d, e, f = (
+        spread(values, "/s") for values in (ours, ordinary, lean, bare, flowing, keyed)
+    )
     return Section(
         TITLE,
         HOW,
@@ -85,6 +93,10 @@ def run(stage: Stage) -> Section:
                 at_least=0.65, want=1.0, measured=f"{a} against {d}",
             ),
             Row(
+                "orders a second with an `Idempotency-Key` on each, against without",
+                _ratios(keyed, ours), "×", at_least=0.7, want=0.9, measured=f"{f} against {a}",
+            ),
+            Row(
                 "with the workers, against one transaction a request (lean)",
                 _ratios(flowing, lean), "×",
                 measured=f"{e} against {c}; at the end of a round events were at most {lag:.1f} s "
@@ -98,19 +110,24 @@ def _ratios(ours: list[float], theirs: list[float]) -> list[float]:
     return [a / b for a, b in zip(ours, theirs, strict=True)]
 
 
-def _orders(stage: Stage, url: str, database: str, seconds: float) -> float:
+def _orders(stage: Stage, url: str, database: str, seconds: float, *, keyed: bool = False) -> float:
     stage.settle()
-    before = _count(database)
-    load = post_orders(url, connections=64, seconds=seconds)
-    added = _count(database) - before
-    if added < load.requests:
-        raise RuntimeError(f"{load.requests} orders were answered 201, {added} are there")
+    tables = ["orders", "idempotency_keys"] if keyed else ["orders"]
+    before = {table: _count(database, table) for table in tables}
+    load = post_orders(url, connections=64, seconds=seconds, keyed=keyed)
+    for table in tables:
+        # More may be there: wrk leaves without waiting for the last answers.
+        added = _count(database, table) - before[table]
+        if added < load.requests:
+            raise RuntimeError(
+                f"{load.requests} orders were answered 201, {added} rows are in {table}"
+            )
     return load.per_second
 
 
-def _count(database: str) -> int:
+def _count(database: str, table: str) -> int:
     with psycopg.connect(database) as connection:
-        row = connection.execute("SELECT count(*) FROM orders").fetchone()
+        row = connection.execute(f"SELECT count(*) FROM {table}").fetchone()
     assert row is not None
     return int(row[0])
 

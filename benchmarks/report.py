@@ -3,25 +3,56 @@
 import os
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.stage import program
 
-PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+_DOCS = Path(__file__).parents[1] / "docs"
 
-_INTRODUCTION = """\
+
+class Page(NamedTuple):
+    """What one whole run writes."""
+
+    name: str
+    introduction: str
+
+    @property
+    def path(self) -> Path:
+        return _DOCS / self.name
+
+
+BENCHMARKS = Page(
+    "benchmarks.md",
+    """\
 # Benchmarks
 
 `make bench` measured everything here in one run and wrote this page. Trust the ratios: what is
 compared was measured in turns, on the same machine, against the same PostgreSQL, minutes apart at
 most. A figure is the median of the rounds of that run, with the lowest and the highest in brackets.
-"""
+
+Whether it stays so when a shop has grown is a page of its own: [five million
+events](benchmarks-history.md).
+""",
+)
+
+HISTORY = Page(
+    "benchmarks-history.md",
+    """\
+# Five million events
+
+Is the shop as fast after five million events as it was after fifty thousand, and do the tables stay
+small that should? `make bench-history` measured it in one run and wrote this page. A figure is the
+median of the rounds of that run, with the lowest and the highest in brackets. Everything else that is
+measured is in [benchmarks](benchmarks.md).
+""",
+)
 
 
 @dataclass(frozen=True)
@@ -70,6 +101,10 @@ class Section:
     rows: list[Row] = field(default_factory=list)
     left_out: str = ""
     """Why there are no rows."""
+    more: str = ""
+    """Markdown, below the figures."""
+    pictures: Mapping[str, str] = field(default_factory=dict)
+    """SVG, by the name of the file beside the page."""
 
 
 def figure(number: float, unit: str = "") -> str:
@@ -105,13 +140,16 @@ def show(console: Console, sections: Sequence[Section]) -> None:
             console.print(f"left out: {section.title}: {section.left_out}", style="yellow")
 
 
-def write(sections: Sequence[Section], rounds: int, disk: str, load: float) -> None:
-    PAGE.parent.mkdir(exist_ok=True)
-    PAGE.write_text(_page(sections, rounds, disk, load))
+def write(page: Page, sections: Sequence[Section], rounds: int, disk: str, load: float) -> None:
+    _DOCS.mkdir(exist_ok=True)
+    page.path.write_text(_text(page, sections, rounds, disk, load))
+    for section in sections:
+        for name, picture in section.pictures.items():
+            (_DOCS / name).write_text(picture)
 
 
-def _page(sections: Sequence[Section], rounds: int, disk: str, load: float) -> str:
-    parts = [_INTRODUCTION, "## The machine\n", _machine(rounds, disk, load), "## Results\n"]
+def _text(page: Page, sections: Sequence[Section], rounds: int, disk: str, load: float) -> str:
+    parts = [page.introduction, "## The machine\n", _machine(rounds, disk, load), "## Results\n"]
     lines = [
         "| what | median (min–max) | must be | we want |",
         "| --- | --- | --- | --- |",
@@ -130,6 +168,8 @@ def _page(sections: Sequence[Section], rounds: int, disk: str, load: float) -> s
         figures = [f"- {row.what}: {row.measured}" for row in section.rows if row.measured]
         if figures:
             parts.append("\n".join(figures) + "\n")
+        if section.more:
+            parts.append(section.more)
     return "\n".join(parts)
 
 

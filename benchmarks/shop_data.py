@@ -50,3 +50,41 @@ def add_users(users_database: str, count: int) -> int:
 def wake_relay(database: str) -> None:
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute("SELECT pg_notify('outbox', '')")
+
+
+# Likewise. Every fifth was sent with an Idempotency-Key.
+_ORDERS = """
+WITH head AS (
+    UPDATE outbox_head SET position = position + %(count)s RETURNING position - %(count)s AS base
+), placed AS (
+    INSERT INTO orders (user_id, product, quantity, total_price)
+    SELECT n %% %(customers)s + 1, 'coffee', n %% 1000 + 1, n %% 90 + 10.5
+    FROM generate_series(1, %(count)s) n
+    RETURNING id, user_id, product, quantity, total_price, status, version, placed_at
+), told AS (
+    SELECT id, version, row_number() OVER (ORDER BY id) AS n,
+        jsonb_build_object('id', id, 'version', version, 'user_id', user_id, 'product', product,
+            'quantity', quantity, 'total_price', total_price::text, 'status', status,
+            'placed_at', placed_at) AS data
+    FROM placed
+), keys AS (
+    INSERT INTO idempotency_keys (key, fingerprint, status, headers, body)
+    SELECT gen_random_uuid(), encode(sha256(id::text::bytea), 'hex'), 201,
+        jsonb_build_array(jsonb_build_array('etag', '"1"'),
+            jsonb_build_array('location', '/orders/' || id),
+            jsonb_build_array('content-type', 'application/json')),
+        data
+    FROM told WHERE n %% 5 = 0
+), written AS (
+    INSERT INTO outbox (position, topic, key, type, schema_version, version, time, data)
+    SELECT base + n, 'orders', id::text, 'order.placed', 1, version, clock_timestamp(), data
+    FROM head, told
+)
+SELECT pg_notify('outbox', '')
+"""
+
+
+def add_orders(orders_database: str, count: int, *, customers: int) -> None:
+    """Orders with their events in the outbox, and some keys, from a service that may be running."""
+    with psycopg.connect(orders_database, autocommit=True) as connection:
+        connection.execute(_ORDERS, {"count": count, "customers": customers})

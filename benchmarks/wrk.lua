@@ -1,23 +1,39 @@
 -- Orders from many customers, and what came of them as one line that a program can read.
--- Arguments: how many customers there are.
+-- Arguments: how many customers there are; and, where each request is to carry an Idempotency-Key,
+-- a number that no other run has.
 
-local requests = {}
+local before, after = {}, {}
 local next_one = 0
+local sent = 0
+local run = nil
 
 function init(args)
   local customers = tonumber(args[1])
   local headers = { ["Content-Type"] = "application/json" }
+  run = args[2]
+  if run then
+    headers["Idempotency-Key"] = "KEY"
+    math.randomseed(tonumber(run))
+  end
   for n = 1, 1000 do
     local body = string.format(
       '{"product":"coffee","quantity":%d,"total_price":"%d.50","user_id":%d}',
       n, n % 90 + 10, (n * 7919) % customers + 1)
-    requests[n] = wrk.format("POST", nil, headers, body)
+    before[n], after[n] = wrk.format("POST", nil, headers, body):match("^(.*)KEY(.*)$")
+    before[n] = before[n] or wrk.format("POST", nil, headers, body)
   end
 end
 
 function request()
   next_one = next_one % 1000 + 1
-  return requests[next_one]
+  if not run then
+    return before[next_one]
+  end
+  -- As long as a UUID and as random where it counts: such keys come in no order, and an index
+  -- feels that. The run and the number make sure that no two are the same.
+  sent = sent + 1
+  local key = string.format("%08x-%s-%015d", math.random(0, 0xffffffff), run, sent)
+  return before[next_one] .. key .. after[next_one]
 end
 
 function done(summary, latency)

@@ -1,13 +1,16 @@
 """Real PostgreSQL for every test: one server a session, fresh databases a test.
 
-A database is made from a migrated template, which takes some 30 ms; the server does not sync to
-disk, since nobody will miss its data. Tests that kill a server start one of their own.
+A database is made from a migrated template, which takes some 30 ms; the server keeps its files in
+memory where there is room, since nobody will miss its data. Tests that kill a server start one of
+their own.
 """
 
 import itertools
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,13 +24,54 @@ from shop.kit.migrations import migrate
 
 pytest_plugins = ["tests.kafka_fixture"]
 
+_LONGEST_FIRST = (
+    "storm/test_storm.py",
+    "e2e/test_kafka_proofs.py",
+    "e2e/test_crashes.py",
+    "deploy/test_compose.py",
+    "eventspine/test_kafka_log.py",
+    "e2e/",
+)
+"""Beginnings of paths below `tests`. With several processes a long file that came last would keep
+one of them at work while the others are done."""
+
 LOG_MIGRATIONS = Path(__file__).parents[1] / "src/eventspine/migrations/log"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+
+    def turn(item: pytest.Item) -> int:
+        path = item.path.relative_to(here).as_posix()
+        found = (n for n, begin in enumerate(_LONGEST_FIRST) if path.startswith(begin))
+        return next(found, len(_LONGEST_FIRST))
+
+    items.sort(key=turn)
+
+
+_GIB = 1024**3
+_IN_MEMORY = Path("/dev/shm")
+
+
+def _data_folder() -> Path | None:
+    """A database is three hundred files; on a busy disk one takes a second to make and one to remove.
+
+    None for wherever temporary files go.
+    """
+    with suppress(OSError, ValueError):
+        available = int(Path("/proc/meminfo").read_text().split("MemAvailable:")[1].split()[0])
+        room = min(shutil.disk_usage(_IN_MEMORY).free, available * 1024)
+        if room > 8 * _GIB and os.access(
+            _IN_MEMORY, os.W_OK
+        ):  # 8 MB a database, some hundreds of them
+            return _IN_MEMORY
+    return None
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[LocalPostgres]:
     # A short path of its own: pytest's are too long for a socket.
-    with tempfile.TemporaryDirectory(prefix="eventshop-test-") as directory:
+    with tempfile.TemporaryDirectory(prefix="eventshop-test-", dir=_data_folder()) as directory:
         os.chmod(directory, 0o711)
         settings = {"fsync": "off", "shared_buffers": "128MB"}
         with LocalPostgres(Path(directory) / "postgres", settings=settings) as server:

@@ -5,13 +5,13 @@ one of its own.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from shop.kit.local.kafka import KafkaNotPossible, LocalKafka
+from shop.kit.local.kafka import QUICK_START, KafkaNotPossible, LocalKafka
 
 StartKafka = Callable[..., LocalKafka]
 
@@ -46,10 +46,14 @@ def start_kafka(tmp_path: Path) -> Iterator[StartKafka]:
 
 
 def _start(stops: ExitStack, data_dir: Path, **settings: str) -> LocalKafka:
+    named = {name.replace("_", "."): value for name, value in settings.items()}
+    return start_broker(stops, data_dir, named)
+
+
+def start_broker(stops: ExitStack, data_dir: Path, settings: Mapping[str, str]) -> LocalKafka:
+    """A broker that runs until `stops` are called; skips the test where there can be none."""
     try:
-        broker = LocalKafka(
-            data_dir, settings={name.replace("_", "."): value for name, value in settings.items()}
-        )
+        broker = LocalKafka(data_dir, settings=settings, java_options=QUICK_START)
         broker.start()
         stops.callback(broker.stop)
         broker.wait_ready()

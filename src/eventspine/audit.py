@@ -10,11 +10,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import psycopg
+
 from eventspine.database import Connection, connect, execute, translated
-from eventspine.event import Envelope, NotAnEvent, envelope
+from eventspine.event import Envelope, NotAnEvent, decode, envelope
 from eventspine.fold import COPY_EVENTS, CREATE_EVENTS, Fold, differences, skipped_versions
 from eventspine.handlers import Handlers
-from eventspine.log import EventLog, Record
+from eventspine.log import EventLog, LogUnavailable, Record
+from eventspine.positions import Seen, Shown, dropped
 
 Progress = Callable[[str, int, int], None]
 """Told what is being read, how many records of it are done, and how many there are."""
@@ -60,41 +63,6 @@ class Section:
     @property
     def holds(self) -> bool:
         return not self.problems
-
-
-@dataclass
-class _Seen:
-    """Which of the positions 1…`head` a scan of their topic has met."""
-
-    head: int
-    highest: int = 0
-    different: int = 0
-    repeats: int = 0
-    strangers: int = 0
-
-    def __post_init__(self) -> None:
-        self._met = bytearray(self.head + 1)
-
-    def add(self, position: int) -> None:
-        self.highest = max(self.highest, position)
-        # What came while we looked, or was never given out: nothing is known of it here.
-        if position > self.head:
-            return
-        if self._met[position]:
-            self.repeats += 1
-        else:
-            self._met[position] = 1
-            self.different += 1
-
-    def missing(self, up_to: int) -> list[tuple[int, int]]:
-        """The ranges of positions from 1 to `up_to` that were not met."""
-        ranges = []
-        at = self._met.find(0, 1, up_to + 1)
-        while at != -1:
-            end = self._met.find(1, at, up_to + 1)
-            ranges.append((at, (end if end != -1 else up_to + 1) - 1))
-            at = self._met.find(0, end, up_to + 1) if end != -1 else -1
-        return ranges
 
 
 async def audit(audited: Audited, log: EventLog, progress: Progress) -> list[Section]:
@@ -148,9 +116,9 @@ async def _read_own(
     head: int,
     relayed: int,
     progress: Progress,
-) -> _Seen:
+) -> Seen:
     """The service's own events, from the log, and from the outbox those not relayed yet."""
-    seen = _Seen(head)
+    seen = Seen(head)
     async with connection.cursor() as cursor:
         async with cursor.copy(COPY_EVENTS) as copy:
             async for record in _topic(log, audited.topic, progress):
@@ -182,7 +150,7 @@ async def _read_others(
 ) -> None:
     """Another's events, up to this service's cursors; checks those on the way."""
     ends = await log.end_offsets(topic)
-    highest: dict[int, int] = {}
+    shown = {partition: Shown() for partition in ends}
     applied = 0
     async with connection.cursor() as cursor:
         async with cursor.copy(COPY_EVENTS) as copy:
@@ -194,8 +162,8 @@ async def _read_others(
                 if found is None or not handlers.knows_source(topic, found.source):
                     continue
                 position = found.position
-                highest[record.partition] = max(highest.get(record.partition, 0), position)
-                if position not in parked:
+                shown[record.partition].add(position, record.offset)
+                if position not in parked and _can_be_applied(record, found, handlers):
                     applied += 1
                     await copy.write_row((topic, position, _text(record)))
     for partition, end in ends.items():
@@ -205,11 +173,18 @@ async def _read_others(
                 f"the cursor on {topic}/{partition} is at offset {next_offset} but the log ends at"
                 f" {end}: the log has lost records; restore it, or feed it again from the outbox"
             )
-        elif last_position != highest.get(partition, 0):
+        elif last_position != shown[partition].highest:
             section.problems.append(
                 f"the cursor on {topic}/{partition} says that position {last_position} was applied"
                 f" last, but before its offset {next_offset} the log's highest is"
-                f" {highest.get(partition, 0)}: records were removed, or the cursor was moved by hand"
+                f" {shown[partition].highest}: records were removed, or the cursor was moved by hand"
+            )
+        if lost := dropped(partition, shown):
+            section.problems.append(
+                f"{len(lost)} record(s) of {topic}/{partition} were dropped as"
+                f" repeats and are none: position {shown[partition].highest}, at offset"
+                f" {shown[partition].offset}, came before them, so somebody else wrote it; see"
+                " docs/operations.md, 'A position that nobody gave out'"
             )
     behind = sum(end - cursors.get((topic, at), (0, 0))[0] for at, end in ends.items())
     section.facts |= {"partitions": len(ends), "records_applied": applied, "behind": max(0, behind)}
@@ -217,6 +192,8 @@ async def _read_others(
 
 async def _topic(log: EventLog, topic: str, progress: Progress) -> AsyncIterator[Record]:
     ends = await log.end_offsets(topic)
+    if not ends:
+        raise LogUnavailable(f"there is no topic {topic}; `shop migrate` creates it")
     total, done = sum(ends.values()), 0
     for partition, end in ends.items():
         offset = 0
@@ -238,11 +215,23 @@ def _envelope(record: Record) -> Envelope | None:
         return None
 
 
+def _can_be_applied(record: Record, found: Envelope, handlers: Handlers) -> bool:
+    """What can't be understood was parked, and, if it is not there any more, discarded."""
+    event_class = handlers.event_class(record.topic, found.type)
+    if event_class is None:
+        return True
+    try:
+        decode(event_class, [record.value or b""])
+    except NotAnEvent:
+        return False
+    return True
+
+
 def _text(record: Record) -> str:
     return (record.value or b"").decode(errors="replace").replace("\x00", "")
 
 
-def _source_section(audited: Audited, seen: _Seen, head: int, relayed: int) -> Section:
+def _source_section(audited: Audited, seen: Seen, head: int, relayed: int) -> Section:
     section = Section(
         f"{audited.name}: events in topic {audited.topic}",
         facts={
@@ -262,7 +251,8 @@ def _source_section(audited: Audited, seen: _Seen, head: int, relayed: int) -> S
     if seen.highest > head:
         section.problems.append(
             f"topic {audited.topic} holds position {seen.highest} but the database has only given "
-            f"out {head}: it was restored from an old backup; rebuild it from the log"
+            f"out {head}: it was restored from an old backup, and has to be rebuilt from the log; or somebody"
+            " else wrote that position (docs/operations.md, 'A position that nobody gave out')"
         )
     return section
 
@@ -279,11 +269,18 @@ def _parked_section(audited: Audited, parked: Sequence[Any]) -> Section:
 
 
 async def _table_section(connection: Connection, audited: Audited, fold: Fold) -> Section:
-    found = await differences(connection, fold)
-    section = Section(
-        f"{audited.name}: table {fold.table} is the fold of topic {fold.topic}",
-        facts={"rows": found.rows, "different": found.total},
-    )
+    section = Section(f"{audited.name}: table {fold.table} is the fold of topic {fold.topic}")
+    try:
+        async with connection.transaction():
+            found = await differences(connection, fold)
+    except psycopg.DataError as error:
+        section.problems.append(
+            f"topic {fold.topic} holds values that no column of {fold.table} can hold"
+            f" ({error.diag.message_primary}), so its service did not publish them: see to it that"
+            " nobody else can write there"
+        )
+        return section
+    section.facts |= {"rows": found.rows, "different": found.total}
     for row in found.first:
         if row.found is None:
             what = f"is missing; the log says {row.expected}"

@@ -40,8 +40,9 @@ class Event(BaseModel):
     type: ClassVar[str]
     schema_version: ClassVar[int] = 1
 
-    id: Annotated[int, Field(ge=-_END, lt=_END)]
-    version: Annotated[int, Field(ge=1, lt=_END)]
+    # Strict, because a reader in SQL would not take what Python takes as well: 1.0 and true for 1.
+    id: Annotated[int, Field(strict=True, ge=-_END, lt=_END)]
+    version: Annotated[int, Field(strict=True, ge=1, lt=_END)]
 
     @property
     def key(self) -> str:

@@ -5,12 +5,15 @@ every repeat of the request is given those same bytes: after a lost answer, afte
 another process. Two at once do the work twice and commit it once: the second to commit finds the key
 taken, rolls everything back, and answers what the first one stored.
 
+An answer may hold somebody's personal data. When they are erased, it is overwritten (`forget`).
+
 The header and its meaning follow the IETF draft "The Idempotency-Key HTTP Header Field".
 """
 
-import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
+
+from pydantic_core import to_json
 
 from eventspine.batching import Run
 from eventspine.database import Database
@@ -20,30 +23,46 @@ from eventspine.outbox import Transaction, transaction
 Command = TypeVar("Command")
 Result = TypeVar("Result")
 
+# The keys as JSON, like everything else that comes by the batch: psycopg quotes an array string by
+# string. The lock, shared, tells `hold_answers` of whoever may store an answer. It stands on the
+# left, or PostgreSQL need not take it where no key is found.
 _FIND = """
-SELECT key, fingerprint, status, headers, body FROM idempotency_keys WHERE key = ANY(%(keys)s)
+WITH storing AS MATERIALIZED (SELECT pg_advisory_xact_lock_shared(7409))
+SELECT key, fingerprint, status, headers, body
+FROM storing LEFT JOIN idempotency_keys
+    ON key = ANY(ARRAY(SELECT jsonb_array_elements_text(%(keys)s::jsonb)))
 """
 
 # In the order of the keys, or two batches could wait for each other. Waits for whoever is about to
 # commit the same key.
 _STORE = """
-INSERT INTO idempotency_keys (key, fingerprint, status, headers, body)
-SELECT key, fingerprint, status, headers, body
+INSERT INTO idempotency_keys (key, fingerprint, status, headers, body, about)
+SELECT key, fingerprint, status, headers, body, about
 FROM jsonb_to_recordset(%(answers)s::jsonb) AS a(
-    key text, fingerprint text, status integer, headers jsonb, body text)
+    key text, fingerprint text, status integer, headers jsonb, body text, about text)
 ORDER BY key
 ON CONFLICT DO NOTHING
+"""
+
+_HOLD = "SELECT pg_advisory_xact_lock(7409)"
+
+# The fingerprint is made of what was asked for, and whoever guesses that can tell by it.
+_FORGET = """
+UPDATE idempotency_keys
+SET fingerprint = '', status = %(status)s, headers = %(headers)s, body = %(body)s, about = NULL
+WHERE about = ANY(%(about)s)
 """
 
 _TRIES = 5
 
 
 class Answer(NamedTuple):
-    """What a client was told, to the byte."""
+    """What a client was told, to the byte. `about` is whose personal data it holds, if anybody's."""
 
     status: int
     headers: tuple[tuple[str, str], ...]
     body: bytes
+    about: str | None = None
 
 
 class Key(NamedTuple):
@@ -130,7 +149,10 @@ class _Stored(NamedTuple):
 async def _find(tx: Transaction, keys: set[str]) -> dict[str, _Stored]:
     return {
         key: _Stored(fingerprint, _answer(status, headers, body))
-        for key, fingerprint, status, headers, body in await tx.fetch(_FIND, {"keys": list(keys)})
+        for key, fingerprint, status, headers, body in await tx.fetch(
+            _FIND, {"keys": to_json(keys).decode()}
+        )
+        if key is not None
     }
 
 
@@ -162,11 +184,12 @@ async def _store(
                 "fingerprint": fingerprint,
                 "status": answer.status,
                 "headers": answer.headers,
-                "body": answer.body.decode(),
+                "body": answer.body,
+                "about": answer.about,
             }
         )
     if new:
-        stored = await tx.execute(_STORE, {"answers": json.dumps(new)})
+        stored = await tx.execute(_STORE, {"answers": to_json(new).decode()})
         if stored.rowcount != len(new):
             raise _KeyTaken
     return passing
@@ -178,6 +201,29 @@ def _repeated(
     passing: Mapping[str, tuple[str, Result | Answer | Exception]],
 ) -> Result | Answer | Exception:
     fingerprint, outcome = known[key.key] if key.key in known else passing[key.key]
-    if fingerprint != key.fingerprint:
+    if fingerprint not in {key.fingerprint, ""}:
         return KeyReused("the idempotency key has been used for another request")
     return outcome
+
+
+async def hold_answers(tx: Transaction) -> None:
+    """Wait for every transaction that may store an answer; none begins until this one ends.
+
+    Call it before `forget` where answers are made of rows that are read and not locked: one made
+    before the erasure could be stored after it. Never call it holding a row that such a
+    transaction may wait for.
+    """
+    await tx.execute(_HOLD)
+
+
+async def forget(tx: Transaction, about: Sequence[str], answer: Answer) -> None:
+    """Put `answer` in the place of every stored one about these. Their keys stay taken."""
+    await tx.execute(
+        _FORGET,
+        {
+            "about": list(about),
+            "status": answer.status,
+            "headers": to_json(answer.headers).decode(),
+            "body": answer.body.decode(),
+        },
+    )

@@ -93,7 +93,10 @@ class EventLog(Protocol):
         ...
 
     async def append(self, topic: str, messages: Sequence[Message]) -> None:
-        """Append in order; return once all are durable. Raises `LogUnavailable`."""
+        """Append in order; return once all are durable. Raises `LogUnavailable`.
+
+        Of no messages it opens what the next ones need.
+        """
         ...
 
     async def read(self, topic: str, partition: int, offset: int, limit: int) -> list[Record]:

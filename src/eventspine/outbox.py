@@ -30,20 +30,10 @@ from eventspine.event import Event
 CHANNEL = "outbox"
 """Where a commit that published says so. A hint for the relay, which polls as well."""
 
-_WRITE = """
-WITH head AS (
-    UPDATE outbox_head SET position = position + %(count)s RETURNING position - %(count)s AS base
-), written AS (
-    INSERT INTO outbox (position, topic, key, type, schema_version, version, time, data, headers)
-    -- A sub-select, not a join: if the head is gone this fails, instead of publishing nothing.
-    SELECT (SELECT base FROM head) + e.n, e.t, e.k, e.y, e.s, e.v, clock_timestamp(), e.d, e.h
-    FROM ROWS FROM (
-        jsonb_to_recordset(%(events)s::jsonb) AS
-            (t text, k text, y text, s integer, v bigint, d jsonb, h jsonb)
-    ) WITH ORDINALITY AS e(t, k, y, s, v, d, h, n)
-)
-SELECT pg_notify('outbox', '') FROM head
-"""
+_WRITE = "SELECT publish_events(%(count)s, %(events)s)"
+"""A function in the database (`migrations.PUBLISH_EVENTS`), because this text can't be prepared: it
+leaves in one message with COMMIT. What the function does has been parsed and planned before, which
+saves 0.15 ms of a transaction."""
 
 
 class Transaction:

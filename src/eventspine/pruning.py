@@ -17,24 +17,28 @@ _LOG = structlog.get_logger("eventspine.pruning")
 
 _CHUNK = 5000  # rows of a transaction: some 20 ms
 _PAUSE = 0.05  # seconds between chunks, so that pruning never takes more than a share of the disk
-_EVERY = 30.0  # seconds between rounds
+# Seconds between rounds: at most, at least, and how much longer than its retention a row may stay.
+_SELDOM, _OFTEN, _LATE = 30.0, 1.0, 0.1
 
-# By position and by age: what is relayed and older than the retention. A round with nothing to do
-# reads a chunk's worth of the primary key, and no more.
+# By position and by age: what is relayed and older than the retention. The positions are a range,
+# as they have no holes, and whatever plan PostgreSQL takes reads that range of the primary key and
+# no more. (`IN (SELECT … LIMIT)` does not promise that: planned once for any limit, it may become
+# a scan of the whole table for each chunk.)
 _PRUNE_OUTBOX = """
-DELETE FROM outbox WHERE position IN (
-    SELECT position FROM outbox
-    WHERE position <= (SELECT coalesce(min(position), 0) FROM relay)
-    ORDER BY position LIMIT %(chunk)s
+DELETE FROM outbox
+WHERE position BETWEEN (SELECT min(position) FROM outbox) AND (
+    SELECT least(min(position) + %(chunk)s - 1, (SELECT coalesce(min(position), 0) FROM relay))
+    FROM outbox
 ) AND time < now() - make_interval(secs => %(seconds)s)
 """
 
+# Likewise: the index by age finds them, their places in the table delete them.
 _PRUNE_KEYS = """
-DELETE FROM idempotency_keys WHERE key IN (
-    SELECT key FROM idempotency_keys
+DELETE FROM idempotency_keys WHERE ctid = ANY(ARRAY(
+    SELECT ctid FROM idempotency_keys
     WHERE created_at < now() - make_interval(secs => %(seconds)s)
-    LIMIT %(chunk)s
-)
+    ORDER BY created_at LIMIT %(chunk)s
+))
 """
 
 # One of a service's workers prunes at a time; the others find the lock taken and go on.
@@ -52,6 +56,7 @@ class Pruner:
         self._database = database
         self._outbox_seconds = outbox_seconds
         self._key_seconds = key_seconds
+        self._every = max(_OFTEN, min(_SELDOM, _LATE * min(outbox_seconds, key_seconds)))
         self._patience = Patience(_LOG, "pruning")
 
     async def run(self) -> None:
@@ -60,7 +65,7 @@ class Pruner:
             try:
                 await self.prune()
                 self._patience.over()
-                await asyncio.sleep(_EVERY)
+                await asyncio.sleep(self._every)
             except Exception as error:  # noqa: BLE001 - it can wait, whatever it is
                 await self._patience.after(error)
 

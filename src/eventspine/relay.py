@@ -9,22 +9,25 @@ not what safety rests on: two leading at once only repeat each other's stretches
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from psycopg.rows import TupleRow
 
+from eventspine.backlog import Stretch, following
 from eventspine.database import Connection, Params, connect, execute, translated
 from eventspine.errors import SpineError, Unavailable
-from eventspine.event import NotAnEvent, envelope, message
-from eventspine.log import EventLog, Message
+from eventspine.event import NotAnEvent, envelope
+from eventspine.log import EventLog
 from eventspine.outbox import CHANNEL
 from eventspine.patience import Patience
 
 _LOG = structlog.get_logger("eventspine.relay")
+
+_Answer = TypeVar("_Answer")
 
 _LEAD = "SELECT pg_try_advisory_lock(7405)"
 
@@ -41,12 +44,6 @@ FROM outbox_head AS head LEFT JOIN outbox ON outbox.position = %(position)s
 """
 
 _OUTBOX_BEGINS = "SELECT coalesce(min(position), 0) FROM outbox"
-
-_NEXT = """
-SELECT position, topic, key, type, schema_version,
-    to_char(time AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), data::text, headers
-FROM outbox WHERE position > %(position)s ORDER BY position LIMIT %(limit)s
-"""
 
 _SAVE = """
 UPDATE relay SET position = %(position)s WHERE source = %(source)s AND epoch = %(epoch)s
@@ -104,10 +101,16 @@ class Relay:
 
     async def _lead(self) -> None:
         self.leads = False
+        for topic in self._topics:
+            # Have the log open what a first append needs, so that no event has to wait for it:
+            # to Kafka's producer that is half a second.
+            await self._log.append(topic, [])
         async with AsyncExitStack() as held:
             # A frozen leader is put out of office by the server, which ends its idle session.
             limit = f"{self._frozen_after * 1000:.0f}ms"
-            connection = await connect(self._url, idle_session_timeout=limit)
+            connection = await connect(
+                self._url, idle_session_timeout=limit, client_encoding="UTF8"
+            )
             held.push_async_callback(connection.close)
             with translated():
                 while not await _one(connection, _LEAD):
@@ -119,20 +122,21 @@ class Relay:
                 self.position, epoch = await self._take_office(connection)
                 self.leads = True
                 _LOG.info("relay leads", source=self._source, position=self.position, epoch=epoch)
-                rows = await self._after(connection, self.position)
+                stretch = await self._after(connection, self.position)
                 while True:
-                    rows = await self._relay(connection, epoch, rows)
+                    more = await self._relay(connection, epoch, stretch)
                     self._patience.over()
-                    if not rows:
+                    if more is None:
                         # Polling is the truth, the notification a hint that saves waiting.
                         async for _ in connection.notifies(timeout=0.5, stop_after=1):
                             pass
-                        rows = await self._after(connection, self.position)
+                        more = await self._after(connection, self.position)
+                    stretch = more
 
     async def _take_office(self, connection: Connection) -> tuple[int, int]:
         saved, epoch = await _row(connection, _TAKE_OFFICE, {"source": self._source})
         # The log first: what a relay that was put out of office still appends has been given out.
-        shown, shown_time = await self._last_in_log()
+        shown, shown_time = await self._in_office(connection, self._last_in_log())
         if shown and not await _has_given_out(connection, shown, shown_time):
             raise BehindItsLog(
                 f"the log ends with position {shown} of {self._source}, which this database has "
@@ -163,15 +167,21 @@ class Relay:
         """
         last = (0, "")
         for topic in self._topics:
-            for partition, end in (await self._log.end_offsets(topic)).items():
-                last = max(last, await self._last_in_partition(topic, partition, end))
+            ends = await self._log.end_offsets(topic)
+            # The last two batches and more, where keys are spread evenly.
+            at_once = max(100, 3 * self._batch // max(1, len(ends)))
+            for partition, end in ends.items():
+                last = max(last, await self._last_in_partition(topic, partition, end, at_once))
         return last
 
-    async def _last_in_partition(self, topic: str, partition: int, end: int) -> tuple[int, str]:
-        # The end may be a batch that a relay put out of office has repeated: look behind it. Or
-        # records of strangers: look behind them.
+    async def _last_in_partition(
+        self, topic: str, partition: int, end: int, at_once: int
+    ) -> tuple[int, str]:
+        # The end may be a batch that a relay put out of office has repeated: look behind it, where
+        # positions are lower than any in that batch. Or records of strangers: look behind them.
+        last, lowest = (0, ""), 0
         while end > 0:
-            start = max(0, end - 2 * self._batch)
+            start = max(0, end - at_once)
             events = []
             for record in await self._log.read(topic, partition, start, end - start):
                 try:
@@ -181,51 +191,65 @@ class Relay:
                 if found.source == self._source:
                     events.append((found.position, record.headers.get("ce_time", "")))
             if events:
-                return max(events)
+                lowest = lowest or events[-1][0] - 2 * self._batch
+                last = max(last, *events)
+                if min(events)[0] <= lowest:
+                    break
             end = start
-        return 0, ""
+        return last
 
-    async def _after(self, connection: Connection, position: int) -> list[TupleRow]:
-        found = await execute(connection, _NEXT, {"position": position, "limit": self._batch})
-        return await found.fetchall()
+    async def _after(self, connection: Connection, position: int) -> Stretch:
+        return await following(connection, self._source, position, self._batch)
 
-    async def _relay(
-        self, connection: Connection, epoch: int, rows: Sequence[TupleRow]
-    ) -> list[TupleRow]:
-        """Append these, and save how far that is; gives the next ones, if there were more.
+    async def _relay(self, connection: Connection, epoch: int, stretch: Stretch) -> Stretch | None:
+        """Append it, and save how far that is; gives what follows, if there likely is more.
 
-        Those are fetched while the log confirms these: in a backlog neither waits for the other.
+        That is fetched while the log confirms this: in a backlog neither waits for the other.
         """
-        if not rows:
-            return []
-        position = rows[-1][0]
-        following: list[TupleRow] = []
-        if len(rows) < self._batch:
-            await self._append(rows)
+        if not stretch:
+            return None
+        more: Stretch | None = None
+        if not stretch.is_full:
+            await self._in_office(connection, self._append(stretch))
         else:
-            fetching = asyncio.create_task(self._after(connection, position))
+            fetching = asyncio.create_task(self._after(connection, stretch.last_position))
             try:
-                await self._append(rows)
+                await self._in_office(connection, self._append(stretch))
             except BaseException:
                 fetching.cancel()
                 await asyncio.wait([fetching])
                 raise
-            following = await fetching
+            more = await fetching
         saved = await execute(
-            connection, _SAVE, {"position": position, "source": self._source, "epoch": epoch}
+            connection,
+            _SAVE,
+            {"position": stretch.last_position, "source": self._source, "epoch": epoch},
         )
         if saved.rowcount != 1:
             raise Deposed(f"another relay of {self._source} leads now")
-        self.position = position
-        return following
+        self.position = stretch.last_position
+        return more
 
-    async def _append(self, rows: Sequence[TupleRow]) -> None:
-        by_topic: dict[str, list[Message]] = {}
-        for position, topic, key, type_, schema_version, time, data, headers in rows:
-            by_topic.setdefault(topic, []).append(
-                message(self._source, position, key, type_, schema_version, time, data.encode(), headers)
-            )  # fmt: skip
-        for topic, messages in by_topic.items():
+    async def _in_office(
+        self, connection: Connection, asking: Coroutine[Any, Any, _Answer]
+    ) -> _Answer:
+        """What the log says, however long that takes.
+
+        Only a leader that is frozen is silent: to wait for the log is no reason to lose the office,
+        or with a log slow enough there would never be one.
+        """
+        asked = asyncio.ensure_future(asking)
+        try:
+            while not (await asyncio.wait([asked], timeout=self._frozen_after / 4))[0]:
+                await connection.execute("SELECT 1")
+        except BaseException:
+            asked.cancel()
+            await asyncio.wait([asked])
+            raise
+        return await asked
+
+    async def _append(self, stretch: Stretch) -> None:
+        for topic, messages in stretch.by_topic().items():
             await self._log.append(topic, messages)
 
 

@@ -1,6 +1,7 @@
 """The spine's tables, in every service's database, beside the service's own."""
 
 from sqlalchemy import (
+    DDL,
     BigInteger,
     Boolean,
     CheckConstraint,
@@ -13,9 +14,12 @@ from sqlalchemy import (
     SmallInteger,
     Table,
     Text,
+    event,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
+
+from eventspine.migrations import PUBLISH_EVENTS
 
 
 def add_spine_tables(metadata: MetaData) -> None:
@@ -59,7 +63,10 @@ def add_spine_tables(metadata: MetaData) -> None:
         # Text and not jsonb: repeats are given the same bytes.
         Column("body", Text, nullable=False),
         Column("created_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
-        Index("idempotency_keys_by_age", "created_at", postgresql_using="brin"),
+        # Whose personal data the answer holds, so that it can be found when they are erased.
+        Column("about", Text),
+        Index("idempotency_keys_by_age", "created_at"),
+        Index("idempotency_keys_about", "about", postgresql_where=text("about IS NOT NULL")),
     )
     Table(
         "parked",
@@ -90,3 +97,6 @@ def add_spine_tables(metadata: MetaData) -> None:
         Column("next_offset", BigInteger, nullable=False),
         Column("last_position", BigInteger, nullable=False),
     )
+    # "%" is how DDL marks what it fills in.
+    publish_events = DDL(PUBLISH_EVENTS.replace("%", "%%"))  # type: ignore[no-untyped-call]
+    event.listen(metadata, "after_create", publish_events)

@@ -4,11 +4,13 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
+import psycopg
 import typer
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help="An event-driven shop: a user service and an order service in step through events.",
+    epilog="Exit status: 0 if all is well; 1 if the command did its work and not all is well; 2 if it"
+    " could not do it, which one sentence explains. (`up`: 1 if it could not start.)",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -38,6 +42,9 @@ DataDir = Annotated[
     Path, typer.Option("--data", envvar="SHOP_DATA_DIR", help="where everything is kept")
 ]
 DEFAULT_DATA = Path(".data")
+
+_NOT_DONE = 2
+"""The exit status of what could not be done at all; 1 says that it was, and that not all is well."""
 
 
 @app.command()
@@ -135,14 +142,10 @@ def events(
     settings = _settings()
     _say_it_once()
     topics = topic or [services.load(name).topic for name in services.NAMES]
+    log = open_event_log(settings)
     try:
-        asyncio.run(
-            follow_log(
-                open_event_log(settings), topics, start=start, as_json=as_json, follow=follow
-            )
-        )
-    except LogUnavailable as error:
-        _stop(f"cannot read the log: {error}")
+        with _what_is_away("cannot read the log"):
+            asyncio.run(follow_log(log, topics, start=start, as_json=as_json, follow=follow))
     except BrokenPipeError:  # `shop events | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -153,7 +156,11 @@ def audit(
     as_json: Annotated[bool, typer.Option("--json", help="the verdict as one JSON object")] = False,
     data: DataDir = DEFAULT_DATA,
 ) -> None:
-    """Prove that nothing is lost and nothing was applied twice; exit status 0 only if all holds."""
+    """Prove that nothing is lost and nothing was applied twice.
+
+    Exit status: 0 if all of it holds, 1 if something does not, 2 if something could not be read and
+    there is no verdict.
+    """
     from eventspine.audit import Audited  # noqa: PLC0415 - only this needs it
     from shop.kit.audit_report import audit_all  # noqa: PLC0415
     from shop.kit.follow import use_running_shop  # noqa: PLC0415
@@ -181,10 +188,8 @@ def audit(
             await log.close()
 
     _say_it_once()
-    try:
+    with _what_is_away("no verdict"):
         holds = asyncio.run(run())
-    except (LogUnavailable, Unavailable) as error:
-        _stop(f"no verdict: {_one_line(error)}", status=2)
     raise typer.Exit(0 if holds else 1)
 
 
@@ -223,7 +228,10 @@ def parked_retry(
     dry_run: DryRun = False,
     data: DataDir = DEFAULT_DATA,
 ) -> None:
-    """Apply parked events, each key's in their order; exit status 0 only if all were."""
+    """Apply parked events, each key's in their order.
+
+    Exit status: 0 if all were applied, 1 if some are left, 2 if the database could not be used.
+    """
     _on_parked(
         service,
         data,
@@ -255,11 +263,21 @@ def _on_parked(
     chosen = _service(service)
     parking = Parking(database_url(_settings(), service), chosen.handlers)
     _say_it_once()
-    try:
+    with _what_is_away("cannot use the database"):
         done = asyncio.run(parking.opened(do))
-    except Unavailable as error:
-        _stop(f"cannot reach the database: {_one_line(error)}")
     raise typer.Exit(0 if done else 1)
+
+
+@contextmanager
+def _what_is_away(result: str) -> Iterator[None]:
+    """Whatever can't be reached or read ends the command, with one sentence."""
+    try:
+        yield
+    except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as error:
+        missing = error.diag.message_primary
+        _stop(f"{result}: a database is not migrated ({missing}); run `shop migrate`")
+    except (LogUnavailable, Unavailable, psycopg.Error) as error:
+        _stop(f"{result}: {_one_line(error)}")
 
 
 def _say_it_once() -> None:
@@ -304,9 +322,9 @@ def _settings() -> Settings:
         _stop(f"settings: {error}")
 
 
-def _stop(sentence: str, status: int = 1) -> NoReturn:
+def _stop(sentence: str) -> NoReturn:
     typer.echo(f"shop: {sentence}", err=True)
-    raise typer.Exit(status)
+    raise typer.Exit(_NOT_DONE)
 
 
 def _with_kafka_value(words: list[str]) -> list[str]:
@@ -324,7 +342,7 @@ def main() -> None:
         app(args=_with_kafka_value(sys.argv[1:]))
     except NotConfigured as error:
         typer.echo(f"shop: {error}", err=True)
-        sys.exit(1)
+        sys.exit(_NOT_DONE)
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -15,12 +15,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
-Action = Literal["create_user", "rename_user", "place_order", "cancel_order"]
+Action = Literal["create_user", "rename_user", "place_order", "cancel_order", "reuse_key"]
 
 _JSON = {"Content-Type": "application/json", "Accept": "*/*"}
-_TIMEOUT = 15.0  # seconds a client waits for its answer
+TIMEOUT = 15.0  # seconds a client waits for its answer
 _PAUSE = 0.02  # seconds, after no answer came
 
 
@@ -41,6 +41,10 @@ class Sent:
     sent_at: float
     """By the monotonic clock, as `answered_at`."""
     answered_at: float
+    key: str | None = None
+    """The idempotency key it was sent with."""
+    raw: bytes = b""
+    """The answer to the byte: status, the headers that say what was done, body."""
 
     @property
     def outcome(self) -> Outcome:
@@ -51,21 +55,30 @@ class Sent:
 
     def __str__(self) -> str:
         told = "no answer" if self.status is None else f"{self.status} {dict(self.answer)}"
-        return f"{self.action} {dict(self.fields)} → {told}"
+        by = f" by key {self.key}" if self.key else ""
+        return f"{self.action} {dict(self.fields)}{by} → {told}"
 
 
 class Load:
     """Runs in a `with` block. `name` keeps what it sends apart from another load's."""
 
     def __init__(
-        self, users_port: int, orders_port: int, *, name: str, clients: int = 12, seed: int = 0
+        self,
+        users_port: int,
+        orders_port: int,
+        *,
+        name: str,
+        clients: int = 12,
+        seed: int = 0,
+        kind: "Callable[[Load, int, int, str, int], Client] | None" = None,
     ) -> None:
         self.sent: list[Sent] = []
         self._news = threading.Condition()
         self._stop = threading.Event()
+        make = kind or Client
         self._threads = [
             threading.Thread(
-                target=_Client(self, users_port, orders_port, f"{name}-{n}", seed).run, daemon=True
+                target=make(self, users_port, orders_port, f"{name}-{n}", seed).run, daemon=True
             )
             for n in range(clients)
         ]
@@ -83,7 +96,7 @@ class Load:
     ) -> None:
         self._stop.set()
         for thread in self._threads:
-            thread.join(2 * _TIMEOUT)
+            thread.join(2 * TIMEOUT)
         assert not any(thread.is_alive() for thread in self._threads)
 
     def until(self, more: int, action: Action = "place_order", timeout: float = 30) -> None:
@@ -113,8 +126,19 @@ class Load:
             self._news.notify_all()
 
 
+class Request(NamedTuple):
+    """What a client asks for; `about` is what its record says of it besides the body."""
+
+    action: Action
+    connection: http.client.HTTPConnection
+    method: str
+    path: str
+    body: Mapping[str, Any] | None
+    about: Mapping[str, Any]
+
+
 @dataclass
-class _Client:
+class Client:
     load: Load
     users_port: int
     orders_port: int
@@ -126,8 +150,8 @@ class _Client:
 
     def run(self) -> None:
         self._chance = random.Random(f"{self.seed}/{self.name}")
-        self._users = http.client.HTTPConnection("127.0.0.1", self.users_port, timeout=_TIMEOUT)
-        self._orders = http.client.HTTPConnection("127.0.0.1", self.orders_port, timeout=_TIMEOUT)
+        self._users = http.client.HTTPConnection("127.0.0.1", self.users_port, timeout=TIMEOUT)
+        self._orders = http.client.HTTPConnection("127.0.0.1", self.orders_port, timeout=TIMEOUT)
         self._count = 0
         todo: list[tuple[Callable[[], None], int]] = [
             (self._create_user, 12), (self._rename_user, 3), (self._cancel_order, 7),
@@ -201,22 +225,31 @@ class _Client:
         body: Mapping[str, Any] | None,
         **about: Any,
     ) -> Sent:
+        """Ask, once; for those who ask otherwise."""
+        return self._ask(Request(action, connection, method, path, body, about))
+
+    def _ask(self, request: Request, key: str | None = None) -> Sent:
+        action, connection, method, path, body, about = request
         sent_at = time.monotonic()
         status: int | None = None
         answer: Mapping[str, Any] = {}
+        raw = b""
+        headers = (_JSON if body else {}) | ({"Idempotency-Key": key} if key else {})
         if _was_closed(connection):
             connection.close()
         try:
-            connection.request(
-                method, path, None if body is None else json.dumps(body), _JSON if body else {}
-            )
+            connection.request(method, path, None if body is None else json.dumps(body), headers)
             response = connection.getresponse()
-            answer = json.loads(response.read())
+            content = response.read()
+            answer = json.loads(content)
             status = response.status
+            told = (str(status), response.getheader("ETag"), response.getheader("Location"))
+            raw = f"{told} ".encode() + content
         except (OSError, http.client.HTTPException, ValueError):
             # What came was no answer, or not a whole one.
             connection.close()
-        sent = Sent(action, {**(body or {}), **about}, status, answer, sent_at, time.monotonic())
+        fields = {**(body or {}), **about}
+        sent = Sent(action, fields, status, answer, sent_at, time.monotonic(), key, raw)
         self.load.note(sent)
         if sent.status is None:
             self.load.wait(_PAUSE)

@@ -71,6 +71,14 @@ def until(found: Callable[[], Found], what: str, timeout: float = 10) -> Found:
     return result
 
 
+def answers(client: httpx.Client) -> bool:
+    """Whether the API behind it is there."""
+    try:
+        return client.get("/health/live").is_success
+    except httpx.TransportError:
+        return False
+
+
 class Output:
     """The lines of a process, read as they come, so that it never waits for its reader."""
 
@@ -113,9 +121,11 @@ class Output:
 class Running:
     """One `shop` command that goes on until it is stopped."""
 
-    def __init__(self, *words: object, **settings: object) -> None:
+    def __init__(
+        self, *words: object, by: Callable[..., list[str]] = shop_command, **settings: object
+    ) -> None:
         self.process = subprocess.Popen(
-            shop_command(*words),
+            by(*words),
             env=environment(**settings), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
         self.output = Output(self.process)

@@ -18,6 +18,7 @@ from tests.e2e.shop import (
     PARTS,
     TRACEBACK,
     Running,
+    answers,
     free_ports,
     json_lines,
     new_order,
@@ -48,7 +49,7 @@ class Parts:
         for name in names:
             if name.endswith("-api"):
                 client = self.users if name.startswith("users") else self.orders
-                until(lambda client=client: _answers(client), f"{name} answers")  # type: ignore[misc]
+                until(lambda client=client: answers(client), f"{name} answers")  # type: ignore[misc]
             else:
                 self.running[name].output.until("worker started")
 
@@ -59,13 +60,6 @@ class Parts:
         self.stop(*list(self.running), number=signal.SIGKILL)
         self.users.close()
         self.orders.close()
-
-
-def _answers(client: httpx.Client) -> bool:
-    try:
-        return client.get("/health/live").is_success
-    except httpx.TransportError:
-        return False
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +165,7 @@ def test_log_files_rotate_each_process_its_own(parts: Parts) -> None:
     parts.start("users-worker")
     full = logs / "users-worker.log.1"
     until(full.exists, "the full file is put aside")
+    until((logs / "users-worker.log").exists, "and another begun")
     assert full.stat().st_size == FILE_BYTES - 9
     for line in json_lines((logs / "users-worker.log").read_text()):
         assert line["process"] == "users worker"

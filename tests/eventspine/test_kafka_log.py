@@ -248,6 +248,69 @@ class TestOffsetsThatAreNotThere:
 
         run(scenario())
 
+    def test_a_log_cut_under_a_running_reader_is_read_on_once_its_cursor_is_mended(
+        self, kafka: LocalKafka, topic: str
+    ) -> None:
+        async def scenario() -> None:
+            log = log_on(kafka)
+            await log.append(topic, [Message("k", b"%d" % n, {}) for n in range(10)])
+            (partition,) = [p for p, end in (await log.end_offsets(topic)).items() if end]
+            cursors: dict[tuple[str, int], int] = {}
+            member = log.subscribe(f"group-{topic}", [topic], from_offsets(cursors))
+            assert numbers(await poll_until(member, 10)) == [*range(10)]
+            cut(kafka, topic, partition, before=4)
+            await member.seek(topic, partition, 2)
+            cursors[topic, partition] = 2
+            for _ in range(3):  # it goes on saying so
+                with pytest.raises(OffsetNotInLog, match="has no offset 2"):
+                    await member.poll(10, 20)
+            cursors[topic, partition] = 4
+            records: list[Record] = []
+            while len(records) < 6:
+                with suppress(OffsetNotInLog):
+                    records += await member.poll(10, 1.0)
+            assert numbers(records) == [4, 5, 6, 7, 8, 9]
+            await log.close()
+
+        run(scenario())
+
+    def test_a_log_begun_anew_under_a_running_reader_is_read_once_its_cursor_is_mended(
+        self, kafka: LocalKafka, topic: str
+    ) -> None:
+        async def scenario() -> None:
+            log = log_on(kafka)
+            cursors: dict[tuple[str, int], int] = {}
+            await log.append(topic, numbered(100))
+            member = log.subscribe(f"group-{topic}", [topic], from_offsets(cursors))
+            await poll_until(member, 100)
+            cursors |= {(topic, p): end for p, end in (await log.end_offsets(topic)).items()}
+            assert await member.poll(10, 0.1) == []
+            admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
+            admin.delete_topics([topic])[topic].result()
+            while topic in admin.list_topics(timeout=10).topics:
+                await asyncio.sleep(0.05)
+            make_topic(kafka, topic)
+            other = log_on(kafka)
+            await other.append(topic, numbered(10))
+            await other.close()
+            # All three, whichever records they have got now.
+            lost: set[int] = set()
+            while len(lost) < 3:
+                with suppress(LogUnavailable):
+                    try:
+                        assert await member.poll(10, 1.0) == []
+                    except OffsetNotInLog as error:
+                        lost.add(error.partition)
+            cursors.clear()
+            records: list[Record] = []
+            while len(records) < 10:
+                with suppress(LogUnavailable):
+                    records += await member.poll(10, 1.0)
+            assert sorted(numbers(records)) == [*range(10)]
+            await log.close()
+
+        run(scenario())
+
     def test_the_end_itself_is_no_error(self, kafka: LocalKafka, topic: str) -> None:
         async def scenario() -> None:
             log = log_on(kafka)
@@ -292,8 +355,12 @@ class TestOlderBrokers:
 @pytest.mark.kafka
 class TestAwayAndBack:
     def test_what_is_appended_while_the_broker_is_down_waits_for_it(
-        self, mortal_kafka: LocalKafka, caplog: pytest.LogCaptureFixture
+        self,
+        mortal_kafka: LocalKafka,
+        caplog: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
+        monkeypatch.setattr(appender, "GIVE_UP_AFTER", 80.0)  # a busy machine starts it slowly
         caplog.set_level(logging.INFO, "eventspine.kafka")
         kafka = mortal_kafka
 

@@ -18,9 +18,9 @@ from urllib.parse import parse_qs, quote, urlsplit
 import psycopg
 import pytest
 
-from eventspine import outbox
 from eventspine.database import Database
 from eventspine.errors import OutcomeUnknown, Unavailable
+from eventspine.migrations import PUBLISH_EVENTS
 from eventspine.outbox import transaction
 from tests.eventspine import notes
 from tests.eventspine.conftest import opened, run
@@ -128,25 +128,20 @@ def test_eight_writers_leave_neither_a_hole_nor_an_event_without_its_row(notes_u
     run(scenario())
 
 
-_FROM_A_SEQUENCE = outbox._WRITE.replace(
-    "UPDATE outbox_head SET position = position + %(count)s RETURNING position - %(count)s AS base",
-    "SELECT setval('numbers', nextval('numbers') + %(count)s - 1) - %(count)s AS base",
+_TAKE_THE_HEAD = (
+    "UPDATE outbox_head SET position = position + count RETURNING position - count INTO STRICT base"
 )
-_WITHOUT_THE_LOCK = outbox._WRITE.replace(
-    "UPDATE outbox_head SET position = position + %(count)s RETURNING position - %(count)s AS base",
-    "SELECT coalesce(max(position), 0) AS base FROM outbox",
-)
+_FROM_A_SEQUENCE = "base := setval('numbers', nextval('numbers') + count - 1) - count"
+_WITHOUT_THE_LOCK = "base := coalesce(max(position), 0) FROM outbox"
 
 
-@pytest.mark.parametrize("write", [_FROM_A_SEQUENCE, _WITHOUT_THE_LOCK])
-def test_without_the_heads_lock_the_same_writers_do_damage(
-    notes_url: str, monkeypatch: pytest.MonkeyPatch, write: str
-) -> None:
+@pytest.mark.parametrize("take", [_FROM_A_SEQUENCE, _WITHOUT_THE_LOCK])
+def test_without_the_heads_lock_the_same_writers_do_damage(notes_url: str, take: str) -> None:
     """That is what shows that the test above would see it."""
-    assert write != outbox._WRITE
-    monkeypatch.setattr(outbox, "_WRITE", write)
+    assert _TAKE_THE_HEAD in PUBLISH_EVENTS
     with psycopg.connect(notes_url, autocommit=True) as admin:
-        admin.execute("CREATE SEQUENCE numbers")
+        admin.execute("CREATE SEQUENCE numbers; DROP FUNCTION publish_events")
+        admin.execute(PUBLISH_EVENTS.replace(_TAKE_THE_HEAD, take))
 
     async def scenario() -> None:
         troubles = await troubles_of_eight_writers(notes_url, kills=0)
@@ -161,7 +156,7 @@ def test_a_database_without_its_head_publishes_nothing_and_says_so(notes_url: st
     async def scenario() -> None:
         async with opened(notes_url) as database:
             await database.fetch("WITH gone AS (DELETE FROM outbox_head) SELECT 1")
-            with pytest.raises(psycopg.errors.NotNullViolation):
+            with pytest.raises(psycopg.errors.NoDataFound):
                 await notes.publish_notes(database, 1, 1)
             assert await database.fetch("SELECT id FROM notes") == []
 
@@ -249,7 +244,7 @@ _WAITS_FOR_THE_HEAD = """
         publishing = asyncio.create_task(notes.publish_notes(database, 1, 1))
         while not await database.fetch(
             "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' "
-            "AND datname = current_database() AND query LIKE '%outbox_head%'"
+            "AND datname = current_database() AND query LIKE '%publish_events%'"
         ):
             await asyncio.sleep(0.01)
         print("stopping", flush=True)
@@ -353,7 +348,7 @@ def test_there_is_no_moment_at_which_a_publisher_that_stops_keeps_the_head(
 
     async def scenario() -> None:
         async with opened(notes_url) as database:
-            with StoppingProxy(notes_url, stop_after=b"outbox_head") as proxy:
+            with StoppingProxy(notes_url, stop_after=b"publish_events") as proxy:
                 stopping = Database(proxy.url)
                 await stopping.open()
                 slow = asyncio.create_task(_be_slow())

@@ -139,6 +139,65 @@ def test_idempotency_keys_expire_and_not_sooner(notes_url: str) -> None:
     run(scenario())
 
 
+@pytest.mark.parametrize("plan", ["force_custom_plan", "force_generic_plan"])
+@pytest.mark.parametrize("statement", [pruning._PRUNE_OUTBOX, pruning._PRUNE_KEYS])
+def test_a_chunk_is_found_by_an_index_whatever_plan_is_taken(
+    notes_url: str, statement: str, plan: str
+) -> None:
+    with psycopg.connect(notes_url, autocommit=True) as connection:
+        connection.execute(
+            """
+            INSERT INTO relay VALUES ('/notes', 50000, 1);
+            INSERT INTO outbox
+            SELECT n, 'notes', n, 'note.taken', 1, 1, '2026-01-01'::timestamptz + n * interval '1 s',
+                '{}' FROM generate_series(1, 50000) AS n;
+            INSERT INTO idempotency_keys
+            SELECT n, 'f', 201, '[]', '', '2026-01-01'::timestamptz + n * interval '1 s'
+            FROM generate_series(1, 50000) AS n;
+            ANALYZE;
+            """
+        )
+        named = statement.replace("%(chunk)s", "$1").replace("%(seconds)s", "$2")
+        connection.execute(f"PREPARE prune (bigint, float8) AS {named}")
+        connection.execute(f"SET plan_cache_mode = {plan}")
+        lines = connection.execute("EXPLAIN EXECUTE prune (500, 86400)").fetchall()
+    explained = "\n".join(line for (line,) in lines)
+    assert "Seq Scan on outbox" not in explained, explained
+    assert "Seq Scan on idempotency_keys" not in explained, explained
+
+
+def test_looking_for_old_keys_stays_cheap_once_their_pages_are_used_again(notes_url: str) -> None:
+    with psycopg.connect(notes_url, autocommit=True) as connection:
+
+        def store(since: str) -> None:
+            connection.execute(
+                "INSERT INTO idempotency_keys SELECT gen_random_uuid(), 'f', 201, '[]', '',"
+                " now() - %(since)s::interval FROM generate_series(1, 20000)",
+                {"since": since},
+            )
+            connection.execute("VACUUM ANALYZE idempotency_keys")
+
+        store("2 days")
+        connection.execute("DELETE FROM idempotency_keys")
+        connection.execute("VACUUM idempotency_keys")
+        store("0 days")
+        (plan,) = connection.execute(
+            "EXPLAIN (ANALYZE, BUFFERS, FORMAT json) " + pruning._PRUNE_KEYS,
+            {"chunk": 500, "seconds": DAY},
+        ).fetchone() or ([],)
+        assert plan[0]["Plan"]["Shared Hit Blocks"] < 20
+
+
+def test_what_is_kept_for_a_short_time_is_pruned_often(notes_url: str) -> None:
+    def every(outbox: float, keys: float) -> float:
+        return Pruner(Database(notes_url), outbox_seconds=outbox, key_seconds=keys)._every
+
+    assert every(7 * DAY, DAY) == 30
+    assert every(60, DAY) == 6
+    assert every(DAY, 60) == 6
+    assert every(0, DAY) == 1
+
+
 def test_what_is_parked_stays_however_old(notes_url: str) -> None:
     async def scenario() -> None:
         async with opened(notes_url) as database:

@@ -3,6 +3,7 @@
 import asyncio
 import random
 import signal
+import string
 import subprocess
 import sys
 import textwrap
@@ -11,11 +12,13 @@ from collections.abc import Sequence
 import psycopg
 import pytest
 
-from eventspine import outbox, patience, relay
+from eventspine import backlog, patience, relay
 from eventspine.database import Database
 from eventspine.errors import SpineError
-from eventspine.log import EventLog, LogUnavailable, Message
+from eventspine.log import EventLog, LogUnavailable, Message, Record
+from eventspine.migrations import PUBLISH_EVENTS
 from eventspine.outbox import transaction
+from eventspine.relay import Relay
 from tests.eventspine import notes
 from tests.eventspine.conftest import Said, opened, opened_log, run
 from tests.eventspine.memory_log import MemoryLog
@@ -96,12 +99,14 @@ def test_a_record_carries_what_was_published(notes_url: str) -> None:
 
 @pytest.mark.parametrize("notified", [True, False])
 def test_a_notification_makes_it_quick_and_a_lost_one_does_no_harm(
-    notes_url: str, notified: bool, monkeypatch: pytest.MonkeyPatch
+    notes_url: str, notified: bool
 ) -> None:
     if not notified:
-        silent = outbox._WRITE.replace("pg_notify('outbox', '')", "1")
-        assert silent != outbox._WRITE
-        monkeypatch.setattr(outbox, "_WRITE", silent)
+        notify = "PERFORM pg_notify('outbox', '');"
+        assert notify in PUBLISH_EVENTS
+        with psycopg.connect(notes_url, autocommit=True) as admin:
+            admin.execute("DROP FUNCTION publish_events")
+            admin.execute(PUBLISH_EVENTS.replace(notify, ""))
 
     async def scenario() -> None:
         async with opened(notes_url) as database:
@@ -118,6 +123,37 @@ def test_a_notification_makes_it_quick_and_a_lost_one_does_no_harm(
                     took.append(loop.time() - began)
                 if notified:
                     assert min(took) < 0.2
+
+    run(scenario())
+
+
+def test_large_events_come_a_few_at_a_time(notes_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a batch of them does not fill the memory; and no event is too large to come at all."""
+
+    class Log(MemoryLog):
+        def __init__(self) -> None:
+            super().__init__()
+            self.batches: list[int] = []
+
+        async def append(self, topic: str, messages: Sequence[Message]) -> None:
+            await super().append(topic, messages)
+            if messages:
+                self.batches.append(len(messages))
+
+    async def scenario() -> None:
+        monkeypatch.setattr(backlog, "MOST_BYTES", 1000)
+        async with opened(notes_url) as database:
+            log = Log()
+            async with transaction(database) as tx:
+                for n in range(1, 31):
+                    body = "".join(random.choices(string.ascii_letters, k=5000 if n == 20 else 300))
+                    tx.publish(notes.event(n, 1, body))
+            started = asyncio.get_running_loop().time()
+            async with notes.Running(notes.relay(notes_url, log).run()):
+                await notes.eventually(lambda: is_saved(database, 30))
+            assert asyncio.get_running_loop().time() - started < 2, "none waits for the next poll"
+            assert await notes.positions_in(log) == [[*range(1, 31)]]
+            assert 2 <= max(log.batches) <= 4
 
     run(scenario())
 
@@ -164,7 +200,7 @@ def test_a_relay_killed_between_append_and_save_only_repeats(notes_url: str) -> 
 
         async def append(self, topic: str, messages: Sequence[Message]) -> None:
             await super().append(topic, messages)
-            if self.kills:
+            if messages and self.kills:
                 self.kills -= 1
                 with psycopg.connect(notes_url, autocommit=True) as admin:
                     admin.execute(
@@ -304,6 +340,45 @@ def test_a_frozen_leader_is_replaced_and_does_no_harm_when_it_thaws(
             await assert_whole(log, 40)
 
     run(scenario())
+
+
+class SlowLog(MemoryLog):
+    """Takes so many seconds to read a partition, and to append."""
+
+    takes = 0.0
+
+    async def append(self, topic: str, messages: Sequence[Message]) -> None:
+        await asyncio.sleep(4 * self.takes)
+        await super().append(topic, messages)
+
+    async def read(self, topic: str, partition: int, offset: int, limit: int) -> list[Record]:
+        await asyncio.sleep(self.takes)
+        return await super().read(topic, partition, offset, limit)
+
+
+def test_a_leader_that_waits_for_a_slow_log_is_not_taken_for_a_frozen_one(notes_url: str) -> None:
+    async def scenario() -> None:
+        async with opened(notes_url) as database:
+            log = SlowLog(partitions=4)
+            await notes.publish_notes(database, 1, 8)
+            async with notes.Running(notes.relay(notes_url, log).run()):
+                await notes.eventually(lambda: is_saved(database, 8))
+            # To look into four partitions, and to append, takes longer than the frozen are given.
+            log.takes = 0.4
+            relay = notes.relay(notes_url, log, frozen_after=1.0)
+            async with notes.Running(relay.run()):
+                await notes.eventually(lambda: leads(relay), within=5.0)
+                await notes.publish_notes(database, 9, 9)
+                await notes.eventually(lambda: is_saved(database, 9), within=5.0)
+            log.takes = 0.0
+            logged = [position for of in await notes.positions_in(log) for position in of]
+            assert sorted(logged) == [*range(1, 10)]
+
+    run(scenario())
+
+
+async def leads(relay: Relay) -> bool:
+    return relay.leads
 
 
 # Databases and logs that are older than the other

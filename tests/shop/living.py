@@ -49,7 +49,8 @@ class Living:
         async with transaction(self.users) as tx:
             for id_ in ids:
                 [(name,)] = await tx.fetch("SELECT name FROM users WHERE id = %(id)s", {"id": id_})
-                await users.update(tx, [UpdateUser(id_, None, f"{name}!", None)])
+                new = f"{name}!" if len(name) < 100 else name.rstrip("!")
+                await users.update(tx, [UpdateUser(id_, None, new, None)])
 
     async def erase(self, *ids: int) -> None:
         async with transaction(self.users) as tx:
@@ -177,6 +178,15 @@ def copied(settled: Databases, new_database: NewDatabase) -> Databases:
         for url in (settled.users, settled.orders, settled.log)
     ]
     return Databases(*(new_database(str(name)) for name in names))
+
+
+OBEYED = "a\x1b[2J\x1b]0;b\x07\x9b1m\r\n\u202ec\x7f:smile:[red]"
+"""What a terminal would obey, if it were shown as it is."""
+SHOWN = r"a\x1b[2J\x1b]0;b\x07\x9b1m\r\n\u202ec\x7f:smile:[red]"
+
+
+def assert_harmless(output: str) -> None:
+    assert all(line.isprintable() for line in output.split("\n")), repr(output)
 
 
 def plant(url: str, *statements: str) -> None:

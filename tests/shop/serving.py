@@ -16,7 +16,7 @@ from eventspine.database import Database
 from eventspine.event import Event
 from eventspine.outbox import transaction
 from shop import services
-from shop.kit.api_process import make_app
+from shop.kit.api_process import make_app, server_config
 from shop.kit.settings import ServiceSettings, Settings
 from shop.kit.web.app import ServiceApp
 
@@ -69,12 +69,7 @@ def serving(name: str, database_url: str, **settings: Any) -> Iterator[Served]:
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     port = listener.getsockname()[1]
-    # As in `run_api`.
-    config = uvicorn.Config(
-        app, loop="uvloop", http="httptools", ws="none", lifespan="on", log_config=None,
-        server_header=False, access_log=False, timeout_graceful_shutdown=4,
-    )  # fmt: skip
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(server_config(app))
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     thread.start()
     started = threading.Event()

@@ -101,5 +101,5 @@ def test_what_is_wrong_is_one_sentence(
         monkeypatch.setenv(f"SHOP_{name}", value)
     with pytest.raises(SystemExit) as ended:
         main()
-    assert ended.value.code == 1
+    assert ended.value.code == 2
     assert capsys.readouterr().err == f"shop: {said}\n"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from eventspine.event import Event, decode
+from eventspine.event import Event, NotAnEvent, decode
 from shop import services
 from shop.contracts import orders, users
 from shop.contracts.orders import OrderCancelled, OrderEvent, OrderPlaced
@@ -125,3 +125,53 @@ def test_a_service_answers_every_event_of_the_topics_it_listens_to(name: str) ->
     for _, event, _ in GOLDEN:
         if event.topic in handlers.topics:
             assert handlers.event_class(event.topic, event.type) is type(event)
+
+
+USER, ORDER = json.loads(GOLDEN[0][2]), json.loads(GOLDEN[3][2])
+
+IMPOSSIBLE: dict[str, list[Any]] = {
+    "id": [2**63, "7", 7.0, True, None],
+    "version": [0, 2**63, "1", 1.0],
+    "user_id": [0, -1, 2**63, "1", 1.0, True],
+    "product": ["", "x" * 201, "te\x00a", 1, "\ud800"],
+    "quantity": [0, 2**31, "1", 1.0, True],
+    "total_price": [
+        "10000000000.00", "1.505", "-1.00", "NaN", "1E+9", "1E-999999999", " 1", "1_0", 1.5, "",
+    ],
+    "status": ["lost", 1],
+    "placed_at": [
+        "2026-01-02T03:04:05", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00",
+        1_767_322_000, "yesterday",
+    ],
+    "email": ["", "x" * 255, "a@b\x00c.de"],
+    "name": ["", "x" * 201, "\x00"],
+    "created_at": ["2026-01-02T03:04:05", "0001-01-01T00:00:00Z", 1],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("field", IMPOSSIBLE)
+def test_what_no_column_can_hold_is_no_event_and_the_field_is_named(field: str) -> None:
+    kind, data = (OrderPlaced, ORDER) if field in ORDER else (UserCreated, USER)
+    for value in IMPOSSIBLE[field]:
+        with pytest.raises(NotAnEvent) as refused:
+            decode(kind, [json.dumps({**data, field: value}).encode()])
+        if not isinstance(value, str) or not {"\x00", "\ud800"} & set(value):
+            assert f": {field}: " in str(refused.value)
+
+
+WIDEST: list[tuple[type[Event], dict[str, Any]]] = [
+    (UserCreated, {"id": 2**63 - 1, "version": 2**63 - 1, "email": "x" * 254, "name": "é" * 200}),
+    (UserCreated, {"email": "a@b", "name": " x"}),
+    (OrderPlaced, {"user_id": 2**63 - 1, "quantity": 2**31 - 1, "total_price": "9999999999.99"}),
+    (OrderPlaced, {"product": "😀" * 200, "total_price": "0.00"}),
+]
+
+
+@pytest.mark.parametrize(("kind", "fields"), WIDEST)
+def test_whatever_a_schema_takes_can_be_published_and_read(
+    kind: type[Event], fields: dict[str, Any]
+) -> None:
+    data = {**(USER if kind is UserCreated else ORDER), **fields}
+    (event,) = decode(kind, [json.dumps(data).encode()])
+    assert json.loads(event.as_json()) == data
+    assert kind(**event.model_dump()) == event

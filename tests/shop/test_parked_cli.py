@@ -8,7 +8,16 @@ import pytest
 
 from shop.kit import parked as kit_parked
 from tests.conftest import Databases, NewDatabase
-from tests.shop.living import copied, impatient, living, plant, shop
+from tests.shop.living import (
+    OBEYED,
+    SHOWN,
+    assert_harmless,
+    copied,
+    impatient,
+    living,
+    plant,
+    shop,
+)
 
 __all__ = ["copied"]  # a fixture
 
@@ -71,6 +80,29 @@ ALL = [
     ("7", 14, "behind another", 1),
     ("8", 0, "not an event", 1),
 ]
+
+
+def test_what_others_wrote_does_nothing_to_the_terminal(
+    copied: Databases, orders: psycopg.Connection
+) -> None:
+    orders.execute(
+        "UPDATE parked SET key = %(bad)s, cause = %(bad)s, error = %(bad)s, value = %(bytes)s,"
+        " headers = jsonb_build_object(%(bad)s::text, %(bad)s::text) WHERE key = '3'",
+        {"bad": OBEYED, "bytes": OBEYED.encode()},
+    )
+    for words in (
+        ["list", "orders"],
+        ["show", "orders", OBEYED],
+        ["retry", "orders", "--key", OBEYED, "--dry-run"],
+        ["discard", "orders", "--key", OBEYED, "--dry-run"],
+        ["retry", "orders", "--key", OBEYED],
+    ):
+        result = shop(copied, "parked", *words)
+        assert SHOWN in result.stdout, result.output
+        assert_harmless(result.stdout)
+    result = shop(copied, "audit", "orders")
+    assert SHOWN.replace(r"\r\n", " ") in result.stdout
+    assert_harmless(result.stdout)
 
 
 def test_list_shows_a_line_for_each_and_counts_the_keys(
@@ -184,7 +216,7 @@ def test_a_discarded_event_leaves_a_gap_that_has_to_be_accepted(
 
 def test_discard_wants_to_be_told_what(copied: Databases, orders: psycopg.Connection) -> None:
     result = shop(copied, "parked", "discard", "orders")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert result.stderr == "shop: say what to discard, with --key or --cause\n"
     assert parked(orders) == ALL
 
@@ -192,10 +224,10 @@ def test_discard_wants_to_be_told_what(copied: Databases, orders: psycopg.Connec
 def test_what_is_wrong_is_one_sentence(copied: Databases, monkeypatch: pytest.MonkeyPatch) -> None:
     impatient(monkeypatch, kit_parked)
     unknown = shop(copied, "parked", "list", "payments")
-    assert unknown.exit_code == 1
+    assert unknown.exit_code == 2
     assert unknown.stderr == "shop: there is no service payments; there are: users, orders\n"
     away = Databases(users=copied.users, orders="postgresql://a@/b?host=/nowhere", log=copied.log)
     unreachable = shop(away, "parked", "list", "orders")
-    assert unreachable.exit_code == 1
+    assert unreachable.exit_code == 2
     (sentence,) = unreachable.stderr.splitlines()
-    assert sentence.startswith("shop: cannot reach the database: ")
+    assert sentence.startswith("shop: cannot use the database: ")

@@ -19,7 +19,14 @@ from contextlib import suppress
 from functools import partial
 
 from eventspine.kafka_log.appender import Appender
-from eventspine.kafka_log.client import SHARED, OffsetNotInLog, Reach, Settings, in_thread
+from eventspine.kafka_log.client import (
+    SHARED,
+    OffsetNotInLog,
+    Reach,
+    Settings,
+    in_thread,
+    share_one_heap,
+)
 from eventspine.kafka_log.reader import Reader
 from eventspine.kafka_log.subscription import KafkaSubscription
 from eventspine.kafka_log.topics import Topics
@@ -38,6 +45,7 @@ class KafkaLog:
     def __init__(
         self, config: Mapping[str, str], *, partitions: int = 12, replication_factor: int = 1
     ) -> None:
+        share_one_heap()
         self._config: Settings = {**SHARED, **config}
         self._reach = Reach(config["bootstrap.servers"])
         self._topics = Topics(

@@ -1,6 +1,7 @@
 """Reading outside any group: for replay, audits and people."""
 
 import time
+from contextlib import suppress
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
@@ -12,6 +13,7 @@ from eventspine.kafka_log.client import (
     READING,
     READING_SAFELY,
     SLICE,
+    Heard,
     OffsetNotInLog,
     Reach,
     Settings,
@@ -42,7 +44,8 @@ class Reader:
 
     def __init__(self, config: Settings, reach: Reach) -> None:
         settings = {**READING, **config, **READING_SAFELY, **_OWN}
-        self._consumer = Consumer(quiet(settings, lambda _: None))
+        self._heard = Heard()
+        self._consumer = Consumer(quiet(settings, self._heard))
         self._reach = reach
         self.next: tuple[str, int, int] | None = None
         self._end = 0
@@ -54,7 +57,7 @@ class Reader:
                 return {}
             return {one: self._bounds(topic, one)[1] for one in sorted(found.partitions)}
         except KafkaException as error:
-            raise unavailable(f"tell the end of {topic}", error) from error
+            raise self._unavailable(f"tell the end of {topic}", error) from error
 
     def read(self, topic: str, partition: int, offset: int, limit: int) -> list[Record]:
         at = (topic, partition, offset)
@@ -65,7 +68,7 @@ class Reader:
         except KafkaException as error:
             if code(error) in NO_SUCH_TOPIC:
                 return []
-            raise unavailable(f"read {topic}/{partition}", error) from error
+            raise self._unavailable(f"read {topic}/{partition}", error) from error
         if records and records[-1].offset + 1 < self._end:
             self.next = (topic, partition, records[-1].offset + 1)
         else:
@@ -76,6 +79,11 @@ class Reader:
 
     def close(self) -> None:
         self._consumer.close()
+
+    def _unavailable(self, what: str, error: KafkaException) -> LogUnavailable:
+        with suppress(KafkaException):
+            self._consumer.poll(0)  # or it would not tell
+        return unavailable(what, error, self._heard.last)
 
     def _begin(self, topic: str, partition: int, offset: int) -> bool:
         """Stand at this offset; False if there is nothing to read from there on."""

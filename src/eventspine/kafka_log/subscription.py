@@ -22,14 +22,17 @@ from eventspine.kafka_log.client import (
     READING_SAFELY,
     SLICE,
     Defaults,
+    Heard,
     OffsetNotInLog,
     Reach,
     Settings,
     in_thread,
+    plain,
     quiet,
     record,
     unavailable,
 )
+from eventspine.kafka_log.watch import Partition, Watch
 from eventspine.log import LogUnavailable, Record, StartAt
 
 _COMMIT_EVERY = 1.0  # seconds: a lag display needs no more
@@ -57,8 +60,6 @@ _REFUSALS = frozenset(
     }
 )
 
-Partition = tuple[str, int]
-
 
 class KafkaSubscription:
     """See `Subscription`.
@@ -84,9 +85,12 @@ class KafkaSubscription:
         self._given: set[Partition] = set()  # ours, but not in place yet
         self._ask_at = 0.0
         self._reading: set[Partition] = set()  # ours, and in place
+        self._starts: dict[Partition, int] = {}  # where each of these was put
+        self._watch = Watch(config, group, topics)
         self._failures: list[LogUnavailable] = []
         self._said: set[str] = set()
         self._commit_at = 0.0
+        self._heard = Heard()
         self._doubt = ""  # why Kafka may be away
 
         # Touched under the lock.
@@ -154,6 +158,7 @@ class KafkaSubscription:
             raise unavailable("hand out a partition", error) from error
         self._given -= placed
         self._reading |= placed
+        self._starts |= {at: starts[at] for at in placed}
 
     def _take_out(self, partitions: set[Partition]) -> None:
         """Stop reading partitions that stay ours."""
@@ -168,12 +173,16 @@ class KafkaSubscription:
         self._place({at: offset for at, offset in seeks.items() if at in self._reading})
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        if consumer is not self._consumer:
+            return  # one that is leaving, and takes longer than anybody waits for it
         self._given |= _set(partitions)
         self._ask_at = 0.0
         # Without an answer the client would put them in place itself, at the committed offsets.
         consumer.incremental_assign([])
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        if consumer is not self._consumer:
+            return
         taken = _set(partitions)
         consumer.incremental_unassign(_listed(taken & self._reading))
         self._given -= taken
@@ -200,7 +209,9 @@ class KafkaSubscription:
     ) -> None:
         self._apply_seeks()
         self._send_commits()
-        while not (stop.is_set() or self._closing.is_set()):
+        if not self._doubt:
+            self._look_around(consumer)
+        while self._joined and not (stop.is_set() or self._closing.is_set()):
             wait = min(SLICE, max(0.0, deadline - time.monotonic()))
             # Asked for more than one, librdkafka would wait for all of them.
             messages, room = consumer.consume(1, wait), max_records
@@ -226,12 +237,13 @@ class KafkaSubscription:
         if records:
             self._doubt = ""
             self._reach.back()
+        self._watch.records += len(records)
         with self._lock:
             sound = self._reading - self._seeks.keys()
             self._ready += [one for one in records if (one.topic, one.partition) in sound]
 
     def _failed(self, message: KafkaMessage, error: KafkaError) -> None:
-        code, why = error.code(), error.str()
+        code, why = error.code(), plain(error)
         if code == OFFSET_NOT_THERE:
             at = (str(message.topic()), int(message.partition() or 0))
             self._take_out({at} & self._reading)
@@ -264,9 +276,18 @@ class KafkaSubscription:
             with suppress(KafkaException):
                 self._consumer.commit(offsets=offsets, asynchronous=True)
 
-    def _heard(self, error: KafkaError) -> None:
+    def _look_around(self, consumer: Consumer) -> None:
+        """Join anew if there is something to read, and it does not come."""
+        starts = {at: self._starts[at] for at in self._reading}
+        wrong = self._watch.look(consumer, starts, self._given)
+        if wrong:
+            LOG.warning("Kafka seems to have forgotten this reader, which joins anew: %s", wrong[0])
+            self._leave()
+
+    def _told(self, error: KafkaError) -> None:
+        self._heard(error)
         if self._doubt or error.code() == ALL_BROKERS_DOWN:
-            self._doubt = error.str()
+            self._doubt = self._heard.last or plain(error)
 
     def _settle_doubt(self) -> None:
         """That "all brokers are down" is also said when an idle connection was closed: so ask."""
@@ -283,7 +304,8 @@ class KafkaSubscription:
     def _join(self) -> Consumer:
         protocol = {**_PROTOCOLS[self._protocol], **self._config, "group.protocol": self._protocol}
         settings = {**READING, **protocol, **READING_SAFELY}
-        self._consumer = Consumer(quiet(settings, self._heard))
+        self._watch.joined()
+        self._consumer = Consumer(quiet(settings, self._told))
         self._consumer.subscribe(
             self._topics,
             on_assign=self._on_assign,
@@ -291,6 +313,10 @@ class KafkaSubscription:
             on_lost=self._on_revoke,
         )
         return self._consumer
+
+    @property
+    def _joined(self) -> bool:
+        return self._consumer is not None
 
     def _leave(self) -> None:
         self._commit_at = 0.0

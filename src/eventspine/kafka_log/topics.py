@@ -16,6 +16,7 @@ from eventspine.kafka_log.client import (
     ANSWER_WITHIN,
     LARGEST_MESSAGE,
     SLICE,
+    Heard,
     Settings,
     code,
     quiet,
@@ -46,12 +47,14 @@ class Topics:
 
     def create(self, topic: str, partitions: int | None) -> None:
         """Have the topic, and return once everyone can see it. Raises `TopicMismatch`."""
-        admin = AdminClient(quiet(self._config, lambda _: None))
+        heard = Heard()
+        admin = AdminClient(quiet(self._config, heard))
         try:
             self._create(admin, topic, partitions or self._partitions)
             wrong = self._wrong(_seen(admin, topic), partitions, _settings(admin, topic))
         except KafkaException as error:
-            raise unavailable(f"create topic {topic}", error) from error
+            admin.poll(0)  # or it would not tell
+            raise unavailable(f"create topic {topic}", error, heard.last) from error
         if wrong:
             raise TopicMismatch(f"topic {topic} could lose or reorder events: {'; '.join(wrong)}")
 

@@ -65,6 +65,39 @@ CREATE TABLE parked (
 );
 """
 
+PUBLISH_EVENTS = """
+CREATE FUNCTION publish_events(count integer, events jsonb) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    base bigint;
+BEGIN
+    -- STRICT: if the head is gone this fails, instead of publishing nothing.
+    UPDATE outbox_head SET position = position + count RETURNING position - count INTO STRICT base;
+    INSERT INTO outbox (position, topic, key, type, schema_version, version, time, data, headers)
+    SELECT base + e.n, e.t, e.k, e.y, e.s, e.v, clock_timestamp(), e.d, e.h
+    FROM ROWS FROM (
+        jsonb_to_recordset(events) AS
+            (t text, k text, y text, s integer, v bigint, d jsonb, h jsonb)
+    ) WITH ORDINALITY AS e(t, k, y, s, v, d, h, n);
+    PERFORM pg_notify('outbox', '');
+END
+$$;
+"""
+"""The outbox write: a transaction's last statement. It takes the row lock of `outbox_head`, advances
+it by the number of events, and stores them with the positions between."""
+
+# A BRIN index remembers the oldest time that a range of pages has ever held. Pages are used again
+# once their keys have been pruned, so after a while every range looked as old as the table is, and
+# pruning read all of it.
+_SPINE_4 = """
+DROP INDEX idempotency_keys_by_age;
+CREATE INDEX idempotency_keys_by_age ON idempotency_keys (created_at);
+"""
+
+_SPINE_5 = """
+ALTER TABLE idempotency_keys ADD COLUMN about TEXT;
+CREATE INDEX idempotency_keys_about ON idempotency_keys (about) WHERE about IS NOT NULL;
+"""
+
 
 def spine_1() -> str:
     """outbox, outbox_head, relay, cursors."""
@@ -74,3 +107,18 @@ def spine_1() -> str:
 def spine_2() -> str:
     """idempotency_keys, parked."""
     return _SPINE_2
+
+
+def spine_3() -> str:
+    """publish_events, the function that writes the outbox."""
+    return PUBLISH_EVENTS
+
+
+def spine_4() -> str:
+    """idempotency_keys_by_age, as an index that pruning can go by for ever."""
+    return _SPINE_4
+
+
+def spine_5() -> str:
+    """idempotency_keys.about: whose personal data an answer holds."""
+    return _SPINE_5

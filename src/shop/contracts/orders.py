@@ -1,10 +1,9 @@
 """What the order service publishes. Topic `orders`, key: the order's id."""
 
-from datetime import datetime
-from decimal import Decimal
 from typing import Literal
 
 from eventspine.event import Event
+from shop.contracts.values import Id, Line, Money, Quantity, Time
 
 Status = Literal["placed", "cancelled"]
 
@@ -13,13 +12,12 @@ class OrderEvent(Event):
     topic = "orders"
     source = "/orders"
 
-    user_id: int
-    product: str
-    quantity: int
-    total_price: Decimal
-    """In the shop's one currency; on the wire a decimal string with two places."""
+    user_id: Id
+    product: Line
+    quantity: Quantity
+    total_price: Money
     status: Status
-    placed_at: datetime
+    placed_at: Time
 
 
 class OrderPlaced(OrderEvent):

@@ -1,29 +1,28 @@
 """What the user service publishes. Topic `users`, key: the user's id."""
 
-from datetime import datetime
-
 from eventspine.event import Event
+from shop.contracts.values import Email, Line, Time
 
 
 class UserEvent(Event):
     topic = "users"
     source = "/users"
 
-    created_at: datetime
+    created_at: Time
 
 
 class UserCreated(UserEvent):
     type = "user.created"
 
-    email: str
-    name: str
+    email: Email
+    name: Line
 
 
 class UserUpdated(UserEvent):
     type = "user.updated"
 
-    email: str
-    name: str
+    email: Email
+    name: Line
 
 
 class UserErased(UserEvent):

@@ -4,7 +4,7 @@ import asyncio
 import signal
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
 from types import FrameType
 
@@ -19,6 +19,7 @@ from shop.kit.ready import notify_ready
 from shop.kit.service import Service
 from shop.kit.settings import Settings
 from shop.kit.web.app import ServiceApp
+from shop.kit.web.protocol import HttpProtocol
 
 
 def make_app(service: Service, settings: Settings) -> ServiceApp:
@@ -55,20 +56,26 @@ def run_api(service: Service, settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT; then finish what was accepted. Raises `PortTaken`."""
     port = settings.service(service.name).port or service.port
     app = make_app(service, settings)
-    config = uvicorn.Config(
-        app,
-        loop="uvloop",
-        http="httptools",
-        lifespan="on",
-        log_config=None,
-        access_log=settings.access_log,
-        server_header=False,
-        proxy_headers=settings.access_log,  # nothing else looks at them
-        timeout_graceful_shutdown=4,
-    )
+    config = server_config(app, access_log=settings.access_log)
     bound = _bind(settings.host, port)
     garbage.settle()
     _Server(config, app, drain=settings.drain_ms / 1000).run(sockets=[bound])
+
+
+def server_config(app: ServiceApp, *, access_log: bool = False) -> uvicorn.Config:
+    """How an app is served, here and in tests."""
+    return uvicorn.Config(
+        app,
+        loop="uvloop",
+        http=HttpProtocol,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=access_log,
+        server_header=False,
+        proxy_headers=access_log,  # nothing else looks at them
+        timeout_graceful_shutdown=4,
+    )
 
 
 class PortTaken(Exception):
@@ -80,20 +87,33 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._app = app
         self._drain = drain
+        self._hurry = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Asked to stop: not ready any more, still answering; then finish what was accepted."""
+        """Asked to stop: not ready any more, still answering; then finish what was accepted.
+
+        Asked again, it answers no longer than it takes to finish that.
+        """
         self._app.stopping = True
-        await asyncio.sleep(self._drain)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._drain):
+                await self._hurry.wait()
+        self._drain = 0
         await super().shutdown(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
         if self.started:
             notify_ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's
         """To be asked to stop is no failure: uvicorn would end as if killed, after it has stopped."""
+        if self.should_exit and self._drain and self._loop is not None:
+            self._drain = 0
+            self._loop.call_soon_threadsafe(self._hurry.set)
+            return
         self.force_exit = self.should_exit and sig == signal.SIGINT
         self.should_exit = True
 

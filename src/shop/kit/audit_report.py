@@ -9,6 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from eventspine.audit import Audited, Section, audit
 from eventspine.log import EventLog
+from shop.kit.terminal import plain
 
 
 async def audit_all(services: Sequence[Audited], log: EventLog, *, as_json: bool) -> bool:
@@ -47,7 +48,7 @@ async def audit_all(services: Sequence[Audited], log: EventLog, *, as_json: bool
 
 
 def _print(sections: Sequence[Section], *, holds: bool) -> None:
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, emoji=False)
     for section in sections:
         mark = "[green]✓[/green]" if section.holds else "[red]✗[/red]"
         facts = ", ".join(
@@ -55,7 +56,8 @@ def _print(sections: Sequence[Section], *, holds: bool) -> None:
         )
         console.print(f"{mark} [bold]{section.title}[/bold]  [dim]{facts}[/dim]")
         for problem in section.problems:
-            console.print("    " + problem, style="red", markup=False)
+            said = plain(" ".join(problem.split()))
+            console.print("    " + said, style="red", markup=False)
     if holds:
         console.print(
             "Nothing is lost, nothing was applied twice: every table is what the log says."

@@ -27,6 +27,11 @@ def open_event_log(settings: Settings) -> EventLog:
     )
 
 
+def relay_batch(settings: Settings) -> int:
+    """Kafka takes a batch apart into a request for each partition, and wants those large."""
+    return settings.relay_batch or (10_000 if settings.event_log == "kafka" else 2_000)
+
+
 def log_url(settings: Settings) -> str:
     """Of the log that is a table. Raises `NotConfigured`."""
     if not settings.event_log_url:

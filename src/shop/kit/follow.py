@@ -10,7 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from eventspine.log import EventLog, Record
+from eventspine.log import EventLog, LogUnavailable, Record
+from shop.kit.terminal import plain
 
 _LAST = 10
 _AT_ONCE = 500
@@ -30,14 +31,17 @@ def use_running_shop(data: Path) -> None:
 async def follow_log(
     log: EventLog, topics: Sequence[str], *, start: int | None, as_json: bool, follow: bool
 ) -> None:
-    """Print records as they come; until cancelled, or, without `follow`, to the log's end."""
+    """Print records as they come; until cancelled, or, without `follow`, to the log's end.
+
+    Raises `LogUnavailable`, for a topic that is not there as well.
+    """
     console = Console(highlight=False, soft_wrap=True)
     next_offsets: dict[tuple[str, int], int] = {}
     try:
         while True:
             seen = False
             for topic in topics:
-                for partition, end in (await log.end_offsets(topic)).items():
+                for partition, end in (await _ends(log, topic)).items():
                     at = (topic, partition)
                     offset = next_offsets.get(at, max(0, end - _LAST) if start is None else start)
                     while offset < end:
@@ -58,6 +62,13 @@ async def follow_log(
                 await asyncio.sleep(_LOOK_EVERY)
     finally:
         await log.close()
+
+
+async def _ends(log: EventLog, topic: str) -> dict[int, int]:
+    ends = await log.end_offsets(topic)
+    if not ends:
+        raise LogUnavailable(f"there is no topic {topic}; `shop migrate` creates it")
+    return ends
 
 
 def _as_dict(record: Record) -> dict[str, Any]:
@@ -90,9 +101,9 @@ def _as_line(record: Record) -> Text:
         else str(data)
     )
     return Text.assemble(
-        (headers.get("ce_time", "")[11:23], "dim"),
+        (plain(headers.get("ce_time", "")[11:23]), "dim"),
         f" {record.topic}/{record.partition}@{record.offset} ",
-        (headers.get("ce_type", "not an event"), "bold"),
-        (f" #{headers.get('ce_id', '?')} ", "cyan"),
-        (shown, ""),
+        (plain(headers.get("ce_type", "not an event")), "bold"),
+        (f" #{plain(headers.get('ce_id', '?'))} ", "cyan"),
+        (plain(shown), ""),
     )

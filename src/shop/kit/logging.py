@@ -10,6 +10,8 @@ from pathlib import Path
 
 import structlog
 
+from shop.kit.terminal import plain
+
 FILE_BYTES = 20 * 1024 * 1024
 """After which a file is put aside, as name.log.1, and so on."""
 _FILES = 5
@@ -32,9 +34,7 @@ def configure_logging(process: str, *, level: str = "info", directory: Path | No
     )
     as_json = _formatter(shared, structlog.processors.JSONRenderer())
     console = logging.StreamHandler(sys.stdout)
-    console.setFormatter(
-        _formatter(shared, structlog.dev.ConsoleRenderer()) if sys.stdout.isatty() else as_json
-    )
+    console.setFormatter(_formatter(shared, _for_people) if sys.stdout.isatty() else as_json)
     handlers: list[logging.Handler] = [console]
     if directory is not None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -53,6 +53,18 @@ def configure_logging(process: str, *, level: str = "info", directory: Path | No
         logging.getLogger(chatty).handlers.clear()
         logging.getLogger(chatty).propagate = True
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+
+
+_console = structlog.dev.ConsoleRenderer()
+
+
+def _for_people(logger: object, method: str, line: structlog.types.EventDict) -> str:
+    """What others wrote, a record's key, an error's text, does nothing to the terminal."""
+    shown = {
+        name: "\n".join(map(plain, value.split("\n"))) if isinstance(value, str) else value
+        for name, value in line.items()
+    }
+    return _console(logger, method, shown)
 
 
 def _named(process: str) -> structlog.types.Processor:

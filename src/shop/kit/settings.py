@@ -87,7 +87,9 @@ class Settings(BaseSettings):
     most_parked: Annotated[int, Field(ge=1)] = Field(
         default=100, description="keys that may be parked before a consumer stops and says so"
     )
-    relay_batch: Annotated[int, Field(ge=1, le=100_000)] = 2000
+    relay_batch: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
+        default=None, description="events relayed at a time; 2000, or on Kafka 10000"
+    )
     consumer_batch: Annotated[int, Field(ge=1, le=100_000)] = 2000
 
     heartbeat: Path | None = Field(

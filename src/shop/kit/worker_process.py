@@ -11,11 +11,10 @@ import uvloop
 
 from eventspine.consumer import Consumer
 from eventspine.database import Database
-from eventspine.log import EventLog
 from eventspine.pruning import Pruner
 from eventspine.relay import Relay
 from shop.kit import garbage
-from shop.kit.event_log import database_url, open_event_log
+from shop.kit.event_log import database_url, open_event_log, relay_batch
 from shop.kit.heartbeat import beat
 from shop.kit.ready import notify_ready
 from shop.kit.service import Service
@@ -35,11 +34,10 @@ def run_worker(service: Service, settings: Settings) -> None:
 async def _work(service: Service, settings: Settings) -> None:
     url = database_url(settings, service.name)
     log = open_event_log(settings)
-    await _warm_up(log, service.topic)
     database = Database(url, size=3, patience=10.0)
     await database.open()
     relay = Relay(
-        url, log, source=service.source, topics=[service.topic], batch=settings.relay_batch
+        url, log, source=service.source, topics=[service.topic], batch=relay_batch(settings)
     )
     consumer = Consumer(
         database,
@@ -72,12 +70,6 @@ async def _work(service: Service, settings: Settings) -> None:
             await task
     await log.close()
     await database.close()
-
-
-async def _warm_up(log: EventLog, topic: str) -> None:
-    """Begin with what a first append has to set up: a producer of Kafka's needs half a second."""
-    with suppress(Exception):  # the relay will meet the same, and say so
-        await log.append(topic, [])
 
 
 async def _announce(relay: Relay, consumer: Consumer) -> None:

@@ -386,6 +386,8 @@ def test_a_request_that_takes_no_query_is_sent_none(
         "/users/1/2/3",
         "//users",
         "/orders/1%2F2",
+        "/orders/1/cancel%0A",
+        "/users/1/orders%0A",
     ],
 )
 def test_where_there_is_nothing_is_a_problem_too(
@@ -399,13 +401,13 @@ def test_where_there_is_nothing_is_a_problem_too(
     ("service", "method", "path", "allowed"),
     [
         ("users", "GET", "/users", "POST"),
-        ("users", "PUT", "/users/1", "DELETE, GET, PATCH"),
-        ("users", "POST", "/users/1/orders", "GET"),
-        ("orders", "DELETE", "/orders", "GET, POST"),
-        ("orders", "OPTIONS", "/orders", "GET, POST"),
-        ("orders", "PATCH", "/orders/1", "GET"),
+        ("users", "PUT", "/users/1", "DELETE, GET, HEAD, PATCH"),
+        ("users", "POST", "/users/1/orders", "GET, HEAD"),
+        ("orders", "DELETE", "/orders", "GET, HEAD, POST"),
+        ("orders", "OPTIONS", "/orders", "GET, HEAD, POST"),
+        ("orders", "PATCH", "/orders/1", "GET, HEAD"),
         ("orders", "GET", "/orders/1/cancel", "POST"),
-        ("orders", "POST", "/health/live", "GET"),
+        ("orders", "POST", "/health/live", "GET, HEAD"),
     ],
 )
 def test_a_method_an_address_does_not_answer_is_refused_with_those_it_does(

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from tests.conftest import NewDatabase
-from tests.shop.making import user_created
+from tests.shop.making import user_created, user_erased
 from tests.shop.serving import Served, problem, serving
 
 
@@ -139,10 +139,8 @@ def test_two_at_once_do_it_once_even_from_two_processes(
             with ThreadPoolExecutor(8) as pool:
                 answers = list(
                     pool.map(
-                        lambda n, headers=headers: httpx.post(
-                            f"http://127.0.0.1:{(one, other)[n % 2].port}/orders",
-                            json=order_of(1),
-                            headers=headers,
+                        lambda n, headers=headers: (one, other)[n % 2].client.post(
+                            "/orders", json=order_of(1), headers=headers
                         ),
                         range(8),
                     )
@@ -172,3 +170,57 @@ def test_keyed_and_unkeyed_requests_share_a_batch(users: Served) -> None:
         ids = {future.result().json()["id"] for future in keyed}
         others = {future.result().json()["id"] for future in plain}
     assert len(ids) == 1 and len(others) == 8 and not ids & others
+
+
+def kept(served: Served) -> str:
+    """Everything that is stored of answers, as text."""
+    return str(served.rows("SELECT k::text FROM idempotency_keys k"))
+
+
+def test_no_answer_holds_an_erased_users_data_and_its_key_stays_taken(users: Served) -> None:
+    body, other = new_user(), new_user()
+    creating, renaming, refused, erasing, others = (key() for _ in range(5))
+    created = users.client.post("/users", json=body, headers=creating)
+    url = created.headers["location"]
+    name = uuid4().hex
+    users.client.patch(url, json={"name": name}, headers=renaming).raise_for_status()
+    assert users.client.post("/users", json=body, headers=refused).status_code == 409
+    of_other = users.client.post("/users", json=other, headers=others)
+    assert body["email"] in kept(users) and name in kept(users)
+    erased = users.client.delete(url, headers=erasing)
+    assert erased.status_code == 204
+    assert body["email"] not in kept(users) and name not in kept(users)
+    stored = users.stored()
+    problem(users.client.post("/users", json=body, headers=creating), 410, "user-erased")
+    problem(users.client.patch(url, json={"name": name}, headers=renaming), 410, "user-erased")
+    same(erased, users.client.delete(url, headers=erasing))
+    same(of_other, users.client.post("/users", json=other, headers=others))
+    assert users.stored() == stored
+
+
+def test_what_was_asked_for_can_not_be_guessed_by_what_is_left(users: Served) -> None:
+    headers, body = key(), new_user()
+    created = users.client.post("/users", json=body, headers=headers)
+    users.client.delete(created.headers["location"])
+    [(fingerprint,)] = users.rows(
+        f"SELECT fingerprint FROM idempotency_keys WHERE key = '{headers['Idempotency-Key']}'"
+    )
+    assert fingerprint == ""
+
+
+def test_no_answer_about_orders_holds_an_erased_customers_data(orders: Served) -> None:
+    email = f"{uuid4().hex}@example.com"
+    orders.hears(user_created(9003, email=email), user_created(9004))
+    placing, cancelling, others = key(), key(), key()
+    placed = orders.client.post("/orders", json=order_of(9003), headers=placing)
+    url = f"/orders/{placed.json()['id']}/cancel"
+    orders.client.post(url, headers=cancelling).raise_for_status()
+    of_other = orders.client.post("/orders", json=order_of(9004), headers=others)
+    assert email in kept(orders)
+    orders.hears(user_erased(9003, 2))
+    assert email not in kept(orders)
+    stored = orders.stored()
+    problem(orders.client.post("/orders", json=order_of(9003), headers=placing), 410, "user-erased")
+    problem(orders.client.post(url, headers=cancelling), 410, "user-erased")
+    same(of_other, orders.client.post("/orders", json=order_of(9004), headers=others))
+    assert orders.stored() == stored

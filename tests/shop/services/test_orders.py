@@ -332,3 +332,12 @@ def test_a_page_has_50_orders_unless_asked_for_otherwise(orders: Served, custome
 def test_a_customer_without_orders_has_an_empty_page(orders: Served) -> None:
     page = orders.client.get("/orders", params={"user_id": 2**63 - 1}).json()
     assert page == {"items": [], "next_cursor": None}
+
+
+def test_an_address_with_a_line_feed_behind_it_cancels_nothing(
+    orders: Served, customer: int
+) -> None:
+    order = place(orders, customer)
+    response = orders.client.post(f"/orders/{order['id']}/cancel%0A")
+    problem(response, 404, "not-found")
+    assert orders.client.get(f"/orders/{order['id']}").json()["status"] == "placed"

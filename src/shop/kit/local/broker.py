@@ -19,6 +19,15 @@ class Broker:
             raise StartFailed(str(error)) from error
         self.bootstrap_servers = self._kafka.bootstrap_servers
 
+    @property
+    def pid(self) -> int | None:
+        """None before the first start; of the latest run, if it has ended."""
+        return self._kafka.process.pid if self._kafka.process else None
+
+    def advertise(self, address: str) -> None:
+        """Have clients come by way of this `host:port`, from the next start on."""
+        self._kafka.advertise(address)
+
     def start(self) -> None:
         """The first time on a machine this fetches Kafka, which may take minutes."""
         try:

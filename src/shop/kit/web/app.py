@@ -25,7 +25,7 @@ from shop.kit.web.problems import (
     ProblemDocument,
     TemporarilyUnavailable,
 )
-from shop.kit.web.route import FastRoute
+from shop.kit.web.route import FastRoute, send_problem
 
 Ready = Callable[[], Awaitable[None]]
 """Raises when the service can't do its work now."""
@@ -70,7 +70,7 @@ class ServiceApp(FastAPI):
         self._fast: dict[tuple[str, str, int], list[FastRoute]] = {}
         for route in router.routes:
             if isinstance(route, FastRoute):
-                for method in route.methods or ():
+                for method in route.answers_to:
                     key = _key(method, route.path_format)
                     self._fast.setdefault(key, []).append(route)
 
@@ -78,10 +78,14 @@ class ServiceApp(FastAPI):
         if scope["type"] == "http":
             path = scope["path"]
             for route in self._fast.get(_key(scope["method"], path), ()):
-                match = route.path_regex.match(path)
+                match = route.path_regex.fullmatch(path)
                 if match is not None:
                     await route.answer(scope, receive, send, match.groupdict())
                     return
+            if path.endswith("\n"):
+                # Starlette's patterns end with `$`, which a line feed may follow.
+                await send_problem(send, NotFound())
+                return
         await super().__call__(scope, receive, send)
 
     def methods(self, request: Request) -> list[str]:
@@ -91,7 +95,7 @@ class ServiceApp(FastAPI):
             method
             for (method, *_), routes in self._fast.items()
             for route in routes
-            if route.path_regex.match(path)
+            if route.path_regex.fullmatch(path)
         )
 
     def openapi(self) -> dict[str, Any]:
@@ -138,12 +142,12 @@ def _key(method: str, path: str) -> tuple[str, str, int]:
 def _health(ready: Ready) -> APIRouter:
     router = APIRouter(prefix="/health", include_in_schema=False)
 
-    @router.get("/live")
+    @router.api_route("/live", methods=["GET", "HEAD"])
     async def live() -> dict[str, str]:
         """The process answers."""
         return {"status": "alive"}
 
-    @router.get("/ready")
+    @router.api_route("/ready", methods=["GET", "HEAD"])
     async def is_ready() -> Response:
         """The process can do its work: send it requests."""
         try:
@@ -167,9 +171,10 @@ async def _http_exception(request: Request, error: Exception) -> Response:
             problem = OtherHttpError(status, str(error.detail))
     response = _rendered(problem)
     response.headers.update(error.headers or {})
-    if isinstance(problem, MethodNotAllowed) and (methods := request.app.methods(request)):
-        # Starlette names those of one route; a path may have several.
-        response.headers["allow"] = ", ".join(methods)
+    if isinstance(problem, MethodNotAllowed):
+        # Starlette names those of one route, in any order; a path may have several.
+        of_one = sorted(response.headers["allow"].split(", "))
+        response.headers["allow"] = ", ".join(request.app.methods(request) or of_one)
     return response
 
 

@@ -1,18 +1,20 @@
 """`Idempotency-Key`: send it again as often as you like, it is done once.
 
 A refusal counts as an answer, and is repeated too; but not one for a reason that may pass
-(`Problem.may_pass`): that leaves the key unused.
+(`Problem.may_pass`): that leaves the key unused. An answer that holds a user's data is kept until
+the user is erased; from then on a repeat is a `UserErased`.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, TypeVar
 
 from fastapi import Header
 
 from eventspine.batching import Batcher
-from eventspine.idempotency import Answer, Key, Once
-from shop.kit.web.problems import Problem
+from eventspine.idempotency import Answer, Key, Once, forget
+from eventspine.outbox import Transaction
+from shop.kit.web.problems import Problem, UserErased
 from shop.kit.web.route import Reply, answer_problem
 
 Command = TypeVar("Command")
@@ -26,7 +28,8 @@ IdempotencyKey = Annotated[
         max_length=255,
         pattern=r"^[\x21-\x7e]+$",
         description="any text without spaces, new for each request and the same when it is sent "
-        "again: every repeat is given the first answer; kept for 24 hours",
+        "again: every repeat is given the first answer; kept for 24 hours, but none about a user who has "
+        "been erased",
     ),
 ]
 
@@ -51,6 +54,11 @@ async def answer_once(
     once = Once(command, Key(key, _fingerprint(command, caller), answer) if key else None)
     outcome = await batcher.submit(once)
     return outcome if isinstance(outcome, Answer) else reply(outcome)
+
+
+async def forget_users(tx: Transaction, ids: Sequence[int]) -> None:
+    """No stored answer holds the data of these any more."""
+    await forget(tx, [str(id_) for id_ in ids], answer_problem(UserErased()))
 
 
 def _fingerprint(command: object, caller: str | None) -> str:

@@ -8,6 +8,7 @@ Problem
 ├── UnsupportedMediaType   415
 ├── PreconditionFailed     412
 ├── IdempotencyKeyReused   422
+├── UserErased             410   a stored answer held the user's data
 ├── TemporarilyUnavailable 503   not done: try again
 ├── UnknownOutcome         503   done once or not at all
 ├── InternalError          500
@@ -114,6 +115,13 @@ class IdempotencyKeyReused(Problem):
     slug = "idempotency-key-reused"
 
 
+class UserErased(Problem):
+    """This was done, once; the user whose data the answer held has been erased."""
+
+    status = 410
+    slug = "user-erased"
+
+
 class PreconditionFailed(Problem):
     """It has changed since you read it."""
 
@@ -167,6 +175,12 @@ class InternalError(Problem):
 
     status = 500
     slug = "internal-error"
+
+
+# What every route of a kind may answer besides its own, for `documented`.
+READS = (Invalid, TemporarilyUnavailable)
+WRITES = (Invalid, IdempotencyKeyReused, UserErased, TemporarilyUnavailable, UnknownOutcome)
+TAKES_JSON = (MalformedBody, BodyTooLarge, RequestTooSlow, UnsupportedMediaType)
 
 
 def invalid(error: ValidationError, where: str) -> Problem:

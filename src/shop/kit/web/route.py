@@ -58,6 +58,8 @@ class Reply(NamedTuple):
     status: int = 200
     etag: int | None = None
     location: str | None = None
+    about: int | None = None
+    """The user whose personal data it holds."""
 
     def answer(self) -> Answer:
         """To the byte. The ETag, if there is one, is the first header."""
@@ -70,7 +72,10 @@ class Reply(NamedTuple):
             return Answer(self.status, tuple(headers), b"")
         headers.append(_JSON)
         return Answer(
-            self.status, tuple(headers), self.body.__pydantic_serializer__.to_json(self.body)
+            self.status,
+            tuple(headers),
+            self.body.__pydantic_serializer__.to_json(self.body),
+            None if self.about is None else str(self.about),
         )
 
 
@@ -104,9 +109,17 @@ class FastRoute(APIRoute):
         )
         self._status = self.status_code or 200
 
+    @property
+    def answers_to(self) -> set[str]:
+        """Its methods, and HEAD where it answers to GET (RFC 9110, 9.3.2); the server leaves the
+        answer's body out. Not in `methods`, or it would stand in the document as an operation.
+        """
+        methods = set(self.methods or ())
+        return methods | {"HEAD"} if "GET" in methods else methods
+
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Where FastAPI's own routing arrives."""
-        if scope["method"] not in (self.methods or ()):
+        if scope["method"] not in self.answers_to:
             await super().handle(scope, receive, send)  # 405
             return
         await self.answer(scope, receive, send, scope["path_params"])
@@ -190,7 +203,7 @@ class FastRoute(APIRoute):
     async def _send(self, scope: Scope, send: Send, result: Any) -> None:
         if isinstance(result, Reply):
             result = result.answer()
-            if scope["method"] == "GET" and _is_known(scope, result):
+            if scope["method"] in {"GET", "HEAD"} and _is_known(scope, result):
                 result = Answer(304, result.headers[:1], b"")
         elif not isinstance(result, Answer):
             assert self._answer is not None
@@ -285,7 +298,7 @@ async def send_problem(send: Send, problem: Problem) -> None:
 
 
 async def send_answer(send: Send, answer: Answer) -> None:
-    status, named, body = answer
+    status, named, body, _ = answer
     headers = [(name.encode(), value.encode()) for name, value in named]
     if status not in {204, 304}:
         headers.append((b"content-length", b"%d" % len(body)))

@@ -15,26 +15,11 @@ from shop.kit.fields import PathId, PlainId, Traceparent
 from shop.kit.web import pages
 from shop.kit.web.etag import IfMatch, versions
 from shop.kit.web.once import Caller, IdempotencyKey, answer_once
-from shop.kit.web.problems import (
-    BodyTooLarge,
-    IdempotencyKeyReused,
-    Invalid,
-    MalformedBody,
-    PreconditionFailed,
-    RequestTooSlow,
-    TemporarilyUnavailable,
-    UnknownOutcome,
-    UnsupportedMediaType,
-    documented,
-)
+from shop.kit.web.problems import READS, TAKES_JSON, WRITES, PreconditionFailed, documented
 from shop.kit.web.route import FastRoute, Reply
 from shop.services.orders import queries
 from shop.services.orders.errors import OrderNotFound, UnknownCustomer
 from shop.services.orders.schemas import CancelOrder, NewOrder, Order, Orders, PlaceOrder
-
-_READS = (Invalid, TemporarilyUnavailable)
-_WRITES = (Invalid, IdempotencyKeyReused, TemporarilyUnavailable, UnknownOutcome)
-_TAKES_JSON = (MalformedBody, BodyTooLarge, RequestTooSlow, UnsupportedMediaType)
 
 # A customer's event is a few milliseconds behind the customer. Ask again soon, then less often.
 _FIRST_LOOK = 0.004  # seconds
@@ -56,7 +41,7 @@ def routes(
         "/orders",
         status_code=201,
         response_model=Order,
-        responses=documented(UnknownCustomer, *_WRITES, *_TAKES_JSON),
+        responses=documented(UnknownCustomer, *WRITES, *TAKES_JSON),
     )
     async def place_order(
         new: NewOrder,
@@ -73,13 +58,13 @@ def routes(
             return await _within(customer_grace, again)
 
     @router.get(
-        "/orders/{order_id}", response_model=Order, responses=documented(OrderNotFound, *_READS)
+        "/orders/{order_id}", response_model=Order, responses=documented(OrderNotFound, *READS)
     )
     async def get_order(order_id: PathId) -> Reply:
         """An order, by id."""
         return _shown(await getting.submit(order_id))
 
-    @router.get("/orders", response_model=Orders, responses=documented(*_READS))
+    @router.get("/orders", response_model=Orders, responses=documented(*READS))
     async def get_orders(
         user_id: Annotated[PlainId | None, Query()] = None,
         status: Annotated[Status | None, Query()] = None,
@@ -95,7 +80,7 @@ def routes(
     @router.post(
         "/orders/{order_id}/cancel",
         response_model=Order,
-        responses=documented(OrderNotFound, PreconditionFailed, *_WRITES),
+        responses=documented(OrderNotFound, PreconditionFailed, *WRITES),
     )
     async def cancel_order(
         order_id: PathId,
@@ -112,11 +97,11 @@ def routes(
 
 
 def _placed(order: Order) -> Reply:
-    return Reply(order, 201, order.version, f"/orders/{order.id}")
+    return Reply(order, 201, order.version, f"/orders/{order.id}", about=order.user_id)
 
 
 def _shown(order: Order) -> Reply:
-    return Reply(order, etag=order.version)
+    return Reply(order, etag=order.version, about=order.user_id)
 
 
 async def _within(seconds: float, place: Callable[[], Awaitable[Reply | Answer]]) -> Reply | Answer:

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from eventspine.errors import MissingEvents
 from eventspine.event import dump
 from eventspine.handlers import Handlers
+from eventspine.idempotency import hold_answers
 from eventspine.outbox import Transaction
 from shop.contracts.users import UserCreated, UserErased, UserUpdated
+from shop.kit.web.once import forget_users
 
 # The newest version wins, so a repeat does nothing. What is selected, as the tables stood before,
 # is an event whose predecessor never came.
@@ -33,6 +35,9 @@ async def customers_changed(
     """Keep a copy of every customer, and no more of an erased one than the id."""
     for id_, known, got in await tx.fetch(_KEEP, {"events": dump(events)}):
         tx.alarm(MissingEvents("customer", id_, known=known, got=got))
+    if erased := [event.id for event in events if isinstance(event, UserErased)]:
+        await hold_answers(tx)
+        await forget_users(tx, erased)
 
 
 HANDLERS = Handlers(

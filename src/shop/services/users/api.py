@@ -9,18 +9,7 @@ from shop.kit.fields import PathId, Traceparent
 from shop.kit.web import pages
 from shop.kit.web.etag import IfMatch, versions
 from shop.kit.web.once import Caller, IdempotencyKey, answer_once
-from shop.kit.web.problems import (
-    BodyTooLarge,
-    IdempotencyKeyReused,
-    Invalid,
-    MalformedBody,
-    PreconditionFailed,
-    RequestTooSlow,
-    TemporarilyUnavailable,
-    UnknownOutcome,
-    UnsupportedMediaType,
-    documented,
-)
+from shop.kit.web.problems import READS, TAKES_JSON, WRITES, PreconditionFailed, documented
 from shop.kit.web.route import FastRoute, Reply
 from shop.services.users import queries
 from shop.services.users.errors import EmailTaken, UserNotFound
@@ -33,10 +22,6 @@ from shop.services.users.schemas import (
     UserChanges,
     UserOrders,
 )
-
-_READS = (Invalid, TemporarilyUnavailable)
-_WRITES = (Invalid, IdempotencyKeyReused, TemporarilyUnavailable, UnknownOutcome)
-_TAKES_JSON = (MalformedBody, BodyTooLarge, RequestTooSlow, UnsupportedMediaType)
 
 
 def routes(
@@ -53,7 +38,7 @@ def routes(
         "/users",
         status_code=201,
         response_model=User,
-        responses=documented(EmailTaken, *_WRITES, *_TAKES_JSON),
+        responses=documented(EmailTaken, *WRITES, *TAKES_JSON),
     )
     async def create_user(
         new: NewUser,
@@ -65,9 +50,7 @@ def routes(
         command = CreateUser(new.email, new.name, traceparent)
         return await answer_once(creating, command, _created, key, caller)
 
-    @router.get(
-        "/users/{user_id}", response_model=User, responses=documented(UserNotFound, *_READS)
-    )
+    @router.get("/users/{user_id}", response_model=User, responses=documented(UserNotFound, *READS))
     async def get_user(user_id: PathId) -> Reply:
         """A user, by id."""
         return _shown(await getting.submit(user_id))
@@ -75,7 +58,7 @@ def routes(
     @router.patch(
         "/users/{user_id}",
         response_model=User,
-        responses=documented(UserNotFound, EmailTaken, PreconditionFailed, *_WRITES, *_TAKES_JSON),
+        responses=documented(UserNotFound, EmailTaken, PreconditionFailed, *WRITES, *TAKES_JSON),
     )
     async def update_user(
         user_id: PathId,
@@ -100,7 +83,7 @@ def routes(
         "/users/{user_id}",
         status_code=204,
         response_model=None,
-        responses=documented(UserNotFound, PreconditionFailed, *_WRITES),
+        responses=documented(UserNotFound, PreconditionFailed, *WRITES),
     )
     async def erase_user(
         user_id: PathId,
@@ -116,7 +99,7 @@ def routes(
     @router.get(
         "/users/{user_id}/orders",
         response_model=UserOrders,
-        responses=documented(UserNotFound, *_READS),
+        responses=documented(UserNotFound, *READS),
     )
     async def get_user_orders(
         user_id: PathId, limit: pages.Limit = pages.DEFAULT_LIMIT, cursor: pages.Cursor = None
@@ -130,11 +113,11 @@ def routes(
 
 
 def _created(user: User) -> Reply:
-    return Reply(user, 201, user.version, f"/users/{user.id}")
+    return Reply(user, 201, user.version, f"/users/{user.id}", about=user.id)
 
 
 def _shown(user: User) -> Reply:
-    return Reply(user, etag=user.version)
+    return Reply(user, etag=user.version, about=user.id)
 
 
 def _erased(_: None) -> Reply:

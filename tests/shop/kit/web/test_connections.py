@@ -2,8 +2,11 @@
 
 import json
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from unittest.mock import ANY
+from uuid import uuid4
 
 import pytest
 
@@ -26,14 +29,15 @@ class Raw:
     def send(self, data: bytes) -> None:
         self._connection.sendall(data)
 
-    def answer(self) -> tuple[int, dict[str, str], bytes]:
-        """The next answer: status, headers, body."""
+    def answer(self, *, body: bool = True) -> tuple[int, dict[str, str], bytes]:
+        """The next answer: status, headers, body; of an answer to HEAD there is none."""
         status = int(self._read.readline().split()[1])
         headers = {}
         while (line := self._read.readline().strip()) != b"":
             name, _, value = line.decode("latin-1").partition(":")
             headers[name.lower()] = value.strip()
-        return status, headers, self._read.read(int(headers.get("content-length", "0")))
+        length = int(headers.get("content-length", "0")) if body else 0
+        return status, headers, self._read.read(length)
 
     def problem(self, status: int, slug: str) -> dict[str, str]:
         got, headers, body = self.answer()
@@ -222,13 +226,86 @@ def test_an_upgrade_is_not_taken_up(users: Served, raw: Raw, headers: tuple[str,
 
 
 @pytest.mark.parametrize("headers", UPGRADES, ids=["websocket", "h2c"])
-def test_the_body_of_an_upgrade_is_not_half_read(
+@pytest.mark.parametrize("way", ["in one segment", "behind its head", "byte by byte", "chunked"])
+def test_an_offer_to_upgrade_changes_nothing_about_the_body(
+    users: Served, raw: Raw, headers: tuple[str, ...], way: str
+) -> None:
+    """As Java's HttpClient sends every first request."""
+    body = BODY % f"{way.replace(' ', '-')}-{len(headers)}@example.com".encode()
+    whole = request("POST", "/users", JSON, *headers, body=body)
+    match way:
+        case "in one segment":
+            raw.send(whole)
+        case "behind its head":
+            raw.send(whole[: -len(body)])
+            time.sleep(0.02)  # not for anything to happen: so that it is another segment
+            raw.send(body)
+        case "byte by byte":
+            for at in range(len(whole)):
+                raw.send(whole[at : at + 1])
+        case _:
+            raw.send(request("POST", "/users", JSON, CHUNKED, *headers) + chunked(body, 5))
+    status, _, answer = raw.answer()
+    assert status == 201, answer
+    assert raw.answers_on()
+
+
+def test_requests_sent_ahead_may_offer_upgrades_too(raw: Raw) -> None:
+    raw.send(
+        request("GET", "/health/live")
+        + b"".join(
+            request("POST", "/users", JSON, *UPGRADES[1], body=BODY % b"ahead%d@h2c.example" % n)
+            for n in (1, 2, 2)
+        )
+        + request("GET", "/users/0")
+    )
+    assert [raw.answer()[0] for _ in range(5)] == [200, 201, 201, 409, 422]
+
+
+def test_who_offers_an_upgrade_and_asks_first_is_told_to_go_on(raw: Raw) -> None:
+    body = BODY % b"polite@h2c.example"
+    head = request("POST", "/users", JSON, "Expect: 100-continue", *UPGRADES[1], length=len(body))
+    raw.send(head)
+    assert raw.answer()[0] == 100
+    raw.send(body)
+    assert raw.answer()[0] == 201
+
+
+@pytest.mark.parametrize("headers", UPGRADES, ids=["websocket", "h2c"])
+def test_the_body_of_an_upgrade_is_never_taken_for_a_request(
     users: Served, raw: Raw, headers: tuple[str, ...]
 ) -> None:
-    """The server's parser gives such a body to nobody: then nothing may be done."""
+    """Or whoever fills in another's body could make requests in their name."""
     before = users.stored()
-    raw.send(request("POST", "/users", JSON, *headers, body=BODY % b"upgrade@example.com"))
+    hidden = request("POST", "/users", JSON, body=BODY % b"hidden@h2c.example")
+    raw.send(request("POST", "/users", JSON, *headers, length=len(hidden)))
+    time.sleep(0.02)  # so that the body comes in a segment of its own
+    raw.send(hidden)
     raw.problem(400, "malformed-body")
+    assert raw.answers_on()
+    raw.send(request("POST", "/users", JSON, *headers, length=len(hidden) + 2) + hidden)
+    time.sleep(0.02)
+    raw.send(b"  ")
+    raw.problem(400, "malformed-body")
+    assert raw.answers_on()
+    assert users.stored() == before
+
+
+def test_a_body_without_end_is_refused_behind_an_upgrade_too(users: Served, raw: Raw) -> None:
+    raw.send(request("POST", "/users", JSON, *UPGRADES[1], length=10**15))
+    with pytest.raises((BrokenPipeError, ConnectionResetError)):
+        send_for_ever(raw)
+
+
+@pytest.mark.parametrize("target", ["example.com:443", "/users"])
+def test_no_tunnel_is_opened_and_what_follows_is_no_request(
+    users: Served, raw: Raw, target: str
+) -> None:
+    before = users.stored()
+    hidden = request("POST", "/users", JSON, body=BODY % b"tunnel@example.com")
+    raw.send(request("CONNECT", target, *UPGRADES[1]) + hidden)
+    assert 400 <= raw.answer()[0] < 500
+    assert raw.is_closed()
     assert users.stored() == before
 
 
@@ -256,4 +333,55 @@ def test_what_is_no_http_is_refused_and_the_connection_closed(
     status, _, _ = raw.answer()
     assert 400 <= status < 500
     assert raw.is_closed()
+    assert users.stored() == before
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/users/{id}", "/users/{id}/orders", "/users/9999", "/users/0", "/nothing", "/health/live",
+     "/health/ready", "/openapi.json", "/docs"],
+)  # fmt: skip
+def test_head_is_answered_as_get_is_but_for_the_body(users: Served, raw: Raw, path: str) -> None:
+    body = {"email": f"{uuid4().hex}@example.com", "name": "Head"}
+    path = path.format(**users.client.post("/users", json=body).json())
+    raw.send(request("GET", path))
+    status, headers, _ = raw.answer()
+    raw.send(request("HEAD", path))
+    assert raw.answer(body=False) == (status, {**headers, "date": ANY}, b"")
+    assert raw.answers_on()
+
+
+def test_head_is_refused_where_there_is_no_get(raw: Raw) -> None:
+    raw.send(request("HEAD", "/users"))
+    status, headers, _ = raw.answer(body=False)
+    assert (status, headers["allow"]) == (405, "POST")
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/users/{id}/orders%0A"),
+        ("POST", "/users%0A"),
+        ("GET", "/%0A"),
+        ("GET", "/health/live%0A"),
+        ("GET", "/docs%0A"),
+        ("GET", "/openapi.json%0A"),
+    ],
+)
+def test_a_line_feed_behind_an_address_makes_it_another(
+    users: Served, raw: Raw, method: str, path: str
+) -> None:
+    body = {"email": f"{uuid4().hex}@example.com", "name": "Line"}
+    path = path.format(**users.client.post("/users", json=body).json())
+    before = users.stored()
+    raw.send(request(method, path, JSON, body=BODY % b"line@example.com"))
+    raw.problem(404, "not-found")
+    assert users.stored() == before
+
+
+def test_a_line_feed_behind_an_id_makes_it_none(users: Served, raw: Raw) -> None:
+    before = users.stored()
+    for method in ("GET", "DELETE"):
+        raw.send(request(method, "/users/1%0A"))
+        raw.problem(422, "invalid")
     assert users.stored() == before

@@ -1,0 +1,78 @@
+"""What the positions of a topic's records come to, as somebody reads them from its beginning."""
+
+from array import array
+from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Seen:
+    """Which of the positions 1…`head` a scan of their topic has met."""
+
+    head: int
+    highest: int = 0
+    different: int = 0
+    repeats: int = 0
+    strangers: int = 0
+
+    def __post_init__(self) -> None:
+        self._met = bytearray(self.head + 1)
+
+    def add(self, position: int) -> None:
+        self.highest = max(self.highest, position)
+        # What came while we looked, or was never given out: nothing is known of it here.
+        if position > self.head:
+            return
+        if self._met[position]:
+            self.repeats += 1
+        else:
+            self._met[position] = 1
+            self.different += 1
+
+    def missing(self, up_to: int) -> list[tuple[int, int]]:
+        """The ranges of positions from 1 to `up_to` that were not met."""
+        ranges = []
+        at = self._met.find(0, 1, up_to + 1)
+        while at != -1:
+            end = self._met.find(1, at, up_to + 1)
+            ranges.append((at, (end if end != -1 else up_to + 1) - 1))
+            at = self._met.find(0, end, up_to + 1) if end != -1 else -1
+        return ranges
+
+
+@dataclass
+class Shown:
+    """The positions of a partition as its readers meet them: new ones rise, or are a repeat."""
+
+    highest: int = 0
+    offset: int = 0
+    """Where the highest is."""
+    passed_over: list[int] = field(default_factory=list)
+    """Those that came behind a higher one, and for the first time."""
+    _rising: "array[int]" = field(default_factory=lambda: array("q"))
+
+    def add(self, position: int, offset: int) -> None:
+        if position > self.highest:
+            self.highest, self.offset = position, offset
+            self._rising.append(position)
+        elif not self.holds(position):
+            self.passed_over.append(position)
+
+    def holds(self, position: int) -> bool:
+        """Whether it was met here in its turn."""
+        at = bisect_left(self._rising, position)
+        return at < len(self._rising) and self._rising[at] == position
+
+
+def dropped(partition: int, shown: Mapping[int, Shown]) -> list[int]:
+    """The positions of a partition that its readers took for repeats, and that stand nowhere else.
+
+    One that stands in its turn in another partition is a stranger's, and nothing was lost by it.
+    """
+    others = [other for at, other in shown.items() if at != partition]
+    return [
+        position
+        for position in shown[partition].passed_over
+        if not any(other.holds(position) for other in others)
+    ]

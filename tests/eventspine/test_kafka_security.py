@@ -1,0 +1,188 @@
+"""Kafka behind TLS and passwords: what the shop's settings pass through, and what is said when
+they are wrong.
+"""
+
+import asyncio
+import shutil
+import subprocess
+import uuid
+from collections.abc import Awaitable, Iterator, Mapping
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import pytest
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AdminClient,
+    ScramCredentialInfo,
+    ScramMechanism,
+    UserScramCredentialUpsertion,
+)
+
+from eventspine.kafka_log import KafkaLog, appender, reader, topics
+from eventspine.log import LogUnavailable, Record
+from shop.kit.event_log import open_event_log
+from shop.kit.local.kafka import LocalKafka
+from shop.kit.settings import Settings
+from tests.e2e.shop import free_ports
+from tests.eventspine.conftest import run
+from tests.eventspine.log_contract import from_offsets, numbered, numbers, poll_until
+from tests.kafka_fixture import start_broker
+
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(180)]
+
+USER, PASSWORD = "shop", "correct horse"
+
+
+class Secure:
+    """A broker that, at `servers`, wants TLS and a password, and clients' settings for it."""
+
+    def __init__(self, directory: Path, stops: ExitStack) -> None:
+        certificate, key = _certificate(directory, "broker")
+        self.stranger, _ = _certificate(directory, "stranger")
+        keystore = directory / "keystore.pem"
+        keystore.write_text(key.read_text() + certificate.read_text())
+        (port,) = free_ports(1)
+        self.servers = f"localhost:{port}"
+        plain = LocalKafka(directory / "kafka").settings
+        module = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+        self.kafka = start_broker(
+            stops,
+            directory / "kafka",
+            {
+                "listeners": f"{plain['listeners']},SECURE://{self.servers}",
+                "advertised.listeners": f"{plain['advertised.listeners']},SECURE://{self.servers}",
+                "listener.security.protocol.map": (
+                    f"{plain['listener.security.protocol.map']},SECURE:SASL_SSL"
+                ),
+                "listener.name.secure.ssl.keystore.type": "PEM",
+                "listener.name.secure.ssl.keystore.location": str(keystore),
+                "listener.name.secure.sasl.enabled.mechanisms": "SCRAM-SHA-512",
+                "listener.name.secure.scram-sha-512.sasl.jaas.config": module,
+            },
+        )
+        self.set_password(PASSWORD)
+        self._password_file = directory / "password"
+        self._password_file.write_text(PASSWORD + "\n")
+        self.environment: Mapping[str, str] = {
+            "SHOP_EVENT_LOG": "kafka",
+            "SHOP_KAFKA__BOOTSTRAP_SERVERS": self.servers,
+            "SHOP_KAFKA__SECURITY_PROTOCOL": "SASL_SSL",
+            "SHOP_KAFKA__SSL_CA_LOCATION": str(certificate),
+            "SHOP_KAFKA__SASL_MECHANISM": "SCRAM-SHA-512",
+            "SHOP_KAFKA__SASL_USERNAME": USER,
+            "SHOP_KAFKA__SASL_PASSWORD_FILE": str(self._password_file),
+        }
+
+    def set_password(self, password: str) -> None:
+        admin = AdminClient({"bootstrap.servers": self.kafka.bootstrap_servers})
+        secret = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096)
+        user = UserScramCredentialUpsertion(USER, secret, password.encode())
+        admin.alter_user_scram_credentials([user])[USER].result()
+
+
+def _certificate(directory: Path, name: str) -> tuple[Path, Path]:
+    """Its own authority, good for a day."""
+    certificate, key = directory / f"{name}.crt", directory / f"{name}.key"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1"),
+            *("-subj", f"/CN={name}", "-addext", "subjectAltName=DNS:localhost"),
+            *("-keyout", str(key), "-out", str(certificate)),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    return certificate, key
+
+
+@pytest.fixture(scope="module")
+def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secure]:
+    if shutil.which("openssl") is None:
+        pytest.skip("left out, since there is no `openssl` to make a certificate with")
+    with ExitStack() as stops:
+        yield Secure(tmp_path_factory.mktemp("secure"), stops)
+
+
+def open_with(environment: Mapping[str, str]) -> KafkaLog:
+    """As a worker opens its log."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        log = open_event_log(Settings())
+    assert isinstance(log, KafkaLog)
+    return log
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == "eventspine.kafka"]
+
+
+def test_events_flow_through_tls_with_a_password_from_a_file(secure: Secure) -> None:
+    async def scenario() -> None:
+        log, topic = open_with(secure.environment), f"topic-{uuid.uuid4().hex[:12]}"
+        await log.create_topic(topic)
+        await log.append(topic, numbered(100))
+        member = log.subscribe(f"group-{topic}", [topic], from_offsets())
+        assert sorted(numbers(await poll_until(member, 100))) == list(range(100))
+        assert sum((await log.end_offsets(topic)).values()) == 100
+        await log.close()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("wrong", ["password", "certificate"])
+def test_what_is_refused_is_named_and_tried_again(
+    secure: Secure,
+    wrong: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    environment = dict(secure.environment)
+    if wrong == "password":
+        (tmp_path / "password").write_text("mistaken")
+        environment["SHOP_KAFKA__SASL_PASSWORD_FILE"] = str(tmp_path / "password")
+        named = "uthentication failed"
+    else:
+        environment["SHOP_KAFKA__SSL_CA_LOCATION"] = str(secure.stranger)
+        named = "certificate"
+
+    async def scenario() -> None:
+        log, topic = open_with(environment), f"topic-{uuid.uuid4().hex[:12]}"
+        right = open_with(secure.environment)
+        await right.create_topic(topic)
+        await right.append(topic, numbered(10))
+        member = log.subscribe(f"group-{topic}", [topic], from_offsets())
+
+        async def refused(call: Awaitable[object]) -> str:
+            with pytest.raises(LogUnavailable) as raised:
+                await call
+            return str(raised.value)
+
+        # Whoever waits says the same thing once: so it has to be the same, to the letter.
+        told = [await refused(member.poll(10, 20)) for _ in range(3)]
+        assert len(set(told)) == 1, told
+        told.append(await refused(log.create_topic(topic)))
+        told.append(await refused(log.end_offsets(topic)))
+        told.append(await refused(log.append(topic, numbered(1))))
+        assert all(named in line for line in told), told
+        away = said(caplog)
+        assert len(away) == 1 and "is away; waiting for it" in away[0] and named in away[0]
+
+        # It is never given up: whoever mends the file of users need not restart anything.
+        if wrong == "password":
+            secure.set_password("mistaken")
+            records: list[Record] = []
+            async with asyncio.timeout(30):
+                while len(records) < 10:
+                    with suppress(LogUnavailable):
+                        records += await member.poll(10, 1.0)
+            await log.append(topic, numbered(1, first=10))
+            secure.set_password(PASSWORD)
+        await log.close()
+        await right.close()
+
+    monkeypatch.setattr(appender, "GIVE_UP_AFTER", 3.0)
+    for module in (reader, topics):
+        monkeypatch.setattr(module, "ANSWER_WITHIN", 2.0)
+    run(scenario())

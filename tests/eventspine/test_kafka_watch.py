@@ -1,0 +1,85 @@
+"""A member that was forgotten joins its group anew; one that has nothing to read does not."""
+
+import asyncio
+import logging
+
+import pytest
+from confluent_kafka import TopicPartition
+
+from eventspine.kafka_log import KafkaLog, KafkaSubscription, watch
+from shop.kit.local.kafka import LocalKafka
+from tests.eventspine.log_contract import from_offsets, numbered, poll_until
+from tests.eventspine.test_kafka_log import log_on, new_name, run
+
+pytestmark = pytest.mark.kafka
+
+ANEW = "joins anew"
+
+
+@pytest.fixture(autouse=True)
+def _looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "LOOK_EVERY", 0.7)
+
+
+async def reading(log: KafkaLog, topic: str) -> KafkaSubscription:
+    """All of the topic is read, and the member waits for more."""
+    await log.create_topic(topic, partitions=3)
+    await log.append(topic, numbered(20))
+    subscription = log.subscribe(new_name(), [topic], from_offsets({}))
+    await poll_until(subscription, 20)
+    return subscription
+
+
+def test_partitions_that_are_ours_and_were_taken_out_without_a_word_are_read_again(
+    kafka: LocalKafka, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        log, topic = log_on(kafka), new_name()
+        subscription = await reading(log, topic)
+        assert subscription._consumer
+        lost = [TopicPartition(*at) for at in subscription._reading]
+        subscription._consumer.incremental_unassign(lost)
+        subscription._reading.clear()
+        await log.append(topic, numbered(20))
+        assert len(await poll_until(subscription, 40)) == 40
+        assert ANEW in caplog.text and "was never given to us" in caplog.text
+        await log.close()
+
+    run(scenario())
+
+
+def test_partitions_of_which_nothing_is_sent_are_read_again(
+    kafka: LocalKafka, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        log, topic = log_on(kafka), new_name()
+        subscription = await reading(log, topic)
+        assert subscription._consumer
+        subscription._consumer.pause([TopicPartition(*at) for at in subscription._reading])
+        await log.append(topic, numbered(20))
+        assert len(await poll_until(subscription, 40)) == 40
+        assert ANEW in caplog.text and "nothing is sent of" in caplog.text
+        await log.close()
+
+    run(scenario())
+
+
+def test_a_member_that_has_nothing_to_read_stays_where_it_is(
+    kafka: LocalKafka, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def scenario() -> None:
+        log, topic = log_on(kafka), new_name()
+        first = await reading(log, topic)
+        # More members than partitions: some have none, and that is right.
+        group = first._config["group.id"]
+        others = [log.subscribe(str(group), [topic], from_offsets({})) for _ in range(4)]
+        members = [member.memberid() for member in [first._consumer] if member]
+        async with asyncio.timeout(30):
+            await asyncio.gather(*(each.poll(100, 5.0) for each in (first, *others)))
+        assert ANEW not in caplog.text
+        assert first._consumer and [first._consumer.memberid()] == members
+        await log.close()
+
+    run(scenario())

@@ -1,0 +1,183 @@
+"""Clients that go shopping in a storm: half of what they ask carries an idempotency key.
+
+A request with a key is sent again until its client knows what became of it; now and then it is sent
+twice at once, again much later, or its key with another request. Everything that was sent and told
+is written down, each time; `outcomes` says what it comes to.
+"""
+
+import http.client
+import random
+import statistics
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from tests.e2e.load import TIMEOUT, Action, Client, Load, Outcome, Request, Sent
+
+THINKING = 0.04
+"""Seconds between an answer and the next request, on average: what is looked for is what meets
+what, not how much a machine can do."""
+
+WINDOW = 2.0
+"""Seconds over which a rate is taken, before the storm and after."""
+
+_RETRY_PAUSE = 0.1  # seconds
+
+PASSING = ("unknown-outcome", "temporarily-unavailable", "unknown-customer")
+"""Answers that bind no key: the same request may be answered otherwise."""
+
+
+class Crowd(Load):
+    """All clients of one round. `orders_ports` are the order service's APIs."""
+
+    def __init__(
+        self, users_port: int, orders_ports: Sequence[int], *, name: str, clients: int, seed: int
+    ) -> None:
+        super().__init__(
+            users_port, orders_ports[0],
+            name=name, clients=clients, seed=seed, kind=partial(Shopper, orders_ports=orders_ports),
+        )  # fmt: skip
+
+    def latest_rate(self) -> float:
+        """Requests done a second, in the window that ends now."""
+        now = time.monotonic()
+        return self._done(now - WINDOW, now) / WINDOW
+
+    def usual_rate(self, seconds: float) -> float:
+        """The median of the windows of the coming seconds."""
+        begin = time.monotonic()
+        self.wait(seconds)
+        starts = [begin + n * WINDOW for n in range(int(seconds / WINDOW))]
+        return statistics.median(self._done(start, start + WINDOW) / WINDOW for start in starts)
+
+    def _done(self, since: float, until: float) -> int:
+        return sum(
+            sent.outcome is Outcome.DONE and since <= sent.answered_at < until
+            for sent in list(self.sent)
+        )
+
+    def counts(self, since: int) -> Mapping[Outcome, int]:
+        told: dict[Outcome, int] = dict.fromkeys(Outcome, 0)
+        for sent in self.sent[since:]:
+            told[sent.outcome] += 1
+        return told
+
+
+@dataclass
+class Shopper(Client):
+    orders_ports: Sequence[int] = ()
+    settled: list[tuple[Request, str]] = field(default_factory=list)
+    """Requests whose keys are bound, to be sent again."""
+
+    def run(self) -> None:
+        # Each begins at one of the APIs, so that all of them have work.
+        self.orders_port = random.Random(self.name).choice(self.orders_ports)
+        self._keys = 0
+        super().run()
+
+    def _send(
+        self,
+        action: Action,
+        connection: http.client.HTTPConnection,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None,
+        **about: Any,
+    ) -> Sent:
+        self.load.wait(self._chance.uniform(0, 2 * THINKING))
+        request = Request(action, connection, method, path, body, about)
+        # All draws at once, so that what happens to one request changes no other's.
+        with_key, twice, later, reused = (self._chance.random() for _ in range(4))
+        if self.settled and later < 0.05:
+            self._ask(*self.settled.pop(self._chance.randrange(len(self.settled))))
+        if with_key < 0.5:
+            return self._ask(request)
+        self._keys += 1
+        key = f"{self.name}-{self._keys}"
+        sent = self._until_known(request, key, twice=twice < 0.1)
+        if is_bound(sent):
+            self.settled.append((request, key))
+            if sent.outcome is Outcome.DONE and request.body and reused < 0.03:
+                self._reuse(request, key)
+        return sent
+
+    def _until_known(self, request: Request, key: str, *, twice: bool) -> Sent:
+        if twice:
+            twin = threading.Thread(target=self._ask_elsewhere, args=(request, key))
+            twin.start()
+            sent = self._ask(request, key)
+            twin.join()
+        else:
+            sent = self._ask(request, key)
+        while not is_known(sent) and not self.load.wait(_RETRY_PAUSE):
+            sent = self._ask_elsewhere(request, key)
+        if not is_known(sent):
+            sent = self._ask(request, key)  # the last time: the storm is over
+        return sent
+
+    def _ask_elsewhere(self, request: Request, key: str) -> Sent:
+        """By a connection of its own, and to any of the service's APIs."""
+        to_users = request.connection is self._users
+        port = self.users_port if to_users else self._chance.choice(self.orders_ports)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
+        try:
+            return self._ask(request._replace(connection=connection), key)
+        finally:
+            connection.close()
+
+    def _reuse(self, request: Request, key: str) -> None:
+        name = "name" if "name" in (request.body or {}) else "product"
+        body = {**(request.body or {}), name: f"{key} for something else"}
+        self._ask(request._replace(action="reuse_key", body=body), key)
+
+
+def is_known(sent: Sent) -> bool:
+    """A 503 says "not done", or "unknown", and either is worth another try."""
+    return sent.outcome is not Outcome.UNKNOWN and sent.status != 503
+
+
+def is_bound(sent: Sent) -> bool:
+    """Whether this answer is the key's for ever."""
+    slug = sent.answer.get("type", "").rpartition(":")[2]
+    return sent.status is not None and sent.status != 500 and slug not in PASSING
+
+
+def outcomes(sent: Sequence[Sent]) -> list[Sent]:
+    """What each request came to: all that was sent with one key is one request."""
+    by_key: dict[str, list[Sent]] = defaultdict(list)
+    found: list[Sent] = []
+    for one in sent:
+        if one.action == "reuse_key":
+            continue
+        if one.key is None:
+            found.append(one)
+        else:
+            by_key[one.key].append(one)
+    return found + [_outcome(ones) for ones in by_key.values()]
+
+
+def _outcome(ones: Sequence[Sent]) -> Sent:
+    bound = [one for one in ones if is_bound(one)]
+    # A refusal that passes says nothing of a try whose answer never came: it may be done later.
+    unknown = [one for one in ones if one.outcome is Outcome.UNKNOWN]
+    return (bound or unknown or list(ones))[-1]
+
+
+def broken_keys(sent: Sequence[Sent]) -> Iterator[str]:
+    """One key, one outcome, to the byte; and for another request none."""
+    first: dict[str, Sent] = {}
+    for one in sent:
+        if one.key is None:
+            continue
+        if one.action == "reuse_key":
+            slug = one.answer.get("type", "").rpartition(":")[2]
+            if is_known(one) and slug != "idempotency-key-reused":
+                yield f"a key was used for two requests: {one}"
+        elif is_bound(one):
+            before = first.setdefault(one.key, one)
+            if before.raw != one.raw:
+                yield f"key {one.key} was answered {before.raw!r}, and then {one.raw!r}"

@@ -1,0 +1,222 @@
+"""Moments inside the shop where a storm strikes: between two steps, where it matters most.
+
+A point is armed by a file in a directory, whose content says what is to happen. The first process
+that passes there claims it by renaming the file, so it strikes once, and the storm can see that it
+has. A point that is not armed costs one failing system call.
+"""
+
+import asyncio
+import os
+import signal
+import subprocess
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
+
+from psycopg.rows import TupleRow
+
+from eventspine.consumer import Consumer
+from eventspine.database import Connection
+from eventspine.event import Event
+from eventspine.handlers import Handlers
+from eventspine.log import Record, Subscription
+from eventspine.outbox import Transaction
+from eventspine.relay import Relay
+
+POINTS: Mapping[str, str] = MappingProxyType(
+    {
+        # The command's work is done, and neither the outbox is written nor its lock held.
+        "committing": "api",
+        # The database has committed, and nobody has been answered.
+        "committed": "api",
+        # Rows of the outbox are read, and not appended: thawed, it repeats a stretch late.
+        "relay-read": "worker",
+        # The append is on its way: strikes some milliseconds after it began.
+        "appending": "worker",
+        # The log has confirmed, and the position is not saved.
+        "appended": "worker",
+        # The position is saved.
+        "saved": "worker",
+        # Records are read, and no transaction has begun: thawed late, a member that is none any more.
+        "read": "worker",
+        # The effects are there, in a transaction that has not committed.
+        "effects": "worker",
+        # Effects and cursor are committed, and the member has not heard of it.
+        "applied": "worker",
+    }
+)
+"""Each point, and the kind of process that passes there."""
+
+_IN_MID_APPEND = 0.003  # seconds
+_FIRED = ".fired."
+
+
+class Fired(NamedTuple):
+    """A process that a point struck, and what was done to it."""
+
+    pid: int
+    kind: str
+    service: str
+    action: str
+
+
+def arm(directory: Path, point: str, action: str, service: str | None = None) -> None:
+    """`action` is `kill`, `freeze SECONDS` (all of the process) or `pause SECONDS` (what passes).
+
+    Strikes whoever passes first, of all processes or of one service's.
+    """
+    assert point in POINTS, point
+    assert action.split(" ", maxsplit=1)[0] in {"kill", "freeze", "pause"}, action
+    name = _name(point, service)
+    new = directory / f".{name}.new"
+    new.write_text(action)
+    new.rename(directory / name)
+
+
+def disarm(directory: Path) -> None:
+    """Forget what has not struck, and what has."""
+    for path in directory.iterdir():
+        path.unlink(missing_ok=True)
+
+
+def fired(directory: Path, point: str, service: str | None = None) -> list[Fired]:
+    """Whom this point has struck since the directory was disarmed."""
+    struck = []
+    for path in directory.glob(f"{_name(point, service)}{_FIRED}*"):
+        kind, of, pid = path.name.rpartition(_FIRED)[2].split("-")
+        struck.append(Fired(int(pid), kind, of, path.read_text()))
+    return struck
+
+
+def _name(point: str, service: str | None) -> str:
+    return f"{service}.{point}" if service else point
+
+
+class _Failpoints:
+    def __init__(self, directory: Path, kind: str, service: str) -> None:
+        self._directory = directory
+        self._kind = kind
+        self._service = service
+
+    async def passes(self, point: str) -> None:
+        for name in (_name(point, self._service), point):
+            if action := self._claim(name):
+                await _strike(action)
+
+    def _claim(self, name: str) -> str | None:
+        claimed = self._directory / f"{name}{_FIRED}{self._kind}-{self._service}-{os.getpid()}"
+        try:
+            (self._directory / name).rename(claimed)
+        except FileNotFoundError:
+            return None
+        return claimed.read_text()
+
+
+async def _strike(action: str) -> None:
+    deed, _, seconds = action.partition(" ")
+    if deed == "pause":
+        await asyncio.sleep(float(seconds))
+    elif deed == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    else:
+        # Somebody else must wake us, who does not end with us.
+        thaw = f"sleep {float(seconds)}; kill -CONT {os.getpid()}"
+        subprocess.Popen(["sh", "-c", thaw], start_new_session=True)
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+
+_installed: _Failpoints | None = None
+
+
+_moved: set[str] = set()
+
+
+def move(point: str) -> None:
+    """For a mutation that moves the step which a point is named for, and passes there by itself."""
+    _moved.add(point)
+
+
+async def passes(point: str) -> None:
+    """Be struck here, if the point is armed."""
+    if _installed is not None:
+        await _installed.passes(point)
+
+
+def install(directory: Path, kind: str, service: str) -> None:
+    """Put the points of this kind of process in place."""
+    global _installed  # noqa: PLW0603 - one a process
+    _installed = _Failpoints(directory, kind, service)
+    if kind == "api":
+        _in_api()
+    elif kind == "worker":
+        _in_relay()
+        _in_consumer()
+
+
+def _in_api() -> None:
+    commit = Transaction._commit
+
+    async def _commit(tx: Transaction) -> None:
+        if not tx._events:  # all refused: nothing is at stake
+            await commit(tx)
+            return
+        if "committing" not in _moved:
+            await passes("committing")
+        await commit(tx)
+        if "committed" not in _moved:
+            await passes("committed")
+
+    _replace(Transaction, _commit)
+
+
+def _in_relay() -> None:
+    append, relay = Relay._append, Relay._relay
+
+    async def _append(self: Relay, rows: Sequence[TupleRow]) -> None:
+        await passes("relay-read")
+        appending = asyncio.create_task(append(self, rows))
+        await asyncio.wait([appending], timeout=_IN_MID_APPEND)
+        if not appending.done():
+            await passes("appending")
+        await appending
+        await passes("appended")
+
+    async def _relay(
+        self: Relay, connection: Connection, epoch: int, rows: Sequence[TupleRow]
+    ) -> list[TupleRow]:
+        following = await relay(self, connection, epoch, rows)
+        if rows:
+            await passes("saved")
+        return following
+
+    _replace(Relay, _append)
+    _replace(Relay, _relay)
+
+
+def _in_consumer() -> None:
+    apply_read, handle, commit = Consumer._apply_read, Handlers.apply, Transaction._commit
+
+    async def _apply_read(
+        self: Consumer, subscription: Subscription, records: Sequence[Record]
+    ) -> None:
+        await passes("read")
+        await apply_read(self, subscription, records)
+
+    async def apply(self: Handlers, tx: Transaction, events: Sequence[Event]) -> None:
+        await handle(self, tx, events)
+        if events:
+            await passes("effects")
+
+    async def _commit(tx: Transaction) -> None:
+        await commit(tx)
+        if not tx._durable:  # a consumer's
+            await passes("applied")
+
+    _replace(Consumer, _apply_read)
+    _replace(Handlers, apply)
+    _replace(Transaction, _commit)
+
+
+def _replace(of: type, function: Callable[..., Awaitable[object]]) -> None:
+    setattr(of, function.__name__, function)

@@ -1,0 +1,356 @@
+"""The shop as a storm meets it: three servers, each behind a proxy, and processes that are supervised.
+
+Users and orders have a PostgreSQL server each, and the log is Kafka or a third one. Whatever dies is
+started again by the same supervisor that `shop up` has, in a thread of its own, since the children
+end with the thread that started them.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Protocol, Self
+from urllib.parse import urlsplit
+
+import psutil
+import psycopg
+from psycopg.rows import TupleRow
+
+from eventspine.log import EventLog
+from shop.kit.event_log import open_event_log
+from shop.kit.local.broker import Broker
+from shop.kit.local.postgres import LocalPostgres
+from shop.kit.local.process import Process
+from shop.kit.local.supervisor import Server, StartFailed, Supervisor
+from shop.kit.settings import Settings
+from tests.e2e.checker import Sources
+from tests.e2e.shop import environment, free_ports, until
+from tests.storm import disk, launch
+from tests.storm.proxy import Proxy
+
+LogKind = Literal["kafka", "postgres"]
+
+SERVICES = ("users", "orders")
+SERVERS = ("users-db", "orders-db", "log")
+APIS = ("users-api", "orders-api-1", "orders-api-2")
+WORKERS = (
+    "users-worker-1",
+    "users-worker-2",
+    "orders-worker-1",
+    "orders-worker-2",
+    "orders-worker-3",
+)
+PROCESSES = (*APIS, *WORKERS)
+
+_ROOT = Path(__file__).parents[2]
+_DISK = 512  # megabytes: a new server, its write-ahead log, and an hour of clients
+
+_POSTGRES = {
+    "shared_buffers": "64MB",
+    # Or an hour's write-ahead log would be kept on the small disk.
+    "max_wal_size": "64MB",
+    "min_wal_size": "32MB",
+    # Or a full disk would go unnoticed until the old segments are used up.
+    "wal_recycle": "off",
+}
+
+# What no event may do to the copies, as a fault of ours would have it: so an event that is right
+# can't be applied until the fault is mended.
+UNFIT = "unfit"
+_REFUSE_UNFIT = {
+    "users": f"ALTER TABLE orders ADD CONSTRAINT fit CHECK (product NOT LIKE '{UNFIT}%') NOT VALID",
+    "orders": f"ALTER TABLE customers ADD CONSTRAINT fit CHECK (name NOT LIKE '{UNFIT}%') NOT VALID",
+}
+_TAKE_UNFIT = {
+    "users": "ALTER TABLE orders DROP CONSTRAINT fit",
+    "orders": "ALTER TABLE customers DROP CONSTRAINT fit",
+}
+
+
+class Supervised(Server, Protocol):
+    @property
+    def pid(self) -> int | None: ...
+
+
+@dataclass(frozen=True)
+class Options:
+    log: LogKind = "kafka"
+    mutation: str = ""
+    """One of `tests.storm.mutations`, or none."""
+    full_disks: bool = True
+    """Put each server's data on a small file system of its own, where that can be had."""
+
+
+class Stage:
+    def __init__(self, directory: Path, options: Options) -> None:
+        self.directory = directory
+        self.options = options
+        self.said: list[str] = []
+        """What the supervisor had to tell."""
+        self.disks: dict[str, disk.SmallDisk] = {}
+        self.proxies: dict[str, Proxy] = {}
+        self.servers: dict[str, Supervised] = {}
+        self.processes: dict[str, Process] = {}
+        self.settings: dict[str, str] = {}
+        self.users_port, *self.orders_ports = free_ports(3)
+        self._stopping = threading.Event()
+        self._began = threading.Event()
+        self._failed: BaseException | None = None
+        self._thread = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
+
+    # Its life
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self._began.wait()
+        if self._failed:
+            self.__exit__(None, None, None)
+            raise self._failed
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for name in (*self.servers, *self.processes):
+            self.thaw(name)
+        for proxy in self.proxies.values():
+            proxy.heal()
+        for small in self.disks.values():
+            small.free()
+        self._stopping.set()
+        self._thread.join(60)
+        for proxy in self.proxies.values():
+            proxy.close()
+        with suppress(FileNotFoundError):
+            # The others log elsewhere; this one's goes with its disk.
+            shutil.copy(self._data("log") / "kafka.log", self.directory / "logs")
+        for small in self.disks.values():
+            small.close()
+
+    def _supervise(self) -> None:
+        supervisor = Supervisor(say=self._say, pause=self._pause)
+        try:
+            self._start(supervisor)
+            self._began.set()
+            supervisor.watch()
+        except _Stopped:
+            pass
+        except BaseException as error:
+            self._failed = error
+        finally:
+            self._began.set()
+            supervisor.stop(10)
+
+    def _pause(self, seconds: float) -> None:
+        if self._stopping.wait(seconds):
+            raise _Stopped
+
+    def _say(self, line: str) -> None:
+        self.said.append(f"{time.strftime('%H:%M:%S')} {line}")
+
+    def _start(self, supervisor: Supervisor) -> None:
+        for name in SERVERS:
+            self._add_server(name)
+        supervisor.start(*self.servers.values(), timeout=120)
+        databases = dict.fromkeys(SERVICES, "")
+        for service in SERVICES:
+            databases[service] = self._have_database(f"{service}-db", service)
+            self.settings[f"SHOP_{service.upper()}__DATABASE_URL"] = self._by_proxy(service)
+        self.settings |= {
+            **self._log_settings(),
+            # Not the one of a shop that a person may be running here.
+            "SHOP_DATA_DIR": str(self.directory / "none"),
+        }
+        # Past the proxies, so that what looks on is not struck.
+        self.sources = Sources(databases["users"], databases["orders"], self.open_log)
+        migrated = self.run("migrate")
+        if migrated.returncode:
+            raise StartFailed(f"the databases could not be migrated: {migrated.stderr}")
+        for service in SERVICES:
+            self.execute(service, launch.LEDGER_SQL)
+        self.refuse_unfit()
+        self.processes = {name: self._process(name) for name in PROCESSES}
+        supervisor.start(*self.processes.values(), timeout=120)
+
+    def _add_server(self, name: str) -> None:
+        if self.options.full_disks and disk.possible() is None:
+            self.disks[name] = disk.SmallDisk(self.directory / name, _DISK)
+        data = self._data(name)
+        if name == "log" and self.options.log == "kafka":
+            broker = Broker(data)
+            host, port = broker.bootstrap_servers.split(":")
+            self.proxies[name] = Proxy((host, int(port)))
+            broker.advertise(f"127.0.0.1:{self.proxies[name].port}")
+            self.servers[name] = broker
+        else:
+            log = self.directory / "logs" / f"{name}.log"
+            server = LocalPostgres(data, settings=_POSTGRES, log=log, say=self._say)
+            server.name = name
+            self.proxies[name] = Proxy(str(server.socket_dir / ".s.PGSQL.5432"))
+            self.servers[name] = server
+
+    def _data(self, name: str) -> Path:
+        # A step down from where a disk is mounted: PostgreSQL wants a directory that is its own.
+        return self.directory / name / "data"
+
+    def _have_database(self, name: str, database: str) -> str:
+        server = self.servers[name]
+        assert isinstance(server, LocalPostgres)
+        server.ensure_databases([database])
+        return server.dsn(database)
+
+    def _by_proxy(self, database: str) -> str:
+        name = "log" if database == "log" else f"{database}-db"
+        return f"postgresql://{database}@127.0.0.1:{self.proxies[name].port}/{database}"
+
+    def _log_settings(self) -> Mapping[str, str]:
+        if self.options.log == "kafka":
+            servers = f"127.0.0.1:{self.proxies['log'].port}"
+            return {"SHOP_EVENT_LOG": "kafka", "SHOP_KAFKA__BOOTSTRAP_SERVERS": servers}
+        self._log_url = self._have_database("log", "log")
+        return {"SHOP_EVENT_LOG": "postgres", "SHOP_EVENT_LOG_URL": self._by_proxy("log")}
+
+    # Processes
+
+    def armed(self, name: str) -> Path:
+        """Where failpoints are armed for all processes of this one's kind, `orders-worker` say."""
+        kind = "-".join(name.split("-")[:2])
+        return self.directory / "armed" / kind
+
+    def _process(self, name: str) -> Process:
+        service, part = name.split("-")[:2]
+        self.armed(name).mkdir(parents=True, exist_ok=True)
+        own = {"STORM_ARMED": str(self.armed(name)), "STORM_LEDGER": "1"}
+        if part == "api":
+            ports = [self.users_port] if service == "users" else self.orders_ports
+            number = int(name.rpartition("-")[2]) - 1 if len(ports) > 1 else 0
+            own[f"SHOP_{service.upper()}__PORT"] = str(ports[number])
+        return Process(
+            name,
+            _command(part, service),
+            log=self.directory / "logs" / f"{name}.log",
+            env=self._environment(**own),
+        )
+
+    def _environment(self, **own: str) -> dict[str, str]:
+        mutation = {"STORM_MUTATION": self.options.mutation} if self.options.mutation else {}
+        path = os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")])
+        others = {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "MALLOC_ARENA_MAX": "2"}
+        return environment(**self.settings) | others | mutation | own
+
+    def another_worker(self, service: str, number: int) -> Process:
+        """One more, which nobody supervises."""
+        return self._process(f"{service}-worker-{number}")
+
+    def run(self, *words: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+        """A command of the shop's beside everything, as a person would run it, and as it is."""
+        return subprocess.run(
+            _command(*words), env=self._environment(STORM_LEDGER="1"),
+            capture_output=True, text=True, timeout=timeout, check=False,
+        )  # fmt: skip
+
+    def living(self, name: str, timeout: float = 120) -> int:
+        """The process id, once it is there again: the last fault may have been its own.
+
+        A server has to be ready. A process need not: just born is as good a moment as any.
+        """
+
+        def found() -> int | None:
+            part: Supervised = self.servers.get(name) or self.processes[name]
+            in_order = name in self.processes or part.ready()
+            return part.pid if in_order and part.ended() is None else None
+
+        return until(found, f"{name} runs", timeout) or 0
+
+    def kill(self, name: str) -> None:
+        self._signal(self.living(name), signal.SIGKILL, alone=True)
+
+    def end(self, name: str) -> None:
+        """Ask it to stop; it is started again."""
+        self._signal(self.living(name), signal.SIGTERM, alone=True)
+
+    def freeze(self, name: str) -> None:
+        """With all its children: a server stands still as a whole."""
+        self._signal(self.living(name), signal.SIGSTOP)
+
+    def thaw(self, name: str) -> None:
+        part: Supervised | None = self.servers.get(name) or self.processes.get(name)
+        if part and part.pid and part.ended() is None:
+            self._signal(part.pid, signal.SIGCONT)
+
+    def _signal(self, pid: int, number: signal.Signals, *, alone: bool = False) -> None:
+        with suppress(psutil.NoSuchProcess):
+            top = psutil.Process(pid)
+            for process in [top] if alone else [top, *top.children(recursive=True)]:
+                with suppress(psutil.NoSuchProcess):
+                    process.send_signal(number)
+
+    # What is there
+
+    def open_log(self) -> EventLog:
+        settings = (
+            Settings(event_log="kafka", kafka={"bootstrap_servers": self._bootstrap})
+            if self.options.log == "kafka"
+            else Settings(event_log="postgres", event_log_url=self._log_url)
+        )
+        return open_event_log(settings)
+
+    @property
+    def _bootstrap(self) -> str:
+        broker = self.servers["log"]
+        assert isinstance(broker, Broker)
+        return broker.bootstrap_servers
+
+    def url(self, database: str) -> str:
+        """Past the proxy."""
+        return {"users": self.sources.users, "orders": self.sources.orders}.get(
+            database, getattr(self, "_log_url", "")
+        )
+
+    def rows(self, database: str, sql: str, *params: object) -> list[TupleRow]:
+        """As the superuser. Asked again until the server answers."""
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                return self.once(database, sql, *params)
+            except psycopg.OperationalError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+
+    def once(self, database: str, sql: str, *params: object) -> list[TupleRow]:
+        url = urlsplit(self.url(database))._replace(netloc="postgres@").geturl()
+        with psycopg.connect(url, autocommit=True, connect_timeout=5) as connection:
+            return connection.execute(sql.encode(), params or None).fetchall()
+
+    def execute(self, database: str, sql: str) -> None:
+        """As the database's own role, which then owns what is made."""
+        with psycopg.connect(self.url(database), autocommit=True, connect_timeout=5) as connection:
+            connection.execute(sql.encode())
+
+    def refuse_unfit(self) -> None:
+        for service in SERVICES:
+            self.execute(service, _REFUSE_UNFIT[service])
+
+    def take_unfit(self) -> None:
+        for service in SERVICES:
+            self.execute(service, _TAKE_UNFIT[service])
+
+
+class _Stopped(Exception):
+    """Raised only by a pause, so never halfway through."""
+
+
+def _command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "tests.storm.launch", *words]

@@ -1,0 +1,285 @@
+"""Each mutation takes away what it says, and fails where the shop does not read as it did."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from inspect import signature
+from typing import Any
+
+import psycopg
+import pytest
+
+from eventspine import consumer, migrations, outbox, reading
+from eventspine.consumer import Consumer, Moved
+from eventspine.database import Database
+from eventspine.errors import Unavailable
+from eventspine.kafka_log import KafkaLog
+from eventspine.kafka_log.appender import Appender
+from eventspine.log import EventLog, Message
+from eventspine.outbox import Transaction, transaction
+from eventspine.postgres_log import PostgresLog
+from eventspine.reading import Cursor
+from tests.eventspine import notes
+from tests.eventspine.conftest import opened, run
+from tests.eventspine.memory_log import MemoryLog
+from tests.storm import failpoints, faults, launch, mutations
+from tests.storm.mutations import ChangedShape, replace_text, rewrite
+
+PATCHED: Sequence[tuple[Any, str]] = (
+    (migrations, "PUBLISH_EVENTS"),
+    (Transaction, "_commit"),
+    (reading, "read"),
+    (consumer, "read"),
+    (consumer, "_MOVE"),
+    (Appender, "append"),
+    (PostgresLog, "append"),
+)
+
+Take = Callable[[str], None]
+
+
+@pytest.fixture
+def take_away(monkeypatch: pytest.MonkeyPatch) -> Take:
+    """Until the test ends."""
+    for holder, name in PATCHED:
+        monkeypatch.setattr(holder, name, getattr(holder, name))
+    monkeypatch.setattr(failpoints, "_moved", set())
+    return lambda name: mutations.load(name).apply()
+
+
+@pytest.fixture
+def with_sequence(users_url: str) -> str:
+    with psycopg.connect(users_url, autocommit=True) as connection:
+        connection.execute(launch.LEDGER_SQL)
+    return users_url
+
+
+def migrate_again(url: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("DROP FUNCTION publish_events")
+        connection.execute(migrations.PUBLISH_EVENTS.encode())
+
+
+@asynccontextmanager
+async def locked(url: str, row: str) -> AsyncIterator[psycopg.AsyncConnection]:
+    """Somebody holds this row, and looks on."""
+    async with await psycopg.AsyncConnection.connect(url) as connection:
+        await connection.execute(f"SELECT * FROM {row} FOR UPDATE".encode())
+        yield connection
+        await connection.rollback()
+
+
+async def waiting(url: str, count: int) -> bool:
+    async with await psycopg.AsyncConnection.connect(url) as connection:
+        found = await connection.execute(
+            "SELECT FROM pg_stat_activity"
+            " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        return found.rowcount == count
+
+
+async def one(looker: psycopg.AsyncConnection, sql: str) -> Any:
+    row = await (await looker.execute(sql.encode())).fetchone()
+    assert row
+    return row[0]
+
+
+@pytest.mark.parametrize(("mutated", "given_out"), [(False, []), (True, [(1,), (2,)])])
+def test_without_the_heads_lock_positions_are_given_out_while_another_holds_it(
+    take_away: Take, with_sequence: str, *, mutated: bool, given_out: list[tuple[int]]
+) -> None:
+    if mutated:
+        take_away("head_lock")
+        migrate_again(with_sequence)
+
+    async def scenario() -> None:
+        async with opened(with_sequence) as users:
+            async with locked(with_sequence, "outbox_head") as looker:
+                committing = [asyncio.create_task(create(users, n)) for n in range(2)]
+                await notes.eventually(lambda: waiting(with_sequence, 2))
+                there = await looker.execute("SELECT position FROM outbox ORDER BY 1")
+                assert await there.fetchall() == given_out
+            await asyncio.gather(*committing)
+            positions = await users.fetch("SELECT position FROM outbox ORDER BY 1")
+            head = await users.fetch("SELECT position FROM outbox_head")
+            assert (positions, head) == ([(1,), (2,)], [(2,)])
+
+    run(scenario())
+
+
+def test_without_the_heads_lock_a_commit_overtakes_another_that_may_never_come(
+    take_away: Take, with_sequence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take_away("head_lock")
+    migrate_again(with_sequence)
+    stopped, fails = asyncio.Event(), asyncio.Event()
+
+    async def the_first_stops(_point: str) -> None:
+        if not stopped.is_set():
+            stopped.set()
+            await fails.wait()
+            raise psycopg.OperationalError("its connection was lost")
+
+    monkeypatch.setattr(outbox, "passes", the_first_stops)
+
+    async def scenario() -> None:
+        async with opened(with_sequence) as users:
+            first = asyncio.create_task(create(users, 0))
+            await stopped.wait()
+            await create(users, 1)
+            assert await users.fetch("SELECT position FROM outbox") == [(2,)]
+            fails.set()
+            with pytest.raises(Unavailable):
+                await first
+            await create(users, 2)
+            positions = await users.fetch("SELECT position FROM outbox ORDER BY 1")
+            assert positions == [(2,), (3,)]
+
+    run(scenario())
+
+
+async def create(users: Database, number: int) -> None:
+    async with transaction(users) as tx:
+        await tx.execute(
+            "INSERT INTO users (email, name) VALUES (%(email)s, 'n')", {"email": f"{number}@x.org"}
+        )
+        tx.publish(notes.event(number, 1))
+
+
+@pytest.mark.parametrize(("mutated", "seen"), [(False, 0), (True, 1)])
+def test_with_the_outbox_in_another_transaction_a_user_is_there_before_its_event(
+    take_away: Take, users_url: str, *, mutated: bool, seen: int
+) -> None:
+    if mutated:
+        take_away("outbox_transaction")
+
+    async def scenario() -> None:
+        async with opened(users_url) as users:
+            async with locked(users_url, "outbox_head") as looker:
+                creating = asyncio.create_task(create(users, 0))
+                await notes.eventually(lambda: waiting(users_url, 1))
+                assert await one(looker, "SELECT count(*) FROM users") == seen
+                assert await one(looker, "SELECT count(*) FROM outbox") == 0
+            await creating
+            assert await users.fetch("SELECT position FROM outbox") == [(1,)]
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(("mutated", "read"), [(False, [1, 2]), (True, [1, 2, 1, 2])])
+def test_without_the_repeat_check_a_repeated_stretch_is_read_again(
+    take_away: Take, *, mutated: bool, read: list[int]
+) -> None:
+    if mutated:
+        take_away("repeat_check")
+    records = [
+        notes.record(offset, position, notes.event(position, 1))
+        for offset, position in enumerate([1, 2, 1, 2])
+    ]
+    at = (records[0].topic, records[0].partition)
+    found = consumer.read(records, {at: Cursor(0, 0)}, notes.handlers())
+    assert [item.position for item in found.items] == read
+
+
+@pytest.mark.parametrize("mutated", [False, True])
+def test_without_the_compare_and_set_two_members_move_the_same_cursor(
+    take_away: Take, orders_url: str, *, mutated: bool
+) -> None:
+    if mutated:
+        take_away("compare_and_set")
+
+    async def scenario() -> None:
+        async with opened(orders_url) as database:
+            members = [Consumer(database, MemoryLog(1), notes.handlers()) for _ in range(2)]
+            at = ("notes", 0)
+            for member in members:
+                member._cursors[at] = Cursor(0, 0)
+            async with transaction(database) as tx:
+                await members[0]._move(tx, at, Cursor(2, 2))
+            try:
+                async with transaction(database) as tx:
+                    await members[1]._move(tx, at, Cursor(1, 1))
+            except Moved:
+                assert not mutated
+            else:
+                assert mutated
+            expected = [(1, 1)] if mutated else [(2, 2)]
+            moved = "SELECT next_offset, last_position FROM cursors"
+            assert await database.fetch(moved) == expected
+
+    run(scenario())
+
+
+@asynccontextmanager
+async def opened_log(url: str) -> AsyncIterator[PostgresLog]:
+    log = PostgresLog(url)
+    await log.create_topic("users")
+    try:
+        yield log
+    finally:
+        await log.close()
+
+
+async def is_told_at_once(log: EventLog) -> bool:
+    """That a message is in the log."""
+    appending = asyncio.create_task(log.append("users", [Message("1", b"{}", {})]))
+    await asyncio.wait([appending], timeout=1.0)
+    told = appending.done() and appending.exception() is None
+    appending.cancel()
+    await asyncio.wait([appending])
+    return told
+
+
+@pytest.mark.parametrize("mutated", [False, True])
+def test_without_the_brokers_confirmation_a_message_to_nobody_is_said_to_be_in_the_log(
+    take_away: Take, *, mutated: bool
+) -> None:
+    if mutated:
+        take_away("broker_ack")
+
+    async def scenario() -> None:
+        log = KafkaLog({"bootstrap.servers": "127.0.0.1:1"})
+        try:
+            assert await is_told_at_once(log) is mutated
+        finally:
+            await log.close()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("mutated", [False, True])
+def test_without_the_logs_confirmation_a_message_is_said_to_be_in_a_table_that_is_locked(
+    take_away: Take, log_url: str, *, mutated: bool
+) -> None:
+    if mutated:
+        take_away("broker_ack")
+
+    async def scenario() -> None:
+        async with opened_log(log_url) as log:
+            async with locked(log_url, "log_heads"):
+                assert await is_told_at_once(log) is mutated
+            if mutated:
+                await notes.eventually(lambda: has_one_record(log))
+
+    run(scenario())
+
+
+async def has_one_record(log: PostgresLog) -> bool:
+    return await log.end_offsets("users") == {0: 1}
+
+
+def test_what_reads_otherwise_is_not_patched() -> None:
+    with pytest.raises(ChangedShape, match=r"eventspine\.reading\.read has this 0 times"):
+        rewrite(reading, "read", "if something.changed:", "if True:")
+    with pytest.raises(ChangedShape, match=r"eventspine\.consumer\._MOVE has this 2 times"):
+        replace_text(consumer, "_MOVE", "next_offset =", "")
+    with pytest.raises(AttributeError):
+        rewrite(reading, "no_such_function", "", "")
+
+
+@pytest.mark.parametrize("name", mutations.NAMES)
+def test_every_mutation_says_what_should_bring_it_to_light(name: str) -> None:
+    mutation = mutations.load(name)
+    assert set(mutation.FAULTS) <= {fault.name for fault in faults.ALL}
+    assert mutation.__doc__
+    assert not signature(mutation.apply).parameters

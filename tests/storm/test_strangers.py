@@ -1,0 +1,143 @@
+"""What strangers plant is what they say, and what a consumer makes of it can be mended."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from eventspine import parking
+from eventspine.event import envelope
+from eventspine.log import Record
+from eventspine.parking import BEHIND, Parked
+from eventspine.postgres_log import PostgresLog
+from shop.services import load
+from tests.conftest import Databases
+from tests.eventspine.conftest import run
+from tests.shop.living import Living, living, shop
+from tests.storm import strangers
+from tests.storm.strangers import Place, Planted
+
+PARTITIONS = 3
+
+
+async def read_to_the_end(system: Living) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            [(published,)] = await system.users.fetch("SELECT position FROM outbox_head")
+            [(relayed,)] = await system.users.fetch("SELECT position FROM relay")
+            ends = await system.log.end_offsets("users")
+            read = dict(await system.orders.fetch("SELECT partition, next_offset FROM cursors"))
+            if relayed == published and read == {at: end for at, end in ends.items() if end}:
+                return
+            await asyncio.sleep(0.01)
+
+
+async def some_users(system: Living) -> None:
+    await system.create(30)
+    await system.update(1, 2, 3)
+    async with asyncio.timeout(20):
+        while not await system.users.fetch("SELECT FROM relay WHERE position = 33"):
+            await asyncio.sleep(0.01)
+    await read_to_the_end(system)
+
+
+async def plant(urls: Databases, how: Callable[..., Planted], **params: int) -> Planted:
+    return await asyncio.to_thread(how, lambda: PostgresLog(urls.log), "users", **params)
+
+
+async def records(system: Living, partition: int) -> list[Record]:
+    return await system.log.read("users", partition, 0, 10_000)
+
+
+async def parked(system: Living) -> list[Parked]:
+    return await parking.find(system.orders, "orders")
+
+
+def places(found: list[Parked]) -> list[Place]:
+    return sorted((each.topic, each.partition, each.offset) for each in found)
+
+
+def test_a_duplicated_stretch_stands_where_its_keys_do_and_nobody_applies_it(
+    databases: Databases,
+) -> None:
+    async def scenario() -> None:
+        async with living(databases) as system:
+            async with system.moving():
+                await some_users(system)
+                before = [await records(system, at) for at in range(PARTITIONS)]
+                planted = await plant(databases, strangers.duplicate, back=6, length=4, which=1)
+                await read_to_the_end(system)
+                after = [await records(system, at) for at in range(PARTITIONS)]
+            assert [len(some) for some in after] == [
+                len(before[0]), len(before[1]) + 4, len(before[2])
+            ]  # fmt: skip
+            said = [(one.key, one.value, one.headers) for one in after[1]]
+            assert said[-4:] == said[-10:-6]
+            assert planted.places == []
+            assert set(planted.keys) == {key for key, _, _ in said[-4:]}
+            assert await parked(system) == []
+            assert not [one for some in after for one in some if strangers.is_planted(one)]
+
+    on_partitions(databases, scenario)
+
+
+def test_every_kind_of_poison_is_parked_and_holds_nothing(databases: Databases) -> None:
+    async def scenario() -> None:
+        async with living(databases) as system:
+            async with system.moving():
+                await some_users(system)
+                planted = [
+                    place
+                    for which in range(10)
+                    for place in (await plant(databases, strangers.poison, which=which)).places
+                ]
+                await system.update(1, 2, 3)
+                await read_to_the_end(system)
+            found = await parked(system)
+            assert places(found) == sorted(planted)
+            assert len(planted) == 10
+            assert {(each.cause, each.holds_key) for each in found} == {("not an event", False)}
+            for topic, partition, offset in planted:
+                [record] = await system.log.read(topic, partition, offset, 1)
+                assert strangers.is_planted(record)
+            assert await parking.discard(system.orders, "orders", found) == 10
+
+    on_partitions(databases, scenario)
+    assert shop(databases, "audit").exit_code == 0
+
+
+def test_a_forged_event_holds_its_key_and_passes_over_nothing(databases: Databases) -> None:
+    async def scenario() -> None:
+        async with living(databases) as system:
+            async with system.moving():
+                await some_users(system)
+                planted = await plant(databases, strangers.forge, which=0)
+                [key] = planted.keys
+                await system.update(*range(1, 31))
+                await read_to_the_end(system)
+            forged, behind = await parked(system)
+            assert places([forged]) == planted.places
+            assert (forged.cause, behind.cause) == ("not an event", BEHIND)
+            assert forged.key == behind.key == key
+            assert envelope_is_known(forged)
+            await parking.discard(system.orders, "orders", [forged])
+            retried = await parking.retry(system.orders, load("orders").handlers, "users", key)
+            assert (retried.applied, retried.left) == (1, 0)
+
+    on_partitions(databases, scenario)
+    assert shop(databases, "audit").exit_code == 0
+
+
+def envelope_is_known(parked: Parked) -> bool:
+    record = Record(
+        parked.topic, parked.partition, parked.offset, parked.key, parked.value, parked.headers
+    )
+    return envelope(record).source == "/users"
+
+
+def on_partitions(urls: Databases, scenario: Callable[[], Awaitable[None]]) -> None:
+    async def all_of_it() -> None:
+        log = PostgresLog(urls.log)
+        await log.create_topic("users", PARTITIONS)
+        await log.close()
+        await scenario()
+
+    run(all_of_it())

@@ -1,0 +1,204 @@
+"""What a storm's checker demands, once the clients have gone home.
+
+It knows what clients sent and were told, what was planted, the log and the databases; and of the
+ledger that each service keeps for it, since handlers leave out a version they have: tables alone do
+not show what was applied twice.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
+from typing import NamedTuple
+
+import psycopg
+
+from eventspine.event import NotAnEvent, envelope
+from eventspine.log import LogUnavailable, Record
+from eventspine.parking import BEHIND
+from tests.e2e.checker import Evidence, faults, gather, until_quiet
+from tests.e2e.load import Sent
+from tests.storm.clients import broken_keys, outcomes
+from tests.storm.faults import Scene
+from tests.storm.planting import READER, Planted
+from tests.storm.stage import SERVICES, Stage
+from tests.storm.strangers import Place, is_planted
+
+Faults = dict[str, list[str]]
+"""By what was demanded, what was found instead."""
+
+_SHOWN = 5
+_QUIET_WITHIN = 60.0
+
+_LEDGER = """
+SELECT position FROM storm_ledger WHERE topic = %s ORDER BY seq
+"""
+
+
+def judge(scene: Scene, sent: Sequence[Sent]) -> Faults:
+    """Empty if everything is as it must be. Planted faults are mended on the way."""
+    stage, planted = scene.stage, scene.planted
+    found: Faults = {}
+
+    def demand(what: str, look: Callable[[], Iterable[str]]) -> None:
+        try:
+            wrong = list(islice(look(), _SHOWN))
+        except (AssertionError, psycopg.Error, LogUnavailable) as error:
+            wrong = [f"{type(error).__name__}: {error}"]
+        if wrong:
+            found[what] = wrong
+
+    demand("everything comes to rest", lambda: _rest(stage))
+    parked = {service: _parked(stage, service) for service in SERVICES}
+    demand("after a retry nothing is parked", lambda: _mended(stage))
+    everything = [*sent, *planted.sent]
+    whole = gather(stage.sources, outcomes(everything))
+    evidence = _without_strangers(whole)
+    demand(
+        "what was planted is parked, and nothing else",
+        lambda: _rightly_parked(parked, _strangers(whole), planted),
+    )
+    planted.discarded |= set(_strangers(whole))
+    demand("all that was promised, and nothing else", lambda: faults(evidence))
+    demand("one key, one outcome", lambda: broken_keys(everything))
+    for service in SERVICES:
+        demand(
+            f"{service} applied each event once, in order",
+            lambda service=service: _applied_once(stage, service, evidence),  # type: ignore[misc]
+        )
+    demand("shop audit says the same", lambda: _audit(stage))
+    if found:
+        _keep(stage, whole, everything)
+    return found
+
+
+def _rest(stage: Stage) -> Iterable[str]:
+    until_quiet(stage.sources, _QUIET_WITHIN)
+    return ()
+
+
+class _Parked(NamedTuple):
+    topic: str
+    partition: int
+    offset: int
+    key: str | None
+    cause: str
+    error: str
+
+
+def _parked(stage: Stage, service: str) -> list[_Parked]:
+    sql = 'SELECT topic, partition, "offset", key, cause, error FROM parked ORDER BY parked_at'
+    return [_Parked(*row) for row in stage.rows(service, sql)]
+
+
+def _rightly_parked(
+    parked: Mapping[str, Sequence[_Parked]],
+    by_strangers: Mapping[Place, Record],
+    planted: Planted,
+) -> Iterable[str]:
+    held = {(topic, record.key) for (topic, _, _), record in by_strangers.items()}
+    for service, rows in parked.items():
+        places = {row[:3] for row in rows}
+        keys = {(row.topic, row.key) for row in rows}
+        for row in rows:
+            key = (row.topic, row.key)
+            behind = row.cause == BEHIND and key in held
+            if not (behind or row[:3] in by_strangers or key in planted.unfit):
+                yield f"{service} has parked {row}"
+        must = {place for place, record in by_strangers.items() if not _is_known(record)}
+        for topic, partition, offset in sorted(must - planted.discarded - places):
+            if READER[topic] == service:
+                yield f"{service} has not parked what is no event at {topic}/{partition}@{offset}"
+        for topic, of in sorted(planted.unfit - planted.mended - keys):
+            if READER[topic] == service:
+                yield f"{service} has not parked key {of} of {topic}, which it can't apply"
+    planted.mended |= planted.unfit
+
+
+def _mended(stage: Stage) -> Iterable[str]:
+    stage.take_unfit()
+    for service in SERVICES:
+        if not _parked(stage, service):
+            continue
+        for words in (("discard", service, "--cause", "not an event"), ("retry", service)):
+            done = stage.run("parked", *words)
+            if done.returncode:
+                yield f"shop parked {' '.join(words)}: {done.stdout}{done.stderr}"
+        for row in _parked(stage, service):
+            yield f"{service} has parked {row}"
+    stage.refuse_unfit()
+
+
+def _is_known(record: Record) -> bool:
+    """Whether it says that it is an event of ours. Then it may be too late, and is a repeat."""
+    try:
+        return envelope(record).source == f"/{record.topic}"
+    except NotAnEvent:
+        return False
+
+
+def _strangers(evidence: Evidence) -> dict[Place, Record]:
+    """The records that no publisher wrote."""
+    return {
+        (record.topic, record.partition, record.offset): record
+        for records in evidence.log.values()
+        for record in records
+        if is_planted(record)
+    }
+
+
+def _without_strangers(evidence: Evidence) -> Evidence:
+    log = {
+        topic: [record for record in records if not is_planted(record)]
+        for topic, records in evidence.log.items()
+    }
+    return replace(evidence, log=log)
+
+
+def _applied_once(stage: Stage, service: str, evidence: Evidence) -> Iterable[str]:
+    """The ledger against the log: each position once, and a key's in the order of the log."""
+    topic = next(topic for topic, reader in READER.items() if reader == service)
+    key_of: dict[int, str] = {}
+    for record in evidence.log[topic]:
+        try:
+            key_of.setdefault(envelope(record).position, record.key or "")
+        except NotAnEvent:
+            continue
+    applied = [position for (position,) in stage.rows(service, _LEDGER, topic)]
+    times = Counter(applied)
+    for position, key in key_of.items():
+        if times[position] != 1:
+            yield f"{service} applied {topic} {position} of key {key} {times[position]} times"
+    for position in times.keys() - key_of.keys():
+        yield f"{service} applied {topic} {position}, which is not in the log"
+    last: dict[str | None, int] = {}
+    for position in applied:
+        of = key_of.get(position)
+        if position < last.get(of, 0):
+            yield f"{service} applied {topic} {position} of key {of} after {last[of]}"
+        last[of] = position
+
+
+def _audit(stage: Stage) -> Iterable[str]:
+    done = stage.run("audit")
+    if done.returncode:
+        yield f"exit status {done.returncode}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
+
+
+def _keep(stage: Stage, evidence: Evidence, sent: Sequence[Sent]) -> None:
+    """All that was judged, as text: the servers' data goes with the storm."""
+    directory = stage.directory / "evidence"
+    directory.mkdir(exist_ok=True)
+    kept: dict[str, Iterable[object]] = {"sent": sent}
+    for topic in SERVICES:
+        kept[f"{topic}.log"] = evidence.log[topic]
+        kept[f"{topic}.outbox"] = evidence.outboxes[topic].rows
+        kept[f"{topic}.applied"] = stage.rows(topic, "SELECT * FROM storm_ledger ORDER BY seq")
+    kept |= {
+        "users": evidence.users,
+        "orders": evidence.orders,
+        "orders.customers": evidence.customers,
+        "users.orders": evidence.orders_copy,
+    }
+    for name, things in kept.items():
+        (directory / name).write_text("".join(f"{thing!r}\n" for thing in things))
