@@ -7,6 +7,7 @@ import pytest
 from confluent_kafka import TopicPartition
 
 from eventspine.kafka_log import KafkaLog, KafkaSubscription, watch
+from eventspine.log import Record
 from shop.kit.local.kafka import LocalKafka
 from tests.eventspine.log_contract import from_offsets, numbered, poll_until
 from tests.eventspine.test_kafka_log import log_on, new_name, run
@@ -59,6 +60,28 @@ def test_partitions_of_which_nothing_is_sent_are_read_again(
         await log.append(topic, numbered(20))
         assert len(await poll_until(subscription, 40)) == 40
         assert ANEW in caplog.text and "nothing is sent of" in caplog.text
+        await log.close()
+
+    run(scenario())
+
+
+def test_one_partition_that_stands_still_is_noticed_though_the_others_go_on(
+    kafka: LocalKafka, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        log, topic = log_on(kafka), new_name()
+        subscription = await reading(log, topic)
+        assert subscription._consumer
+        stuck = next(at for at in subscription._reading)
+        subscription._consumer.pause([TopicPartition(*stuck)])
+        read: list[Record] = []
+        async with asyncio.timeout(30):
+            while not any((one.topic, one.partition) == stuck for one in read):
+                # All the while something comes of each of the others.
+                await log.append(topic, numbered(20))
+                read += await subscription.poll(100, 0.1)
+        assert ANEW in caplog.text
+        assert f"nothing is sent of {stuck[0]}/{stuck[1]} from" in caplog.text
         await log.close()
 
     run(scenario())

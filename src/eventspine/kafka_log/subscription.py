@@ -218,8 +218,11 @@ class KafkaSubscription:
             while messages:
                 self._sort_out(messages)
                 room -= len(messages)
-                go_on = room and self._consumer
-                messages = consumer.consume(min(room, AT_ONCE), 0) if go_on else []
+                if not (room and self._consumer):
+                    break
+                messages = consumer.consume(min(room, AT_ONCE), 0)
+            else:
+                self._watch.ran_empty()
             if self._doubt and not self._ready:
                 self._settle_doubt()
             now = time.monotonic()
@@ -237,7 +240,7 @@ class KafkaSubscription:
         if records:
             self._doubt = ""
             self._reach.back()
-        self._watch.records += len(records)
+        self._watch.came(records)
         with self._lock:
             sound = self._reading - self._seeks.keys()
             self._ready += [one for one in records if (one.topic, one.partition) in sound]

@@ -1,8 +1,8 @@
 """Whether a member of a group has been forgotten.
 
 After a broker was killed, and with it the memory of who is a member and until when, a whole group
-has been seen standing still: no error, no record, and a log that grew. Nothing in the client heals
-that. So a member looks now and then at what it should know anyway, and when the same thing is wrong
+has been seen standing still, and another time a single partition: no error, no record, and a log that
+grew. Nothing in the client heals that. So a member looks now and then at what it should know anyway, and when the same thing is wrong
 at two looks in a row it joins the group anew, which loses nothing: its place is in its database.
 """
 
@@ -19,9 +19,15 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
 from eventspine.kafka_log.client import Settings, quiet
+from eventspine.log import Record
 
-LOOK_EVERY = 10.0
-"""Seconds. Longer than a partition takes to change hands: a heartbeat of each side, 5 s by default."""
+LOOK_EVERY = 6.0
+"""Seconds. Longer than a partition is in nobody's hands: until its next holder's heartbeat, 5 s by
+default."""
+
+_MORE_THAN_ARE_QUEUED = 100_000
+"""Records. The client's queue is one for all partitions, and holds at most 8 MiB: when so many have
+come of others, what it held of this one would have come too."""
 
 _ANSWER_WITHIN = 2.0
 
@@ -40,15 +46,31 @@ class Watch:
         self._looking: Future[set[str]] | None = None
         self._look_at = 0.0
         self._seen: set[str] = set()
-        self.records = 0
-        """How many have come; counted by whoever reads."""
+        # Since the latest look began:
+        self._came: set[Partition] = set()
         self._records = 0
+        self._ran_empty = False
 
     def joined(self) -> None:
         """What was seen before is over."""
         self._look_at = time.monotonic() + LOOK_EVERY
         self._looking = None
         self._seen.clear()
+        self._begin_anew()
+
+    def came(self, records: Sequence[Record]) -> None:
+        """To be told of all that the client hands out."""
+        self._came.update([(record.topic, record.partition) for record in records])
+        self._records += len(records)
+
+    def ran_empty(self) -> None:
+        """To be told when the client had nothing to hand out."""
+        self._ran_empty = True
+
+    def _begin_anew(self) -> None:
+        self._came.clear()
+        self._records = 0
+        self._ran_empty = False
 
     def look(
         self, consumer: Consumer, starts: Mapping[Partition, int], given: AbstractSet[Partition]
@@ -59,10 +81,12 @@ class Watch:
         """
         if self._looking is None:
             if time.monotonic() >= self._look_at:
-                silent, self._records = self.records == self._records, self.records
-                sent = dict(starts) if silent else {}
+                silent = [at for at in starts if self._is_silent(at)]
+                self._begin_anew()
+                # Here, and not in the other thread: a consumer may be closed while that looks.
+                member, places = consumer.memberid() or "", _places(consumer, silent, starts)
                 ours = starts.keys() | given
-                self._looking = _in_background(partial(self._look, consumer, sent, ours))
+                self._looking = _in_background(partial(self._look, member, places, ours))
             return []
         if not self._looking.done():
             return []
@@ -71,34 +95,37 @@ class Watch:
         lasting, self._seen = seen & self._seen, seen
         return sorted(lasting)
 
-    def _look(
-        self, consumer: Consumer, sent: Mapping[Partition, int], ours: AbstractSet[Partition]
-    ) -> set[str]:
-        # What can't be asked now is asked the next time.
-        with suppress(KafkaException, RuntimeError):
-            return {*self._not_as_the_group_says(consumer, ours), *self._not_sent(consumer, sent)}
-        return set()
+    def _is_silent(self, at: Partition) -> bool:
+        """Nothing came of it, though what the client had was all handed out."""
+        drained = self._ran_empty or self._records > _MORE_THAN_ARE_QUEUED
+        return drained and at not in self._came
 
-    def _not_sent(self, consumer: Consumer, starts: Mapping[Partition, int]) -> Iterator[str]:
-        listed = [TopicPartition(*at) for at in starts]
-        if not listed:
+    def _look(
+        self, member: str, places: Mapping[Partition, int], ours: AbstractSet[Partition]
+    ) -> set[str]:
+        wrong: set[str] = set()
+        # What can't be asked now is asked the next time.
+        with suppress(KafkaException):
+            wrong.update(self._not_as_the_group_says(member, ours))
+        with suppress(KafkaException):
+            wrong.update(self._not_sent(places))
+        return wrong
+
+    def _not_sent(self, places: Mapping[Partition, int]) -> Iterator[str]:
+        if not places:
             return
         # Not by the consumer, whose every question waits behind a fetch that waits for records.
         latest: Any = OffsetSpec.latest()  # type: ignore[no-untyped-call]
-        ends = self._ask().list_offsets(
-            dict.fromkeys(listed, latest), request_timeout=_ANSWER_WITHIN
-        )
-        for at in consumer.position(listed):
-            # Below zero: nothing has come since it was begun.
-            place = at.offset if at.offset >= 0 else starts[at.topic, at.partition]
-            if place < ends[at].result().offset:
+        asked = {TopicPartition(*at): latest for at in places}
+        ends = self._ask().list_offsets(asked, request_timeout=_ANSWER_WITHIN)
+        for at, end in ends.items():
+            place = places[at.topic, at.partition]
+            if place < end.result().offset:
                 yield f"nothing is sent of {at.topic}/{at.partition} from {place} on"
 
-    def _not_as_the_group_says(
-        self, consumer: Consumer, ours: AbstractSet[Partition]
-    ) -> Iterator[str]:
+    def _not_as_the_group_says(self, member: str, ours: AbstractSet[Partition]) -> Iterator[str]:
         held = self._held()
-        mine = held.get(consumer.memberid() or "", set())
+        mine = held.get(member, set())
         for topic, partition in sorted(mine - ours):
             yield f"{topic}/{partition} is held for us, and was never given to us"
         for topic, partition in sorted(self._all() - set(ours).union(*held.values())):
@@ -126,6 +153,15 @@ class Watch:
     def _ask(self) -> AdminClient:
         self._admin = self._admin or AdminClient(quiet(self._config, lambda _: None))
         return self._admin
+
+
+def _places(
+    consumer: Consumer, partitions: Sequence[Partition], starts: Mapping[Partition, int]
+) -> dict[Partition, int]:
+    """Where the reading of each has got to: where it was begun, if nothing has come since."""
+    told = consumer.position([TopicPartition(*at) for at in partitions]) if partitions else []
+    offsets = {(each.topic, each.partition): each.offset for each in told}
+    return {at: offsets[at] if offsets[at] >= 0 else starts[at] for at in partitions}
 
 
 def _in_background(look: Callable[[], set[str]]) -> Future[set[str]]:
