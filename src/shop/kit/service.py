@@ -3,15 +3,17 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from fastapi import APIRouter
 from sqlalchemy import MetaData
 
 from eventspine.database import Database
 from eventspine.fold import Fold
 from eventspine.handlers import Handlers
 from shop.kit.settings import Settings
+
+if TYPE_CHECKING:
+    from fastapi import APIRouter
 
 
 class Finishes(Protocol):
@@ -23,7 +25,7 @@ class Finishes(Protocol):
 class Endpoints:
     """A service's routes, and the batchers behind them, which are finished when it stops."""
 
-    router: APIRouter
+    router: "APIRouter"
     batchers: tuple[Finishes, ...]
 
 

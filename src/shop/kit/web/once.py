@@ -6,16 +6,15 @@ the user is erased; from then on a repeat is a `UserErased`.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Annotated, TypeVar
 
 from fastapi import Header
 
 from eventspine.batching import Batcher
-from eventspine.idempotency import Answer, Key, Once, forget
-from eventspine.outbox import Transaction
-from shop.kit.web.problems import Problem, UserErased
-from shop.kit.web.route import Reply, answer_problem
+from eventspine.idempotency import Answer, Key, Once
+from shop.kit.web.problems import Problem
+from shop.kit.web.route import Reply
 
 Command = TypeVar("Command")
 Result = TypeVar("Result")
@@ -48,17 +47,12 @@ async def answer_once(
 
     def answer(result: Result | Exception) -> Answer | None:
         if isinstance(result, Problem):
-            return None if result.may_pass else answer_problem(result)
+            return None if result.may_pass else result.answer()
         return None if isinstance(result, Exception) else reply(result).answer()
 
     once = Once(command, Key(key, _fingerprint(command, caller), answer) if key else None)
     outcome = await batcher.submit(once)
     return outcome if isinstance(outcome, Answer) else reply(outcome)
-
-
-async def forget_users(tx: Transaction, ids: Sequence[int]) -> None:
-    """No stored answer holds the data of these any more."""
-    await forget(tx, [str(id_) for id_ in ids], answer_problem(UserErased()))
 
 
 def _fingerprint(command: object, caller: str | None) -> str:

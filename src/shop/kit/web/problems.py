@@ -21,6 +21,8 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import ErrorDetails, ValidationError, to_json
 
+from eventspine.idempotency import Answer
+
 MEDIA_TYPE = "application/problem+json"
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -56,6 +58,10 @@ class Problem(Exception):
         if self.detail:
             document["detail"] = self.detail
         return to_json({**document, **self.extra})
+
+    def answer(self) -> Answer:
+        headers = [(name.decode(), value.decode()) for name, value in self.headers()]
+        return Answer(self.status, (("content-type", MEDIA_TYPE), *headers), self.body())
 
 
 class MalformedBody(Problem):

@@ -25,7 +25,6 @@ from starlette.types import Receive, Scope, Send
 from eventspine.errors import OutcomeUnknown, Unavailable
 from eventspine.idempotency import Answer, KeyReused
 from shop.kit.web.problems import (
-    MEDIA_TYPE,
     BodyTooLarge,
     IdempotencyKeyReused,
     InternalError,
@@ -288,13 +287,8 @@ def _is_known(scope: Scope, answer: Answer) -> bool:
     return name == "etag" and (b"if-none-match", value.encode()) in scope["headers"]
 
 
-def answer_problem(problem: Problem) -> Answer:
-    headers = [(name.decode(), value.decode()) for name, value in problem.headers()]
-    return Answer(problem.status, (("content-type", MEDIA_TYPE), *headers), problem.body())
-
-
 async def send_problem(send: Send, problem: Problem) -> None:
-    await send_answer(send, answer_problem(problem))
+    await send_answer(send, problem.answer())
 
 
 async def send_answer(send: Send, answer: Answer) -> None:

@@ -8,15 +8,17 @@ from eventspine.database import Database
 from eventspine.idempotency import Answer, Once, once_in_transaction
 from shop.kit.service import Endpoints, Service
 from shop.kit.settings import Settings
-from shop.services.orders import actions, queries
-from shop.services.orders.api import routes
 from shop.services.orders.folds import FOLDS
 from shop.services.orders.handlers import HANDLERS
-from shop.services.orders.schemas import CancelOrder, Order, PlaceOrder
 from shop.services.orders.tables import metadata
 
 
 def endpoints(settings: Settings, database: Database) -> Endpoints:
+    # Only an API needs the web framework; a worker starts sooner without it.
+    from shop.services.orders import actions, queries  # noqa: PLC0415
+    from shop.services.orders.api import routes  # noqa: PLC0415
+    from shop.services.orders.schemas import CancelOrder, Order, PlaceOrder  # noqa: PLC0415
+
     bounds = settings.bounds()
     placing: Batcher[Once[PlaceOrder], Order | Answer] = Batcher(
         once_in_transaction(database, actions.place), **bounds

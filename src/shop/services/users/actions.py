@@ -13,7 +13,7 @@ from psycopg.errors import UniqueViolation
 
 from eventspine.outbox import Transaction
 from shop.contracts.users import UserCreated, UserErased, UserUpdated
-from shop.kit.web.once import forget_users
+from shop.kit.erasure import forget_users
 from shop.kit.web.problems import PreconditionFailed
 from shop.services.users.errors import EmailTaken, UserNotFound
 from shop.services.users.schemas import CreateUser, EraseUser, UpdateUser, User

@@ -8,15 +8,17 @@ from eventspine.database import Database
 from eventspine.idempotency import Answer, Once, once_in_transaction
 from shop.kit.service import Endpoints, Service
 from shop.kit.settings import Settings
-from shop.services.users import actions, queries
-from shop.services.users.api import routes
 from shop.services.users.folds import FOLDS
 from shop.services.users.handlers import HANDLERS
-from shop.services.users.schemas import CreateUser, EraseUser, UpdateUser, User
 from shop.services.users.tables import metadata
 
 
 def endpoints(settings: Settings, database: Database) -> Endpoints:
+    # Only an API needs the web framework; a worker starts sooner without it.
+    from shop.services.users import actions, queries  # noqa: PLC0415
+    from shop.services.users.api import routes  # noqa: PLC0415
+    from shop.services.users.schemas import CreateUser, EraseUser, UpdateUser, User  # noqa: PLC0415
+
     bounds = settings.bounds()
     creating: Batcher[Once[CreateUser], User | Answer] = Batcher(
         once_in_transaction(database, actions.create), **bounds
