@@ -1,7 +1,8 @@
 """Waiting for what is away, without giving up and without filling the log.
 
 The first failure is logged, with what is waited for; the same failure again is not, until it is
-over. Pauses grow from a tenth of a second to five seconds, and vary, so that many processes do
+over; nor one that comes back and is over again and again, as when one partition of many can't be read.
+Pauses grow from a tenth of a second to five seconds, and vary, so that many processes do
 not come back at the same moment (exponential backoff with jitter).
 """
 
@@ -12,6 +13,10 @@ from typing import Any
 
 _FIRST_PAUSE = 0.1  # seconds
 _LONGEST_PAUSE = 5.0
+_FORGOTTEN_AFTER = 60.0
+"""Seconds after which trouble that has not come again is news once more."""
+_LASTING = 5.0
+"""Seconds after which trouble that came back is news, since this time it stays."""
 
 
 class Patience:
@@ -22,17 +27,28 @@ class Patience:
         self._who = who
         self._context = context
         self._failures = 0
-        self._said = ""
+        self._said: dict[str, float] = {}
+        """What has been logged, and when it last happened."""
+        self._since = 0.0
+        """When the present trouble began."""
+        self._silent = True
+        """Whether of the present trouble nothing was logged."""
         self.last_turn = time.monotonic()
         """When it last failed or worked: long ago, for someone who does neither and is stuck."""
 
     async def after(self, error: BaseException) -> None:
         """Pause. Logs the error if it is another kind of trouble than before."""
         self.comes_round()
+        if not self._failures:
+            self._since = time.monotonic()
         self._failures += 1
         kind = f"{type(error).__name__}: {error}"
-        if kind != self._said:
-            self._said = kind
+        now = time.monotonic()
+        self._said = {k: at for k, at in self._said.items() if now - at < _FORGOTTEN_AFTER}
+        news = kind not in self._said or (self._silent and now - self._since > _LASTING)
+        self._said[kind] = now
+        if news:
+            self._silent = False
             self._log.warning(f"{self._who} waits", reason=kind, **self._context)
         pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(self._failures - 1, 10))
         await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
@@ -44,7 +60,7 @@ class Patience:
     def over(self) -> None:
         """It works, or works again."""
         self.comes_round()
-        if self._failures:
+        if not self._silent:
             self._log.info(f"{self._who} goes on", after_failures=self._failures, **self._context)
-            self._failures = 0
-            self._said = ""
+        self._failures = 0
+        self._silent = True

@@ -190,6 +190,8 @@ class PostgresSubscription:
         self._connection: Connection | None = None
         self._next: dict[tuple[str, int], int] = {}
         self._looked_at = 0.0
+        self._failed_at: dict[tuple[str, int], float] = {}
+        """When it could last not be told where one of the partitions starts."""
 
     async def poll(self, max_records: int, timeout: float) -> list[Record]:
         try:
@@ -244,11 +246,14 @@ class PostgresSubscription:
         now = asyncio.get_running_loop().time()
         if now - self._looked_at >= _LOOK_FOR_PARTITIONS_EVERY:
             self._looked_at = now
+            there = []
             for topic in self._topics:
                 heads = await execute(self._connection, _HEADS, {"topic": topic})
-                for partition, _ in await heads.fetchall():
-                    if (topic, partition) not in self._next:
-                        await self._try_hold(self._connection, topic, partition)
+                there += [(topic, partition) for partition, _ in await heads.fetchall()]
+            # One that fails ends the look; at the next it comes last.
+            for at in sorted(there, key=lambda at: (self._failed_at.get(at, 0.0), at)):
+                if at not in self._next:
+                    await self._try_hold(self._connection, *at)
         return self._connection
 
     async def _try_hold(self, connection: Connection, topic: str, partition: int) -> None:
@@ -258,8 +263,10 @@ class PostgresSubscription:
             try:
                 offset = await self._start_at(topic, partition)
             except BaseException:
+                self._failed_at[topic, partition] = asyncio.get_running_loop().time()
                 await execute(connection, _LET_GO, name)
                 raise
+            self._failed_at.pop((topic, partition), None)
             self._next[topic, partition] = offset
 
 

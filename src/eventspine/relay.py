@@ -101,10 +101,7 @@ class Relay:
 
     async def _lead(self) -> None:
         self.leads = False
-        for topic in self._topics:
-            # Have the log open what a first append needs, so that no event has to wait for it:
-            # to Kafka's producer that is half a second.
-            await self._log.append(topic, [])
+        await self._keep_log_open()
         async with AsyncExitStack() as held:
             # A frozen leader is put out of office by the server, which ends its idle session.
             limit = f"{self._frozen_after * 1000:.0f}ms"
@@ -115,6 +112,7 @@ class Relay:
             with translated():
                 while not await _one(connection, _LEAD):
                     self._patience.comes_round()
+                    await self._keep_log_open()
                     await asyncio.sleep(1.0)
                 await connection.execute(f"LISTEN {CHANNEL}")
                 # What is saved here can be done again: not worth waiting for the disk.
@@ -128,10 +126,22 @@ class Relay:
                     self._patience.over()
                     if more is None:
                         # Polling is the truth, the notification a hint that saves waiting.
+                        notified = False
                         async for _ in connection.notifies(timeout=0.5, stop_after=1):
-                            pass
+                            notified = True
+                        if not notified:
+                            await self._keep_log_open()
                         more = await self._after(connection, self.position)
                     stretch = more
+
+    async def _keep_log_open(self) -> None:
+        """Have the log open what an append needs, so that no event has to wait for it.
+
+        To Kafka's producer that is half a second. Open, it has things to tell even while it does
+        nothing, and keeps them until it is asked.
+        """
+        for topic in self._topics:
+            await self._log.append(topic, [])
 
     async def _take_office(self, connection: Connection) -> tuple[int, int]:
         saved, epoch = await _row(connection, _TAKE_OFFICE, {"source": self._source})

@@ -116,9 +116,10 @@ def migrate(
 
 async def _create_topics(settings: Settings, topics: list[str]) -> None:
     log = open_event_log(settings)
+    partitions = settings.kafka_partitions if settings.event_log == "kafka" else None
     try:
         for topic in topics:
-            await log.create_topic(topic)
+            await log.create_topic(topic, partitions)
     finally:
         await log.close()
 

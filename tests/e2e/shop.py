@@ -65,9 +65,12 @@ def _is_free(port: int) -> bool:
 def until(found: Callable[[], Found], what: str, timeout: float = 10) -> Found:
     """What `found` finds as soon as it is true of anything."""
     deadline = time.monotonic() + timeout
+    pause = 0.01
     while not (result := found()):
         assert time.monotonic() < deadline, f"not within {timeout:g} s: {what}"
-        time.sleep(0.01)
+        time.sleep(pause)
+        # What takes long is not to be kept from its work by being asked.
+        pause = min(0.1, pause * 1.3)
     return result
 
 

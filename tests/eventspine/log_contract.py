@@ -405,6 +405,38 @@ class EventLogContract:
         await member.close()
 
     @on_a_log
+    async def test_a_partition_whose_cursor_can_not_be_read_holds_no_other_up(
+        self, log: EventLog, topic: str
+    ) -> None:
+        await log.append(topic, numbered(100))
+        broken = True
+
+        async def start_at(_topic: str, partition: int) -> int:
+            if broken and partition == 0:
+                raise ConnectionError("this one can't be told")
+            return 0
+
+        member = log.subscribe(f"group-{topic}", [topic], start_at)
+        records: list[Record] = []
+
+        async def poll(until: Callable[[], bool]) -> None:
+            async with asyncio.timeout(20):
+                while not until():
+                    try:
+                        records.extend(await member.poll(1000, 0.5))
+                    except (ConnectionError, LogUnavailable):
+                        await asyncio.sleep(0.05)
+
+        ends = await log.end_offsets(topic)
+        assert all(ends.values())
+        await poll(lambda: len(records) == 100 - ends[0])
+        assert {record.partition for record in records} == ends.keys() - {0}
+        broken = False
+        await poll(lambda: len(records) == 100)
+        assert sorted(numbers(records)) == list(range(100))
+        await member.close()
+
+    @on_a_log
     async def test_a_cancelled_poll_loses_nothing(self, log: EventLog, topic: str) -> None:
         member = log.subscribe(f"group-{topic}", [topic], from_offsets())
         cursors = {(topic, partition): 0 for partition in range(PARTITIONS)}

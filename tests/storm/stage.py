@@ -27,6 +27,7 @@ from psycopg.rows import TupleRow
 from eventspine.log import EventLog
 from shop.kit.event_log import open_event_log
 from shop.kit.local.broker import Broker
+from shop.kit.local.kafka import QUICK_START
 from shop.kit.local.postgres import LocalPostgres
 from shop.kit.local.process import Process
 from shop.kit.local.supervisor import Server, StartFailed, Supervisor
@@ -188,7 +189,7 @@ class Stage:
             self.disks[name] = disk.SmallDisk(self.directory / name, _DISK)
         data = self._data(name)
         if name == "log" and self.options.log == "kafka":
-            broker = Broker(data)
+            broker = Broker(data, java_options=QUICK_START)
             host, port = broker.bootstrap_servers.split(":")
             self.proxies[name] = Proxy((host, int(port)))
             broker.advertise(f"127.0.0.1:{self.proxies[name].port}")

@@ -74,6 +74,10 @@ class Appender:
         this producer sent before it is there, so it can only repeat, never leave out.
         """
         producer = self._producer or self._begin()
+        if not messages:
+            # What it has to tell is kept until it is asked.
+            producer.poll(0)
+            return
         try:
             progress = _Progress(self._reach)
             for message in messages:

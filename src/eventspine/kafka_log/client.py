@@ -161,8 +161,17 @@ def quiet(settings: Settings, heard: Callable[[KafkaError], None]) -> Settings:
 _PASSING_DETAIL = re.compile(r" \(after \d+ms in state [^)]*(\([^)]*\)[^)]*)*\)")
 
 
+# Of one and the same refusal OpenSSL is quoted now in full and now in part.
+_NOT_VERIFIED = re.compile(
+    r"(?:SSL handshake failed: )?(error:\w+:SSL routines::certificate verify failed).*", re.DOTALL
+)
+
+
 def plain(error: KafkaError) -> str:
-    return _PASSING_DETAIL.sub("", error.str())
+    return _NOT_VERIFIED.sub(
+        r"the broker's certificate can't be verified, is ssl.ca.location right? (\1)",
+        _PASSING_DETAIL.sub("", error.str()),
+    )
 
 
 class Heard:

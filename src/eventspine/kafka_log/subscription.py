@@ -35,9 +35,15 @@ from eventspine.kafka_log.client import (
 from eventspine.kafka_log.watch import Partition, Watch
 from eventspine.log import LogUnavailable, Record, StartAt
 
-_COMMIT_EVERY = 1.0  # seconds: a lag display needs no more
+_COMMIT_EVERY = 5.0  # seconds: as often as Kafka's own clients; a lag display needs no more
 _ASK_AGAIN_AFTER = 1.0  # seconds, for where a partition starts, when there was no good answer
 _LEAVE_WITHIN = 3.0  # seconds; to a broker that is away, a consumer says goodbye for up to 45
+
+# As long as a commit of offsets has no answer, librdkafka begins to read no partition
+# that is put in place: one that was given, or sought. With its own limit of 60 s a commit lost on a
+# half-dead connection stopped a partition for a minute, while all others went on. What a member asks
+# is answered at once, or, a fetch, within a tenth of a second.
+_UNANSWERED: Defaults = MappingProxyType({"socket.timeout.ms": 6_000})
 
 # The broker's new protocol (KIP-848, Kafka 4), under which members go on reading while others come
 # and go; and the one before it, for older brokers. The settings of one are errors to the other.
@@ -82,8 +88,9 @@ class KafkaSubscription:
 
         # Touched only by whoever has the turn, in whatever thread.
         self._consumer: Consumer | None = None
-        self._given: set[Partition] = set()  # ours, but not in place yet
-        self._ask_at = 0.0
+        self._given: dict[
+            Partition, float
+        ] = {}  # ours, not in place yet; when to ask where they go
         self._reading: set[Partition] = set()  # ours, and in place
         self._starts: dict[Partition, int] = {}  # where each of these was put
         self._watch = Watch(config, group, topics)
@@ -133,18 +140,20 @@ class KafkaSubscription:
     # Where to read
 
     async def _place_given(self) -> None:
-        if not self._given or time.monotonic() < self._ask_at:
-            return
         starts: dict[Partition, int] = {}
         try:
-            for at in sorted(self._given):
+            for at in self._due():
+                # Until it is asked for again, all others have had their turn.
+                self._given[at] = time.monotonic() + _ASK_AGAIN_AFTER
                 starts[at] = await self._start_at(*at)
-        except BaseException:
-            # The others go on in the meantime.
-            self._ask_at = time.monotonic() + _ASK_AGAIN_AFTER
-            raise
         finally:
             self._place(starts)
+
+    def _due(self) -> list[Partition]:
+        """Where to ask next; those first that have waited longest."""
+        now = time.monotonic()
+        due = sorted((ask_at, at) for at, ask_at in self._given.items() if ask_at <= now)
+        return [at for _, at in due]
 
     def _place(self, starts: Mapping[Partition, int]) -> None:
         """Read these of our partitions from these offsets on, wherever they were read before."""
@@ -152,20 +161,21 @@ class KafkaSubscription:
             return
         try:
             self._take_out(self._reading & starts.keys())
-            placed = self._given & starts.keys()
+            placed = self._given.keys() & starts.keys()
             self._consumer.incremental_assign([TopicPartition(*at, starts[at]) for at in placed])
         except KafkaException as error:
             raise unavailable("hand out a partition", error) from error
-        self._given -= placed
+        for at in placed:
+            del self._given[at]
         self._reading |= placed
         self._starts |= {at: starts[at] for at in placed}
 
-    def _take_out(self, partitions: set[Partition]) -> None:
+    def _take_out(self, partitions: set[Partition], ask_at: float = 0.0) -> None:
         """Stop reading partitions that stay ours."""
         if partitions and self._consumer:
             self._consumer.incremental_unassign(_listed(partitions))
             self._reading -= partitions
-            self._given |= partitions
+            self._given |= dict.fromkeys(partitions, ask_at)
 
     def _apply_seeks(self) -> None:
         with self._lock:
@@ -175,8 +185,7 @@ class KafkaSubscription:
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         if consumer is not self._consumer:
             return  # one that is leaving, and takes longer than anybody waits for it
-        self._given |= _set(partitions)
-        self._ask_at = 0.0
+        self._given |= dict.fromkeys(_set(partitions), 0.0)
         # Without an answer the client would put them in place itself, at the committed offsets.
         consumer.incremental_assign([])
 
@@ -185,7 +194,8 @@ class KafkaSubscription:
             return
         taken = _set(partitions)
         consumer.incremental_unassign(_listed(taken & self._reading))
-        self._given -= taken
+        for at in taken:
+            self._given.pop(at, None)
         self._reading -= taken
         with self._lock:
             self._drop(taken)
@@ -209,7 +219,9 @@ class KafkaSubscription:
     ) -> None:
         self._apply_seeks()
         self._send_commits()
-        if not self._doubt:
+        if self._doubt:
+            self._watch.rest()
+        else:
             self._look_around(consumer)
         while self._joined and not (stop.is_set() or self._closing.is_set()):
             wait = min(SLICE, max(0.0, deadline - time.monotonic()))
@@ -225,9 +237,8 @@ class KafkaSubscription:
                 self._watch.ran_empty()
             if self._doubt and not self._ready:
                 self._settle_doubt()
-            now = time.monotonic()
-            asking = bool(self._given) and now >= self._ask_at
-            if self._ready or self._failures or asking or now >= deadline or not self._consumer:
+            late = time.monotonic() >= deadline
+            if self._ready or self._failures or self._due() or late or not self._consumer:
                 return
 
     def _sort_out(self, messages: Iterable[KafkaMessage]) -> None:
@@ -249,8 +260,7 @@ class KafkaSubscription:
         code, why = error.code(), plain(error)
         if code == OFFSET_NOT_THERE:
             at = (str(message.topic()), int(message.partition() or 0))
-            self._take_out({at} & self._reading)
-            self._ask_at = time.monotonic() + _ASK_AGAIN_AFTER
+            self._take_out({at} & self._reading, time.monotonic() + _ASK_AGAIN_AFTER)
             self._failures.append(OffsetNotInLog(*at, int(message.offset() or 0)))
         elif code == FATAL:
             newcomer = not (self._given or self._reading)
@@ -282,7 +292,7 @@ class KafkaSubscription:
     def _look_around(self, consumer: Consumer) -> None:
         """Join anew if there is something to read, and it does not come."""
         starts = {at: self._starts[at] for at in self._reading}
-        wrong = self._watch.look(consumer, starts, self._given)
+        wrong = self._watch.look(consumer, starts, self._given.keys())
         if wrong:
             LOG.warning("Kafka seems to have forgotten this reader, which joins anew: %s", wrong[0])
             self._leave()
@@ -306,7 +316,7 @@ class KafkaSubscription:
 
     def _join(self) -> Consumer:
         protocol = {**_PROTOCOLS[self._protocol], **self._config, "group.protocol": self._protocol}
-        settings = {**READING, **protocol, **READING_SAFELY}
+        settings = {**READING, **_UNANSWERED, **protocol, **READING_SAFELY}
         self._watch.joined()
         self._consumer = Consumer(quiet(settings, self._told))
         self._consumer.subscribe(

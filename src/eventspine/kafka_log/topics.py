@@ -84,6 +84,10 @@ class Topics:
             for name, value in _KEEP_EVERYTHING.items()
             if settings[name] != value
         ]
+        if int(settings["max.message.bytes"]) < LARGEST_MESSAGE:
+            wrong.append(
+                f"its max.message.bytes is {settings['max.message.bytes']}, less than {LARGEST_MESSAGE}"
+            )
         if replicas >= _MANY and settings["min.insync.replicas"] == "1":
             wrong.append("its min.insync.replicas is 1, not 2")
         return wrong

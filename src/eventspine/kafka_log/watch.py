@@ -15,10 +15,10 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, IsolationLevel, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
-from eventspine.kafka_log.client import Settings, quiet
+from eventspine.kafka_log.client import LOG, Settings, quiet
 from eventspine.log import Record
 
 LOOK_EVERY = 6.0
@@ -46,31 +46,36 @@ class Watch:
         self._looking: Future[set[str]] | None = None
         self._look_at = 0.0
         self._seen: set[str] = set()
-        # Since the latest look began:
-        self._came: set[Partition] = set()
         self._records = 0
+        self._came: dict[Partition, int] = {}
+        """How many records had come of all partitions when the latest one of this one did."""
+        self._records_then = 0
+        """How many had come at the latest look."""
         self._ran_empty = False
+        """Since then."""
 
     def joined(self) -> None:
         """What was seen before is over."""
         self._look_at = time.monotonic() + LOOK_EVERY
         self._looking = None
         self._seen.clear()
-        self._begin_anew()
+        self._came.clear()
+        self._records = self._records_then = 0
+        self._ran_empty = False
+
+    def rest(self) -> None:
+        """Kafka is away. A client that nobody asks keeps all that it would tell."""
+        self._admin = None
 
     def came(self, records: Sequence[Record]) -> None:
         """To be told of all that the client hands out."""
-        self._came.update([(record.topic, record.partition) for record in records])
         self._records += len(records)
+        for at in {(record.topic, record.partition) for record in records}:
+            self._came[at] = self._records
 
     def ran_empty(self) -> None:
         """To be told when the client had nothing to hand out."""
         self._ran_empty = True
-
-    def _begin_anew(self) -> None:
-        self._came.clear()
-        self._records = 0
-        self._ran_empty = False
 
     def look(
         self, consumer: Consumer, starts: Mapping[Partition, int], given: AbstractSet[Partition]
@@ -82,7 +87,7 @@ class Watch:
         if self._looking is None:
             if time.monotonic() >= self._look_at:
                 silent = [at for at in starts if self._is_silent(at)]
-                self._begin_anew()
+                self._records_then, self._ran_empty = self._records, False
                 # Here, and not in the other thread: a consumer may be closed while that looks.
                 member, places = consumer.memberid() or "", _places(consumer, silent, starts)
                 ours = starts.keys() | given
@@ -96,9 +101,10 @@ class Watch:
         return sorted(lasting)
 
     def _is_silent(self, at: Partition) -> bool:
-        """Nothing came of it, though what the client had was all handed out."""
-        drained = self._ran_empty or self._records > _MORE_THAN_ARE_QUEUED
-        return drained and at not in self._came
+        """Nothing came of it since the latest look, though all that the client had was handed out."""
+        came = self._came.get(at, 0)
+        drained = self._ran_empty or self._records - came > _MORE_THAN_ARE_QUEUED
+        return drained and came <= self._records_then
 
     def _look(
         self, member: str, places: Mapping[Partition, int], ours: AbstractSet[Partition]
@@ -109,6 +115,7 @@ class Watch:
             wrong.update(self._not_as_the_group_says(member, ours))
         with suppress(KafkaException):
             wrong.update(self._not_sent(places))
+        self._ask().poll(0)
         return wrong
 
     def _not_sent(self, places: Mapping[Partition, int]) -> Iterator[str]:
@@ -117,7 +124,11 @@ class Watch:
         # Not by the consumer, whose every question waits behind a fetch that waits for records.
         latest: Any = OffsetSpec.latest()  # type: ignore[no-untyped-call]
         asked = {TopicPartition(*at): latest for at in places}
-        ends = self._ask().list_offsets(asked, request_timeout=_ANSWER_WITHIN)
+        # What is in a stranger's transaction is not sent before it ends.
+        committed: Any = IsolationLevel.READ_COMMITTED
+        ends = self._ask().list_offsets(
+            asked, isolation_level=committed, request_timeout=_ANSWER_WITHIN
+        )
         for at, end in ends.items():
             place = places[at.topic, at.partition]
             if place < end.result().offset:
@@ -167,8 +178,13 @@ def _places(
 def _in_background(look: Callable[[], set[str]]) -> Future[set[str]]:
     """Not an executor's: the end of the process waits for those."""
     seen: Future[set[str]] = Future()
-    thread = threading.Thread(
-        target=lambda: seen.set_result(look()), name="kafka-watch", daemon=True
-    )
-    thread.start()
+
+    def run() -> None:
+        try:
+            seen.set_result(look())
+        except Exception:  # noqa: BLE001 - it only looks
+            LOG.exception("could not look whether Kafka has forgotten this reader")
+            seen.set_result(set())
+
+    threading.Thread(target=run, name="kafka-watch", daemon=True).start()
     return seen

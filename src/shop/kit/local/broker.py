@@ -1,6 +1,7 @@
 """The local Kafka broker as a `Server`, so that it is supervised like everything else."""
 
 import subprocess
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,9 +13,9 @@ from shop.kit.local.supervisor import StartFailed
 class Broker:
     name = "kafka"
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, *, java_options: Sequence[str] = ()) -> None:
         try:
-            self._kafka = LocalKafka(data_dir)
+            self._kafka = LocalKafka(data_dir, java_options=java_options)
         except KafkaNotPossible as error:
             raise StartFailed(str(error)) from error
         self.bootstrap_servers = self._kafka.bootstrap_servers

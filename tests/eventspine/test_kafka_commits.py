@@ -1,0 +1,91 @@
+"""A commit of offsets, which is for displays alone, never keeps a partition from being read."""
+
+import asyncio
+import struct
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from eventspine.kafka_log import KafkaLog, watch
+from tests.e2e.shop import free_ports
+from tests.eventspine.log_contract import from_offsets, numbered, poll_until
+from tests.eventspine.test_kafka_log import new_name, run
+from tests.kafka_fixture import StartKafka
+
+pytestmark = pytest.mark.kafka
+
+_OFFSET_COMMIT = 8
+
+
+class Swallowing:
+    """A connection that is half dead: commits never arrive, while `swallows`; all else does."""
+
+    def __init__(self) -> None:
+        self.swallows = False
+        self.swallowed = 0
+
+    @asynccontextmanager
+    async def between(self, port: int, server: int) -> AsyncIterator[None]:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            answers, requests = await asyncio.open_connection("127.0.0.1", server)
+            await asyncio.gather(self._up(reader, requests), self._down(answers, writer))
+
+        listening = await asyncio.start_server(serve, "127.0.0.1", port)
+        try:
+            yield
+        finally:
+            listening.close()
+
+    async def _up(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                size = await reader.readexactly(4)
+                request = await reader.readexactly(struct.unpack(">i", size)[0])
+                if self.swallows and struct.unpack(">h", request[:2])[0] == _OFFSET_COMMIT:
+                    self.swallowed += 1
+                else:
+                    writer.write(size + request)
+        except (OSError, asyncio.IncompleteReadError):
+            writer.close()
+
+    async def _down(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while some := await reader.read(65536):
+                writer.write(some)
+        except OSError:
+            pass
+        writer.close()
+
+
+def test_a_commit_without_an_answer_holds_no_partition_up_for_long(
+    start_kafka: StartKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "LOOK_EVERY", 1000.0)  # not healed: it must not need it
+    (port,) = free_ports(1)
+    kafka = start_kafka(advertised_listeners=f"BROKER://127.0.0.1:{port}")
+    server = int(kafka.bootstrap_servers.rpartition(":")[2])
+    connection = Swallowing()
+
+    async def scenario() -> None:
+        async with connection.between(port, server):
+            log, topic = KafkaLog({"bootstrap.servers": f"127.0.0.1:{port}"}), new_name()
+            await log.create_topic(topic, 3)
+            await log.append(topic, numbered(300))
+            member = log.subscribe(new_name(), [topic], from_offsets({}))
+            await poll_until(member, 300)
+            connection.swallows = True
+            while not connection.swallowed:
+                await member.commit(topic, 0, 1)
+                await member.poll(10, 0.2)
+            connection.swallows = False
+            sought = time.monotonic()
+            await member.seek(topic, 1, 0)
+            read = {record.partition for record in await poll_until(member, 1)}
+            assert read == {1}
+            # librdkafka's own limit is a minute.
+            assert time.monotonic() - sought < 20
+            await log.close()
+
+    run(scenario())

@@ -1,0 +1,80 @@
+"""What is waited for is said once, and again only when it is news."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from eventspine import patience
+from eventspine.patience import Patience
+
+
+class Lines:
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def warning(self, text: str, **about: Any) -> None:
+        self.said.append(f"{text}: {about['reason']}")
+
+    def info(self, text: str, **_about: Any) -> None:
+        self.said.append(text)
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time, to be set; nothing waits."""
+    time = [1000.0]
+
+    async def at_once(_seconds: float) -> None: ...
+
+    monkeypatch.setattr(patience.time, "monotonic", lambda: time[0])
+    monkeypatch.setattr(patience.asyncio, "sleep", at_once)
+    return time
+
+
+AWAY = ConnectionError("the log is away")
+CUT = ValueError("users/3 was cut")
+
+
+def play(now: list[float], *steps: tuple[float, Exception | None]) -> list[str]:
+    """Each step: so many seconds later, this failure; or, for None, it works."""
+    lines = Lines()
+    one = Patience(lines, "somebody")
+
+    async def run() -> None:
+        for later, failure in steps:
+            now[0] += later
+            if failure:
+                await one.after(failure)
+            else:
+                one.over()
+
+    asyncio.run(run())
+    return lines.said
+
+
+WAITS, GOES_ON = "somebody waits: ConnectionError: the log is away", "somebody goes on"
+
+
+def test_the_same_trouble_is_said_once_until_it_is_over(now: list[float]) -> None:
+    assert play(now, *[(1, AWAY)] * 100, (1, None), (1, None)) == [WAITS, GOES_ON]
+
+
+def test_another_trouble_is_said_too(now: list[float]) -> None:
+    said = play(now, (1, AWAY), (1, CUT), (1, AWAY), (1, CUT), (1, None))
+    assert said == [WAITS, "somebody waits: ValueError: users/3 was cut", GOES_ON]
+
+
+def test_trouble_that_comes_and_goes_every_second_is_not_said_every_second(
+    now: list[float],
+) -> None:
+    assert play(now, *[(0.5, CUT), (0.5, None)] * 200)[2:] == []
+
+
+def test_trouble_that_comes_back_and_stays_is_said_again(now: list[float]) -> None:
+    said = play(now, (1, AWAY), (1, None), *[(2, AWAY)] * 20, (1, None))
+    assert said == [WAITS, GOES_ON, WAITS, GOES_ON]
+
+
+def test_trouble_that_comes_back_after_a_while_is_said_again(now: list[float]) -> None:
+    assert play(now, (1, AWAY), (1, None), (100, AWAY)) == [WAITS, GOES_ON, WAITS]
