@@ -11,8 +11,8 @@ from pathlib import Path
 
 import psycopg
 
+from eventspine.log_tables import metadata as log_metadata
 from eventspine.postgres_log import PostgresLog
-from eventspine.postgres_log import metadata as log_metadata
 from shop import services
 from shop.kit.local.postgres import LocalPostgres, _binaries
 from shop.kit.local.process import Process
@@ -71,7 +71,7 @@ class Stage:
         ports = {name: free_port() for name in services.NAMES}
         for name in services.NAMES:
             service = services.load(name)
-            migrate(urls[name], service.metadata, service.migrations)
+            migrate(urls[name], service.tables(), service.migrations)
         env = {**os.environ, "PYTHONUNBUFFERED": "1", "SHOP_LOG_LEVEL": "warning"}
         for name in services.NAMES:
             env[f"SHOP_{name.upper()}__DATABASE_URL"] = urls[name]

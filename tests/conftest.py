@@ -17,7 +17,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from eventspine.postgres_log import metadata as log_metadata
+from eventspine.log_tables import metadata as log_metadata
 from shop import services
 from shop.kit.local.postgres import LocalPostgres
 from shop.kit.migrations import migrate
@@ -106,7 +106,7 @@ def templates(postgres: LocalPostgres) -> dict[str, str]:
     for name in services.NAMES:
         service = services.load(name)
         url = postgres.dsn(f"template_{name}", "postgres")
-        migrate(url, service.metadata, service.migrations)
+        migrate(url, service.tables(), service.migrations)
     migrate(postgres.dsn("template_log", "postgres"), log_metadata, LOG_MIGRATIONS)
     return {name: f"template_{name}" for name in (*services.NAMES, "log")}
 

@@ -11,16 +11,17 @@ transaction, which is what reads want.
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psycopg
 from psycopg import AsyncConnection, errors
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
-from sqlalchemy import Executable
-from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
 from eventspine.errors import Unavailable
+
+if TYPE_CHECKING:
+    from sqlalchemy import Executable
 
 Connection = AsyncConnection[TupleRow]
 Params = Mapping[str, Any]
@@ -60,8 +61,11 @@ class Query(NamedTuple):
     constants: dict[str, Any]
 
 
-def query(statement: Executable) -> Query:
+def query(statement: "Executable") -> Query:
     """Compile for psycopg. `bindparam`s without a value are given when it is executed."""
+    # Here, since a worker has no such statements, and SQLAlchemy would be half of its start.
+    from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg  # noqa: PLC0415
+
     compiled = statement.compile(dialect=PGDialect_psycopg())  # type: ignore[attr-defined, no-untyped-call]
     return Query(str(compiled).encode(), dict(compiled.params))
 

@@ -11,36 +11,10 @@ from contextlib import asynccontextmanager, suppress
 from zlib import crc32
 
 from pydantic_core import from_json, to_json
-from sqlalchemy import BigInteger, Column, DateTime, Integer, MetaData, Table, Text, text
-from sqlalchemy.dialects.postgresql import JSON
-from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
-from sqlalchemy.schema import CreateTable
 
 from eventspine.database import Connection, Database, connect, execute, translated
 from eventspine.errors import Unavailable
 from eventspine.log import LogUnavailable, Message, Record, StartAt, TopicMismatch
-
-metadata = MetaData()
-
-Table(
-    "log_heads",
-    metadata,
-    Column("topic", Text, primary_key=True),
-    Column("partition", Integer, primary_key=True, autoincrement=False),
-    Column("next_offset", BigInteger, nullable=False),
-)
-Table(
-    "log_records",
-    metadata,
-    Column("topic", Text, primary_key=True),
-    Column("partition", Integer, primary_key=True, autoincrement=False),
-    Column("offset", BigInteger, primary_key=True, autoincrement=False),
-    Column("key", Text),
-    # Text and not jsonb: a log gives back the bytes it was given.
-    Column("value", Text),
-    Column("headers", JSON, nullable=False),
-    Column("appended_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
-)
 
 _APPEND = """
 WITH head AS (
@@ -82,14 +56,8 @@ _LOOK_FOR_PARTITIONS_EVERY = 1.0  # seconds, while another member holds them
 _POLL_EVERY = 0.5  # seconds without a notification: the hint may be lost, the table is the truth
 
 
-_CREATE_TABLES = ";".join(
-    str(CreateTable(table, if_not_exists=True).compile(dialect=PGDialect_psycopg()))  # type: ignore[no-untyped-call]
-    for table in metadata.sorted_tables
-)
-
-
 class PostgresLog:
-    """`EventLog` on the tables above. Their schema is made by migration or `create_tables`."""
+    """`EventLog` on the tables of `log_tables.py`. Their schema is made by migration or `create_tables`."""
 
     def __init__(self, database_url: str) -> None:
         self._database = Database(database_url, size=4, patience=5.0)
@@ -98,10 +66,12 @@ class PostgresLog:
 
     async def create_tables(self) -> None:
         """For those who use the log without migrations."""
+        from eventspine.log_tables import create_tables  # noqa: PLC0415 - nobody else needs SQLAlchemy
+
         async with self._connection() as connection, connection.transaction():
             # The schema is made by whoever comes first; the others wait and find it.
             await connection.execute(_ONE_AT_A_TIME)
-            await connection.execute(_CREATE_TABLES)
+            await connection.execute(create_tables())
 
     async def create_topic(self, topic: str, partitions: int | None = None) -> None:
         async with self._connection() as connection, connection.transaction():

@@ -14,11 +14,9 @@ import psycopg
 import typer
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
-from sqlalchemy.exc import OperationalError
 
 from eventspine.errors import Unavailable
 from eventspine.log import LogUnavailable, TopicMismatch
-from eventspine.postgres_log import metadata as log_metadata
 from shop import services
 from shop.kit.event_log import NotConfigured, database_url, log_url, open_event_log
 from shop.kit.logging import configure_logging
@@ -96,6 +94,7 @@ def migrate(
     service: Annotated[str | None, typer.Argument(help="one service; all, if left out")] = None,
 ) -> None:
     """Bring the databases' schema forward, the log's too, and create the topics."""
+    from eventspine.log_tables import metadata as log_metadata  # noqa: PLC0415
     from shop.kit.migrations import migrate as bring_forward  # noqa: PLC0415 - only this needs Alembic
 
     settings = _settings()
@@ -103,15 +102,15 @@ def migrate(
     chosen = [_service(service)] if service else [services.load(name) for name in services.NAMES]
     try:
         for each in chosen:
-            bring_forward(database_url(settings, each.name), each.metadata, each.migrations)
+            bring_forward(database_url(settings, each.name), each.tables(), each.migrations)
         if settings.event_log == "postgres":
             versions = Path(str(files("eventspine.migrations"))) / "log"
             bring_forward(log_url(settings), log_metadata, versions)
         asyncio.run(_create_topics(settings, [each.topic for each in chosen]))
     except (TopicMismatch, LogUnavailable) as error:
         _stop(str(error))
-    except OperationalError as error:
-        _stop(f"cannot reach a database: {' '.join(str(error.orig).split())}")
+    except Unavailable as error:
+        _stop(f"cannot reach a database: {_one_line(error)}")
 
 
 async def _create_topics(settings: Settings, topics: list[str]) -> None:

@@ -1,6 +1,7 @@
 """What is missing or wrong is said in one sentence, and never with a traceback."""
 
 import logging
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import structlog
 
+from shop import services
 from shop.cli import main
 
 NOWHERE = "postgresql://shop:secret@/shop?host=/nowhere"
@@ -103,3 +105,14 @@ def test_what_is_wrong_is_one_sentence(
         main()
     assert ended.value.code == 2
     assert capsys.readouterr().err == f"shop: {said}\n"
+
+
+@pytest.mark.parametrize("name", services.NAMES)
+def test_a_worker_loads_neither_the_web_framework_nor_sqlalchemy(name: str) -> None:
+    """They are half of what a process starts with, and a worker that died is to be back soon."""
+    loads = f"import shop.cli, shop.kit.worker_process; from shop import services; services.load('{name}')"
+    told = "import sys; print(*sorted({'fastapi', 'sqlalchemy', 'alembic'} & sys.modules.keys()))"
+    found = subprocess.run(
+        [sys.executable, "-c", f"{loads}; {told}"], capture_output=True, text=True, check=True
+    )
+    assert found.stdout.split() == []

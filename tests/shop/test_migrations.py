@@ -14,7 +14,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import MetaData, create_engine
 from sqlalchemy.engine import make_url
 
-from eventspine.postgres_log import metadata as log_metadata
+from eventspine.log_tables import metadata as log_metadata
 from shop import services
 from shop.kit.local.postgres import _binaries
 from shop.kit.migrations import migrate
@@ -43,7 +43,7 @@ class Schema(NamedTuple):
 
 SCHEMAS = [
     *(
-        Schema(name, services.load(name).metadata, services.load(name).migrations)
+        Schema(name, services.load(name).tables(), services.load(name).migrations)
         for name in services.NAMES
     ),
     Schema("log", log_metadata, LOG_MIGRATIONS),

@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from eventspine.batching import Batcher
 from eventspine.database import Database
@@ -10,11 +11,18 @@ from shop.kit.service import Endpoints, Service
 from shop.kit.settings import Settings
 from shop.services.orders.folds import FOLDS
 from shop.services.orders.handlers import HANDLERS
-from shop.services.orders.tables import metadata
+
+if TYPE_CHECKING:
+    from sqlalchemy import MetaData
+
+
+def tables() -> "MetaData":
+    from shop.services.orders.tables import metadata  # noqa: PLC0415
+
+    return metadata
 
 
 def endpoints(settings: Settings, database: Database) -> Endpoints:
-    # Only an API needs the web framework; a worker starts sooner without it.
     from shop.services.orders import actions, queries  # noqa: PLC0415
     from shop.services.orders.api import routes  # noqa: PLC0415
     from shop.services.orders.schemas import CancelOrder, Order, PlaceOrder  # noqa: PLC0415
@@ -45,7 +53,7 @@ SERVICE = Service(
     source="/orders",
     handlers=HANDLERS,
     folds=FOLDS,
-    metadata=metadata,
     migrations=Path(__file__).parent / "migrations",
+    tables=tables,
     endpoints=endpoints,
 )

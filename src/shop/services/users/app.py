@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from eventspine.batching import Batcher
 from eventspine.database import Database
@@ -10,11 +11,18 @@ from shop.kit.service import Endpoints, Service
 from shop.kit.settings import Settings
 from shop.services.users.folds import FOLDS
 from shop.services.users.handlers import HANDLERS
-from shop.services.users.tables import metadata
+
+if TYPE_CHECKING:
+    from sqlalchemy import MetaData
+
+
+def tables() -> "MetaData":
+    from shop.services.users.tables import metadata  # noqa: PLC0415
+
+    return metadata
 
 
 def endpoints(settings: Settings, database: Database) -> Endpoints:
-    # Only an API needs the web framework; a worker starts sooner without it.
     from shop.services.users import actions, queries  # noqa: PLC0415
     from shop.services.users.api import routes  # noqa: PLC0415
     from shop.services.users.schemas import CreateUser, EraseUser, UpdateUser, User  # noqa: PLC0415
@@ -44,7 +52,7 @@ SERVICE = Service(
     source="/users",
     handlers=HANDLERS,
     folds=FOLDS,
-    metadata=metadata,
     migrations=Path(__file__).parent / "migrations",
+    tables=tables,
     endpoints=endpoints,
 )
