@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from shop.kit.local import kafka as local_kafka
 from shop.kit.local.kafka import QUICK_START, KafkaNotPossible, LocalKafka
 
 StartKafka = Callable[..., LocalKafka]
@@ -52,15 +53,27 @@ def _start(stops: ExitStack, data_dir: Path, **settings: str) -> LocalKafka:
 
 def start_broker(stops: ExitStack, data_dir: Path, settings: Mapping[str, str]) -> LocalKafka:
     """A broker that runs until `stops` are called; skips the test where there can be none."""
+    need_kafka()
+    broker = LocalKafka(data_dir, settings=settings, java_options=QUICK_START)
+    broker.start()
+    stops.callback(broker.stop)
+    broker.wait_ready()
+    return broker
+
+
+def why_no_kafka() -> str | None:
+    """Why no broker can be started here, if none can. Where everything must be there, it fails."""
     try:
-        broker = LocalKafka(data_dir, settings=settings, java_options=QUICK_START)
-        broker.start()
-        stops.callback(broker.stop)
-        broker.wait_ready()
+        local_kafka.require_java()
+        local_kafka.fetch(local_kafka.PROJECT / ".tools" / f"kafka-{local_kafka.pinned_version()}")
     except KafkaNotPossible as error:
         told = f"left out, since there is no Kafka to test against: {error}"
-        # Where everything must be there, leaving tests out is a failure.
         if os.environ.get("CI") == "true":
             pytest.fail(told)
+        return told
+    return None
+
+
+def need_kafka() -> None:
+    if told := why_no_kafka():
         pytest.skip(told)
-    return broker

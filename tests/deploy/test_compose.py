@@ -1,7 +1,10 @@
 """The containers: what their files promise, and the shop they make, walked through as processes."""
 
+import json
 import re
+import shutil
 import signal
+import subprocess
 import time
 from contextlib import closing
 from pathlib import Path
@@ -38,6 +41,44 @@ def requirement(name: str, file: str) -> str:
 def test_every_service_has_its_databases_its_api_and_its_workers() -> None:
     databases = {f"{name}-db" for name in services.NAMES}
     assert SERVICES.keys() == SHOP | databases | ONE_SHOT | {"kafka"}
+
+
+@pytest.mark.parametrize("files", [("compose.yaml",), FILES])
+def test_compose_itself_reads_them_as_we_do(files: tuple[str, ...]) -> None:
+    compose = the_compose_command()
+    if compose is None:
+        pytest.skip("left out, since there is no Docker Compose 2 here; no engine is needed for it")
+    named = [word for file in files for word in ("-f", str(DEPLOY / file))]
+    done = subprocess.run(
+        [*compose, *named, "config", "--format", "json"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    read = json.loads(done.stdout)["services"]
+    assert read.keys() == SERVICES.keys()
+    if files != FILES:
+        for name, service in SERVICES.items():
+            for told in ("image", "restart", "user"):
+                assert read[name].get(told) == service.get(told), name
+            ours = {key: str(value) for key, value in service.get("environment", {}).items()}
+            assert {
+                key: value.replace("$$", "$")
+                for key, value in (read[name].get("environment") or {}).items()
+            } == ours
+            assert read[name].get("depends_on", {}).keys() == service.get("depends_on", {}).keys()
+
+
+def the_compose_command() -> list[str] | None:
+    for command in (["docker", "compose"], ["docker-compose"]):
+        if shutil.which(command[0]):
+            told = subprocess.run(
+                [*command, "version", "--short"], capture_output=True, text=True, check=False
+            )
+            if told.returncode == 0 and not told.stdout.startswith("1."):
+                return command
+    return None
 
 
 @pytest.mark.parametrize("name", sorted(LONG_RUNNING))

@@ -27,6 +27,17 @@ from tests.e2e.shop import (
     shop_command,
     until,
 )
+from tests.kafka_fixture import need_kafka
+
+
+@pytest.fixture(scope="module", params=["postgres", pytest.param("kafka", marks=pytest.mark.kafka)])
+def engine(request: pytest.FixtureRequest) -> Engine:
+    """Here Kafka is a broker that `shop up` starts by itself; elsewhere one that is there."""
+    if request.param == "kafka":
+        need_kafka()
+        return Engine("kafka", up_options=("--kafka",))
+    return Engine("postgres")
+
 
 IN_A_ROW = int(os.environ.get("EVENTSHOP_IN_A_ROW", "150"))
 """Users whose first order comes at once; 1000 shows more, and takes longer."""

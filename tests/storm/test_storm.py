@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from shop.kit.local import kafka
-from shop.kit.local.kafka import KafkaNotPossible
+from tests.kafka_fixture import why_no_kafka
 from tests.storm.faults import ALL
 from tests.storm.stage import LogKind, Options, Stage
 from tests.storm.storm import Plan, plans, possible, run, told
@@ -40,8 +39,8 @@ def directory() -> Iterator[Path]:
 
 def test_a_storm_loses_nothing_and_repeats_nothing(directory: Path) -> None:
     log: LogKind = "kafka"
-    if why := no_kafka():
-        print(f"on the log that is a table, since there is no Kafka here: {why}")
+    if why := why_no_kafka():
+        print(f"on the log that is a table: {why}")
         log = "postgres"
     print(f"EVENTSHOP_SEED={SEED}")
     plan = Plan(
@@ -55,19 +54,6 @@ def test_a_storm_loses_nothing_and_repeats_nothing(directory: Path) -> None:
     print(told(result, time.monotonic() - began))
     assert not result.faults
     assert result.struck.keys() == kinds
-
-
-def no_kafka() -> str | None:
-    """Why there is none; None if there is."""
-    try:
-        kafka.require_java()
-        kafka.fetch(kafka.PROJECT / ".tools" / f"kafka-{kafka.pinned_version()}")
-    except KafkaNotPossible as error:
-        # Where everything must be there, to do without is a failure.
-        if os.environ.get("CI") == "true":
-            raise
-        return str(error)
-    return None
 
 
 def test_a_seed_draws_the_same_storm_again() -> None:
