@@ -49,7 +49,7 @@ class Parts:
         for name in names:
             if name.endswith("-api"):
                 client = self.users if name.startswith("users") else self.orders
-                until(lambda client=client: answers(client), f"{name} answers")  # type: ignore[misc]
+                until(lambda client=client: answers(client), f"{name} answers", 60)  # type: ignore[misc]
             else:
                 self.running[name].output.until("worker started")
 
@@ -103,6 +103,18 @@ def test_migrate_does_one_service_or_all_and_may_be_run_again(parts: Parts) -> N
     done = run_shop("migrate", **parts.settings)
     assert (done.returncode, done.stderr) == (0, "")
     assert {"orders", "customers", "outbox", "cursors"} <= tables("orders")
+
+
+def test_migrate_refuses_a_topic_with_another_number_of_partitions(
+    parts: Parts, engine: Engine
+) -> None:
+    if engine.name != "kafka":
+        pytest.skip("a setting of Kafka's topics")
+    done = run_shop("migrate", "users", **parts.settings, SHOP_KAFKA_PARTITIONS=7)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "shop: topic users could lose or reorder events: it has 12 partitions, not 7\n"
+    )
 
 
 def test_each_part_does_its_own_and_nothing_else(parts: Parts) -> None:
