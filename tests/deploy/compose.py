@@ -126,7 +126,7 @@ class Here:
         self.processes[process.name] = process
         return process
 
-    def wait_healthy(self, name: str, number: int = 1, timeout: float = 60) -> None:
+    def wait_healthy(self, name: str, number: int = 1, timeout: float = 120) -> None:
         """As Compose does it: by asking again and again."""
         deadline = time.monotonic() + timeout
         process = self.processes.get(f"{name}-{number}")
@@ -143,14 +143,17 @@ class Here:
             words = ["sh", "-c", *words]
         programs = {"python": sys.executable, "pg_isready": str(_binaries() / "pg_isready")}
         words = [programs.get(word, word) for word in words]
-        checked = subprocess.run(
-            words,
-            env=self._environment(name, number),
-            capture_output=True,
-            text=True,
-            timeout=15,
-            check=False,
-        )
+        try:
+            checked = subprocess.run(
+                words,
+                env=self._environment(name, number),
+                capture_output=True,
+                text=True,
+                timeout=15,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            return False, str(error)
         return checked.returncode == 0, (checked.stdout + checked.stderr).strip()
 
     def url(self, service: str) -> str:

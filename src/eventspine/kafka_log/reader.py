@@ -8,6 +8,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from eventspine.kafka_log.client import (
     ANSWER_WITHIN,
     AT_ONCE,
+    LEADER_CHANGES,
     NO_SUCH_TOPIC,
     PARTITION_END,
     READING,
@@ -122,8 +123,15 @@ class Reader:
 
     def _bounds(self, topic: str, partition: int) -> tuple[int, int]:
         """The first offset there is, and the one that the next record will get."""
-        bounds = self._consumer.get_watermark_offsets(
-            TopicPartition(topic, partition), timeout=ANSWER_WITHIN
-        )
-        self._reach.back()
-        return bounds
+        deadline = time.monotonic() + ANSWER_WITHIN
+        at = TopicPartition(topic, partition)
+        while True:
+            try:
+                bounds = self._consumer.get_watermark_offsets(at, timeout=ANSWER_WITHIN)
+            except KafkaException as error:
+                if code(error) not in LEADER_CHANGES or time.monotonic() > deadline:
+                    raise
+                time.sleep(SLICE)
+            else:
+                self._reach.back()
+                return bounds
