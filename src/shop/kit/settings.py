@@ -85,7 +85,8 @@ class Settings(BaseSettings):
         "answering, so that whoever sends it requests can notice",
     )
     most_parked: Annotated[int, Field(ge=1)] = Field(
-        default=100, description="keys that may be parked before a consumer stops and says so"
+        default=100,
+        description="keys that may be parked before a partition that meets one more stops",
     )
     relay_batch: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
         default=None, description="events relayed at a time; 2000, or on Kafka 10000"
