@@ -87,6 +87,14 @@ def add_spine_tables(metadata: MetaData) -> None:
         Column("error", Text, nullable=False),
         Column("attempts", Integer, nullable=False, server_default=text("1")),
         Column("parked_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+        Index(
+            "parked_held_keys",
+            "consumer",
+            "topic",
+            text("coalesce(hashtextextended(key, 0), 0)"),
+            postgresql_where=text("holds_key"),
+        ),
+        Index("parked_strangers_by_age", "parked_at", postgresql_where=text("NOT holds_key")),
     )
     Table(
         "cursors",

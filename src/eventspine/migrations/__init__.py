@@ -98,6 +98,13 @@ ALTER TABLE idempotency_keys ADD COLUMN about TEXT;
 CREATE INDEX idempotency_keys_about ON idempotency_keys (about) WHERE about IS NOT NULL;
 """
 
+# A hash, since a key may be longer than what an index takes.
+_SPINE_6 = """
+CREATE INDEX parked_held_keys ON parked (consumer, topic, coalesce(hashtextextended(key, 0), 0))
+    WHERE holds_key;
+CREATE INDEX parked_strangers_by_age ON parked (parked_at) WHERE NOT holds_key;
+"""
+
 
 def spine_1() -> str:
     """outbox, outbox_head, relay, cursors."""
@@ -122,3 +129,8 @@ def spine_4() -> str:
 def spine_5() -> str:
     """idempotency_keys.about: whose personal data an answer holds."""
     return _SPINE_5
+
+
+def spine_6() -> str:
+    """parked_held_keys: which keys are held up; parked_strangers_by_age: what can be pruned."""
+    return _SPINE_6
