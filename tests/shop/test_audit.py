@@ -73,7 +73,7 @@ def test_of_a_live_system_everything_holds_while_it_works(databases: Databases) 
     async def scenario() -> None:
         async with living(databases) as system:
             greedy = [
-                Pruner(database, outbox_seconds=0, key_seconds=60)
+                Pruner(database, outbox_seconds=0, key_seconds=60, parked_seconds=60)
                 for database in (system.users, system.orders)
             ]
             async with system.moving(), system.moving("users relay", "orders consumer"):
