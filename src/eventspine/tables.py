@@ -56,8 +56,9 @@ def add_spine_tables(metadata: MetaData) -> None:
     Table(
         "idempotency_keys",
         metadata,
-        Column("key", Text, primary_key=True),
-        Column("fingerprint", Text, nullable=False),
+        Column("key_hash", LargeBinary, primary_key=True),
+        # Of what was asked for, salted with the key: which only the client has.
+        Column("fingerprint", LargeBinary, nullable=False),
         Column("status", Integer, nullable=False),
         Column("headers", JSONB, nullable=False),
         # Text and not jsonb: repeats are given the same bytes.
