@@ -68,8 +68,8 @@ WITH head AS (
             'placed_at', placed_at) AS data
     FROM placed
 ), keys AS (
-    INSERT INTO idempotency_keys (key, fingerprint, status, headers, body)
-    SELECT gen_random_uuid(), encode(sha256(id::text::bytea), 'hex'), 201,
+    INSERT INTO idempotency_keys (key_hash, fingerprint, status, headers, body)
+    SELECT sha256(uuid_send(gen_random_uuid())), sha256(id::text::bytea), 201,
         jsonb_build_array(jsonb_build_array('etag', '"1"'),
             jsonb_build_array('location', '/orders/' || id),
             jsonb_build_array('content-type', 'application/json')),

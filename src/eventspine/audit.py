@@ -119,6 +119,7 @@ async def _read_own(
 ) -> Seen:
     """The service's own events, from the log, and from the outbox those not relayed yet."""
     seen = Seen(head)
+    highest: dict[int, int] = {}
     async with connection.cursor() as cursor:
         async with cursor.copy(COPY_EVENTS) as copy:
             async for record in _topic(log, audited.topic, progress):
@@ -127,7 +128,9 @@ async def _read_own(
                     seen.strangers += 1
                     continue
                 seen.add(found.position)
-                if found.position <= head:
+                # As every reader does: what is not above the last is a repeat, whatever it says.
+                if highest.get(record.partition, 0) < found.position <= head:
+                    highest[record.partition] = found.position
                     await copy.write_row((audited.topic, found.position, _text(record)))
     await execute(
         connection,
@@ -162,8 +165,8 @@ async def _read_others(
                 if found is None or not handlers.knows_source(topic, found.source):
                     continue
                 position = found.position
-                shown[record.partition].add(position, record.offset)
-                if position not in parked and _can_be_applied(record, found, handlers):
+                new = shown[record.partition].add(position, record.offset)
+                if new and position not in parked and _can_be_applied(record, found, handlers):
                     applied += 1
                     await copy.write_row((topic, position, _text(record)))
     for partition, end in ends.items():
@@ -181,9 +184,10 @@ async def _read_others(
             )
         if lost := dropped(partition, shown):
             section.problems.append(
-                f"{len(lost)} record(s) of {topic}/{partition} were dropped as"
-                f" repeats and are none: position {shown[partition].highest}, at offset"
-                f" {shown[partition].offset}, came before them, so somebody else wrote it; see"
+                f"{len(lost)} record(s) of {topic}/{partition}, of positions from {min(lost)} to"
+                f" {max(lost)}, were dropped as repeats and are none, so no table says what they"
+                f" say: position {shown[partition].highest}, at offset {shown[partition].offset},"
+                " came before them, so somebody else wrote it; see"
                 " docs/operations.md, 'A position that nobody gave out'"
             )
     behind = sum(end - cursors.get((topic, at), (0, 0))[0] for at, end in ends.items())

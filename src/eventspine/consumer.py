@@ -10,9 +10,12 @@ often it is read:
 
 Nothing is read past a failure. After one, and after a pause, a member asks the database where it
 stands before it reads on: what it remembers may have been taken back by a crash of the server.
+
+A partition of which too much can't be applied pauses alone. It is not read in the meantime, so
+nothing of it has to be kept, and the others are as fast as ever.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import structlog
 
@@ -72,8 +75,8 @@ _PASSING = (Moved, *PASSING)
 class Consumer:
     """One member of a service's consumer group, for as long as `run` is left running.
 
-    `batch` records at most are read and applied in one transaction. When more than `most_parked`
-    keys can't be applied, it stops and says so.
+    `batch` records at most are read and applied in one transaction. Once more than `most_parked`
+    keys can't be applied, a partition with one more stops and says so.
     """
 
     def __init__(
@@ -91,6 +94,7 @@ class Consumer:
         self._batch = batch
         self._most_parked = most_parked
         self._patience = Patience(_LOG, "the consumer", of=handlers.consumer)
+        self._stopped: dict[Partition, Patience] = {}
         self._cursors: dict[Partition, Cursor] = {}
         self._reads_next: dict[Partition, int] = {}
 
@@ -144,14 +148,29 @@ class Consumer:
             partitions.setdefault((record.topic, record.partition), []).append(record)
         for at, share in partitions.items():
             self._reads_next[at] = share[-1].offset + 1
+        too_many: dict[Partition, TooManyParked] = {}
         try:
             await self.apply(records)
         except _PASSING:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the line goes on
-            await self._isolate_each(list(partitions.values()), error)
+            too_many = await self._isolate_each(partitions, error)
         for at in partitions:
             await subscription.commit(*at, self._cursors[at].next_offset)
+            if at in too_many:
+                await self._pause(subscription, at, too_many[at])
+            elif at in self._stopped:
+                self._stopped[at].over()
+
+    async def _pause(self, subscription: Subscription, at: Partition, why: TooManyParked) -> None:
+        """Let the partition be, for longer each time; the others go on."""
+        if at not in self._stopped:
+            consumer = self._handlers.consumer
+            self._stopped[at] = Patience(
+                _LOG, "the consumer", of=consumer, topic=at[0], partition=at[1]
+            )
+        await subscription.pause(*at, self._stopped[at].pause(why))
+        self._reads_next[at] = self._cursors[at].next_offset
 
     async def _start_at(self, topic: str, partition: int) -> int:
         at = (topic, partition)
@@ -220,16 +239,17 @@ class Consumer:
         self._cursors.update(moves)
         _report(parks)
 
-    async def _isolate_each(self, partitions: Sequence[Sequence[Record]], error: Exception) -> None:
-        """A partition that is stopped stops no other."""
-        stopped: TooManyParked | None = None
-        for records in partitions:
+    async def _isolate_each(
+        self, partitions: Mapping[Partition, Sequence[Record]], error: Exception
+    ) -> dict[Partition, TooManyParked]:
+        """Gives those that must stop: they stop no other."""
+        stopped = {}
+        for at, records in partitions.items():
             try:
                 await self._isolate(records, error)
             except TooManyParked as too_many:
-                stopped = too_many
-        if stopped:
-            raise stopped
+                stopped[at] = too_many
+        return stopped
 
     async def _isolate(self, records: Sequence[Record], error: Exception) -> None:
         """Something among these can't be applied: apply the rest, and park that with the error."""

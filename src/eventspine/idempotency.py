@@ -6,11 +6,15 @@ another process. Two at once do the work twice and commit it once: the second to
 taken, rolls everything back, and answers what the first one stored.
 
 An answer may hold somebody's personal data. When they are erased, it is overwritten (`forget`).
+What was asked for may hold some too, and is kept as a hash. Whoever has such a hash could find out by
+guessing, so it is salted with the key, and of the key too only a hash is kept: the salt is known to
+nobody but the client. So it can stay after an erasure, and tells a repeat from another request.
 
 The header and its meaning follow the IETF draft "The Idempotency-Key HTTP Header Field".
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from hashlib import sha256
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from pydantic_core import to_json
@@ -28,28 +32,29 @@ Result = TypeVar("Result")
 # left, or PostgreSQL need not take it where no key is found.
 _FIND = """
 WITH storing AS MATERIALIZED (SELECT pg_advisory_xact_lock_shared(7409))
-SELECT key, fingerprint, status, headers, body
+SELECT key_hash, fingerprint, status, headers, body
 FROM storing LEFT JOIN idempotency_keys
-    ON key = ANY(ARRAY(SELECT jsonb_array_elements_text(%(keys)s::jsonb)))
+    ON key_hash = ANY(ARRAY(
+        SELECT decode(hex, 'hex') FROM jsonb_array_elements_text(%(hashes)s::jsonb) AS hashes(hex)
+    ))
 """
 
 # In the order of the keys, or two batches could wait for each other. Waits for whoever is about to
 # commit the same key.
 _STORE = """
-INSERT INTO idempotency_keys (key, fingerprint, status, headers, body, about)
-SELECT key, fingerprint, status, headers, body, about
+INSERT INTO idempotency_keys (key_hash, fingerprint, status, headers, body, about)
+SELECT decode(key_hash, 'hex'), decode(fingerprint, 'hex'), status, headers, body, about
 FROM jsonb_to_recordset(%(answers)s::jsonb) AS a(
-    key text, fingerprint text, status integer, headers jsonb, body text, about text)
-ORDER BY key
+    key_hash text, fingerprint text, status integer, headers jsonb, body text, about text)
+ORDER BY key_hash
 ON CONFLICT DO NOTHING
 """
 
 _HOLD = "SELECT pg_advisory_xact_lock(7409)"
 
-# The fingerprint is made of what was asked for, and whoever guesses that can tell by it.
 _FORGET = """
 UPDATE idempotency_keys
-SET fingerprint = '', status = %(status)s, headers = %(headers)s, body = %(body)s, about = NULL
+SET status = %(status)s, headers = %(headers)s, body = %(body)s, about = NULL
 WHERE about = ANY(%(about)s)
 """
 
@@ -75,6 +80,12 @@ class Key(NamedTuple):
     key: str
     fingerprint: str
     answer: Callable[[Any], Answer | None]
+
+    def hash(self) -> bytes:
+        return sha256(self.key.encode()).digest()
+
+    def salted(self) -> bytes:
+        return sha256(f"{self.key} {self.fingerprint}".encode()).digest()
 
 
 class Once(NamedTuple, Generic[Command]):
@@ -120,10 +131,9 @@ async def _run(
     action: Callable[[Transaction, Sequence[Command]], Awaitable[Sequence[Result | Exception]]],
     commands: Sequence[Once[Command]],
 ) -> Sequence[Result | Answer | Exception]:
-    keys = {once.key.key for once in commands if once.key is not None}
-    if not keys:
+    if all(once.key is None for once in commands):
         return await action(tx, [once.command for once in commands])
-    known = await _find(tx, keys)
+    known = await _find(tx, commands)
     # The first of each key not known yet, and all without one, are done; the rest are answered.
     todo: list[Once[Command]] = []
     first: set[str] = set()
@@ -142,17 +152,20 @@ async def _run(
 
 
 class _Stored(NamedTuple):
-    fingerprint: str
+    fingerprint: bytes
+    """Salted."""
     answer: Answer
 
 
-async def _find(tx: Transaction, keys: set[str]) -> dict[str, _Stored]:
+async def _find(tx: Transaction, commands: Sequence[Once[Command]]) -> dict[str, _Stored]:
+    keys = {once.key.hash(): once.key.key for once in commands if once.key is not None}
+    hashes = [key_hash.hex() for key_hash in keys]
     return {
-        key: _Stored(fingerprint, _answer(status, headers, body))
-        for key, fingerprint, status, headers, body in await tx.fetch(
-            _FIND, {"keys": to_json(keys).decode()}
+        keys[key_hash]: _Stored(fingerprint, _answer(status, headers, body))
+        for key_hash, fingerprint, status, headers, body in await tx.fetch(
+            _FIND, {"hashes": to_json(hashes).decode()}
         )
-        if key is not None
+        if key_hash is not None
     }
 
 
@@ -165,23 +178,23 @@ async def _store(
     todo: Sequence[Once[Command]],
     results: Sequence[Result | Exception],
     known: dict[str, _Stored],
-) -> dict[str, tuple[str, Result | Exception]]:
+) -> dict[str, tuple[bytes, Result | Exception]]:
     """Store the answers and add them to `known`; gives the results that are not to be stored."""
-    passing: dict[str, tuple[str, Result | Exception]] = {}
+    passing: dict[str, tuple[bytes, Result | Exception]] = {}
     new = []
     for once, result in zip(todo, results, strict=True):
         if once.key is None:
             continue
-        key, fingerprint, to_answer = once.key
-        answer = to_answer(result)
+        key, fingerprint = once.key.key, once.key.salted()
+        answer = once.key.answer(result)
         if answer is None:
             passing[key] = (fingerprint, result)
             continue
         known[key] = _Stored(fingerprint, answer)
         new.append(
             {
-                "key": key,
-                "fingerprint": fingerprint,
+                "key_hash": once.key.hash().hex(),
+                "fingerprint": fingerprint.hex(),
                 "status": answer.status,
                 "headers": answer.headers,
                 "body": answer.body,
@@ -198,10 +211,10 @@ async def _store(
 def _repeated(
     key: Key,
     known: dict[str, _Stored],
-    passing: Mapping[str, tuple[str, Result | Answer | Exception]],
+    passing: Mapping[str, tuple[bytes, Result | Answer | Exception]],
 ) -> Result | Answer | Exception:
     fingerprint, outcome = known[key.key] if key.key in known else passing[key.key]
-    if fingerprint not in {key.fingerprint, ""}:
+    if fingerprint != key.salted():
         return KeyReused("the idempotency key has been used for another request")
     return outcome
 

@@ -52,7 +52,7 @@ class TopicMismatch(Exception):
 
 StartAt = Callable[[str, int], Awaitable[int]]
 """Given a topic and a partition, the offset to read next: the consumer's own cursor, asked for
-each time a partition is assigned. The log's idea of a committed offset is never used."""
+each time a partition is assigned, or its pause is over. The log's idea of a committed offset is never used."""
 
 
 class Subscription(Protocol):
@@ -70,7 +70,15 @@ class Subscription(Protocol):
         ...
 
     async def seek(self, topic: str, partition: int, offset: int) -> None:
-        """Read this partition from `offset` on. Ignored for a partition not held."""
+        """Read this partition from `offset` on. Ignored for one that is not held, or is paused."""
+        ...
+
+    async def pause(self, topic: str, partition: int, seconds: float) -> None:
+        """Give nothing of this partition for so long, and go on with the others.
+
+        It stays held, and nothing of it is kept. Then it begins where `StartAt` says, as if it had
+        just been assigned. Ignored for a partition not held.
+        """
         ...
 
     async def commit(self, topic: str, partition: int, offset: int) -> None:

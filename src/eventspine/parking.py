@@ -8,10 +8,11 @@ A record that is no event of ours is parked too, whole, but holds nothing behind
 write to a topic could otherwise stop any key.
 """
 
-import json
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
+
+from pydantic_core import to_json
 
 from eventspine.database import Database, translated
 from eventspine.errors import OutcomeUnknown, SpineError, Unavailable
@@ -55,16 +56,32 @@ class Parked(NamedTuple):
     value: bytes | None
 
 
+# Every batch asks, and behind a key may be any number of events. So this goes from key to key in
+# `parked_held_keys`, with a look-up for each (a loose index scan), where DISTINCT would read all.
 _HELD = """
-SELECT DISTINCT topic, key FROM parked WHERE consumer = %(consumer)s AND holds_key
+WITH RECURSIVE held AS (
+    (SELECT topic, key, coalesce(hashtextextended(key, 0), 0) AS hash FROM parked
+    WHERE consumer = %(consumer)s AND holds_key
+    ORDER BY topic, coalesce(hashtextextended(key, 0), 0) LIMIT 1)
+    UNION ALL
+    SELECT further.* FROM held, LATERAL (
+        SELECT topic, key, coalesce(hashtextextended(key, 0), 0) FROM parked
+        WHERE consumer = %(consumer)s AND holds_key
+            AND (topic, coalesce(hashtextextended(key, 0), 0)) > (held.topic, held.hash)
+        ORDER BY topic, coalesce(hashtextextended(key, 0), 0) LIMIT 1
+    ) AS further
+)
+SELECT topic, key FROM held
 """
 
 _PARK = """
 INSERT INTO parked
     (consumer, topic, "partition", "offset", position, key, headers, value, holds_key, cause, error)
-VALUES
-    (%(consumer)s, %(topic)s, %(partition)s, %(offset)s, %(position)s, %(key)s, %(headers)s,
-    %(value)s, %(holds_key)s, %(cause)s, %(error)s)
+SELECT %(consumer)s, topic, "partition", "offset", position, key, headers, decode(value, 'hex'),
+    holds_key, cause, error
+FROM json_to_recordset(%(parks)s::json) AS p(
+    topic text, "partition" integer, "offset" bigint, position bigint, key text, headers jsonb,
+    value text, holds_key boolean, cause text, error text)
 -- A stranger's record, read again after the log had lost its end.
 ON CONFLICT (consumer, topic, "partition", "offset", position) DO UPDATE
 SET key = excluded.key, headers = excluded.headers, value = excluded.value, error = excluded.error
@@ -115,6 +132,7 @@ WHERE consumer = %(consumer)s AND topic = %(topic)s
 """
 
 _CHUNK = 500  # events that are retried in one transaction
+_AT_ONCE = 16 * 1024 * 1024  # bytes that are parked by one statement; no parameter may hold 1 GB
 
 BEHIND = "behind another"
 """The cause of what is parked only because an earlier event of its key is."""
@@ -134,25 +152,41 @@ async def held_keys(tx: Transaction, consumer: str) -> set[HeldKey]:
 
 
 async def park(tx: Transaction, consumer: str, parks: Sequence[Park]) -> None:
-    for record, position, holds_key, cause, error in parks:
-        await tx.execute(
-            _PARK,
-            {
-                "consumer": consumer,
-                "topic": record.topic,
-                "partition": record.partition,
-                "offset": record.offset,
-                "position": position or 0,
-                "key": _storable(record.key),
-                "headers": json.dumps(
-                    {_storable(name): _storable(text) for name, text in record.headers.items()}
-                ),
-                "value": record.value,
-                "holds_key": holds_key,
-                "cause": cause,
-                "error": _storable(error[:2000]),
-            },
-        )
+    """All in one statement, or, since values may be of any size, in a few."""
+    rows: list[bytes] = []
+    room = _AT_ONCE
+    for each in parks:
+        row = _row(each)
+        if rows and len(row) > room:
+            await _insert(tx, consumer, rows)
+            rows, room = [], _AT_ONCE
+        rows.append(row)
+        room -= len(row)
+    if rows:
+        await _insert(tx, consumer, rows)
+
+
+async def _insert(tx: Transaction, consumer: str, rows: Sequence[bytes]) -> None:
+    parks = f"[{b','.join(rows).decode()}]"
+    await tx.execute(_PARK, {"consumer": consumer, "parks": parks})
+
+
+def _row(park: Park) -> bytes:
+    record, position, holds_key, cause, error = park
+    return to_json(
+        {
+            "topic": record.topic,
+            "partition": record.partition,
+            "offset": record.offset,
+            "position": position or 0,
+            "key": _storable(record.key),
+            "headers": {_storable(name): _storable(text) for name, text in record.headers.items()},
+            "value": None if record.value is None else record.value.hex(),
+            "holds_key": holds_key,
+            "cause": cause,
+            "error": _storable(error[:2000]),
+        }
+    )
 
 
 def _storable(text: str | None) -> str | None:

@@ -38,6 +38,10 @@ class Patience:
 
     async def after(self, error: BaseException) -> None:
         """Pause. Logs the error if it is another kind of trouble than before."""
+        await asyncio.sleep(self.pause(error))
+
+    def pause(self, error: BaseException) -> float:
+        """How many seconds to pause, for those who have other things to do in the meantime."""
         self.comes_round()
         if not self._failures:
             self._since = time.monotonic()
@@ -50,8 +54,8 @@ class Patience:
         if news:
             self._silent = False
             self._log.warning(f"{self._who} waits", reason=kind, **self._context)
-        pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(self._failures - 1, 10))
-        await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
+        pause: float = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(self._failures - 1, 10))
+        return pause * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
 
     def comes_round(self) -> None:
         """It is not stuck; whether it works again, its next turn will show."""

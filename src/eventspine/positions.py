@@ -52,12 +52,15 @@ class Shown:
     """Those that came behind a higher one, and for the first time."""
     _rising: "array[int]" = field(default_factory=lambda: array("q"))
 
-    def add(self, position: int, offset: int) -> None:
+    def add(self, position: int, offset: int) -> bool:
+        """Whether its readers take it for new."""
         if position > self.highest:
             self.highest, self.offset = position, offset
             self._rising.append(position)
-        elif not self.holds(position):
+            return True
+        if not self.holds(position):
             self.passed_over.append(position)
+        return False
 
     def holds(self, position: int) -> bool:
         """Whether it was met here in its turn."""

@@ -159,6 +159,8 @@ class PostgresSubscription:
         self._start_at = start_at
         self._connection: Connection | None = None
         self._next: dict[tuple[str, int], int] = {}
+        self._paused: dict[tuple[str, int], float] = {}
+        """Held, and not to be read before then."""
         self._looked_at = 0.0
         self._failed_at: dict[tuple[str, int], float] = {}
         """When it could last not be told where one of the partitions starts."""
@@ -175,12 +177,18 @@ class PostgresSubscription:
         if (topic, partition) in self._next:
             self._next[topic, partition] = offset
 
+    async def pause(self, topic: str, partition: int, seconds: float) -> None:
+        if self._next.pop((topic, partition), None) is not None:
+            until = asyncio.get_running_loop().time() + seconds
+            self._paused[topic, partition] = until
+
     async def commit(self, topic: str, partition: int, offset: int) -> None:
         """Nothing to tell: the cursors are in the consumer's database for all to see."""
 
     async def close(self) -> None:
         connection, self._connection = self._connection, None
         self._next.clear()
+        self._paused.clear()
         if connection is not None:
             await connection.close()
 
@@ -189,6 +197,7 @@ class PostgresSubscription:
         deadline = loop.time() + timeout
         while True:
             connection = await self._hold_partitions()
+            await self._end_pauses()
             records: list[Record] = []
             for (topic, partition), offset in self._next.items():
                 room = max_records - len(records)
@@ -222,9 +231,17 @@ class PostgresSubscription:
                 there += [(topic, partition) for partition, _ in await heads.fetchall()]
             # One that fails ends the look; at the next it comes last.
             for at in sorted(there, key=lambda at: (self._failed_at.get(at, 0.0), at)):
-                if at not in self._next:
+                if at not in self._next and at not in self._paused:
                     await self._try_hold(self._connection, *at)
         return self._connection
+
+    async def _end_pauses(self) -> None:
+        now = asyncio.get_running_loop().time()
+        for at in [at for at, until in self._paused.items() if until <= now]:
+            # Until it is asked for again, all others have had their turn.
+            self._paused[at] = now + _LOOK_FOR_PARTITIONS_EVERY
+            self._next[at] = await self._start_at(*at)
+            del self._paused[at]
 
     async def _try_hold(self, connection: Connection, topic: str, partition: int) -> None:
         name = {"name": f"{self._group}/{topic}/{partition}"}

@@ -1,12 +1,14 @@
 """Tables that would grow for ever, kept bounded.
 
 Old rows go in chunks, each its own short transaction, far from where new ones come in: the outbox
-loses positions at its old end, and nothing that is not relayed; keys go when they have expired.
-Parked events stay until somebody has seen to them.
+loses positions at its old end, and nothing that is not relayed; keys go when they have expired; of
+what is parked, strangers' records go, since anybody who can write to a topic can add to them. A parked
+event of ours holds its key's later ones behind it, and stays until somebody has seen to it.
 """
 
 import asyncio
 import time
+from typing import NamedTuple
 
 import structlog
 
@@ -41,22 +43,49 @@ DELETE FROM idempotency_keys WHERE ctid = ANY(ARRAY(
 ))
 """
 
+# What is being retried or discarded at that moment is passed over, as both would wait for the other.
+_PRUNE_PARKED = """
+DELETE FROM parked WHERE ctid = ANY(ARRAY(
+    SELECT ctid FROM parked
+    WHERE NOT holds_key AND parked_at < now() - make_interval(secs => %(seconds)s)
+    ORDER BY parked_at LIMIT %(chunk)s FOR UPDATE SKIP LOCKED
+))
+"""
+
 # One of a service's workers prunes at a time; the others find the lock taken and go on.
 _LOCK = "SELECT pg_try_advisory_xact_lock(7408)"
 
 
+class Pruned(NamedTuple):
+    """How many rows went."""
+
+    outbox: int
+    idempotency_keys: int
+    parked: int
+
+
 class Pruner:
-    """Keeps one service's outbox and idempotency keys bounded, while `run` is left running.
+    """Keeps one service's tables bounded, while `run` is left running.
 
     Relayed rows are kept for `outbox_seconds`: long enough to feed a log again that has lost its
-    end. Keys are honoured for `key_seconds`.
+    end. Keys are honoured for `key_seconds`. What is parked and holds no key can be looked at for
+    `parked_seconds`.
     """
 
-    def __init__(self, database: Database, *, outbox_seconds: float, key_seconds: float) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        outbox_seconds: float,
+        key_seconds: float,
+        parked_seconds: float,
+    ) -> None:
         self._database = database
         self._outbox_seconds = outbox_seconds
         self._key_seconds = key_seconds
-        self._every = max(_OFTEN, min(_SELDOM, _LATE * min(outbox_seconds, key_seconds)))
+        self._parked_seconds = parked_seconds
+        shortest = min(outbox_seconds, key_seconds, parked_seconds)
+        self._every = max(_OFTEN, min(_SELDOM, _LATE * shortest))
         self._patience = Patience(_LOG, "pruning")
 
     async def run(self) -> None:
@@ -69,15 +98,17 @@ class Pruner:
             except Exception as error:  # noqa: BLE001 - it can wait, whatever it is
                 await self._patience.after(error)
 
-    async def prune(self) -> tuple[int, int]:
-        """One round, to the end; how many outbox rows and how many keys went."""
+    async def prune(self) -> Pruned:
+        """One round, to the end."""
         began = time.monotonic()
         outbox = await self._in_chunks(_PRUNE_OUTBOX, self._outbox_seconds)
         keys = await self._in_chunks(_PRUNE_KEYS, self._key_seconds)
-        if outbox or keys:
+        parked = await self._in_chunks(_PRUNE_PARKED, self._parked_seconds)
+        pruned = Pruned(outbox, keys, parked)
+        if any(pruned):
             seconds = round(time.monotonic() - began, 3)
-            _LOG.info("pruned", outbox=outbox, idempotency_keys=keys, seconds=seconds)
-        return outbox, keys
+            _LOG.info("pruned", **pruned._asdict(), seconds=seconds)
+        return pruned
 
     async def _in_chunks(self, delete: str, seconds: float) -> int:
         gone = 0

@@ -56,8 +56,9 @@ def add_spine_tables(metadata: MetaData) -> None:
     Table(
         "idempotency_keys",
         metadata,
-        Column("key", Text, primary_key=True),
-        Column("fingerprint", Text, nullable=False),
+        Column("key_hash", LargeBinary, primary_key=True),
+        # Of what was asked for, salted with the key: which only the client has.
+        Column("fingerprint", LargeBinary, nullable=False),
         Column("status", Integer, nullable=False),
         Column("headers", JSONB, nullable=False),
         # Text and not jsonb: repeats are given the same bytes.
@@ -87,6 +88,14 @@ def add_spine_tables(metadata: MetaData) -> None:
         Column("error", Text, nullable=False),
         Column("attempts", Integer, nullable=False, server_default=text("1")),
         Column("parked_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+        Index(
+            "parked_held_keys",
+            "consumer",
+            "topic",
+            text("coalesce(hashtextextended(key, 0), 0)"),
+            postgresql_where=text("holds_key"),
+        ),
+        Index("parked_strangers_by_age", "parked_at", postgresql_where=text("NOT holds_key")),
     )
     Table(
         "cursors",

@@ -14,7 +14,7 @@ import structlog
 
 from eventspine import consumer, relay
 from eventspine.database import Database
-from eventspine.migrations import spine_1, spine_2, spine_3, spine_4, spine_5
+from eventspine.migrations import spine_1, spine_2, spine_3, spine_4, spine_5, spine_6, spine_7
 from eventspine.postgres_log import PostgresLog
 from shop.kit.local.postgres import LocalPostgres
 from tests.conftest import NewDatabase
@@ -29,7 +29,8 @@ def make_tables(url: str) -> None:
             "WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
         connection.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
-        connection.execute(spine_1() + spine_2() + spine_3() + spine_4() + spine_5())
+        for step in (spine_1, spine_2, spine_3, spine_4, spine_5, spine_6, spine_7):
+            connection.execute(step())
         connection.execute(notes.TABLES)
 
 

@@ -350,6 +350,41 @@ class EventLogContract:
         await member.close()
 
     @on_a_log
+    async def test_a_paused_partition_is_left_out_and_then_begins_where_its_cursor_says(
+        self, log: EventLog, topic: str
+    ) -> None:
+        await log.append(topic, numbered(300))
+        ends = await log.end_offsets(topic)
+        starts: dict[tuple[str, int], int] = {}
+        member = log.subscribe(f"group-{topic}", [topic], from_offsets(starts))
+        first = await member.poll(50, 20.0)
+        begun = {record.partition for record in first}
+        while len(begun) < PARTITIONS:
+            more = await member.poll(50, 0.5)
+            begun |= {record.partition for record in more}
+            first += more
+
+        # What was read before the pause, and not handed out, does not come any more.
+        await member.pause(topic, 0, 3600.0)
+        await member.pause(topic, PARTITIONS + 5, 3600.0)  # not held: ignored
+        rest = await poll_until(
+            member, sum(ends.values()) - ends[0] - sum(one.partition != 0 for one in first)
+        )
+        await member.seek(topic, 0, 0)  # paused: ignored
+        starts[topic, 1] = ends[1] - 5
+        await member.pause(topic, 1, 0.2)
+        again = await poll_until(member, 5)
+        await log.append(topic, numbered(100, first=300))
+        ends_now = await log.end_offsets(topic)
+        late = await poll_until(member, ends_now[1] - ends[1] + ends_now[2] - ends[2])
+        late += await member.poll(1000, 0.5)
+
+        assert 0 not in {record.partition for record in rest + again + late}
+        assert [record.offset for record in again] == list(range(ends[1] - 5, ends[1]))
+        assert_no_holes(one for one in first + rest + late if one.partition)
+        await member.close()
+
+    @on_a_log
     async def test_when_a_member_leaves_the_other_reads_everything(
         self, log: EventLog, topic: str
     ) -> None:

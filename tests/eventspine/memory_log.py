@@ -64,14 +64,17 @@ class MemorySubscription:
         self._log = log
         self._start_at = start_at
         self.next: dict[int, int] = {}
+        self.paused: dict[int, float] = {}
+        self.pauses = 0
         self.told: asyncio.Queue[Cuts] | None = None
         self.polled = asyncio.Event()
         self.polls = 0
 
     async def poll(self, max_records: int, timeout: float) -> list[Record]:
         self._log._check()
+        now = asyncio.get_running_loop().time()
         for partition in range(len(self._log.partitions)):
-            if partition not in self.next:
+            if partition not in self.next and self.paused.get(partition, 0.0) <= now:
                 self.next[partition] = await self._start_at(TOPIC, partition)
         self.polls += 1
         self.polled.set()
@@ -80,7 +83,7 @@ class MemorySubscription:
             self.polled.clear()
             return [record for n, cut in enumerate(cuts) for record in self._read(n, cut)]
         records: list[Record] = []
-        for partition in self.next:
+        for partition in list(self.next):
             records += self._read(partition, max_records - len(records))
         if not records:
             await asyncio.sleep(min(timeout, 0.02))
@@ -103,6 +106,11 @@ class MemorySubscription:
     async def seek(self, topic: str, partition: int, offset: int) -> None:
         if partition in self.next:
             self.next[partition] = offset
+
+    async def pause(self, topic: str, partition: int, seconds: float) -> None:
+        if self.next.pop(partition, None) is not None:
+            self.paused[partition] = asyncio.get_running_loop().time() + seconds
+            self.pauses += 1
 
     async def commit(self, topic: str, partition: int, offset: int) -> None: ...
 

@@ -280,16 +280,19 @@ def test_when_too_many_are_parked_their_partition_stops_and_says_so_once(
                 await notes.eventually(lambda: has_applied(database, 6))
                 put(log, *(notes.event(id_, 2) for id_ in range(1, 13, 2)))
                 await notes.eventually(lambda: has_applied(database, 12))
-                polls = log.subscriptions[0].polls
-                await notes.eventually(lambda: has_tried(log, polls + 10))
+                pauses = log.subscriptions[0].pauses
+                await notes.eventually(lambda: has_tried(log, pauses + 5))
                 assert await has_applied(database, 12), "nothing of it is stepped over"
                 (warning,) = said.at("warning")
                 assert "4 keys can't be applied, and 3 may be parked" in warning["reason"]
                 assert "note 8, version 1 is broken" in warning["reason"]
+                assert warning["partition"] == 0
                 if way_out == "discard":
                     found = await parked(database, key="4")
                     assert await parking.discard(database, "copy", found) == 1
                     await notes.eventually(lambda: has_applied(database, 15))
+                    (info,) = said.at("info")
+                    assert info["event"] == "the consumer goes on"
             if way_out != "discard":
                 async with notes.Running(copy.consumer(database, log, most_parked=4).run()):
                     await notes.eventually(lambda: has_applied(database, 15))
@@ -297,8 +300,62 @@ def test_when_too_many_are_parked_their_partition_stops_and_says_so_once(
             keys = ["2", "6", "8", "2"] if way_out == "discard" else ["2", "4", "6", "8", "2"]
             assert [each.key for each in await parked(database)] == keys
 
-    async def has_tried(log: MemoryLog, polls: int) -> bool:
-        return log.subscriptions[0].polls >= polls
+    async def has_tried(log: MemoryLog, pauses: int) -> bool:
+        return log.subscriptions[0].pauses >= pauses
+
+    run(scenario())
+
+
+def test_while_a_stopped_partition_waits_the_others_wait_for_nothing(
+    copy_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long it waits: here until the end of the test."""
+    monkeypatch.setattr(patience, "_FIRST_PAUSE", 3600.0)
+    monkeypatch.setattr(patience, "_LONGEST_PAUSE", 3600.0)
+
+    async def scenario() -> None:
+        async with opened(copy_url) as database:
+            log, copy = MemoryLog(3), Copy(3, 6)
+            put(log, *(notes.event(id_, 1) for id_ in (3, 6, 9, 1, 2)))
+            consumer = copy.consumer(database, log, most_parked=1, batch=2)
+            async with notes.Running(consumer.run()):
+                await notes.eventually(lambda: has_applied(database, 2))
+                for version in range(2, 12):
+                    put(log, *(notes.event(id_, version) for id_ in (1, 2, 3)))
+                    await notes.eventually(lambda n=version: has_applied(database, 2 * n))
+            assert await places(database) == [("3", 1, "ValueError")]
+            assert await database.fetch(
+                "SELECT next_offset FROM cursors WHERE partition = 0"
+            ) == [(1,)]  # fmt: skip
+            assert log.subscriptions[0].pauses == 1
+
+    run(scenario())
+
+
+def test_trouble_elsewhere_does_not_wake_a_stopped_partition(
+    copy_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a failure a member goes back to its cursors, and that one's is behind what it read."""
+
+    async def scenario() -> None:
+        async with opened(copy_url) as database:
+            log, copy = MemoryLog(2), Copy(2, 4)
+            put(log, notes.event(2, 1), notes.event(4, 1), notes.event(1, 1))
+            consumer = copy.consumer(database, log, most_parked=1)
+            monkeypatch.setattr(patience, "_LONGEST_PAUSE", 3600.0)
+            monkeypatch.setattr(patience, "_FIRST_PAUSE", 3600.0)
+            async with notes.Running(consumer.run()):
+                await notes.eventually(lambda: has_applied(database, 1))
+                await notes.eventually(lambda: has_paused(log))
+                monkeypatch.setattr(patience, "_FIRST_PAUSE", 0.001)
+                copy.troubles = [Unavailable("away"), Unavailable("away")]
+                put(log, notes.event(1, 2))
+                await notes.eventually(lambda: has_applied(database, 2))
+            assert copy.troubles == []
+            assert log.subscriptions[0].pauses == 1
+
+    async def has_paused(log: MemoryLog) -> bool:
+        return log.subscriptions[0].pauses == 1
 
     run(scenario())
 

@@ -24,7 +24,7 @@ def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def pruner(database: Database) -> Pruner:
-    return Pruner(database, outbox_seconds=DAY, key_seconds=DAY)
+    return Pruner(database, outbox_seconds=DAY, key_seconds=DAY, parked_seconds=DAY)
 
 
 async def relayed_to(database: Database, position: int) -> None:
@@ -68,9 +68,9 @@ def test_only_what_is_relayed_and_past_its_retention_goes(
             await grow_old(database, old + 1, 100, DAY - 60)
             if relayed is not None:
                 await relayed_to(database, relayed)
-            assert await pruner(database).prune() == (left - 1, 0)
+            assert await pruner(database).prune() == (left - 1, 0, 0)
             assert await outbox(database) == list(range(left, 101))
-            assert await pruner(database).prune() == (0, 0)
+            assert await pruner(database).prune() == (0, 0, 0)
 
     run(scenario())
 
@@ -93,7 +93,7 @@ def test_each_chunk_is_a_transaction_of_its_own(notes_url: str) -> None:
                     FOR EACH STATEMENT EXECUTE FUNCTION note();
                     """
                 )
-            assert await pruner(database).prune() == (95, 0)
+            assert await pruner(database).prune() == (95, 0, 0)
             chunks = await database.fetch("SELECT gone FROM chunks ORDER BY xid::xid8")
             assert [gone for (gone,) in chunks] == [10] * 9 + [5]
             assert await database.fetch("SELECT count(DISTINCT xid) FROM chunks") == [(10,)]
@@ -111,9 +111,9 @@ def test_two_at_once_do_it_once_and_wait_for_nobody(notes_url: str) -> None:
                 # Another's chunk is under way.
                 await busy.execute(pruning._LOCK)
                 async with asyncio.timeout(2):
-                    assert await pruner(database).prune() == (0, 0)
+                    assert await pruner(database).prune() == (0, 0, 0)
             rounds = await asyncio.gather(*(pruner(database).prune() for _ in range(4)))
-            assert sum(gone for gone, _ in rounds) <= 480
+            assert sum(gone.outbox for gone in rounds) <= 480
             await pruner(database).prune()
             assert await outbox(database) == list(range(481, 501))
 
@@ -127,20 +127,22 @@ def test_idempotency_keys_expire_and_not_sooner(notes_url: str) -> None:
                 await tx.execute(
                     """
                     INSERT INTO idempotency_keys
-                    SELECT 'key ' || n, 'f', 201, '[]', '', now() - make_interval(secs => age)
+                    SELECT int4send(n), 'f', 201, '[]', '', now() - make_interval(secs => age)
                     FROM generate_series(1, 45) AS n,
                         LATERAL (SELECT CASE WHEN n <= 33 THEN 86401 ELSE 86300 END) AS of(age)
                     """
                 )
-            assert await pruner(database).prune() == (0, 33)
-            keys = await database.fetch("SELECT key FROM idempotency_keys")
-            assert sorted(keys) == sorted((f"key {n}",) for n in range(34, 46))
+            assert await pruner(database).prune() == (0, 33, 0)
+            keys = await database.fetch("SELECT key_hash FROM idempotency_keys ORDER BY 1")
+            assert keys == [(n.to_bytes(4, "big"),) for n in range(34, 46)]
 
     run(scenario())
 
 
 @pytest.mark.parametrize("plan", ["force_custom_plan", "force_generic_plan"])
-@pytest.mark.parametrize("statement", [pruning._PRUNE_OUTBOX, pruning._PRUNE_KEYS])
+@pytest.mark.parametrize(
+    "statement", [pruning._PRUNE_OUTBOX, pruning._PRUNE_KEYS, pruning._PRUNE_PARKED]
+)
 def test_a_chunk_is_found_by_an_index_whatever_plan_is_taken(
     notes_url: str, statement: str, plan: str
 ) -> None:
@@ -152,7 +154,11 @@ def test_a_chunk_is_found_by_an_index_whatever_plan_is_taken(
             SELECT n, 'notes', n, 'note.taken', 1, 1, '2026-01-01'::timestamptz + n * interval '1 s',
                 '{}' FROM generate_series(1, 50000) AS n;
             INSERT INTO idempotency_keys
-            SELECT n, 'f', 201, '[]', '', '2026-01-01'::timestamptz + n * interval '1 s'
+            SELECT int4send(n), 'f', 201, '[]', '', '2026-01-01'::timestamptz + n * interval '1 s'
+            FROM generate_series(1, 50000) AS n;
+            INSERT INTO parked
+            SELECT 'copy', 'notes', 0, n, 0, n, '{}', '', false, 'E', 'why', 1,
+                '2026-01-01'::timestamptz + n * interval '1 s'
             FROM generate_series(1, 50000) AS n;
             ANALYZE;
             """
@@ -164,6 +170,7 @@ def test_a_chunk_is_found_by_an_index_whatever_plan_is_taken(
     explained = "\n".join(line for (line,) in lines)
     assert "Seq Scan on outbox" not in explained, explained
     assert "Seq Scan on idempotency_keys" not in explained, explained
+    assert "Seq Scan on parked" not in explained, explained
 
 
 def test_looking_for_old_keys_stays_cheap_once_their_pages_are_used_again(notes_url: str) -> None:
@@ -171,7 +178,7 @@ def test_looking_for_old_keys_stays_cheap_once_their_pages_are_used_again(notes_
 
         def store(since: str) -> None:
             connection.execute(
-                "INSERT INTO idempotency_keys SELECT gen_random_uuid(), 'f', 201, '[]', '',"
+                "INSERT INTO idempotency_keys SELECT uuid_send(gen_random_uuid()), 'f', 201, '[]', '',"
                 " now() - %(since)s::interval FROM generate_series(1, 20000)",
                 {"since": since},
             )
@@ -189,25 +196,56 @@ def test_looking_for_old_keys_stays_cheap_once_their_pages_are_used_again(notes_
 
 
 def test_what_is_kept_for_a_short_time_is_pruned_often(notes_url: str) -> None:
-    def every(outbox: float, keys: float) -> float:
-        return Pruner(Database(notes_url), outbox_seconds=outbox, key_seconds=keys)._every
+    def every(outbox: float, keys: float, parked: float) -> float:
+        return Pruner(
+            Database(notes_url), outbox_seconds=outbox, key_seconds=keys, parked_seconds=parked
+        )._every
 
-    assert every(7 * DAY, DAY) == 30
-    assert every(60, DAY) == 6
-    assert every(DAY, 60) == 6
-    assert every(0, DAY) == 1
+    assert every(7 * DAY, DAY, 30 * DAY) == 30
+    assert every(60, DAY, DAY) == 6
+    assert every(DAY, 60, DAY) == 6
+    assert every(DAY, DAY, 60) == 6
+    assert every(0, DAY, DAY) == 1
 
 
-def test_what_is_parked_stays_however_old(notes_url: str) -> None:
+PARKED = """
+INSERT INTO parked
+SELECT 'copy', 'notes', 0, n, CASE WHEN ours THEN n ELSE 0 END, n::text, '{}', '', ours, 'E', 'why',
+    1, now() - make_interval(secs => age)
+FROM (VALUES (1, 35, true, 31536000), (101, 135, false, 86401), (201, 220, false, 86300))
+    AS of(first, last, ours, age), generate_series(first, last) AS n
+"""
+
+
+async def still_parked(database: Database) -> list[int]:
+    rows = await database.fetch('SELECT "offset" FROM parked ORDER BY 1')
+    return [offset for (offset,) in rows]
+
+
+def test_of_what_is_parked_only_old_records_that_hold_no_key_go(notes_url: str) -> None:
     async def scenario() -> None:
         async with opened(notes_url) as database:
             async with transaction(database) as tx:
-                await tx.execute(
-                    "INSERT INTO parked VALUES ('copy', 'notes', 0, 1, 1, '1', '{}', '', true,"
-                    " 'ValueError', 'why', 1, now() - interval '1 year')"
-                )
-            await pruner(database).prune()
-            assert await database.fetch("SELECT count(*) FROM parked") == [(1,)]
+                await tx.execute(PARKED)
+            assert await pruner(database).prune() == (0, 0, 35)
+            assert await still_parked(database) == [*range(1, 36), *range(201, 221)]
+            assert await pruner(database).prune() == (0, 0, 0)
+
+    run(scenario())
+
+
+def test_what_is_being_retried_is_not_pruned_and_not_waited_for(notes_url: str) -> None:
+    async def scenario() -> None:
+        async with opened(notes_url) as database:
+            async with transaction(database) as tx:
+                await tx.execute(PARKED)
+            async with transaction(database) as busy:
+                await busy.execute('UPDATE parked SET attempts = 2 WHERE "offset" = 105')
+                async with asyncio.timeout(20):
+                    gone = await pruner(database).prune()
+                assert gone.parked == 34
+            assert 105 in await still_parked(database)
+            assert (await pruner(database).prune()).parked == 1
 
     run(scenario())
 
@@ -221,7 +259,7 @@ def test_while_writers_relay_and_pruner_run_every_event_arrives_once(
         copy_url = new_notes()
         async with opened(notes_url) as database, opened(copy_url) as copy:
             log = MemoryLog()
-            greedy = Pruner(database, outbox_seconds=0, key_seconds=DAY)
+            greedy = Pruner(database, outbox_seconds=0, key_seconds=DAY, parked_seconds=DAY)
 
             async def prune() -> None:
                 while True:

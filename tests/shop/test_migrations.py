@@ -1,5 +1,6 @@
 """Migrations: from nothing, from what is there, again, and at once; to what the code declares."""
 
+import asyncio
 import re
 import subprocess
 from collections.abc import Sequence
@@ -14,7 +15,10 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import MetaData, create_engine
 from sqlalchemy.engine import make_url
 
+from eventspine.database import Database
+from eventspine.idempotency import Answer, Key, KeyReused, Once, once_in_transaction
 from eventspine.log_tables import metadata as log_metadata
+from eventspine.outbox import Transaction
 from shop import services
 from shop.kit.local.postgres import _binaries
 from shop.kit.migrations import migrate
@@ -168,6 +172,34 @@ def test_a_database_with_data_is_migrated_forward_from_every_revision(
         after = rows(url, schema.metadata)
         assert {table: after[table] for table in before} == before
         assert dumped(url) == wanted
+
+
+@pytest.mark.parametrize(("name", "before"), [("users", "users_0006"), ("orders", "orders_0007")])
+def test_answers_kept_before_keys_were_hashed_are_still_given(
+    new_database: NewDatabase, name: str, before: str
+) -> None:
+    (schema,) = [schema for schema in SCHEMAS if schema.name == name]
+    url = new_database(None)
+    schema.migrate(url, to=before)
+    execute(url, "INSERT INTO idempotency_keys VALUES ('a key', 'asked', 201, '[]', 'the answer')")
+    schema.migrate(url)
+
+    async def never(tx: Transaction, commands: Sequence[int]) -> list[int]:
+        assert not commands
+        return []
+
+    async def ask(fingerprint: str) -> object:
+        database = Database(url)
+        await database.open()
+        try:
+            once = Once(1, Key("a key", fingerprint, lambda _: None))
+            [outcome] = await once_in_transaction(database, never)([once])
+        finally:
+            await database.close()
+        return outcome
+
+    assert asyncio.run(ask("asked")) == Answer(201, (), b"the answer")
+    assert isinstance(asyncio.run(ask("something else")), KeyReused)
 
 
 @each

@@ -104,6 +104,7 @@ class KafkaSubscription:
         self._lock = threading.Lock()
         self._ready: list[Record] = []
         self._seeks: dict[Partition, int] = {}
+        self._pauses: dict[Partition, float] = {}  # not to be read before then
         self._commits: dict[Partition, int] = {}
 
     async def poll(self, max_records: int, timeout: float) -> list[Record]:
@@ -125,6 +126,11 @@ class KafkaSubscription:
     async def seek(self, topic: str, partition: int, offset: int) -> None:
         with self._lock:
             self._seeks[topic, partition] = offset
+            self._drop({(topic, partition)})
+
+    async def pause(self, topic: str, partition: int, seconds: float) -> None:
+        with self._lock:
+            self._pauses[topic, partition] = time.monotonic() + seconds
             self._drop({(topic, partition)})
 
     async def commit(self, topic: str, partition: int, offset: int) -> None:
@@ -177,9 +183,13 @@ class KafkaSubscription:
             self._reading -= partitions
             self._given |= dict.fromkeys(partitions, ask_at)
 
-    def _apply_seeks(self) -> None:
+    def _apply_pauses_and_seeks(self) -> None:
         with self._lock:
+            pauses, self._pauses = self._pauses, {}
             seeks, self._seeks = self._seeks, {}
+        for at, until in pauses.items():
+            # Kafka's own pause would keep what was fetched, and go on there.
+            self._take_out({at} & self._reading, until)
         self._place({at: offset for at, offset in seeks.items() if at in self._reading})
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
@@ -217,7 +227,7 @@ class KafkaSubscription:
     def _fill(
         self, consumer: Consumer, max_records: int, deadline: float, stop: threading.Event
     ) -> None:
-        self._apply_seeks()
+        self._apply_pauses_and_seeks()
         self._send_commits()
         if self._doubt:
             self._watch.rest()
@@ -253,7 +263,7 @@ class KafkaSubscription:
             self._reach.back()
         self._watch.came(records)
         with self._lock:
-            sound = self._reading - self._seeks.keys()
+            sound = self._reading - self._seeks.keys() - self._pauses.keys()
             self._ready += [one for one in records if (one.topic, one.partition) in sound]
 
     def _failed(self, message: KafkaMessage, error: KafkaError) -> None:
@@ -350,6 +360,7 @@ class KafkaSubscription:
         with self._lock:
             self._ready.clear()
             self._seeks.clear()
+            self._pauses.clear()
             self._commits.clear()
 
 

@@ -98,6 +98,29 @@ ALTER TABLE idempotency_keys ADD COLUMN about TEXT;
 CREATE INDEX idempotency_keys_about ON idempotency_keys (about) WHERE about IS NOT NULL;
 """
 
+# A hash, since a key may be longer than what an index takes.
+_SPINE_6 = """
+CREATE INDEX parked_held_keys ON parked (consumer, topic, coalesce(hashtextextended(key, 0), 0))
+    WHERE holds_key;
+CREATE INDEX parked_strangers_by_age ON parked (parked_at) WHERE NOT holds_key;
+"""
+
+# What was stored is found again under its hash. (An answer about somebody who was erased in the last
+# day has lost its fingerprint: its repeat is now refused like another request's.) The column has another
+# name, so that an API of the release before can't store a key where this one would not look for it.
+_SPINE_7 = """
+ALTER TABLE idempotency_keys
+    ALTER COLUMN fingerprint TYPE BYTEA USING sha256(convert_to(key || ' ' || fingerprint, 'UTF8')),
+    ALTER COLUMN key TYPE BYTEA USING sha256(convert_to(key, 'UTF8'));
+ALTER TABLE idempotency_keys RENAME COLUMN key TO key_hash;
+DO $$ BEGIN
+    -- PostgreSQL 18 gives it a name; those before do not have it.
+    ALTER TABLE idempotency_keys
+        RENAME CONSTRAINT idempotency_keys_key_not_null TO idempotency_keys_key_hash_not_null;
+EXCEPTION WHEN undefined_object THEN NULL;
+END $$;
+"""
+
 
 def spine_1() -> str:
     """outbox, outbox_head, relay, cursors."""
@@ -122,3 +145,13 @@ def spine_4() -> str:
 def spine_5() -> str:
     """idempotency_keys.about: whose personal data an answer holds."""
     return _SPINE_5
+
+
+def spine_6() -> str:
+    """parked_held_keys: which keys are held up; parked_strangers_by_age: what can be pruned."""
+    return _SPINE_6
+
+
+def spine_7() -> str:
+    """idempotency_keys: of keys and requests only what nobody can guess by."""
+    return _SPINE_7

@@ -85,7 +85,12 @@ class Settings(BaseSettings):
         "answering, so that whoever sends it requests can notice",
     )
     most_parked: Annotated[int, Field(ge=1)] = Field(
-        default=100, description="keys that may be parked before a consumer stops and says so"
+        default=100,
+        description="keys that may be parked before a partition that meets one more stops",
+    )
+    parked_retention_s: Annotated[int, Field(ge=60)] = Field(
+        default=30 * 24 * 3600,
+        description="how long parked records that are no events, and hold no key, can be looked at",
     )
     relay_batch: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
         default=None, description="events relayed at a time; 2000, or on Kafka 10000"

@@ -50,6 +50,7 @@ async def _work(service: Service, settings: Settings) -> None:
         database,
         outbox_seconds=settings.outbox_retention_s,
         key_seconds=settings.idempotency_retention_s,
+        parked_seconds=settings.parked_retention_s,
     )
     tasks = [asyncio.create_task(part.run()) for part in (relay, consumer, pruner)]
     if settings.heartbeat:

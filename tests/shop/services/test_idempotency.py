@@ -1,12 +1,15 @@
 """`Idempotency-Key`: a request sent again is done once, and answered the same."""
 
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 from typing import Any
 from uuid import uuid4
 
 import httpx
 import pytest
 
+from shop.kit.web.once import _fingerprint
+from shop.services.users.schemas import CreateUser
 from tests.conftest import NewDatabase
 from tests.shop.making import user_created, user_erased
 from tests.shop.serving import Served, problem, serving
@@ -199,13 +202,39 @@ def test_no_answer_holds_an_erased_users_data_and_its_key_stays_taken(users: Ser
 
 
 def test_what_was_asked_for_can_not_be_guessed_by_what_is_left(users: Served) -> None:
+    """Not by who was erased, nor by who was refused, whom no erasure finds."""
+    creating, refused, body = key(), key(), new_user()
+    created = users.client.post("/users", json=body, headers=creating)
+    assert users.client.post("/users", json=body, headers=refused).status_code == 409
+    users.client.delete(created.headers["location"])
+    left = kept(users)
+    guess = _fingerprint(CreateUser(body["email"], body["name"]), None)
+    for headers in (creating, refused):
+        text = headers["Idempotency-Key"]
+        # Who knows the key can tell, but the key is not there.
+        assert sha256(f"{text} {guess}".encode()).hexdigest() in left
+        assert text not in left
+    assert guess not in left
+    assert sha256(guess.encode()).hexdigest() not in left
+
+
+@pytest.mark.parametrize("other", ["body", "route", "caller"])
+def test_after_an_erasure_too_a_key_is_refused_for_anything_else(users: Served, other: str) -> None:
     headers, body = key(), new_user()
     created = users.client.post("/users", json=body, headers=headers)
     users.client.delete(created.headers["location"])
-    [(fingerprint,)] = users.rows(
-        f"SELECT fingerprint FROM idempotency_keys WHERE key = '{headers['Idempotency-Key']}'"
-    )
-    assert fingerprint == ""
+    stored = users.stored()
+    match other:
+        case "body":
+            again = users.client.post("/users", json=new_user(), headers=headers)
+        case "route":
+            again = users.client.delete(created.headers["location"], headers=headers)
+        case _:
+            headers_of_other = {**headers, "Authorization": "Bearer of-another"}
+            again = users.client.post("/users", json=body, headers=headers_of_other)
+    problem(again, 422, "idempotency-key-reused")
+    assert users.stored() == stored
+    problem(users.client.post("/users", json=body, headers=headers), 410, "user-erased")
 
 
 def test_no_answer_about_orders_holds_an_erased_customers_data(orders: Served) -> None:
