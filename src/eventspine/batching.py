@@ -44,6 +44,7 @@ class Batcher(Generic[Command, Result]):
         self._max_batch = max_batch
         self._max_waiting = max_waiting
         self._patience = patience
+        self.lanes = lanes
         self._idle_lanes = lanes
         self._waiting: deque[tuple[Command, asyncio.Future[Result], float]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()

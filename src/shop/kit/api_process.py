@@ -3,14 +3,16 @@
 import asyncio
 import signal
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from importlib.metadata import version
 from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
 
+from eventspine.batching import Batcher
 from eventspine.database import Database
 from eventspine.errors import Unavailable
 from shop.kit import garbage
@@ -21,26 +23,37 @@ from shop.kit.settings import Settings
 from shop.kit.web.app import ServiceApp
 from shop.kit.web.protocol import HttpProtocol
 
+_CONNECTIONS = 8
+"""To the database. One for each lane of every batcher, so that none ever waits for another's: were
+there fewer, those who read lists would keep orders, and the question whether it is ready, waiting.
+"""
+
 
 def make_app(service: Service, settings: Settings) -> ServiceApp:
     """The service's ASGI application. It connects when it starts, and starts without a database:
     what can't be answered then is a 503, until it can.
     """
-    database = Database(database_url(settings, service.name))
+    database = Database(database_url(settings, service.name), size=_CONNECTIONS)
     endpoints = service.endpoints(settings, database)
+    # However many ask at once, whether it is ready is one question.
+    checking: Batcher[None, None] = Batcher(partial(_answers, database), **settings.bounds())
+    batchers = (*endpoints.batchers, checking)
+    lanes = sum(batcher.lanes for batcher in batchers)
+    if lanes > _CONNECTIONS:
+        raise ValueError(f"{service.name}: {lanes} lanes and {_CONNECTIONS} connections for them")
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await database.open()
         yield
-        for batcher in endpoints.batchers:
+        for batcher in batchers:
             await batcher.close()
         await database.close()
 
     async def ready() -> None:
         if app.stopping:
             raise Unavailable("this process is about to stop")
-        await database.fetch("SELECT 1")
+        await checking.submit(None)
 
     app = ServiceApp(
         title=service.title,
@@ -50,6 +63,11 @@ def make_app(service: Service, settings: Settings) -> ServiceApp:
         ready=ready,
     )
     return app
+
+
+async def _answers(database: Database, asked: Sequence[None]) -> Sequence[None]:
+    await database.fetch("SELECT 1")
+    return asked
 
 
 def run_api(service: Service, settings: Settings) -> None:

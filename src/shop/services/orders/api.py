@@ -8,7 +8,6 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from eventspine.batching import Batcher
-from eventspine.database import Database
 from eventspine.idempotency import Answer, Once
 from shop.contracts.orders import Status
 from shop.kit.fields import PathId, PlainId, Traceparent
@@ -17,9 +16,15 @@ from shop.kit.web.etag import IfMatch, versions
 from shop.kit.web.once import Caller, IdempotencyKey, answer_once
 from shop.kit.web.problems import READS, TAKES_JSON, WRITES, PreconditionFailed, documented
 from shop.kit.web.route import FastRoute, Reply
-from shop.services.orders import queries
 from shop.services.orders.errors import OrderNotFound, UnknownCustomer
-from shop.services.orders.schemas import CancelOrder, NewOrder, Order, Orders, PlaceOrder
+from shop.services.orders.schemas import (
+    CancelOrder,
+    ListOrders,
+    NewOrder,
+    Order,
+    Orders,
+    PlaceOrder,
+)
 
 # A customer's event is a few milliseconds behind the customer. Ask again soon, then less often.
 _FIRST_LOOK = 0.004  # seconds
@@ -27,11 +32,11 @@ _LOOK_LESS_OFTEN = 1.6
 
 
 def routes(
-    database: Database,
     *,
     placing: Batcher[Once[PlaceOrder], Order | Answer],
     cancelling: Batcher[Once[CancelOrder], Order | Answer],
     getting: Batcher[int, Order],
+    listing: Batcher[ListOrders, Orders],
     customer_grace: float,
 ) -> APIRouter:
     """`customer_grace` is how many seconds an order waits for a customer not heard of yet."""
@@ -72,10 +77,7 @@ def routes(
         cursor: pages.Cursor = None,
     ) -> Orders:
         """Orders, newest first."""
-        below = pages.decode_cursor(cursor)
-        return await queries.page(
-            database, user_id=user_id, status=status, below=below, limit=limit
-        )
+        return await listing.submit(ListOrders(user_id, status, pages.decode_cursor(cursor), limit))
 
     @router.post(
         "/orders/{order_id}/cancel",

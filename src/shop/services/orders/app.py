@@ -27,14 +27,17 @@ def endpoints(settings: Settings, database: Database) -> Endpoints:
         once_in_transaction(database, actions.cancel), **bounds
     )
     getting = Batcher(partial(queries.get, database), **bounds, lanes=2)
+    # Each reads up to a hundred rows, so together is not cheaper; and two at a time leave the
+    # processor, too, to the writes.
+    listing = Batcher(partial(queries.pages, database), **bounds, max_batch=1, lanes=2)
     router = routes(
-        database,
         placing=placing,
         cancelling=cancelling,
         getting=getting,
+        listing=listing,
         customer_grace=settings.customer_grace_ms / 1000,
     )
-    return Endpoints(router, (placing, cancelling, getting))
+    return Endpoints(router, (placing, cancelling, getting, listing))
 
 
 SERVICE = Service(
