@@ -41,6 +41,7 @@ _TRY_AGAIN = (
     psycopg.OperationalError,  # connection lost, out of disk, shutting down, deadlock, lock timeout
     errors.ReadOnlySqlTransaction,  # connected to a standby during a failover
     errors.IdleInTransactionSessionTimeout,
+    errors.TransactionTimeout,
     PoolTimeout,
 )
 
@@ -100,10 +101,11 @@ async def connect(url: str, **settings: str) -> Connection:
 class Database:
     """A pool of at most `size` connections, opened when first needed.
 
-    A database that is away makes callers wait `patience` seconds, then `Unavailable`.
+    A database that is away makes callers wait `patience` seconds, then `Unavailable`. `settings`
+    are PostgreSQL settings of its sessions, on top of `SESSION_SETTINGS`.
     """
 
-    def __init__(self, url: str, *, size: int = 6, patience: float = 2.0) -> None:
+    def __init__(self, url: str, *, size: int = 6, patience: float = 2.0, **settings: str) -> None:
         self.url = url
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             url,
@@ -114,7 +116,7 @@ class Database:
             # How long until it is tried again: a restarted PostgreSQL is back within a second.
             reconnect_timeout=0.5,
             reconnect_failed=_try_for_those_who_wait,
-            kwargs={"autocommit": True, "connect_timeout": 5, "options": _options({})},
+            kwargs={"autocommit": True, "connect_timeout": 5, "options": _options(settings)},
             name="eventspine",
         )
 

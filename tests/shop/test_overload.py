@@ -14,6 +14,7 @@ import httpx
 import psycopg
 import pytest
 
+from shop.kit.settings import Settings
 from shop.kit.web import route
 from tests.conftest import NewDatabase
 from tests.e2e.shop import Running, free_ports, until
@@ -277,6 +278,39 @@ def test_asked_to_stop_it_says_so_and_goes_on_and_asked_again_finishes_what_it_a
         assert accepted.result()[0].status_code == 201
         assert process.process.wait(10) == 0
         assert connection.execute("SELECT count(*) FROM orders").fetchall() == [(1,)]
+
+
+def test_what_was_accepted_is_finished_and_answered_though_it_takes_its_time(url: str) -> None:
+    with orders_process(url, drain_ms=0) as (process, port), clients(port) as sending:
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("INSERT INTO customers VALUES (1, 'a@b.c', 'A', 1, false)")
+            with stalled(url):
+                accepted = sending.send()
+                until(lambda: is_blocked(connection), "the order is under way")
+                process.process.send_signal(signal.SIGTERM)
+                until(lambda: refuses(port), "it takes no more")
+                # A server that only looked at the clock had given up by now.
+                time.sleep(4.5)
+                assert not accepted.done()
+        assert accepted.result()[0].status_code == 201
+        assert process.process.wait(10) == 0
+
+
+def test_who_is_not_waited_for_any_longer_is_told_that_it_may_be_done(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Settings, "finish_within", lambda _: 1)
+    with serving("orders", url) as served, clients(served.port) as sending:
+        served.hears(user_created(1))
+        with stalled(url), closed(url, "orders"):
+            listing = sending.send("/orders", "GET")
+            placing = sending.send()
+            until(lambda: waits_for_locks(served) == 2, "both are under way")
+            served.server.should_exit = True
+            problem(placing.result()[0], 503, "unknown-outcome")
+            refused(listing.result()[0])
+        # And it is.
+        until(lambda: served.rows("SELECT count(*) FROM orders") == [(1,)], "it is committed")
 
 
 def test_the_time_in_which_it_goes_on_answering_ends_by_itself(url: str) -> None:

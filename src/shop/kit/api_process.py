@@ -19,7 +19,7 @@ from shop.kit import garbage
 from shop.kit.event_log import database_url
 from shop.kit.ready import notify_ready
 from shop.kit.service import Service
-from shop.kit.settings import Settings
+from shop.kit.settings import TRANSACTION_WITHIN, Settings
 from shop.kit.web.app import ServiceApp
 from shop.kit.web.protocol import HttpProtocol
 
@@ -33,7 +33,11 @@ def make_app(service: Service, settings: Settings) -> ServiceApp:
     """The service's ASGI application. It connects when it starts, and starts without a database:
     what can't be answered then is a 503, until it can.
     """
-    database = Database(database_url(settings, service.name), size=_CONNECTIONS)
+    database = Database(
+        database_url(settings, service.name),
+        size=_CONNECTIONS,
+        transaction_timeout=f"{TRANSACTION_WITHIN}s",
+    )
     endpoints = service.endpoints(settings, database)
     # However many ask at once, whether it is ready is one question.
     checking: Batcher[None, None] = Batcher(partial(_answers, database), **settings.bounds())
@@ -74,13 +78,13 @@ def run_api(service: Service, settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT; then finish what was accepted. Raises `PortTaken`."""
     port = settings.service(service.name).port or service.port
     app = make_app(service, settings)
-    config = server_config(app, access_log=settings.access_log)
+    config = server_config(app, settings)
     bound = _bind(settings.host, port)
     garbage.settle()
     _Server(config, app, drain=settings.drain_ms / 1000).run(sockets=[bound])
 
 
-def server_config(app: ServiceApp, *, access_log: bool = False) -> uvicorn.Config:
+def server_config(app: ServiceApp, settings: Settings) -> uvicorn.Config:
     """How an app is served, here and in tests."""
     return uvicorn.Config(
         app,
@@ -89,10 +93,10 @@ def server_config(app: ServiceApp, *, access_log: bool = False) -> uvicorn.Confi
         ws="none",
         lifespan="on",
         log_config=None,
-        access_log=access_log,
+        access_log=settings.access_log,
         server_header=False,
-        proxy_headers=access_log,  # nothing else looks at them
-        timeout_graceful_shutdown=4,
+        proxy_headers=settings.access_log,  # nothing else looks at them
+        timeout_graceful_shutdown=settings.finish_within(),
     )
 
 

@@ -146,7 +146,7 @@ class TemporarilyUnavailable(Problem):
 
 
 class UnknownOutcome(Problem):
-    """The connection to the database was lost while it was being done."""
+    """It was done once or not at all, and nobody here can tell which."""
 
     status = 503
     slug = "unknown-outcome"
