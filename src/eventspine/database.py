@@ -45,6 +45,8 @@ _TRY_AGAIN = (
     PoolTimeout,
 )
 
+_WAITED = (errors.QueryCanceled, errors.LockNotAvailable, errors.TransactionTimeout)
+
 # Operational to psycopg, but the same statement will never succeed: a row too long for an index.
 _NEVER = (
     errors.ProgramLimitExceeded,
@@ -147,8 +149,8 @@ class Database:
         try:
             return await self._fetch(sql, params)
         except Unavailable as error:
-            if isinstance(error.__cause__, PoolTimeout):
-                raise  # there was no connection at all, and it has been waited for
+            if isinstance(error.__cause__, (PoolTimeout, *_WAITED)):
+                raise  # that was no stale connection, and has taken its time
             await self.drop_stale()
             return await self._fetch(sql, params)
 

@@ -76,7 +76,7 @@ class Settings(BaseSettings):
         default=1024, description="requests that may wait for a batch before one is refused (503)"
     )
     request_timeout_ms: Annotated[int, Field(ge=100)] = Field(
-        default=10_000, description="how long a request waits for its turn before it is refused"
+        default=10_000, description="a request is not begun, or begun again, after this time"
     )
     outbox_retention_s: Annotated[int, Field(ge=0)] = Field(
         default=7 * 24 * 3600,

@@ -56,11 +56,11 @@ def routes(
     ) -> Reply | Answer:
         """Place an order. A user just created is waited for, briefly, before it is refused."""
         command = PlaceOrder(new.user_id, new.product, new.quantity, new.total_price, traceparent)
+        place = partial(answer_once, placing, command, _placed, key, caller, placing.deadline())
         try:
-            return await answer_once(placing, command, _placed, key, caller)
+            return await place()
         except UnknownCustomer:
-            again = partial(answer_once, placing, command, _placed, key, caller)
-            return await _within(customer_grace, again)
+            return await _within(customer_grace, place)
 
     @router.get(
         "/orders/{order_id}", response_model=Order, responses=documented(OrderNotFound, *READS)

@@ -105,8 +105,9 @@ def routes(
     ) -> UserOrders:
         """A user's orders as this service knows them from events: a moment behind, at most."""
         below = pages.decode_cursor(cursor)
-        await getting.submit(user_id)
-        return await listing.submit(ListUserOrders(user_id, below, limit))
+        deadline = getting.deadline()
+        await getting.submit(user_id, deadline)
+        return await listing.submit(ListUserOrders(user_id, below, limit), deadline)
 
     return router
 
