@@ -1,6 +1,7 @@
 """The process that answers HTTP for one service."""
 
 import asyncio
+import resource
 import signal
 import socket
 from collections.abc import AsyncIterator, Sequence
@@ -79,6 +80,7 @@ def run_api(service: Service, settings: Settings) -> None:
     port = settings.service(service.name).port or service.port
     app = make_app(service, settings)
     config = server_config(app, settings)
+    _allow_files(2 * settings.max_connections)
     bound = _bind(settings.host, port)
     garbage.settle()
     _Server(config, app, drain=settings.drain_ms / 1000).run(sockets=[bound])
@@ -96,6 +98,7 @@ def server_config(app: ServiceApp, settings: Settings) -> uvicorn.Config:
         access_log=settings.access_log,
         server_header=False,
         proxy_headers=settings.access_log,  # nothing else looks at them
+        limit_concurrency=settings.max_connections,
         timeout_graceful_shutdown=settings.finish_within(),
     )
 
@@ -138,6 +141,15 @@ class _Server(uvicorn.Server):
             return
         self.force_exit = self.should_exit and sig == signal.SIGINT
         self.should_exit = True
+
+
+def _allow_files(count: int) -> None:
+    """So many may be open, as far as the system lets us: a connection is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY:
+        count = min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < count:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -75,6 +75,9 @@ class Settings(BaseSettings):
     max_waiting: Annotated[int, Field(ge=1)] = Field(
         default=1024, description="requests that may wait for a batch before one is refused (503)"
     )
+    max_connections: Annotated[int, Field(ge=1)] = Field(
+        default=8192, description="connections that an API holds; one more is refused (503)"
+    )
     request_timeout_ms: Annotated[int, Field(ge=100)] = Field(
         default=10_000, description="a request is not begun, or begun again, after this time"
     )

@@ -18,6 +18,7 @@ from eventspine.errors import SpineError
 from shop.kit.fields import MAX_BIGINT
 from shop.kit.web.problems import (
     MEDIA_TYPE,
+    HeadTooLarge,
     InternalError,
     MethodNotAllowed,
     NotFound,
@@ -40,7 +41,7 @@ Beside the problems listed with each operation, any request may be answered with
 
 """ + "\n".join(
     f"* {problem.status} `{problem.type_uri()}`: {problem.title()}"
-    for problem in (NotFound, MethodNotAllowed, InternalError, OtherHttpError)
+    for problem in (NotFound, MethodNotAllowed, HeadTooLarge, InternalError, OtherHttpError)
 )
 
 
