@@ -1,6 +1,6 @@
 """What the order service reads."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from psycopg.rows import TupleRow
@@ -27,6 +27,12 @@ _WITH_CUSTOMER: Select[Any] = select(
 ).join_from(orders, customers, orders.c.user_id == customers.c.id, isouter=True)
 
 _MANY = query(_WITH_CUSTOMER.where(orders.c.id == func.any(bindparam("ids"))))
+
+_KNOWN = query(
+    select(customers.c.id).where(
+        customers.c.id == func.any(bindparam("ids")), customers.c.erased.is_(False)
+    )
+)
 
 _PAGE = (
     _WITH_CUSTOMER.where(orders.c.id < bindparam("below"))
@@ -74,6 +80,11 @@ async def _page(
     return Orders(
         items=items, next_cursor=encode_cursor(items[-1].id) if len(rows) > limit else None
     )
+
+
+async def known(database: Database, ids: Collection[int]) -> set[int]:
+    """Which of these are customers who may order."""
+    return {id_ for (id_,) in await database.fetch(_KNOWN, {"ids": list(ids)})}
 
 
 def order(row: TupleRow) -> Order:
