@@ -8,11 +8,11 @@ while it was busy. Load makes batches bigger, and bigger batches make each comma
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Generic, TypeVar
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Generic, NamedTuple, TypeVar
 
 from eventspine.database import Database
-from eventspine.errors import Overloaded, SpineError, Unavailable
+from eventspine.errors import Overloaded, Raced, SpineError, Unavailable
 from eventspine.outbox import Transaction, transaction
 
 Command = TypeVar("Command")
@@ -22,13 +22,24 @@ Run = Callable[[Sequence[Command]], Awaitable[Sequence[Result | Exception]]]
 """Does all commands, in their order, and answers one result for each. A command that is refused
 is a *value*, an exception among the results, and is raised for its own caller only."""
 
+_TRIES = 2
+_TRIES_IN_A_RACE = 5
+
+
+class _Submitted(NamedTuple, Generic[Command, Result]):
+    command: Command
+    future: asyncio.Future[Result]
+    deadline: float
+    """By the loop's clock; not begun after it."""
+
 
 class Batcher(Generic[Command, Result]):
     """Gathers commands and runs them in batches of at most `max_batch`, in `lanes` at a time.
 
     More lanes keep several transactions in flight; for commands that take the same locks one is
-    best. At most `max_waiting` callers wait; one more is refused with `Overloaded` at once, as is
-    one whose turn has not come after `patience` seconds: it has given up by then, or will.
+    best. At most `max_waiting` callers wait; one more is refused with `Overloaded` at once. No
+    command is begun, or begun again, after its deadline, `patience` seconds from its coming: its
+    caller has given up by then, or will.
     """
 
     def __init__(
@@ -44,12 +55,18 @@ class Batcher(Generic[Command, Result]):
         self._max_batch = max_batch
         self._max_waiting = max_waiting
         self._patience = patience
+        self.lanes = lanes
         self._idle_lanes = lanes
-        self._waiting: deque[tuple[Command, asyncio.Future[Result], float]] = deque()
+        self._waiting: deque[_Submitted[Command, Result]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
 
-    async def submit(self, command: Command) -> Result:
+    def deadline(self) -> float:
+        """Of a command that comes now; for whoever submits more than one for the same request."""
+        return asyncio.get_running_loop().time() + self._patience
+
+    async def submit(self, command: Command, deadline: float | None = None) -> Result:
         """The command's own result, once its transaction has committed.
 
         Raises what the command was refused with, `Overloaded`, or whatever the batch failed of:
@@ -59,9 +76,11 @@ class Batcher(Generic[Command, Result]):
             raise Overloaded(f"{len(self._waiting)} callers are waiting already")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
-        self._waiting.append((command, future, loop.time()))
-        if self._timer is None:
-            self._timer = loop.call_later(self._patience, self._refuse_late)
+        if deadline is None:
+            deadline = loop.time() + self._patience
+        self._waiting.append(_Submitted(command, future, deadline))
+        if self._timer is None or deadline < self._timer_at:
+            self._look_again(deadline)
         if self._idle_lanes:
             self._idle_lanes -= 1
             # Kept, because the event loop itself holds tasks only weakly.
@@ -87,36 +106,58 @@ class Batcher(Generic[Command, Result]):
         finally:
             self._idle_lanes += 1
 
-    def _next_batch(self) -> list[tuple[Command, asyncio.Future[Result]]]:
+    def _next_batch(self) -> list[_Submitted[Command, Result]]:
         batch = []
         for _ in range(min(len(self._waiting), self._max_batch)):
-            command, future, _ = self._waiting.popleft()
+            submitted = self._waiting.popleft()
             # A caller who has gone away before the work began need not have it done.
-            if not future.done():
-                batch.append((command, future))
+            if not submitted.future.done():
+                batch.append(submitted)
         return batch
 
-    def _refuse_late(self) -> None:
-        """One timer for all: it looks after the one who has waited longest, then after the next."""
-        loop = asyncio.get_running_loop()
-        self._timer = None
-        while self._waiting:
-            _, future, since = self._waiting[0]
-            if since + self._patience > loop.time():
-                self._timer = loop.call_at(since + self._patience, self._refuse_late)
-                return
-            self._waiting.popleft()
-            if not future.done():
-                future.set_exception(Overloaded(f"no turn came in {self._patience:g} s"))
+    def _look_again(self, at: float) -> None:
+        """One timer for all: for the one whose deadline is next."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = at
+        self._timer = asyncio.get_running_loop().call_at(at, self._refuse_late)
 
-    async def _settle(self, batch: Sequence[tuple[Command, asyncio.Future[Result]]]) -> None:
-        commands = [command for command, _ in batch]
+    def _refuse_late(self) -> None:
+        self._timer = None
+        self._waiting = deque(self._in_time(self._waiting, None))
+        if self._waiting:
+            self._look_again(min(submitted.deadline for submitted in self._waiting))
+
+    def _in_time(
+        self, submitted: Iterable[_Submitted[Command, Result]], why: Exception | None
+    ) -> list[_Submitted[Command, Result]]:
+        """Those that may still be begun; the others are refused: with `why`, if there is a reason."""
+        now = asyncio.get_running_loop().time()
+        in_time = []
+        for each in submitted:
+            if each.deadline > now:
+                in_time.append(each)
+            else:
+                _answer(each.future, why or Overloaded(f"no turn came in {self._patience:g} s"))
+        return in_time
+
+    async def _settle(
+        self,
+        batch: Sequence[_Submitted[Command, Result]],
+        tries: int = 1,
+        why: Exception | None = None,
+    ) -> None:
+        batch = self._in_time(batch, why)
+        if not batch:
+            return
         try:
-            try:
-                results = await self._run(commands)
-            except Unavailable:
-                # A deadlock, a terminated backend: certainly not done, and mostly over by now.
-                results = await self._run(commands)
+            results = await self._run([submitted.command for submitted in batch])
+        except Unavailable as error:
+            # A deadlock, a terminated backend: certainly not done, and mostly over by now.
+            if tries < (_TRIES_IN_A_RACE if isinstance(error, Raced) else _TRIES):
+                await self._settle(batch, tries + 1, error)
+                return
+            _answer_all(batch, [error] * len(batch))
         except Exception as error:  # noqa: BLE001 - it goes to the callers
             if len(batch) > 1 and _is_one_commands_fault(error):
                 # One command takes its neighbours down. Halve until it stands alone.
@@ -124,21 +165,29 @@ class Batcher(Generic[Command, Result]):
                 await self._settle(batch[:middle])
                 await self._settle(batch[middle:])
                 return
-            for _, future in batch:
-                if not future.done():
-                    future.set_exception(error)
-            return
-        if len(results) != len(batch):
-            # Done all the same, so it must not be run again; nor may a caller wait for ever.
-            wrong = RuntimeError(f"{len(batch)} commands were given {len(results)} results")
-            results = [wrong] * len(batch)
-        for (_, future), result in zip(batch, results, strict=True):
-            if future.done():
-                continue
-            if isinstance(result, Exception):
-                future.set_exception(result)
-            else:
-                future.set_result(result)
+            _answer_all(batch, [error] * len(batch))
+        else:
+            _answer_all(batch, results)
+
+
+def _answer_all(
+    batch: Sequence[_Submitted[Command, Result]], results: Sequence[Result | Exception]
+) -> None:
+    if len(results) != len(batch):
+        # Done all the same, so it must not be run again; nor may a caller wait for ever.
+        wrong = RuntimeError(f"{len(batch)} commands were given {len(results)} results")
+        results = [wrong] * len(batch)
+    for submitted, result in zip(batch, results, strict=True):
+        _answer(submitted.future, result)
+
+
+def _answer(future: asyncio.Future[Result], outcome: Result | Exception) -> None:
+    if future.done():
+        return
+    if isinstance(outcome, Exception):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
 
 
 def _is_one_commands_fault(error: Exception) -> bool:

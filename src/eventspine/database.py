@@ -42,8 +42,11 @@ _TRY_AGAIN = (
     psycopg.OperationalError,  # connection lost, out of disk, shutting down, deadlock, lock timeout
     errors.ReadOnlySqlTransaction,  # connected to a standby during a failover
     errors.IdleInTransactionSessionTimeout,
+    errors.TransactionTimeout,
     PoolTimeout,
 )
+
+_WAITED = (errors.QueryCanceled, errors.LockNotAvailable, errors.TransactionTimeout)
 
 # Operational to psycopg, but the same statement will never succeed: a row too long for an index.
 _NEVER = (
@@ -104,10 +107,11 @@ async def connect(url: str, **settings: str) -> Connection:
 class Database:
     """A pool of at most `size` connections, opened when first needed.
 
-    A database that is away makes callers wait `patience` seconds, then `Unavailable`.
+    A database that is away makes callers wait `patience` seconds, then `Unavailable`. `settings`
+    are PostgreSQL settings of its sessions, on top of `SESSION_SETTINGS`.
     """
 
-    def __init__(self, url: str, *, size: int = 6, patience: float = 2.0) -> None:
+    def __init__(self, url: str, *, size: int = 6, patience: float = 2.0, **settings: str) -> None:
         self.url = url
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             url,
@@ -118,7 +122,7 @@ class Database:
             # How long until it is tried again: a restarted PostgreSQL is back within a second.
             reconnect_timeout=0.5,
             reconnect_failed=_try_for_those_who_wait,
-            kwargs={"autocommit": True, "connect_timeout": 5, "options": _options({})},
+            kwargs={"autocommit": True, "connect_timeout": 5, "options": _options(settings)},
             name="eventspine",
         )
 
@@ -149,8 +153,8 @@ class Database:
         try:
             return await self._fetch(sql, params)
         except Unavailable as error:
-            if isinstance(error.__cause__, PoolTimeout):
-                raise  # there was no connection at all, and it has been waited for
+            if isinstance(error.__cause__, (PoolTimeout, *_WAITED)):
+                raise  # that was no stale connection, and has taken its time
             await self.drop_stale()
             return await self._fetch(sql, params)
 

@@ -21,7 +21,7 @@ from pydantic_core import to_json
 
 from eventspine.batching import Run
 from eventspine.database import Database
-from eventspine.errors import SpineError, Unavailable
+from eventspine.errors import Raced, SpineError
 from eventspine.outbox import Transaction, transaction
 
 Command = TypeVar("Command")
@@ -57,8 +57,6 @@ UPDATE idempotency_keys
 SET status = %(status)s, headers = %(headers)s, body = %(body)s, about = NULL
 WHERE about = ANY(%(about)s)
 """
-
-_TRIES = 5
 
 
 class Answer(NamedTuple):
@@ -99,29 +97,21 @@ class KeyReused(SpineError):
     """The key has been used for something else."""
 
 
-class _KeyTaken(SpineError):
-    """Somebody else has committed one of our keys while we worked."""
-
-
 def once_in_transaction(
     database: Database,
     action: Callable[[Transaction, Sequence[Command]], Awaitable[Sequence[Result | Exception]]],
 ) -> Run[Once[Command], Result | Answer]:
     """An action as something a batcher can run, each batch in one transaction, each key once.
 
-    A command with a key is answered with an `Answer`, and `KeyReused` is a refusal. A batch without
+    A command with a key is answered with an `Answer`, and `KeyReused` is a refusal. Raises `Raced`
+    when somebody else commits one of the keys first. A batch without
     keys costs nothing more than it did.
     """
 
     async def run(commands: Sequence[Once[Command]]) -> Sequence[Result | Answer | Exception]:
-        for _ in range(_TRIES):
-            try:
-                async with transaction(database) as tx:
-                    # Leaving the block commits; only then are callers told.
-                    return await _run(tx, action, commands)
-            except _KeyTaken:
-                continue
-        raise Unavailable("others keep committing the same idempotency keys")
+        async with transaction(database) as tx:
+            # Leaving the block commits; only then are callers told.
+            return await _run(tx, action, commands)
 
     return run
 
@@ -204,7 +194,7 @@ async def _store(
     if new:
         stored = await tx.execute(_STORE, {"answers": to_json(new).decode()})
         if stored.rowcount != len(new):
-            raise _KeyTaken
+            raise Raced("others keep committing the same idempotency keys")
     return passing
 
 

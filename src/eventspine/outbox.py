@@ -98,8 +98,8 @@ class Transaction:
         try:
             # This kind of cursor puts the parameters into the text, so that it stays one message.
             await AsyncClientCursor(connection).execute(message.encode(), params)
-        except errors.IdleInTransactionSessionTimeout:
-            raise  # the server had ended it before this message came
+        except (errors.IdleInTransactionSessionTimeout, errors.TransactionTimeout):
+            raise  # the server ended it before it began to commit
         except psycopg.Error as error:
             # A session that was ended may say so before the connection looks closed from here.
             if connection.closed or error.diag.severity_nonlocalized in {"FATAL", "PANIC"}:

@@ -65,7 +65,8 @@ def up(
 
     ports = {"users": users_port, "orders": orders_port}
     local = [LocalService(name, ports[name]) for name in services.NAMES]
-    raise typer.Exit(run(UpOptions(data=data, services=local, verbose=verbose, kafka=kafka)))
+    stop_within = _settings().stop_within()
+    raise typer.Exit(run(UpOptions(data, local, stop_within, verbose=verbose, kafka=kafka)))
 
 
 @app.command()

@@ -17,6 +17,7 @@ from confluent_kafka.admin import AdminClient
 from shop import services
 from shop.kit.local import kafka as local_kafka
 from shop.kit.local import postgres as local_postgres
+from shop.kit.settings import Settings
 from tests.deploy.compose import DEPLOY, PROJECT, Here, instructions, kafka_settings, load
 from tests.e2e.shop import free_ports, until
 from tests.kafka_fixture import StartKafka, start_kafka
@@ -85,7 +86,9 @@ def the_compose_command() -> list[str] | None:
 def test_what_runs_for_long_is_checked_restarted_and_given_time_to_stop(name: str) -> None:
     service = SERVICES[name]
     assert service["restart"] == "unless-stopped"
-    assert int(service["stop_grace_period"].removesuffix("s")) >= 10
+    assert int(service["stop_grace_period"].removesuffix("s")) > (
+        Settings().stop_within() if name in SHOP else 10
+    )
     assert service["healthcheck"]["test"][0] in {"CMD", "CMD-SHELL"}
     assert {"interval", "timeout", "retries", "start_period"} <= service["healthcheck"].keys()
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventspine.batching import Batcher
-from eventspine.errors import OutcomeUnknown, Overloaded, Unavailable
+from eventspine.errors import OutcomeUnknown, Overloaded, Raced, Unavailable
 from tests.eventspine.conftest import run
 
 
@@ -182,6 +182,81 @@ def test_whose_turn_does_not_come_in_time_is_refused_while_the_others_still_work
         assert work.batches == [[1], [4]]
         await batcher.close()
         assert batcher._timer is None
+
+    run(scenario())
+
+
+def test_what_failed_is_not_begun_again_after_its_deadline_and_its_neighbours_are() -> None:
+    async def scenario() -> None:
+        def fail(commands: Sequence[int]) -> None:
+            if len(work.batches) == 1:
+                raise Unavailable
+
+        work = Work(fail)
+        batcher = Batcher(work, patience=60)
+        work.go.clear()
+        soon = asyncio.get_running_loop().time() + 0.05
+        late, other = (
+            asyncio.create_task(batcher.submit(1, soon)),
+            asyncio.create_task(batcher.submit(2)),
+        )
+        await turns()
+        while asyncio.get_running_loop().time() <= soon:
+            await asyncio.sleep(0.01)
+        work.go.set()
+        assert await outcomes([late, other]) == [Unavailable, 4]
+        assert work.batches == [[1, 2], [2]]
+
+    run(scenario())
+
+
+def test_a_batch_is_not_halved_for_those_whose_deadline_has_passed() -> None:
+    async def scenario() -> None:
+        def fail(commands: Sequence[int]) -> None:
+            if 3 in commands:
+                raise Fault
+
+        work = Work(fail)
+        batcher = Batcher(work, patience=60)
+        work.go.clear()
+        soon = asyncio.get_running_loop().time() + 0.05
+        tasks = [asyncio.create_task(batcher.submit(1, soon)), *submit_all(batcher, [2, 3, 4])]
+        await turns()
+        while asyncio.get_running_loop().time() <= soon:
+            await asyncio.sleep(0.01)
+        work.go.set()
+        assert await outcomes(tasks) == [Overloaded, 4, Fault, 8]
+        assert work.done == [2, 4]
+
+    run(scenario())
+
+
+def test_an_early_deadline_is_kept_behind_later_ones() -> None:
+    async def scenario() -> None:
+        work = Work()
+        batcher = Batcher(work, patience=60)
+        work.go.clear()
+        tasks = submit_all(batcher, [1])
+        await turns()
+        tasks += submit_all(batcher, [2])
+        await turns()
+        early = asyncio.create_task(batcher.submit(3, asyncio.get_running_loop().time() + 0.05))
+        assert await outcomes([early]) == [Overloaded]
+        work.go.set()
+        assert await outcomes(tasks) == [2, 4]
+        await batcher.close()
+
+    run(scenario())
+
+
+def test_who_loses_a_race_runs_again_and_again() -> None:
+    async def scenario() -> None:
+        def fail(commands: Sequence[int]) -> None:
+            if len(work.batches) < 5:
+                raise Raced
+
+        work = Work(fail)
+        assert await outcomes(submit_all(Batcher(work), [1])) == [2]
 
     run(scenario())
 

@@ -280,6 +280,22 @@ def test_who_waits_too_long_for_a_lock_is_told_to_try_again(notes_url: str) -> N
     run(scenario())
 
 
+def test_a_transaction_that_takes_too_long_is_ended_while_it_publishes_and_did_nothing(
+    notes_url: str,
+) -> None:
+    async def scenario() -> None:
+        async with opened(notes_url, size=2) as database:
+            with psycopg.connect(notes_url) as holder:
+                holder.execute("UPDATE outbox_head SET position = position")
+                with pytest.raises(Unavailable, match="transaction timeout"):
+                    async with transaction(database) as tx:
+                        await tx.execute("SET LOCAL transaction_timeout = '200ms'")
+                        await notes.save(tx, [notes.event(1, 1)])
+            assert await stored(database) == ([], [])
+
+    run(scenario())
+
+
 def test_a_savepoint_fails_alone_and_takes_back_what_it_published(notes_url: str) -> None:
     async def scenario() -> None:
         async with opened(notes_url, size=1) as database:

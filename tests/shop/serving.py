@@ -27,6 +27,7 @@ class Served:
 
     name: str
     app: ServiceApp
+    server: uvicorn.Server
     port: int
     client: httpx.Client
     database_url: str
@@ -62,14 +63,12 @@ class Served:
 
 @contextmanager
 def serving(name: str, database_url: str, **settings: Any) -> Iterator[Served]:
-    app = make_app(
-        services.load(name),
-        Settings.model_validate({name: ServiceSettings(database_url=database_url), **settings}),
-    )
+    given = Settings.model_validate({name: ServiceSettings(database_url=database_url), **settings})
+    app = make_app(services.load(name), given)
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     port = listener.getsockname()[1]
-    server = uvicorn.Server(server_config(app))
+    server = uvicorn.Server(server_config(app, given))
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     thread.start()
     started = threading.Event()
@@ -83,7 +82,7 @@ def serving(name: str, database_url: str, **settings: Any) -> Iterator[Served]:
             httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client,
             psycopg.connect(database_url, autocommit=True) as connection,
         ):
-            yield Served(name, app, port, client, database_url, connection)
+            yield Served(name, app, server, port, client, database_url, connection)
     finally:
         server.should_exit = True
         thread.join(10)

@@ -14,6 +14,7 @@ import httpx
 import psycopg
 import pytest
 
+from shop.kit.settings import Settings
 from shop.kit.web import route
 from tests.conftest import NewDatabase
 from tests.e2e.shop import Running, free_ports, until
@@ -36,12 +37,25 @@ def stalled(url: str) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def closed(url: str, table: str) -> Iterator[None]:
+    """While it lasts, the table can't be read."""
+    with psycopg.connect(url) as connection:
+        connection.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+        yield
+
+
 def is_stuck(served: Served) -> bool:
     """A batch is under way, and waits for the head."""
+    return waits_for_locks(served) == 1
+
+
+def waits_for_locks(served: Served) -> int:
+    """How many statements do."""
     waiting = served.rows(
         "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
     )
-    return len(waiting) == 1
+    return len(waiting)
 
 
 class Clients:
@@ -108,6 +122,37 @@ def test_one_too_many_is_refused_at_once_and_those_who_wait_are_served(url: str)
         assert served.rows("SELECT count(*) FROM orders") == [(9,)]
         # It is over at once.
         assert sending.send().result()[0].status_code == 201
+
+
+def test_those_who_read_lists_keep_no_write_and_no_question_after_its_health_waiting(
+    new_database: NewDatabase, templates: dict[str, str]
+) -> None:
+    users_url = new_database(templates["users"])
+    with serving("users", users_url) as served, clients(served.port) as sending:
+        new = {"email": "a@b.c", "name": "A"}
+        assert sending.send("/users", body=new).result()[0].status_code == 201
+        with closed(users_url, "orders"):
+            # More than there are connections to the database.
+            reading = [sending.send("/users/1/orders", "GET") for _ in range(40)]
+            until(lambda: waits_for_locks(served) == 2, "two lists are under way")
+            for n in range(10):
+                other = {"email": f"{n}@b.c", "name": "B"}
+                assert sending.send("/users", body=other).result()[0].status_code == 201
+                assert sending.send("/health/ready", "GET").result()[0].status_code == 200
+            assert waits_for_locks(served) == 2
+            assert sending.answered == 21
+        assert [each.result()[0].status_code for each in reading] == [200] * 40
+
+
+def test_lists_beyond_the_queue_are_refused_at_once(url: str) -> None:
+    with serving("orders", url, max_waiting=8) as served, clients(served.port) as sending:
+        with closed(url, "orders"):
+            reading = [sending.send("/orders", "GET") for _ in range(40)]
+            until(lambda: sending.answered == 30, "all that are too many are answered")
+            for early in [each for each in reading if each.done()]:
+                assert "8 callers are waiting already" in refused(early.result()[0])["detail"]
+        statuses = [each.result()[0].status_code for each in reading]
+        assert sorted(statuses) == [200] * 10 + [503] * 30
 
 
 def test_at_full_speed_only_the_surplus_is_refused(url: str) -> None:
@@ -233,6 +278,39 @@ def test_asked_to_stop_it_says_so_and_goes_on_and_asked_again_finishes_what_it_a
         assert accepted.result()[0].status_code == 201
         assert process.process.wait(10) == 0
         assert connection.execute("SELECT count(*) FROM orders").fetchall() == [(1,)]
+
+
+def test_what_was_accepted_is_finished_and_answered_though_it_takes_its_time(url: str) -> None:
+    with orders_process(url, drain_ms=0) as (process, port), clients(port) as sending:
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("INSERT INTO customers VALUES (1, 'a@b.c', 'A', 1, false)")
+            with stalled(url):
+                accepted = sending.send()
+                until(lambda: is_blocked(connection), "the order is under way")
+                process.process.send_signal(signal.SIGTERM)
+                until(lambda: refuses(port), "it takes no more")
+                # A server that only looked at the clock had given up by now.
+                time.sleep(4.5)
+                assert not accepted.done()
+        assert accepted.result()[0].status_code == 201
+        assert process.process.wait(10) == 0
+
+
+def test_who_is_not_waited_for_any_longer_is_told_that_it_may_be_done(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Settings, "finish_within", lambda _: 1)
+    with serving("orders", url) as served, clients(served.port) as sending:
+        served.hears(user_created(1))
+        with stalled(url), closed(url, "orders"):
+            listing = sending.send("/orders", "GET")
+            placing = sending.send()
+            until(lambda: waits_for_locks(served) == 2, "both are under way")
+            served.server.should_exit = True
+            problem(placing.result()[0], 503, "unknown-outcome")
+            refused(listing.result()[0])
+        # And it is.
+        until(lambda: served.rows("SELECT count(*) FROM orders") == [(1,)], "it is committed")
 
 
 def test_the_time_in_which_it_goes_on_answering_ends_by_itself(url: str) -> None:

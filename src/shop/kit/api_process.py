@@ -1,46 +1,64 @@
 """The process that answers HTTP for one service."""
 
 import asyncio
+import resource
 import signal
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from importlib.metadata import version
 from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
 
+from eventspine.batching import Batcher
 from eventspine.database import Database
 from eventspine.errors import Unavailable
 from shop.kit import garbage
 from shop.kit.event_log import database_url
 from shop.kit.ready import notify_ready
 from shop.kit.service import Service
-from shop.kit.settings import Settings
+from shop.kit.settings import TRANSACTION_WITHIN, Settings
 from shop.kit.web.app import ServiceApp
 from shop.kit.web.protocol import HttpProtocol
+
+_CONNECTIONS = 8
+"""To the database. One for each lane of every batcher, so that none ever waits for another's: were
+there fewer, those who read lists would keep orders, and the question whether it is ready, waiting.
+"""
 
 
 def make_app(service: Service, settings: Settings) -> ServiceApp:
     """The service's ASGI application. It connects when it starts, and starts without a database:
     what can't be answered then is a 503, until it can.
     """
-    database = Database(database_url(settings, service.name))
+    database = Database(
+        database_url(settings, service.name),
+        size=_CONNECTIONS,
+        transaction_timeout=f"{TRANSACTION_WITHIN}s",
+    )
     endpoints = service.endpoints(settings, database)
+    # However many ask at once, whether it is ready is one question.
+    checking: Batcher[None, None] = Batcher(partial(_answers, database), **settings.bounds())
+    batchers = (*endpoints.batchers, checking)
+    lanes = sum(batcher.lanes for batcher in batchers)
+    if lanes > _CONNECTIONS:
+        raise ValueError(f"{service.name}: {lanes} lanes and {_CONNECTIONS} connections for them")
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await database.open()
         yield
-        for batcher in endpoints.batchers:
+        for batcher in batchers:
             await batcher.close()
         await database.close()
 
     async def ready() -> None:
         if app.stopping:
             raise Unavailable("this process is about to stop")
-        await database.fetch("SELECT 1")
+        await checking.submit(None)
 
     app = ServiceApp(
         title=service.title,
@@ -52,17 +70,23 @@ def make_app(service: Service, settings: Settings) -> ServiceApp:
     return app
 
 
+async def _answers(database: Database, asked: Sequence[None]) -> Sequence[None]:
+    await database.fetch("SELECT 1")
+    return asked
+
+
 def run_api(service: Service, settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT; then finish what was accepted. Raises `PortTaken`."""
     port = settings.service(service.name).port or service.port
     app = make_app(service, settings)
-    config = server_config(app, access_log=settings.access_log)
+    config = server_config(app, settings)
+    _allow_files(2 * settings.max_connections)
     bound = _bind(settings.host, port)
     garbage.settle()
     _Server(config, app, drain=settings.drain_ms / 1000).run(sockets=[bound])
 
 
-def server_config(app: ServiceApp, *, access_log: bool = False) -> uvicorn.Config:
+def server_config(app: ServiceApp, settings: Settings) -> uvicorn.Config:
     """How an app is served, here and in tests."""
     return uvicorn.Config(
         app,
@@ -71,10 +95,11 @@ def server_config(app: ServiceApp, *, access_log: bool = False) -> uvicorn.Confi
         ws="none",
         lifespan="on",
         log_config=None,
-        access_log=access_log,
+        access_log=settings.access_log,
         server_header=False,
-        proxy_headers=access_log,  # nothing else looks at them
-        timeout_graceful_shutdown=4,
+        proxy_headers=settings.access_log,  # nothing else looks at them
+        limit_concurrency=settings.max_connections,
+        timeout_graceful_shutdown=settings.finish_within(),
     )
 
 
@@ -116,6 +141,15 @@ class _Server(uvicorn.Server):
             return
         self.force_exit = self.should_exit and sig == signal.SIGINT
         self.should_exit = True
+
+
+def _allow_files(count: int) -> None:
+    """So many may be open, as far as the system lets us: a connection is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY:
+        count = min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < count:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -15,17 +15,25 @@ if TYPE_CHECKING:
     from sqlalchemy import MetaData
 
 
-class Finishes(Protocol):
+class Bounded(Protocol):
+    @property
+    def lanes(self) -> int:
+        """How much of its work is under way at a time; each may hold one connection."""
+
     async def close(self) -> None:
         """Finish what was accepted."""
 
 
 @dataclass(frozen=True)
 class Endpoints:
-    """A service's routes, and the batchers behind them, which are finished when it stops."""
+    """A service's routes, and the batchers behind them, which are finished when it stops.
+
+    Whatever a route does with the database goes through one of them: that is what bounds it, and
+    what leaves a connection for everything else.
+    """
 
     router: "APIRouter"
-    batchers: tuple[Finishes, ...]
+    batchers: tuple[Bounded, ...]
 
 
 @dataclass(frozen=True)

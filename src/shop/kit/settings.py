@@ -6,6 +6,7 @@ holds its path, and the file's content, without the last newline, is the value.
 """
 
 import os
+from math import ceil
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
 
@@ -18,6 +19,11 @@ from pydantic_settings import (
 )
 
 _PREFIX = "SHOP_"
+
+BODY_WITHIN = 10  # seconds
+TRANSACTION_WITHIN = 15  # seconds: an API's transaction that takes longer is ended by PostgreSQL
+# Twice a connection may be waited for, and then there is the transaction.
+_UNDER_WAY = 2 + 2 + TRANSACTION_WITHIN
 
 
 class Bounds(TypedDict):
@@ -69,8 +75,11 @@ class Settings(BaseSettings):
     max_waiting: Annotated[int, Field(ge=1)] = Field(
         default=1024, description="requests that may wait for a batch before one is refused (503)"
     )
+    max_connections: Annotated[int, Field(ge=1)] = Field(
+        default=8192, description="connections that an API holds; one more is refused (503)"
+    )
     request_timeout_ms: Annotated[int, Field(ge=100)] = Field(
-        default=10_000, description="how long a request waits for its turn before it is refused"
+        default=10_000, description="a request is not begun, or begun again, after this time"
     )
     outbox_retention_s: Annotated[int, Field(ge=0)] = Field(
         default=7 * 24 * 3600,
@@ -124,6 +133,16 @@ class Settings(BaseSettings):
     def bounds(self) -> Bounds:
         """What every batcher of an API is held to."""
         return {"max_waiting": self.max_waiting, "patience": self.request_timeout_ms / 1000}
+
+    def finish_within(self) -> int:
+        """Seconds after which an API has finished whatever it had accepted: the last body has come,
+        the last turn has come, and what was begun then has been done or has been ended.
+        """
+        return ceil(BODY_WITHIN + self.request_timeout_ms / 1000 + _UNDER_WAY) + 1
+
+    def stop_within(self) -> int:
+        """Seconds that an API may take to stop, and that whoever stops it should give it."""
+        return ceil(self.drain_ms / 1000) + self.finish_within()
 
     def service(self, name: str) -> ServiceSettings:
         found = getattr(self, name)

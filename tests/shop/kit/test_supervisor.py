@@ -151,6 +151,17 @@ def test_everything_stops_last_started_first_and_in_time(watched: Watched, tmp_p
     assert order.read_text().split() == ["api", "database"]
 
 
+def test_who_was_granted_time_to_stop_has_it_and_takes_it_from_nobody(watched: Watched) -> None:
+    slowly = "signal.signal(signal.SIGTERM, lambda *_: (time.sleep(1), os._exit(0)));"
+    children = [
+        watched.process(name, f"import signal; {slowly} {READY}{STAY}") for name in ("db", "api")
+    ]
+    watched.supervisor.start(children[0], timeout=10, stop_within=30)
+    watched.supervisor.start(children[1], timeout=10, stop_within=30)
+    watched.supervisor.stop(0.1)
+    assert [child.ended() for child in children] == ["exit status 0", "exit status 0"]
+
+
 def test_ctrl_c_in_the_terminal_does_not_reach_the_children(watched: Watched) -> None:
     child = watched.process("child", READY + STAY)
     watched.supervisor.start(child, timeout=10)

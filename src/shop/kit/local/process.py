@@ -17,6 +17,9 @@ from shop.kit.ready import READY, READY_FD
 LOG_LIMIT = 20 * 1024 * 1024
 """Bytes after which a log is cut; one old file is kept beside it, so twice this is the most."""
 
+FIRST_SIGNAL = 0.8
+"""Of the time to stop, where there is a second signal."""
+
 _TAIL = 8 * 1024
 _LONGEST_LINE = 300
 _PR_SET_PDEATHSIG = 1
@@ -190,7 +193,7 @@ class Process:
             if number:
                 self._popen.send_signal(stop_signal)
             with suppress(subprocess.TimeoutExpired):
-                self._popen.wait(timeout * (0.2 if number else 0.8))
+                self._popen.wait(timeout * (1 - FIRST_SIGNAL if number else FIRST_SIGNAL))
                 return
         self._popen.kill()
         with suppress(subprocess.TimeoutExpired):  # a process the kernel holds dies when it can

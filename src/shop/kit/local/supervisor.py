@@ -94,20 +94,29 @@ class _Child:
     was_ready: bool = False
 
 
+@dataclass(frozen=True)
+class _Stage:
+    """What was started together."""
+
+    children: list[_Child]
+    stop_within: float
+    """Seconds it is given to stop, though its share be less."""
+
+
 class Supervisor:
     def __init__(self, *, say: Say = say, pause: Pause = time.sleep) -> None:
         self._say = say
         self._pause = pause
-        self._stages: list[list[_Child]] = []
+        self._stages: list[_Stage] = []
 
-    def start(self, *servers: Server, timeout: float) -> None:
+    def start(self, *servers: Server, timeout: float, stop_within: float = 0.0) -> None:
         """Start these together and wait until all are ready; those started before are watched too.
 
         One that dies is started again a few times: what a killed predecessor left behind may need
-        a moment to go. Raises `StartFailed`.
+        a moment to go. `stop_within` is what they are given to stop. Raises `StartFailed`.
         """
         stage = [_Child(server) for server in servers]
-        self._stages.append(stage)
+        self._stages.append(_Stage(stage, stop_within))
         deadline = time.monotonic() + timeout
         for child in stage:
             self._start(child)
@@ -126,7 +135,7 @@ class Supervisor:
             self._pause(self._tend())
 
     def stop(self, timeout: float = 5.0) -> None:
-        """Stop everything within `timeout` s, what was started last first.
+        """Stop everything within `timeout` s and what stages were granted, last started first.
 
         What was started together is asked together. Each stage may use an equal share of the time
         that is left, so a slow one can't take what PostgreSQL needs to close cleanly.
@@ -135,16 +144,19 @@ class Supervisor:
         deadline = time.monotonic() + 0.9 * timeout
         while self._stages:
             now = time.monotonic()
-            stage_end = now + max(0.0, deadline - now) / len(self._stages)
+            share_end = now + max(0.0, deadline - now) / len(self._stages)
             stage = self._stages.pop()
-            for child in reversed(stage):
+            stage_end = max(share_end, now + stage.stop_within)
+            for child in reversed(stage.children):
                 child.server.terminate()
-            for child in reversed(stage):
+            for child in reversed(stage.children):
                 child.server.stop(max(0.0, stage_end - time.monotonic()))
+            # What it took beyond its share, it took from nobody.
+            deadline += max(0.0, time.monotonic() - share_end)
 
     def _tend(self) -> float:
         """Look after everyone once; how many seconds may pass until the next look."""
-        return min(self._look_after(child) for stage in self._stages for child in stage)
+        return min(self._look_after(child) for stage in self._stages for child in stage.children)
 
     def _look_after(self, child: _Child) -> float:
         now = time.monotonic()

@@ -24,7 +24,7 @@ import psycopg
 
 from shop.kit.follow import RUNNING
 from shop.kit.local.postgres import CRASH_RECOVERY, LocalPostgres
-from shop.kit.local.process import LogFile, Process
+from shop.kit.local.process import FIRST_SIGNAL, LogFile, Process
 from shop.kit.local.supervisor import Pause, StartFailed, Supervisor, say
 
 FORMAT = "1"
@@ -50,6 +50,8 @@ class LocalService:
 class UpOptions:
     data: Path
     services: Sequence[LocalService]
+    stop_within: float = 0.0
+    """Seconds an API may take to finish what it accepted."""
     verbose: bool = False
     """Show what the processes log, not only in their files."""
     kafka: str | None = None
@@ -126,6 +128,7 @@ def _bring_up(
             for part in ("api", "worker")
         ),
         timeout=START_TIMEOUT,
+        stop_within=options.stop_within / FIRST_SIGNAL,
     )
     addresses = [f"{service.name} http://{_HOST}:{service.port}" for service in options.services]
     sys.stdout.write(

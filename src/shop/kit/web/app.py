@@ -5,6 +5,7 @@ what a small request costs. Whatever is not a fast route, an unknown path, anoth
 goes the ordinary way.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -17,6 +18,7 @@ from eventspine.errors import SpineError
 from shop.kit.fields import MAX_BIGINT
 from shop.kit.web.problems import (
     MEDIA_TYPE,
+    HeadTooLarge,
     InternalError,
     MethodNotAllowed,
     NotFound,
@@ -24,6 +26,7 @@ from shop.kit.web.problems import (
     Problem,
     ProblemDocument,
     TemporarilyUnavailable,
+    UnknownOutcome,
 )
 from shop.kit.web.route import FastRoute, send_problem
 
@@ -38,7 +41,7 @@ Beside the problems listed with each operation, any request may be answered with
 
 """ + "\n".join(
     f"* {problem.status} `{problem.type_uri()}`: {problem.title()}"
-    for problem in (NotFound, MethodNotAllowed, InternalError, OtherHttpError)
+    for problem in (NotFound, MethodNotAllowed, HeadTooLarge, InternalError, OtherHttpError)
 )
 
 
@@ -75,6 +78,15 @@ class ServiceApp(FastAPI):
                     self._fast.setdefault(key, []).append(route)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._answer(scope, receive, send)
+        except asyncio.CancelledError:
+            # Only a server that must end, and can't wait any longer, cancels a request.
+            if scope["type"] != "http":
+                raise
+            await send_problem(send, _given_up(scope["method"]))
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             path = scope["path"]
             for route in self._fast.get(_key(scope["method"], path), ()):
@@ -132,6 +144,13 @@ def _make_exact(document: Any) -> None:
                     schema.update(value)
         for part in document.values():
             _make_exact(part)
+
+
+def _given_up(method: str) -> Problem:
+    if method in {"GET", "HEAD"}:
+        return TemporarilyUnavailable("this process is about to stop")
+    # What had been begun goes on, and may yet be committed.
+    return UnknownOutcome("this process had to stop. Look before you send it again.")
 
 
 def _key(method: str, path: str) -> tuple[str, str, int]:

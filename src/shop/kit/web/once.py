@@ -42,6 +42,7 @@ async def answer_once(
     reply: Callable[[Result], Reply],
     key: str | None,
     caller: str | None,
+    deadline: float | None = None,
 ) -> Reply | Answer:
     """Submit the command, and give the answer: the one stored for the key, if it has one."""
 
@@ -51,7 +52,7 @@ async def answer_once(
         return None if isinstance(result, Exception) else reply(result).answer()
 
     once = Once(command, Key(key, _fingerprint(command, caller), answer) if key else None)
-    outcome = await batcher.submit(once)
+    outcome = await batcher.submit(once, deadline)
     return outcome if isinstance(outcome, Answer) else reply(outcome)
 
 

@@ -5,6 +5,7 @@ Problem
 ├── Invalid                422   names each field that is wrong
 ├── BodyTooLarge           413
 ├── RequestTooSlow         408
+├── HeadTooLarge           431
 ├── UnsupportedMediaType   415
 ├── PreconditionFailed     412
 ├── IdempotencyKeyReused   422
@@ -98,13 +99,20 @@ class BodyTooLarge(Problem):
 
 
 class RequestTooSlow(Problem):
-    """The body did not come in time."""
+    """The request did not come in time."""
 
     status = 408
     slug = "request-too-slow"
 
     def headers(self) -> Headers:
         return [(b"connection", b"close")]
+
+
+class HeadTooLarge(Problem):
+    """The request line and the headers are larger than this service takes."""
+
+    status = 431
+    slug = "head-too-large"
 
 
 class UnsupportedMediaType(Problem):
@@ -146,7 +154,7 @@ class TemporarilyUnavailable(Problem):
 
 
 class UnknownOutcome(Problem):
-    """The connection to the database was lost while it was being done."""
+    """It was done once or not at all, and nobody here can tell which."""
 
     status = 503
     slug = "unknown-outcome"

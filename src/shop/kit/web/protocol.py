@@ -1,39 +1,172 @@
-"""HTTP/1.1 as uvicorn speaks it, but that an offer to upgrade is declined.
+"""HTTP/1.1 as uvicorn speaks it, but that an offer to upgrade is declined, and that there are limits.
 
 A server may ignore `Upgrade` and answer as if it were not there (RFC 9110, 7.8). The parser takes up
 every offer all the same: it says that the message ends with its head, and stops. So the body reaches
 nobody; or, when it comes in a segment of its own, it is taken for the next request, and whoever fills
 in another's body could make requests in their name. Java's HttpClient offers `h2c` with every first
 request in clear text.
+
+uvicorn takes heads of any size, waits for their end for ever, and holds any number of connections. Here
+a head has a size and a time, trailers are dropped, an answer has a time to be read in, and there is a
+connection too many. What an ordinary request costs of that is to see that its head came whole.
 """
 
+from asyncio import BaseTransport, TimerHandle
+from typing import Any
+
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from shop.kit.web.problems import HeadTooLarge, Problem, RequestTooSlow, TemporarilyUnavailable
+
+MAX_HEAD = 64 * 1024  # bytes
+_PART = 16 * 1024  # bytes parsed at a time: what the count of a head may be wrong by
+_HEAD_WITHIN = 10.0  # seconds, from the connection or from the first byte
+_READ_WITHIN = 10.0  # seconds in which a client must read what fills our buffer
+_LINGER = 2.0  # seconds in which a refused client may read why; closed at once, it might not
+_DRAIN = 1024 * 1024  # bytes of such a client that are still read
+_TOLD = 64
+"""Connections beyond the limit that are still told why."""
 
 
 class HttpProtocol(HttpToolsProtocol):
     """A head with an offer is parsed again without it, by a parser that goes on with what follows."""
 
+    # uvicorn says what they are, and begins with None.
+    scope: Any
+    cycle: Any
+
+    def __init__(self, config: Config, *args: Any, **options: Any) -> None:
+        super().__init__(config, *args, **options)
+        # uvicorn would take the connection, and refuse what is asked on it, in plain text.
+        self._most_connections = self.limit_concurrency
+        self.limit_concurrency = None
+        self._head_timer: TimerHandle | None = None
+        self._read_timer: TimerHandle | None = None
+        self._unread = 0
+        """Bytes that have come and gone nowhere: of a head, or of a body's frame."""
+        self._refused = False
+
+    def connection_made(self, transport: BaseTransport) -> None:
+        super().connection_made(transport)  # type: ignore[arg-type]
+        self._head_timer = self.loop.call_later(_HEAD_WITHIN, self._head_is_late)
+        if self._most_connections is not None:
+            surplus = len(self.connections) - self._most_connections
+            if surplus > _TOLD:
+                self.transport.abort()
+            elif surplus > 0:
+                self._refuse(TemporarilyUnavailable("too many connections"))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        for timer in (self._head_timer, self._read_timer):
+            if timer is not None:
+                timer.cancel()
+        super().connection_lost(exc)
+
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
-        rest = memoryview(data)
+        if len(data) <= _PART:
+            self._take(memoryview(data))
+            return
+        whole = memoryview(data)
+        for start in range(0, len(data), _PART):
+            self._take(whole[start : start + _PART])
+
+    def _take(self, part: memoryview) -> None:
+        if self._refused:
+            self._unread += len(part)
+            if self._unread > _DRAIN:
+                self.flow.pause_reading()
+            return
         try:
-            while rest:
-                try:
-                    self.parser.feed_data(rest)
-                except HttpParserUpgrade as offer:
-                    rest = rest[offer.args[0] :]
-                    if not self._offers():
-                        self.cycle.keep_alive = False  # CONNECT: what follows it is no request
-                        return
-                    head = self._head_without_offer()
-                    self.parser = HttpRequestParser(self)
-                    self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
-                    self.parser.feed_data(head)
-                else:
-                    return
+            self._parse(part)
         except HttpParserError:
+            self._refused = True
             self.send_400_response("Invalid HTTP request received.")
+            return
+        # uvicorn writes `method` into the scope when the head is whole.
+        if self.scope is None or "method" not in self.scope or self.cycle.response_complete:
+            if self._head_timer is None:
+                self._head_timer = self.loop.call_later(_HEAD_WITHIN, self._head_is_late)
+            self._goes_nowhere(len(part))
+            return
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+            self._unread = 0
+        if self.cycle.more_body:
+            self._goes_nowhere(len(part))
+
+    def _parse(self, rest: memoryview) -> None:
+        while rest:
+            try:
+                self.parser.feed_data(rest)
+            except HttpParserUpgrade as offer:
+                rest = rest[offer.args[0] :]
+                if not self._offers():
+                    self.cycle.keep_alive = False  # CONNECT: what follows it is no request
+                    return
+                head = self._head_without_offer()
+                self.parser = HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+                self.parser.feed_data(head)
+            else:
+                return
+
+    def _goes_nowhere(self, size: int) -> None:
+        self._unread += size
+        if self._unread > MAX_HEAD + _PART:
+            self._refuse(HeadTooLarge(f"At most {MAX_HEAD} bytes are taken"))
+
+    def on_body(self, body: bytes) -> None:
+        self._unread = 0
+        super().on_body(body)
+
+    def _head_is_late(self) -> None:
+        self._head_timer = None
+        if self._is_busy():
+            self._head_timer = self.loop.call_later(_HEAD_WITHIN, self._head_is_late)
+        elif self.scope is None or "method" in self.scope:
+            self.transport.close()  # nothing has been asked
+        else:
+            self._refuse(RequestTooSlow(f"Its head must come within {_HEAD_WITHIN:g} s"))
+
+    def _is_busy(self) -> bool:
+        """Whether a request before it is still being answered."""
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _refuse(self, problem: Problem) -> None:
+        """Say why, if it can be told, and read no more."""
+        self._refused = True
+        if self._is_busy():
+            self.transport.close()
+            return
+        answer = problem.answer()
+        headers = dict(answer.headers) | {
+            "content-length": str(len(answer.body)),
+            "connection": "close",
+        }
+        lines = [f"{name}: {value}\r\n".encode() for name, value in headers.items()]
+        self.transport.write(b"".join([STATUS_LINE[answer.status], *lines, b"\r\n", answer.body]))
+        self.transport.write_eof()
+        self.loop.call_later(_LINGER, self.transport.close)
+
+    def pause_writing(self) -> None:
+        """The client does not read what it is sent."""
+        super().pause_writing()
+        self._read_timer = self.loop.call_later(_READ_WITHIN, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._read_timer is not None:
+            self._read_timer.cancel()
+            self._read_timer = None
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # A trailer stands here too, and must not be taken for a header (RFC 9110, 6.5.1).
+        if "method" not in self.scope:
+            super().on_header(name, value)
 
     def _offers(self) -> bool:
         """Whether this head will be parsed again; a CONNECT without an offer stops the parser too."""

@@ -24,6 +24,7 @@ from starlette.types import Receive, Scope, Send
 
 from eventspine.errors import OutcomeUnknown, Unavailable
 from eventspine.idempotency import Answer, KeyReused
+from shop.kit.settings import BODY_WITHIN
 from shop.kit.web.problems import (
     BodyTooLarge,
     IdempotencyKeyReused,
@@ -44,7 +45,7 @@ _LOG = structlog.get_logger("shop.web")
 _JSON = ("content-type", "application/json")
 
 MAX_BODY = 1024 * 1024  # bytes
-_BODY_WITHIN = 10  # seconds
+_BODY_WITHIN = BODY_WITHIN
 # A client that sends too much is read a little further, so that it sees the answer instead of a
 # reset connection; then no more.
 _DRAIN = 64 * 1024 * 1024

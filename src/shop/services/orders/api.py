@@ -1,14 +1,12 @@
 """The order service's HTTP interface: schema in, schema or problem out."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Query
 
 from eventspine.batching import Batcher
-from eventspine.database import Database
 from eventspine.idempotency import Answer, Once
 from shop.contracts.orders import Status
 from shop.kit.fields import PathId, PlainId, Traceparent
@@ -17,21 +15,25 @@ from shop.kit.web.etag import IfMatch, versions
 from shop.kit.web.once import Caller, IdempotencyKey, answer_once
 from shop.kit.web.problems import READS, TAKES_JSON, WRITES, PreconditionFailed, documented
 from shop.kit.web.route import FastRoute, Reply
-from shop.services.orders import queries
+from shop.services.orders.arrivals import Arrivals
 from shop.services.orders.errors import OrderNotFound, UnknownCustomer
-from shop.services.orders.schemas import CancelOrder, NewOrder, Order, Orders, PlaceOrder
-
-# A customer's event is a few milliseconds behind the customer. Ask again soon, then less often.
-_FIRST_LOOK = 0.004  # seconds
-_LOOK_LESS_OFTEN = 1.6
+from shop.services.orders.schemas import (
+    CancelOrder,
+    ListOrders,
+    NewOrder,
+    Order,
+    Orders,
+    PlaceOrder,
+)
 
 
 def routes(
-    database: Database,
     *,
     placing: Batcher[Once[PlaceOrder], Order | Answer],
     cancelling: Batcher[Once[CancelOrder], Order | Answer],
     getting: Batcher[int, Order],
+    listing: Batcher[ListOrders, Orders],
+    arrivals: Arrivals,
     customer_grace: float,
 ) -> APIRouter:
     """`customer_grace` is how many seconds an order waits for a customer not heard of yet."""
@@ -51,11 +53,15 @@ def routes(
     ) -> Reply | Answer:
         """Place an order. A user just created is waited for, briefly, before it is refused."""
         command = PlaceOrder(new.user_id, new.product, new.quantity, new.total_price, traceparent)
+        deadline = placing.deadline()
+        place = partial(answer_once, placing, command, _placed, key, caller, deadline)
         try:
-            return await answer_once(placing, command, _placed, key, caller)
+            return await place()
         except UnknownCustomer:
-            again = partial(answer_once, placing, command, _placed, key, caller)
-            return await _within(customer_grace, again)
+            until = min(asyncio.get_running_loop().time() + customer_grace, deadline)
+            if not customer_grace or not await arrivals.wait(new.user_id, until):
+                raise
+        return await place()
 
     @router.get(
         "/orders/{order_id}", response_model=Order, responses=documented(OrderNotFound, *READS)
@@ -72,10 +78,7 @@ def routes(
         cursor: pages.Cursor = None,
     ) -> Orders:
         """Orders, newest first."""
-        below = pages.decode_cursor(cursor)
-        return await queries.page(
-            database, user_id=user_id, status=status, below=below, limit=limit
-        )
+        return await listing.submit(ListOrders(user_id, status, pages.decode_cursor(cursor), limit))
 
     @router.post(
         "/orders/{order_id}/cancel",
@@ -102,19 +105,3 @@ def _placed(order: Order) -> Reply:
 
 def _shown(order: Order) -> Reply:
     return Reply(order, etag=order.version, about=order.user_id)
-
-
-async def _within(seconds: float, place: Callable[[], Awaitable[Reply | Answer]]) -> Reply | Answer:
-    """Try until the customer has arrived or the time is over. Raises `UnknownCustomer`."""
-    now = asyncio.get_running_loop().time
-    deadline = now() + seconds
-    pause = _FIRST_LOOK
-    while True:
-        left = deadline - now()
-        await asyncio.sleep(max(0.0, min(pause, left)))
-        try:
-            return await place()
-        except UnknownCustomer:
-            if left <= pause:
-                raise
-        pause *= _LOOK_LESS_OFTEN

@@ -25,6 +25,7 @@ def tables() -> "MetaData":
 def endpoints(settings: Settings, database: Database) -> Endpoints:
     from shop.services.orders import actions, queries  # noqa: PLC0415
     from shop.services.orders.api import routes  # noqa: PLC0415
+    from shop.services.orders.arrivals import Arrivals  # noqa: PLC0415
     from shop.services.orders.schemas import CancelOrder, Order, PlaceOrder  # noqa: PLC0415
 
     bounds = settings.bounds()
@@ -35,14 +36,19 @@ def endpoints(settings: Settings, database: Database) -> Endpoints:
         once_in_transaction(database, actions.cancel), **bounds
     )
     getting = Batcher(partial(queries.get, database), **bounds, lanes=2)
+    # Each reads up to a hundred rows, so together is not cheaper; and two at a time leave the
+    # processor, too, to the writes.
+    listing = Batcher(partial(queries.pages, database), **bounds, max_batch=1, lanes=2)
+    arrivals = Arrivals(partial(queries.known, database), max_waiting=settings.max_waiting)
     router = routes(
-        database,
         placing=placing,
         cancelling=cancelling,
         getting=getting,
+        listing=listing,
+        arrivals=arrivals,
         customer_grace=settings.customer_grace_ms / 1000,
     )
-    return Endpoints(router, (placing, cancelling, getting))
+    return Endpoints(router, (placing, cancelling, getting, listing, arrivals))
 
 
 SERVICE = Service(

@@ -1,6 +1,6 @@
 """What the order service reads."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from psycopg.rows import TupleRow
@@ -10,7 +10,7 @@ from eventspine.database import Database, query
 from shop.contracts.orders import Status
 from shop.kit.web.pages import encode_cursor
 from shop.services.orders.errors import OrderNotFound
-from shop.services.orders.schemas import Customer, Order, Orders
+from shop.services.orders.schemas import Customer, ListOrders, Order, Orders
 from shop.services.orders.tables import customers, orders
 
 _WITH_CUSTOMER: Select[Any] = select(
@@ -27,6 +27,12 @@ _WITH_CUSTOMER: Select[Any] = select(
 ).join_from(orders, customers, orders.c.user_id == customers.c.id, isouter=True)
 
 _MANY = query(_WITH_CUSTOMER.where(orders.c.id == func.any(bindparam("ids"))))
+
+_KNOWN = query(
+    select(customers.c.id).where(
+        customers.c.id == func.any(bindparam("ids")), customers.c.erased.is_(False)
+    )
+)
 
 _PAGE = (
     _WITH_CUSTOMER.where(orders.c.id < bindparam("below"))
@@ -57,10 +63,14 @@ async def get(database: Database, ids: Sequence[int]) -> list[Order | OrderNotFo
     return [found.get(id_) or OrderNotFound(f"No order has the id {id_}") for id_ in ids]
 
 
-async def page(
-    database: Database, *, user_id: int | None, status: Status | None, below: int, limit: int
+async def pages(database: Database, asked: Sequence[ListOrders]) -> list[Orders]:
+    """The pages asked for, one after the other."""
+    return [await _page(database, *page) for page in asked]
+
+
+async def _page(
+    database: Database, user_id: int | None, status: Status | None, below: int, limit: int
 ) -> Orders:
-    """Orders with ids below `below`, newest first; of one user or of one status where given."""
     rows = await database.fetch(
         _PAGES[user_id is not None, status],
         # One more than is shown: if it is there, so is a next page.
@@ -70,6 +80,11 @@ async def page(
     return Orders(
         items=items, next_cursor=encode_cursor(items[-1].id) if len(rows) > limit else None
     )
+
+
+async def known(database: Database, ids: Collection[int]) -> set[int]:
+    """Which of these are customers who may order."""
+    return {id_ for (id_,) in await database.fetch(_KNOWN, {"ids": list(ids)})}
 
 
 def order(row: TupleRow) -> Order:

@@ -49,6 +49,15 @@ class Orders(View):
     next_cursor: str | None
 
 
+class ListOrders(NamedTuple):
+    """Of one user or of one status where given; ids below `below`, newest first."""
+
+    user_id: int | None
+    status: Status | None
+    below: int
+    limit: int
+
+
 class PlaceOrder(NamedTuple):
     user_id: int
     product: str

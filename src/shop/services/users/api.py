@@ -3,7 +3,6 @@
 from fastapi import APIRouter
 
 from eventspine.batching import Batcher
-from eventspine.database import Database
 from eventspine.idempotency import Answer, Once
 from shop.kit.fields import PathId, Traceparent
 from shop.kit.web import pages
@@ -11,11 +10,11 @@ from shop.kit.web.etag import IfMatch, versions
 from shop.kit.web.once import Caller, IdempotencyKey, answer_once
 from shop.kit.web.problems import READS, TAKES_JSON, WRITES, PreconditionFailed, documented
 from shop.kit.web.route import FastRoute, Reply
-from shop.services.users import queries
 from shop.services.users.errors import EmailTaken, UserNotFound
 from shop.services.users.schemas import (
     CreateUser,
     EraseUser,
+    ListUserOrders,
     NewUser,
     UpdateUser,
     User,
@@ -25,12 +24,12 @@ from shop.services.users.schemas import (
 
 
 def routes(
-    database: Database,
     *,
     creating: Batcher[Once[CreateUser], User | Answer],
     updating: Batcher[Once[UpdateUser], User | Answer],
     erasing: Batcher[Once[EraseUser], Answer | None],
     getting: Batcher[int, User],
+    listing: Batcher[ListUserOrders, UserOrders],
 ) -> APIRouter:
     router = APIRouter(route_class=FastRoute, tags=["users"])
 
@@ -106,8 +105,9 @@ def routes(
     ) -> UserOrders:
         """A user's orders as this service knows them from events: a moment behind, at most."""
         below = pages.decode_cursor(cursor)
-        await getting.submit(user_id)
-        return await queries.orders_of(database, user_id, below=below, limit=limit)
+        deadline = getting.deadline()
+        await getting.submit(user_id, deadline)
+        return await listing.submit(ListUserOrders(user_id, below, limit), deadline)
 
     return router
 

@@ -8,7 +8,7 @@ from sqlalchemy import BigInteger, bindparam, case, func, select
 from eventspine.database import Database, query
 from shop.kit.web.pages import encode_cursor
 from shop.services.users.errors import UserNotFound
-from shop.services.users.schemas import User, UserOrder, UserOrders
+from shop.services.users.schemas import ListUserOrders, User, UserOrder, UserOrders
 from shop.services.users.tables import orders, users
 
 _MANY = query(
@@ -48,8 +48,12 @@ async def get(database: Database, ids: Sequence[int]) -> list[User | UserNotFoun
     return [found.get(id_) or UserNotFound(f"No user has the id {id_}") for id_ in ids]
 
 
-async def orders_of(database: Database, user_id: int, *, below: int, limit: int) -> UserOrders:
-    """A page of a user's orders with ids below `below`, newest first."""
+async def orders_of(database: Database, asked: Sequence[ListUserOrders]) -> list[UserOrders]:
+    """The pages asked for, one after the other."""
+    return [await _page(database, *page) for page in asked]
+
+
+async def _page(database: Database, user_id: int, below: int, limit: int) -> UserOrders:
     rows = await database.fetch(_ORDERS, {"user_id": user_id, "below": below, "limit": limit + 1})
     [(count, total)] = await database.fetch(_TOTALS, {"user_id": user_id})
     names = ("id", "product", "quantity", "total_price", "status", "version", "placed_at")

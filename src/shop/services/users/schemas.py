@@ -69,6 +69,14 @@ class UserOrders(View):
     total: Decimal = Field(description="what those that are not cancelled cost together")
 
 
+class ListUserOrders(NamedTuple):
+    """Ids below `below`, newest first."""
+
+    user_id: int
+    below: int
+    limit: int
+
+
 class CreateUser(NamedTuple):
     email: str
     name: str

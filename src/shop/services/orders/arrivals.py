@@ -1,0 +1,106 @@
+"""Waiting for customers who have not been heard of yet, together.
+
+A customer's event is a few milliseconds behind the customer, so an order that is there first waits.
+However many wait, they ask the database one question at a time; and they wait in a room of a fixed
+size, for their number is up to whoever makes up customers.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection
+from heapq import heappop, heappush
+from itertools import count
+from typing import NamedTuple
+
+from eventspine.errors import Overloaded
+
+Look = Callable[[Collection[int]], Awaitable[Collection[int]]]
+"""Which of these customers are known."""
+
+_EVERY = 0.002  # seconds
+# Ask less often for who has been waited for longer: in 500 ms, some fifteen times.
+_LESS_OFTEN = 3
+
+
+class _Waiting(NamedTuple):
+    look_at: float
+    number: int
+    """Tells those of the same time apart."""
+    since: float
+    until: float
+    customer: int
+    arrived: asyncio.Future[bool]
+
+
+class Arrivals:
+    """See the module. At most `max_waiting` wait; one more is refused with `Overloaded`."""
+
+    lanes = 1
+
+    def __init__(self, look: Look, *, max_waiting: int) -> None:
+        self._look = look
+        self._max_waiting = max_waiting
+        self._waiting: list[_Waiting] = []
+        self._present = 0
+        self._number = count()
+        self._task: asyncio.Task[None] | None = None
+
+    async def wait(self, customer: int, until: float) -> bool:
+        """Whether the customer is known, before `until` by the loop's clock. Raises `Unavailable`."""
+        if self._present >= self._max_waiting:
+            raise Overloaded(f"{self._present} wait for their customers already")
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        arrived: asyncio.Future[bool] = loop.create_future()
+        first = min(now + _EVERY, until)
+        heappush(self._waiting, _Waiting(first, next(self._number), now, until, customer, arrived))
+        if self._task is None:
+            self._task = asyncio.create_task(self._watch())
+        self._present += 1
+        try:
+            return await arrived
+        finally:
+            self._present -= 1
+
+    async def close(self) -> None:
+        """All who wait are answered by then."""
+        if self._task is not None:
+            await asyncio.wait([self._task])
+
+    async def _watch(self) -> None:
+        now = asyncio.get_running_loop().time
+        try:
+            while self._waiting:
+                await asyncio.sleep(_EVERY)
+                due = self._take_due(now())
+                if due:
+                    await self._answer(due, now())
+        finally:
+            self._task = None
+
+    def _take_due(self, now: float) -> list[_Waiting]:
+        due = []
+        while self._waiting and self._waiting[0].look_at <= now:
+            waiting = heappop(self._waiting)
+            if not waiting.arrived.done():
+                due.append(waiting)
+        return due
+
+    async def _answer(self, due: list[_Waiting], now: float) -> None:
+        """`now` is from before the look: who is not found may have come since."""
+        try:
+            known = await self._look({waiting.customer for waiting in due})
+        except Exception as error:  # noqa: BLE001 - it goes to those who wait
+            for waiting in due:
+                if not waiting.arrived.done():
+                    waiting.arrived.set_exception(error)
+            return
+        for waiting in due:
+            if waiting.arrived.done():
+                continue
+            if waiting.customer in known:
+                waiting.arrived.set_result(True)
+            elif now >= waiting.until:
+                waiting.arrived.set_result(False)
+            else:
+                pause = max(_EVERY, (now - waiting.since) / _LESS_OFTEN)
+                heappush(self._waiting, waiting._replace(look_at=min(now + pause, waiting.until)))
