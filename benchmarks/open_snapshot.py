@@ -1,0 +1,50 @@
+"""`python -m benchmarks.open_snapshot`: what a long snapshot, as the audit takes one, does to publishing.
+
+Every transaction that publishes updates the one row of `outbox_head`. As long as a snapshot is open that
+may still see them, PostgreSQL keeps all of its versions, and each update has more of them to step over.
+"""
+
+import tempfile
+import time
+from pathlib import Path
+
+import psycopg
+
+from eventspine.migrations import spine_1, spine_3
+from shop.kit.local.postgres import LocalPostgres
+
+EVENT = (
+    '[{"t": "orders", "k": "1", "y": "order.placed", "s": 1, "v": 1, "d": {"id": 1}, "h": null}]'
+)
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory(prefix="eventshop-bench-") as directory:
+        Path(directory).chmod(0o711)
+        # Without fsync: what is measured is the statement, and not the disk.
+        with LocalPostgres(Path(directory) / "postgres", settings={"fsync": "off"}) as server:
+            url = server.dsn("postgres", "postgres")
+            with psycopg.connect(url, autocommit=True) as one, psycopg.connect(url) as other:
+                one.execute(spine_1())
+                one.execute(spine_3())
+                publish(one, 500)
+                print(f"no snapshot: {publish(one, 3000):.2f} ms")
+                other.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+                other.execute("SELECT FROM outbox_head")
+                for commits in range(3000, 33_000, 3000):
+                    print(f"open for {commits} commits: {publish(one, 3000):.2f} ms")
+                other.rollback()
+                publish(one, 500)
+                print(f"closed: {publish(one, 3000):.2f} ms")
+
+
+def publish(connection: psycopg.Connection, times: int) -> float:
+    """Milliseconds for each of so many transactions."""
+    began = time.perf_counter()
+    for _ in range(times):
+        connection.execute("SELECT publish_events(1, %s)", (EVENT,))
+    return (time.perf_counter() - began) / times * 1000
+
+
+if __name__ == "__main__":
+    main()
