@@ -24,6 +24,7 @@ from benchmarks import (
     memory,
     one_at_a_time,
     orders_a_second,
+    overload,
     pipeline,
     report,
 )
@@ -36,6 +37,7 @@ PAGES: dict[Page, dict[str, Callable[[Stage], Section]]] = {
     report.BENCHMARKS: {
         "orders": orders_a_second.run,
         "latency": one_at_a_time.run,
+        "overload": overload.run,
         "first-order": first_order.run,
         "events": pipeline.run,
         "memory": memory.run,

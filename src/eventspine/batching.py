@@ -36,6 +36,9 @@ class _Submitted(NamedTuple, Generic[Command, Result]):
 class Batcher(Generic[Command, Result]):
     """Gathers commands and runs them in batches of at most `max_batch`, in `lanes` at a time.
 
+    A batch is answered in one go, in which the event loop does nothing else: twice as many commands in
+    it are hardly cheaper each, and whoever is refused meanwhile hears of it twice as late.
+
     More lanes keep several transactions in flight; for commands that take the same locks one is
     best. At most `max_waiting` callers wait; one more is refused with `Overloaded` at once. No
     command is begun, or begun again, after its deadline, `patience` seconds from its coming: its
@@ -46,7 +49,7 @@ class Batcher(Generic[Command, Result]):
         self,
         run: Run[Command, Result],
         *,
-        max_batch: int = 256,
+        max_batch: int = 128,
         max_waiting: int = 1024,
         patience: float = 10.0,
         lanes: int = 1,
@@ -66,14 +69,18 @@ class Batcher(Generic[Command, Result]):
         """Of a command that comes now; for whoever submits more than one for the same request."""
         return asyncio.get_running_loop().time() + self._patience
 
+    def admit(self) -> None:
+        """Raises `Overloaded` if a command that came now would be one too many."""
+        if len(self._waiting) >= self._max_waiting:
+            raise Overloaded(f"{len(self._waiting)} callers are waiting already")
+
     async def submit(self, command: Command, deadline: float | None = None) -> Result:
         """The command's own result, once its transaction has committed.
 
         Raises what the command was refused with, `Overloaded`, or whatever the batch failed of:
         `Unavailable` (not done), `OutcomeUnknown` (nobody knows), or the command's own fault.
         """
-        if len(self._waiting) >= self._max_waiting:
-            raise Overloaded(f"{len(self._waiting)} callers are waiting already")
+        self.admit()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
         if deadline is None:

@@ -124,6 +124,24 @@ def test_one_too_many_is_refused_at_once_and_those_who_wait_are_served(url: str)
         assert sending.send().result()[0].status_code == 201
 
 
+def test_who_can_only_be_refused_is_refused_before_the_body_comes(url: str) -> None:
+    with serving("orders", url, max_waiting=1) as served, clients(served.port) as sending:
+        served.hears(user_created(1))
+        with stalled(url):
+            first = sending.send()
+            until(lambda: is_stuck(served), "the first batch waits")
+            others = [sending.send() for _ in range(2)]
+            until(lambda: sending.answered == 1, "the queue is full")
+            with socket.create_connection(("127.0.0.1", served.port), 20) as connection:
+                connection.sendall(
+                    b"POST /orders HTTP/1.1\r\nHost: shop\r\nContent-Type: application/json\r\n"
+                    b"Content-Length: 100\r\n\r\n"
+                )
+                assert connection.recv(65536).startswith(b"HTTP/1.1 503 ")
+        assert first.result()[0].status_code == 201
+        assert sorted(each.result()[0].status_code for each in others) == [201, 503]
+
+
 def test_those_who_read_lists_keep_no_write_and_no_question_after_its_health_waiting(
     new_database: NewDatabase, templates: dict[str, str]
 ) -> None:

@@ -13,7 +13,7 @@ What it needs of the service it gets by closure (see a service's `api.py`).
 import asyncio
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl
 
 import structlog
@@ -39,6 +39,8 @@ from shop.kit.web.problems import (
     invalid,
     reason,
 )
+
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
 _LOG = structlog.get_logger("shop.web")
 
@@ -87,6 +89,19 @@ class _Parameter(NamedTuple):
     adapter: TypeAdapter[Any]
 
 
+def admitted_by(admit: Callable[[], None]) -> Callable[[Endpoint], Endpoint]:
+    """An endpoint that is not called, and whose body is not even read, when `admit` raises.
+
+    What can only be refused should cost next to nothing: under overload most requests are that.
+    """
+
+    def mark(endpoint: Endpoint) -> Endpoint:
+        endpoint.admit = admit  # type: ignore[attr-defined]
+        return endpoint
+
+    return mark
+
+
 class FastRoute(APIRoute):
     """See the module. Refuses, when declared, an endpoint it could not call."""
 
@@ -95,6 +110,7 @@ class FastRoute(APIRoute):
         takes = self.dependant
         if takes.dependencies or takes.cookie_params or len(takes.body_params) > 1:
             raise TypeError(f"{self.name}: a fast route has no dependencies, cookies or forms")
+        self._admit: Callable[[], None] | None = getattr(endpoint, "admit", None)
         self._path = _parameters(takes.path_params)
         self._query = {parameter.alias: parameter for parameter in _parameters(takes.query_params)}
         self._headers = _parameters(takes.header_params)
@@ -129,6 +145,8 @@ class FastRoute(APIRoute):
     ) -> None:
         """Answer one request: with the endpoint's result, or with one problem."""
         try:
+            if self._admit is not None:
+                self._admit()
             arguments = await self._arguments(scope, receive, path_params)
             result = await self.endpoint(**arguments)
         except Problem as problem:

@@ -14,7 +14,7 @@ from shop.kit.web import pages
 from shop.kit.web.etag import IfMatch, versions
 from shop.kit.web.once import Caller, IdempotencyKey, answer_once
 from shop.kit.web.problems import READS, TAKES_JSON, WRITES, PreconditionFailed, documented
-from shop.kit.web.route import FastRoute, Reply
+from shop.kit.web.route import FastRoute, Reply, admitted_by
 from shop.services.orders.arrivals import Arrivals
 from shop.services.orders.errors import OrderNotFound, UnknownCustomer
 from shop.services.orders.schemas import (
@@ -45,6 +45,7 @@ def routes(
         response_model=Order,
         responses=documented(UnknownCustomer, *WRITES, *TAKES_JSON),
     )
+    @admitted_by(placing.admit)
     async def place_order(
         new: NewOrder,
         key: IdempotencyKey = None,
@@ -66,11 +67,13 @@ def routes(
     @router.get(
         "/orders/{order_id}", response_model=Order, responses=documented(OrderNotFound, *READS)
     )
+    @admitted_by(getting.admit)
     async def get_order(order_id: PathId) -> Reply:
         """An order, by id."""
         return _shown(await getting.submit(order_id))
 
     @router.get("/orders", response_model=Orders, responses=documented(*READS))
+    @admitted_by(listing.admit)
     async def get_orders(
         user_id: Annotated[PlainId | None, Query()] = None,
         status: Annotated[Status | None, Query()] = None,
@@ -85,6 +88,7 @@ def routes(
         response_model=Order,
         responses=documented(OrderNotFound, PreconditionFailed, *WRITES),
     )
+    @admitted_by(cancelling.admit)
     async def cancel_order(
         order_id: PathId,
         if_match: IfMatch = None,

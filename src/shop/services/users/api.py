@@ -9,7 +9,7 @@ from shop.kit.web import pages
 from shop.kit.web.etag import IfMatch, versions
 from shop.kit.web.once import Caller, IdempotencyKey, answer_once
 from shop.kit.web.problems import READS, TAKES_JSON, WRITES, PreconditionFailed, documented
-from shop.kit.web.route import FastRoute, Reply
+from shop.kit.web.route import FastRoute, Reply, admitted_by
 from shop.services.users.errors import EmailTaken, UserNotFound
 from shop.services.users.schemas import (
     CreateUser,
@@ -39,6 +39,7 @@ def routes(
         response_model=User,
         responses=documented(EmailTaken, *WRITES, *TAKES_JSON),
     )
+    @admitted_by(creating.admit)
     async def create_user(
         new: NewUser,
         key: IdempotencyKey = None,
@@ -50,6 +51,7 @@ def routes(
         return await answer_once(creating, command, _created, key, caller)
 
     @router.get("/users/{user_id}", response_model=User, responses=documented(UserNotFound, *READS))
+    @admitted_by(getting.admit)
     async def get_user(user_id: PathId) -> Reply:
         """A user, by id."""
         return _shown(await getting.submit(user_id))
@@ -59,6 +61,7 @@ def routes(
         response_model=User,
         responses=documented(UserNotFound, EmailTaken, PreconditionFailed, *WRITES, *TAKES_JSON),
     )
+    @admitted_by(updating.admit)
     async def update_user(
         user_id: PathId,
         changes: UserChanges,
@@ -84,6 +87,7 @@ def routes(
         response_model=None,
         responses=documented(UserNotFound, PreconditionFailed, *WRITES),
     )
+    @admitted_by(erasing.admit)
     async def erase_user(
         user_id: PathId,
         if_match: IfMatch = None,
@@ -100,6 +104,7 @@ def routes(
         response_model=UserOrders,
         responses=documented(UserNotFound, *READS),
     )
+    @admitted_by(listing.admit)
     async def get_user_orders(
         user_id: PathId, limit: pages.Limit = pages.DEFAULT_LIMIT, cursor: pages.Cursor = None
     ) -> UserOrders:
