@@ -8,7 +8,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from eventspine import parking, patience
@@ -24,6 +24,7 @@ from tests.eventspine.conftest import Said, opened, run
 from tests.eventspine.memory_log import MemoryLog, MemorySubscription
 from tests.eventspine.notes import NoteChanged, NoteEvent, NoteTaken
 from tests.eventspine.test_transaction import refusing
+from tests.examples import examples
 
 PARTITIONS = 3
 
@@ -214,9 +215,7 @@ def runner(copy_url: str) -> Iterator[tuple[asyncio.Runner, Database]]:
         runner.run(database.close())
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@examples(60)
 @given(fed=logs(), script=steps)
 def test_any_interleaving_gives_what_each_event_once_and_in_order_gives(
     runner: tuple[asyncio.Runner, Database],

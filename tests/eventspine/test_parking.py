@@ -9,7 +9,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from psycopg import errors
 from psycopg_pool import PoolTimeout
@@ -27,6 +27,7 @@ from tests.eventspine.conftest import Said, opened, run
 from tests.eventspine.memory_log import MemoryLog
 from tests.eventspine.notes import TOPIC, NoteChanged, NoteEvent, NoteTaken
 from tests.eventspine.test_consumer import Failure, Member, has_applied, logs, runner, steps
+from tests.examples import examples
 
 __all__ = ["runner"]  # a fixture
 
@@ -650,9 +651,7 @@ def test_a_log_that_lost_its_end_and_was_fed_again_parks_nothing_twice_and_loses
     run(scenario())
 
 
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@examples(40)
 @given(
     fed=logs(),
     script=steps,

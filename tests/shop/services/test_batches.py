@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from eventspine.batching import Batcher, in_transaction
@@ -20,14 +20,13 @@ from shop.services.orders.schemas import CancelOrder, PlaceOrder
 from shop.services.users import actions as user_actions
 from shop.services.users.schemas import CreateUser, EraseUser, UpdateUser, User
 from tests.conftest import NewDatabase
+from tests.examples import examples
 from tests.shop.making import user_created, user_erased
 
 Action = Callable[[Transaction, Sequence[Any]], Awaitable[Sequence[Any]]]
 Batch = tuple[Action, list[Any]]
 
-ENOUGH = settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+ENOUGH = examples(40)
 
 
 class Outcome(NamedTuple):
