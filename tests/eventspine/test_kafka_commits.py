@@ -4,7 +4,7 @@ import asyncio
 import struct
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 
@@ -28,15 +28,29 @@ class Swallowing:
 
     @asynccontextmanager
     async def between(self, port: int, server: int) -> AsyncIterator[None]:
+        serving: set[asyncio.Task[None]] = set()
+
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            task = asyncio.current_task()
+            assert task
+            serving.add(task)
             answers, requests = await asyncio.open_connection("127.0.0.1", server)
-            await asyncio.gather(self._up(reader, requests), self._down(answers, writer))
+            try:
+                await asyncio.gather(self._up(reader, requests), self._down(answers, writer))
+            finally:
+                for each in (writer, requests):
+                    each.close()
+                    with suppress(OSError):
+                        await each.wait_closed()
 
         listening = await asyncio.start_server(serve, "127.0.0.1", port)
         try:
             yield
         finally:
             listening.close()
+            for task in serving:
+                task.cancel()
+            await asyncio.gather(*serving, return_exceptions=True)
 
     async def _up(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
