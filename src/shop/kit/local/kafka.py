@@ -18,6 +18,7 @@ import time
 import xml.etree.ElementTree as ET
 from base64 import urlsafe_b64encode
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from uuid import uuid4
@@ -56,6 +57,8 @@ SETTINGS: Mapping[str, str] = MappingProxyType(
         # 9 s, if it is not told to be quicker.
         "broker.session.timeout.ms": "1500",
         "broker.heartbeat.interval.ms": "250",
+        # Nobody waits for the controller's sign of life, which is a write: every half a second, else.
+        "metadata.max.idle.interval.ms": "5000",
         "group.initial.rebalance.delay.ms": "0",
         # A worker that dies is missed after 6 s, and a partition changes hands within 0.5 s. The
         # broker's own 45 s and 5 s suit many machines, not one person watching a terminal.
@@ -238,13 +241,17 @@ def require_java() -> str:
             f"Kafka needs Java {OLDEST_JAVA} or newer, and there is no `java` on the PATH"
             " (Debian and Ubuntu: apt-get install openjdk-17-jre-headless)"
         )
-    told = subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr  # noqa: S603
-    major = next((word.strip('"') for word in told.split() if word.startswith('"')), "0").split(
-        "."
-    )[0]
+    major = _major_version(java)
     if not major.isdigit() or int(major) < OLDEST_JAVA:
         raise KafkaNotPossible(f"Kafka needs Java {OLDEST_JAVA} or newer; {java} is {major}")
     return java
+
+
+@cache
+def _major_version(java: str) -> str:
+    told = subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr  # noqa: S603
+    quoted = next((word.strip('"') for word in told.split() if word.startswith('"')), "0")
+    return quoted.split(".")[0]
 
 
 def fetch(jars: Path) -> None:
