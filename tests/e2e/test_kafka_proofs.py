@@ -419,13 +419,15 @@ def test_what_a_second_relay_repeats_is_applied_once(stage: Stage, kcat: Kcat) -
     [(order,)] = stage.rows("users", "SELECT id FROM orders WHERE version = 2 LIMIT 1")
     for topic, id_ in (("users", user), ("orders", order)):
         known = [record for record in kcat.read(topic) if record["key"] == str(id_)]
-        assert [json.loads(record["payload"])["version"] for record in known] == [1, 2]
+        # A relay that was killed between append and its position has left repeats of its own.
+        versions = [json.loads(record["payload"])["version"] for record in known]
+        assert list(dict.fromkeys(versions)) == [1, 2]
         ends = stage.ends(topic)
         for record in known:
             kcat.write(topic, record["key"], record["payload"], record["headers"])
         # Anybody who hashes as Java does finds the key's partition.
         partition = known[0]["partition"]
-        assert stage.ends(topic) == {**ends, partition: ends[partition] + 2}
+        assert stage.ends(topic) == {**ends, partition: ends[partition] + len(known)}
         again = [record for record in kcat.read(topic) if record["key"] == str(id_)]
         assert [_without_place(record) for record in again] == [
             *map(_without_place, known),
