@@ -13,7 +13,7 @@ nobody but the client. So it can stay after an erasure, and tells a repeat from 
 The header and its meaning follow the IETF draft "The Idempotency-Key HTTP Header Field".
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from hashlib import sha256
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -27,16 +27,17 @@ from eventspine.outbox import Transaction, transaction
 Command = TypeVar("Command")
 Result = TypeVar("Result")
 
+# Tells `hold_answers` of whoever may store an answer, before they read anything.
+_STORING = "SELECT pg_advisory_xact_lock_shared(7409)"
+
 # The keys as JSON, like everything else that comes by the batch: psycopg quotes an array string by
-# string. The lock, shared, tells `hold_answers` of whoever may store an answer. It stands on the
-# left, or PostgreSQL need not take it where no key is found.
+# string.
 _FIND = """
-WITH storing AS MATERIALIZED (SELECT pg_advisory_xact_lock_shared(7409))
 SELECT key_hash, fingerprint, status, headers, body
-FROM storing LEFT JOIN idempotency_keys
-    ON key_hash = ANY(ARRAY(
-        SELECT decode(hex, 'hex') FROM jsonb_array_elements_text(%(hashes)s::jsonb) AS hashes(hex)
-    ))
+FROM idempotency_keys
+WHERE key_hash = ANY(ARRAY(
+    SELECT decode(hex, 'hex') FROM jsonb_array_elements_text(%(hashes)s::jsonb) AS hashes(hex)
+))
 """
 
 # In the order of the keys, or two batches could wait for each other. Waits for whoever is about to
@@ -49,6 +50,9 @@ FROM jsonb_to_recordset(%(answers)s::jsonb) AS a(
 ORDER BY key_hash
 ON CONFLICT DO NOTHING
 """
+
+_CALM = 16
+"""Batches without a key known before, after which none is expected."""
 
 _HOLD = "SELECT pg_advisory_xact_lock(7409)"
 
@@ -68,22 +72,20 @@ class Answer(NamedTuple):
     about: str | None = None
 
 
-class Key(NamedTuple):
+class Key:
     """A key, what it may be used for, and how to put a result into an answer.
 
     `fingerprint` tells whether a repeat is one: the same key with another is refused. `answer` gives
     None for a result that a repeat must not be bound to: a refusal for a reason that may pass.
     """
 
-    key: str
-    fingerprint: str
-    answer: Callable[[Any], Answer | None]
+    __slots__ = ("answer", "hash", "salted")
 
-    def hash(self) -> bytes:
-        return sha256(self.key.encode()).digest()
-
-    def salted(self) -> bytes:
-        return sha256(f"{self.key} {self.fingerprint}".encode()).digest()
+    def __init__(self, key: str, fingerprint: str, answer: Callable[[Any], Answer | None]) -> None:
+        self.hash = sha256(key.encode()).digest()
+        self.salted = sha256(f"{key} {fingerprint}".encode()).digest()
+        """The fingerprint, as it is stored."""
+        self.answer = answer
 
 
 class Once(NamedTuple, Generic[Command]):
@@ -97,6 +99,12 @@ class KeyReused(SpineError):
     """The key has been used for something else."""
 
 
+class _Stored(NamedTuple):
+    fingerprint: bytes
+    """Salted."""
+    answer: Answer
+
+
 def once_in_transaction(
     database: Database,
     action: Callable[[Transaction, Sequence[Command]], Awaitable[Sequence[Result | Exception]]],
@@ -104,14 +112,31 @@ def once_in_transaction(
     """An action as something a batcher can run, each batch in one transaction, each key once.
 
     A command with a key is answered with an `Answer`, and `KeyReused` is a refusal. Raises `Raced`
-    when somebody else commits one of the keys first. A batch without
-    keys costs nothing more than it did.
+    when one of the keys turns out to be taken, and nothing has been done then.
+
+    Nearly every key is new. So the work is done first, and that a key is taken shows when the answers
+    are stored: the batch is rolled back and has to be run again. From then on keys are looked up
+    before, until `_CALM` batches had none that was known.
     """
+    suspicious = 0
 
     async def run(commands: Sequence[Once[Command]]) -> Sequence[Result | Answer | Exception]:
-        async with transaction(database) as tx:
-            # Leaving the block commits; only then are callers told.
-            return await _run(tx, action, commands)
+        nonlocal suspicious
+        keys = [once.key.hash for once in commands if once.key is not None]
+        # Leaving the block commits; only then are callers told.
+        if not keys:
+            async with transaction(database) as tx:
+                return await action(tx, [once.command for once in commands])
+        async with transaction(database, first=_STORING) as tx:
+            known = None
+            if suspicious:
+                known = await _find(tx, keys)
+                suspicious = _CALM if known else suspicious - 1
+            try:
+                return await _run(tx, action, commands, known)
+            except Raced:
+                suspicious = _CALM
+                raise
 
     return run
 
@@ -120,42 +145,38 @@ async def _run(
     tx: Transaction,
     action: Callable[[Transaction, Sequence[Command]], Awaitable[Sequence[Result | Exception]]],
     commands: Sequence[Once[Command]],
+    found: dict[bytes, _Stored] | None,
 ) -> Sequence[Result | Answer | Exception]:
-    if all(once.key is None for once in commands):
-        return await action(tx, [once.command for once in commands])
-    known = await _find(tx, commands)
+    """`found` is what was stored for these keys; None if nobody has looked."""
+    known = found or {}
     # The first of each key not known yet, and all without one, are done; the rest are answered.
     todo: list[Once[Command]] = []
-    first: set[str] = set()
+    first: set[bytes] = set()
     for once in commands:
-        if once.key is None or not (once.key.key in known or once.key.key in first):
+        if once.key is None:
             todo.append(once)
-            if once.key is not None:
-                first.add(once.key.key)
+        elif once.key.hash not in known and once.key.hash not in first:
+            todo.append(once)
+            first.add(once.key.hash)
     results = await action(tx, [once.command for once in todo])
     done = dict(zip(map(id, todo), results, strict=True))
-    refused = await _store(tx, todo, results, known)
+    passing = await _store(tx, todo, results, known)
+    if passing and found is None:
+        # A repeat of what was answered before may be refused now. It has done nothing twice, and
+        # stores nothing by which it would be found out.
+        known |= await _find(tx, passing)
     return [
-        done[id(once)] if once.key is None else _repeated(once.key, known, refused)
+        done[id(once)] if once.key is None else _repeated(once.key, known, passing)
         for once in commands
     ]
 
 
-class _Stored(NamedTuple):
-    fingerprint: bytes
-    """Salted."""
-    answer: Answer
-
-
-async def _find(tx: Transaction, commands: Sequence[Once[Command]]) -> dict[str, _Stored]:
-    keys = {once.key.hash(): once.key.key for once in commands if once.key is not None}
-    hashes = [key_hash.hex() for key_hash in keys]
+async def _find(tx: Transaction, hashes: Iterable[bytes]) -> dict[bytes, _Stored]:
     return {
-        keys[key_hash]: _Stored(fingerprint, _answer(status, headers, body))
+        key_hash: _Stored(fingerprint, _answer(status, headers, body))
         for key_hash, fingerprint, status, headers, body in await tx.fetch(
-            _FIND, {"hashes": to_json(hashes).decode()}
+            _FIND, {"hashes": to_json([key_hash.hex() for key_hash in hashes]).decode()}
         )
-        if key_hash is not None
     }
 
 
@@ -167,24 +188,24 @@ async def _store(
     tx: Transaction,
     todo: Sequence[Once[Command]],
     results: Sequence[Result | Exception],
-    known: dict[str, _Stored],
-) -> dict[str, tuple[bytes, Result | Exception]]:
+    known: dict[bytes, _Stored],
+) -> dict[bytes, tuple[bytes, Result | Exception]]:
     """Store the answers and add them to `known`; gives the results that are not to be stored."""
-    passing: dict[str, tuple[bytes, Result | Exception]] = {}
+    passing: dict[bytes, tuple[bytes, Result | Exception]] = {}
     new = []
     for once, result in zip(todo, results, strict=True):
-        if once.key is None:
+        key = once.key
+        if key is None:
             continue
-        key, fingerprint = once.key.key, once.key.salted()
-        answer = once.key.answer(result)
+        answer = key.answer(result)
         if answer is None:
-            passing[key] = (fingerprint, result)
+            passing[key.hash] = (key.salted, result)
             continue
-        known[key] = _Stored(fingerprint, answer)
+        known[key.hash] = _Stored(key.salted, answer)
         new.append(
             {
-                "key_hash": once.key.hash().hex(),
-                "fingerprint": fingerprint.hex(),
+                "key_hash": key.hash.hex(),
+                "fingerprint": key.salted.hex(),
                 "status": answer.status,
                 "headers": answer.headers,
                 "body": answer.body,
@@ -200,11 +221,11 @@ async def _store(
 
 def _repeated(
     key: Key,
-    known: dict[str, _Stored],
-    passing: Mapping[str, tuple[bytes, Result | Answer | Exception]],
+    known: Mapping[bytes, _Stored],
+    passing: Mapping[bytes, tuple[bytes, Result | Answer | Exception]],
 ) -> Result | Answer | Exception:
-    fingerprint, outcome = known[key.key] if key.key in known else passing[key.key]
-    if fingerprint != key.salted():
+    fingerprint, outcome = known[key.hash] if key.hash in known else passing[key.hash]
+    if fingerprint != key.salted:
         return KeyReused("the idempotency key has been used for another request")
     return outcome
 

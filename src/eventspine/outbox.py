@@ -108,8 +108,13 @@ class Transaction:
 
 
 @asynccontextmanager
-async def transaction(database: Database, *, durable: bool = True) -> AsyncIterator[Transaction]:
+async def transaction(
+    database: Database, *, durable: bool = True, first: str = ""
+) -> AsyncIterator[Transaction]:
     """One transaction: it commits when the block ends, and rolls back when the block raises.
+
+    `first` is a statement that leaves in one message with BEGIN, and whose result nobody needs: a
+    lock, mostly.
 
     Raises `Unavailable` if it certainly did not commit and may be tried again, `OutcomeUnknown`
     if the connection went while it committed, and psycopg's own error if a statement was wrong.
@@ -120,13 +125,13 @@ async def transaction(database: Database, *, durable: bool = True) -> AsyncItera
     """
     async with AsyncExitStack() as held:
         connection = await held.enter_async_context(database.connection())
-        if not await _begun(connection):
+        if not await _begun(connection, first):
             # A restarted server has forgotten our connections. Nothing has been done yet. This one
             # goes back first: were all of the pool in such hands, there would be no other.
             await held.aclose()
             await database.drop_stale()
             connection = await held.enter_async_context(database.connection())
-            if not await _begun(connection):
+            if not await _begun(connection, first):
                 raise Unavailable("the database closes connections as soon as they are used")
         tx = Transaction(connection, durable=durable)
         with translated():
@@ -138,13 +143,15 @@ async def transaction(database: Database, *, durable: bool = True) -> AsyncItera
                 raise
 
 
-async def _begun(connection: Connection) -> bool:
+async def _begun(connection: Connection, first: str) -> bool:
     with translated():
         try:
-            await connection.execute("BEGIN")
-        except psycopg.OperationalError:
-            if connection.closed:
+            # Without parameters, and never prepared, so that it may be two statements.
+            await connection.execute(f"BEGIN; {first}".encode(), prepare=False)
+        except BaseException as error:
+            if isinstance(error, psycopg.OperationalError) and connection.closed:
                 return False
+            await _roll_back(connection)
             raise
     return True
 

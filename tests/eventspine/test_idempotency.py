@@ -1,11 +1,20 @@
-"""Erasure and the answers that are being stored at that moment."""
+"""Keys that are taken, among those that are not; erasure, and the answers that are being stored."""
 
 import asyncio
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 
+from eventspine.batching import Batcher
 from eventspine.database import Database
-from eventspine.idempotency import Answer, Key, Once, forget, hold_answers, once_in_transaction
+from eventspine.idempotency import (
+    Answer,
+    Key,
+    KeyReused,
+    Once,
+    forget,
+    hold_answers,
+    once_in_transaction,
+)
 from eventspine.outbox import Transaction, transaction
 from tests.eventspine import notes
 from tests.eventspine.conftest import opened, run
@@ -65,8 +74,9 @@ def test_an_answer_made_before_the_erasure_is_not_stored_after_it(notes_url: str
             assert [answer.body for answer in await answering] == [b"a secret"]
             await erasing
             assert await answers(database) == {"k": (410, "gone", None)}
-            again = await once_in_transaction(database, slow)([keyed("k")])
-            assert again == [GONE]
+            again = Batcher(once_in_transaction(database, slow))
+            assert await again.submit(keyed("k")) == GONE
+            await again.close()
 
     run(scenario())
 
@@ -110,6 +120,96 @@ def test_only_what_is_about_them_is_forgotten(notes_url: str) -> None:
             assert {key: body for key, (_, body, _) in (await answers(database)).items()} == {
                 "a": "gone", "b": "b", "c": "c", "d": "gone", "e": "gone"
             }  # fmt: skip
+
+    run(scenario())
+
+
+class Desk:
+    """Takes notes: what its callers submit, by their keys, is done once."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.asked: list[list[int]] = []
+        self.refuses = False
+        self._once = once_in_transaction(database, self._take)
+
+    async def _take(self, tx: Transaction, ids: Sequence[int]) -> list[str | Exception]:
+        self.asked.append(list(ids))
+        if self.refuses:
+            return [LookupError("not now") for _ in ids]
+        await notes.save(tx, [notes.event(id_, 1) for id_ in ids])
+        return [f"took {id_}, try {len(self.asked)}" for id_ in ids]
+
+    async def submit(self, *wanted: tuple[int, str | None]) -> list[object]:
+        """One batch of ids and their keys."""
+
+        def answer(result: object) -> Answer | None:
+            return Answer(200, (), result.encode()) if isinstance(result, str) else None
+
+        batcher = Batcher(self._once)
+        outcomes = await asyncio.gather(
+            *(
+                batcher.submit(Once(id_, Key(key, f"take {id_}", answer) if key else None))
+                for id_, key in wanted
+            ),
+            return_exceptions=True,
+        )
+        await batcher.close()
+        return [
+            outcome.body.decode() if isinstance(outcome, Answer) else outcome
+            for outcome in outcomes
+        ]
+
+    async def taken(self) -> list[tuple[int, int]]:
+        """The notes, and the positions that were given out."""
+        [(head,)] = await self.database.fetch("SELECT position FROM outbox_head")
+        return [
+            (id_, head) for (id_,) in await self.database.fetch("SELECT id FROM notes ORDER BY id")
+        ]
+
+
+def test_a_key_that_is_taken_takes_its_batch_back_and_nothing_is_done_twice(notes_url: str) -> None:
+    async def scenario() -> None:
+        async with opened(notes_url) as database:
+            desk = Desk(database)
+            assert await desk.submit((1, "a"), (2, "b")) == ["took 1, try 1", "took 2, try 1"]
+            *told, reused = await desk.submit((3, "c"), (1, "a"), (4, None), (9, "b"))
+            assert told == ["took 3, try 3", "took 1, try 1", "took 4, try 3"]
+            assert isinstance(reused, KeyReused)
+            assert desk.asked == [[1, 2], [3, 1, 4, 9], [3, 4]]
+            assert await desk.taken() == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+    run(scenario())
+
+
+def test_keys_are_looked_up_first_for_as_long_as_some_are_taken(notes_url: str) -> None:
+    async def scenario() -> None:
+        async with opened(notes_url) as database:
+            desk = Desk(database)
+            await desk.submit((1, "a"))
+            await desk.submit((1, "a"))
+            desk.asked.clear()
+            await desk.submit((1, "a"))
+            for id_ in range(10, 26):
+                await desk.submit((id_, f"new {id_}"))
+            await desk.submit((1, "a"))
+            assert desk.asked == [[], *([id_] for id_ in range(10, 26)), [1], []]
+
+    run(scenario())
+
+
+def test_a_repeat_that_would_be_refused_for_now_is_given_its_first_answer(notes_url: str) -> None:
+    async def scenario() -> None:
+        async with opened(notes_url) as database:
+            desk = Desk(database)
+            await desk.submit((1, "a"))
+            desk.refuses = True
+            first, new, reused = await desk.submit((1, "a"), (2, "b"), (3, "a"))
+            assert first == "took 1, try 1"
+            assert isinstance(new, LookupError)
+            assert isinstance(reused, KeyReused)
+            desk.refuses = False
+            assert await desk.submit((2, "b")) == ["took 2, try 3"]
 
     run(scenario())
 

@@ -24,7 +24,7 @@ from shop.kit.settings import TRANSACTION_WITHIN, Settings
 from shop.kit.web.app import ServiceApp
 from shop.kit.web.protocol import HttpProtocol
 
-_CONNECTIONS = 8
+_CONNECTIONS = 10
 """To the database. One for each lane of every batcher, so that none ever waits for another's: were
 there fewer, those who read lists would keep orders, and the question whether it is ready, waiting.
 """

@@ -29,8 +29,10 @@ def endpoints(settings: Settings, database: Database) -> Endpoints:
     from shop.services.orders.schemas import CancelOrder, Order, PlaceOrder  # noqa: PLC0415
 
     bounds = settings.bounds()
+    # New orders lock nothing of each other's but the outbox head, as they commit. So while one batch is
+    # being committed the next can be done.
     placing: Batcher[Once[PlaceOrder], Order | Answer] = Batcher(
-        once_in_transaction(database, actions.place), **bounds
+        once_in_transaction(database, actions.place), **bounds, lanes=2
     )
     cancelling: Batcher[Once[CancelOrder], Order | Answer] = Batcher(
         once_in_transaction(database, actions.cancel), **bounds
