@@ -24,12 +24,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import httpx
 import psycopg
 import pytest
-import uvloop
 from confluent_kafka.admin import AdminClient
 from psycopg.rows import TupleRow
 
@@ -41,6 +40,7 @@ from tests.conftest import NewDatabase
 from tests.e2e.checker import Sources, check, until_quiet
 from tests.e2e.conftest import forget_topics
 from tests.e2e.load import Load, Outcome, Sent
+from tests.e2e.rush import Rush
 from tests.e2e.shop import (
     Running,
     answers,
@@ -471,90 +471,6 @@ def test_a_broker_that_is_killed_fails_no_order(stage: Stage) -> None:
     assert {sent.status for sent in rush.sent} == {201}, rush.refused()
     assert away > rush.rate(killed_at - 2, killed_at) / 10, "without it, orders go on"
     stage.verdict()
-
-
-class Rush:
-    """Orders and nothing else, so many a second, or as many as can be had.
-
-    On connections of one thread: the clients of `Load` are too many for one interpreter, and it
-    is the shop that shall have something to do.
-    """
-
-    CLIENTS = 64
-
-    def __init__(self, port: int, customers: Sequence[int], a_second: float) -> None:
-        self.sent: list[Sent] = []
-        self.took = 0.0
-        self._port = port
-        self._customers = customers
-        self._a_second = a_second
-        self._stop = threading.Event()
-        self._numbers = itertools.count()
-        self._thread = threading.Thread(target=lambda: uvloop.run(self._run()), daemon=True)
-
-    def __enter__(self) -> Self:
-        self._begin = time.monotonic()
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join(30)
-        assert not self._thread.is_alive()
-        self.took = time.monotonic() - self._begin
-
-    @property
-    def slowest(self) -> float:
-        return max(sent.answered_at - sent.sent_at for sent in self.sent)
-
-    def rate(self, begin: float, end: float) -> float:
-        return sum(begin <= sent.answered_at < end for sent in self.sent) / (end - begin)
-
-    def refused(self) -> str:
-        refused = [str(sent) for sent in self.sent if sent.status != 201]
-        return f"{len(refused)} of {len(self.sent)}: {refused[:3]}"
-
-    async def _run(self) -> None:
-        await asyncio.gather(*(self._client() for _ in range(self.CLIENTS)))
-
-    async def _client(self) -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
-        try:
-            while not self._stop.is_set():
-                number = next(self._numbers)
-                await asyncio.sleep(self._begin + number / self._a_second - time.monotonic())
-                order = new_order(
-                    self._customers[number % len(self._customers)], product=f"rush-{number}"
-                )
-                sent_at = time.monotonic()
-                status: int | None = None
-                answer: Mapping[str, Any] = {}
-                try:
-                    async with asyncio.timeout(15):
-                        status, answer = await _post(reader, writer, "/orders", order)
-                except (OSError, EOFError):
-                    return  # which is found in what was noted: no answer came
-                finally:
-                    answered_at = time.monotonic()
-                    self.sent.append(
-                        Sent("place_order", order, status, answer, sent_at, answered_at)
-                    )
-        finally:
-            writer.close()
-            await writer.wait_closed()
-
-
-async def _post(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path: str, content: object
-) -> tuple[int, Mapping[str, Any]]:
-    body = json.dumps(content).encode()
-    writer.write(
-        b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-        b"Content-Length: %d\r\n\r\n%b" % (path.encode(), len(body), body)
-    )
-    head = (await reader.readuntil(b"\r\n\r\n")).lower()
-    length = int(head.split(b"content-length:")[1].split(b"\r\n")[0])
-    return int(head.split()[1]), json.loads(await reader.readexactly(length))
 
 
 # Foreign records

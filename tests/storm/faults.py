@@ -34,7 +34,8 @@ class Scene:
 
     stage: Stage
     planted: planting.Planted = field(default_factory=planting.Planted)
-    sent: list[Sent] = field(default_factory=list)
+    spurts: list[Sent] = field(default_factory=list)
+    """Orders of this round that were sent to see how fast the shop is."""
     thawed_at: float = 0.0
     """When the last process that froze at a failpoint goes on; by the monotonic clock."""
     notes: list[str] = field(default_factory=list)

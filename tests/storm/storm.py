@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from random import Random
+from statistics import median
 from typing import NamedTuple
 
 from tests.e2e.load import Outcome, Sent
+from tests.e2e.rush import Rush
 from tests.storm.clients import WINDOW, Crowd
 from tests.storm.faults import ALL, Fault, Params, Scene
 from tests.storm.planting import ask_by_key
@@ -24,6 +26,8 @@ ENOUGH = 15
 FULL_SPEED_WITHIN = 30.0
 FULL_SPEED = 0.8
 """Of the median before the storm."""
+SPURT = 0.5
+"""Seconds in which orders are placed as fast as they can be."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,19 @@ class Plan:
     clients: int = 10
     calm: float = 8.0
     """Seconds in which the rate before a round's storm is taken."""
+
+
+class Speed(NamedTuple):
+    usual: float
+    """Requests done a second, of clients who think."""
+    most: float
+    """Orders placed a second, of clients who do not."""
+
+    def is_as_good_as(self, other: "Speed") -> bool:
+        return self.usual >= FULL_SPEED * other.usual and self.most >= FULL_SPEED * other.most
+
+    def __str__(self) -> str:
+        return f"{self.usual:.0f} requests a second, and at most {self.most:,.0f} orders"
 
 
 class Blow(NamedTuple):
@@ -104,7 +121,8 @@ def run(plan: Plan, stage: Stage, tell: Callable[[str], None]) -> Result:
             name=f"round{number}", clients=plan.clients, seed=plan.seed,
         )  # fmt: skip
         slow = _round(plan, scene, crowd, blows, result, tell)
-        sent += crowd.sent
+        sent += [*crowd.sent, *scene.spurts]
+        scene.spurts.clear()
         result.faults = {**slow, **judge(scene, sent)}
         result.requests = len(sent)
         result.unknown = sum(one.outcome is Outcome.UNKNOWN for one in sent)
@@ -126,7 +144,7 @@ def _round(
     try:
         with crowd:
             crowd.until(ENOUGH, timeout=60)
-            before = crowd.usual_rate(plan.calm)
+            before = Speed(crowd.usual_rate(plan.calm), median(_spurt(scene) for _ in range(3)))
             for blows in cycles:
                 result.cycles += 1
                 _cycle(scene, crowd, blows, result, tell)
@@ -167,29 +185,37 @@ def _cycle(
 
 
 def _back_to_speed(
-    scene: Scene, crowd: Crowd, before: float, tell: Callable[[str], None]
+    scene: Scene, crowd: Crowd, before: Speed, tell: Callable[[str], None]
 ) -> Faults:
-    """Within 30 s of the last fault: the old rate, and events that flow."""
+    """Within 30 s of the last fault: the old speed, and events that flow."""
     healed = time.monotonic()
     wrong: Faults = {}
-    fastest = 0.0
-    while (
-        passed := time.monotonic() - healed
-    ) < FULL_SPEED_WITHIN and fastest < FULL_SPEED * before:
+    now = Speed(0.0, 0.0)
+    while (passed := time.monotonic() - healed) < FULL_SPEED_WITHIN and not now.is_as_good_as(
+        before
+    ):
         crowd.wait(WINDOW)
-        fastest = max(fastest, crowd.latest_rate())
-    tell(
-        f"     {fastest:.0f} requests a second within {passed:.1f} s of the last fault, "
-        f"{before:.0f} before the first"
-    )
-    if fastest < FULL_SPEED * before:
-        wrong["back to full speed"] = [f"{fastest:.0f} requests a second, {before:.0f} before"]
+        now = Speed(max(now.usual, crowd.latest_rate()), max(now.most, _spurt(scene)))
+    tell(f"     {now} within {passed:.1f} s of the last fault; before the first {before}")
+    if not now.is_as_good_as(before):
+        wrong["back to full speed"] = [f"{now}; before the first {before}"]
     left = FULL_SPEED_WITHIN - (time.monotonic() - healed)
     try:
         _have_events_flow(scene, max(5.0, left))
     except AssertionError as error:
         wrong["events flow"] = [str(error)]
     return wrong
+
+
+def _spurt(scene: Scene) -> float:
+    """Orders placed a second, while they come as fast as they can, beside the crowd's."""
+    rows = scene.stage.rows("orders", "SELECT id FROM customers ORDER BY id LIMIT 100")
+    customers = [id_ for (id_,) in rows]
+    name = f"spurt-{time.monotonic_ns()}"
+    with Rush(scene.stage.orders_ports[0], customers, name=name) as rush:
+        time.sleep(SPURT)
+    scene.spurts += rush.sent
+    return sum(sent.outcome is Outcome.DONE for sent in rush.sent) / rush.took
 
 
 def _have_events_flow(scene: Scene, within: float) -> None:
