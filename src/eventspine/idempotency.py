@@ -131,7 +131,7 @@ def once_in_transaction(
             known = None
             if suspicious:
                 known = await _find(tx, keys)
-                suspicious = _CALM if known else suspicious - 1
+                suspicious = _CALM if known else max(0, suspicious - 1)
             try:
                 return await _run(tx, action, commands, known)
             except Raced:

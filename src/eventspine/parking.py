@@ -99,12 +99,13 @@ WHERE consumer = %(consumer)s
 ORDER BY topic, "partition", "offset", position
 """
 
-# By position: in a log that was fed again offsets may begin anew.
+# By `parked_by_key`, in its order. By position: in a log that was fed again offsets may begin anew.
 _NEXT = """
 SELECT topic, "partition", "offset", nullif(position, 0), key, holds_key, cause, error, attempts,
     parked_at, headers, value
 FROM parked
 WHERE consumer = %(consumer)s AND topic = %(topic)s AND key IS NOT DISTINCT FROM %(key)s::text
+    AND coalesce(hashtextextended(key, 0), 0) = coalesce(hashtextextended(%(key)s::text, 0), 0)
     AND (position, "partition", "offset") > (%(position)s, %(partition)s, %(offset)s)
 ORDER BY position, "partition", "offset" LIMIT %(chunk)s
 """
@@ -112,6 +113,7 @@ ORDER BY position, "partition", "offset" LIMIT %(chunk)s
 _LEFT = """
 SELECT count(*) FROM parked
 WHERE consumer = %(consumer)s AND topic = %(topic)s AND key IS NOT DISTINCT FROM %(key)s::text
+    AND coalesce(hashtextextended(key, 0), 0) = coalesce(hashtextextended(%(key)s::text, 0), 0)
 """
 
 # Whoever applies events of a topic holds its cursor's row: hold it too, and the key stands still.
@@ -235,7 +237,7 @@ async def retry(
     """
     chosen = {"consumer": handlers.consumer, "topic": topic, "key": key}
     last = {"position": -1, "partition": 0, "offset": 0}
-    applied = 0
+    applied = left = 0
     error = None
     while True:
         async with transaction(database) as tx:
@@ -244,10 +246,12 @@ async def retry(
             rows = await tx.fetch(_NEXT, {**chosen, **last, "chunk": _CHUNK})
             chunk = [Parked(*row) for row in rows]
             done, failed, stopped = await _retry(tx, handlers, chunk)
-            [(left,)] = await tx.fetch(_LEFT, chosen)
+            ends = stopped or len(chunk) < _CHUNK
+            if ends:
+                [(left,)] = await tx.fetch(_LEFT, chosen)
         applied += done
         error = failed or error
-        if stopped or len(chunk) < _CHUNK:
+        if ends:
             return Retried(topic, key, applied, left, error)
         last = _place(handlers.consumer, chunk[-1])
 

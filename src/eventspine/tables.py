@@ -95,6 +95,15 @@ def add_spine_tables(metadata: MetaData) -> None:
             text("coalesce(hashtextextended(key, 0), 0)"),
             postgresql_where=text("holds_key"),
         ),
+        Index(
+            "parked_by_key",
+            "consumer",
+            "topic",
+            text("coalesce(hashtextextended(key, 0), 0)"),
+            "position",
+            "partition",
+            "offset",
+        ),
         Index("parked_strangers_by_age", "parked_at", postgresql_where=text("NOT holds_key")),
     )
     Table(

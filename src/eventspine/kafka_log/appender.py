@@ -49,8 +49,14 @@ _SAFE: Defaults = MappingProxyType(
         "acks": "all",
         # Java's: any other producer of the same topic puts a key into the same partition.
         "partitioner": "murmur2_random",
-        # Wait for ever: `enable.gapless.guarantee` would not cover a local time-out.
+        # What the broker refuses must not be overtaken: readers would drop it, when it is sent
+        # again, as a repeat. The one covers what it refuses, the other a local time-out.
+        "enable.gapless.guarantee": True,
         "message.timeout.ms": 0,
+        # A broker takes any number as the first of a producer it does not know (KAFKA-15591), so
+        # a second request would be taken though the first was refused, and the client believes then
+        # that the first had been. Costs nothing: a broker works at one of a connection at a time.
+        "max.in.flight.requests.per.connection": 1,
         # Success is the queue running empty; only errors are worth a call into Python.
         "delivery.report.only.error": True,
     }
@@ -70,8 +76,8 @@ class Appender:
     def append(self, topic: str, messages: Sequence[Message], stop: threading.Event) -> None:
         """Return once all are confirmed, or raise with none of them left that could still be sent.
 
-        What is on the wire at that moment may still be written. Kafka refuses it unless all that
-        this producer sent before it is there, so it can only repeat, never leave out.
+        What is on the wire at that moment, one request, may still be written. All that was sent
+        before it is there, so it can only repeat, never leave out.
         """
         producer = self._producer or self._begin()
         if not messages:

@@ -8,6 +8,7 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from types import MappingProxyType
 from typing import Any, TypeVar, cast
 
@@ -67,6 +68,8 @@ READING_SAFELY: Defaults = MappingProxyType(
         "enable.auto.offset.store": False,
         "auto.offset.reset": "error",
         "allow.auto.create.topics": False,
+        # We write no transactions. A stranger's, left open, would hide all that comes after it.
+        "isolation.level": "read_uncommitted",
     }
 )
 
@@ -236,5 +239,8 @@ async def in_thread(work: Callable[[threading.Event], _Result]) -> _Result:
         return await asyncio.shield(running)
     except asyncio.CancelledError:
         stop.set()
-        await asyncio.gather(running, return_exceptions=True)
+        # However often: what the thread has in its hands is nobody else's before it ends.
+        while not running.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([running])
         raise

@@ -153,6 +153,10 @@ class KafkaSubscription:
                 self._given[at] = time.monotonic() + _ASK_AGAIN_AFTER
                 starts[at] = await self._start_at(*at)
         finally:
+            with self._lock:
+                for at in starts:
+                    # Sought before it was read, which is no seek; `start_at` knows better.
+                    self._seeks.pop(at, None)
             self._place(starts)
 
     def _due(self) -> list[Partition]:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from confluent_kafka import Consumer, IsolationLevel, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
 from eventspine.kafka_log.client import LOG, Settings, quiet
@@ -124,11 +124,7 @@ class Watch:
         # Not by the consumer, whose every question waits behind a fetch that waits for records.
         latest: Any = OffsetSpec.latest()  # type: ignore[no-untyped-call]
         asked = {TopicPartition(*at): latest for at in places}
-        # What is in a stranger's transaction is not sent before it ends.
-        committed: Any = IsolationLevel.READ_COMMITTED
-        ends = self._ask().list_offsets(
-            asked, isolation_level=committed, request_timeout=_ANSWER_WITHIN
-        )
+        ends = self._ask().list_offsets(asked, request_timeout=_ANSWER_WITHIN)
         for at, end in ends.items():
             place = places[at.topic, at.partition]
             if place < end.result().offset:

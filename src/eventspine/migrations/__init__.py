@@ -121,6 +121,11 @@ EXCEPTION WHEN undefined_object THEN NULL;
 END $$;
 """
 
+_SPINE_8 = """
+CREATE INDEX parked_by_key ON parked
+    (consumer, topic, coalesce(hashtextextended(key, 0), 0), position, partition, "offset");
+"""
+
 
 def spine_1() -> str:
     """outbox, outbox_head, relay, cursors."""
@@ -155,3 +160,8 @@ def spine_6() -> str:
 def spine_7() -> str:
     """idempotency_keys: of keys and requests only what nobody can guess by."""
     return _SPINE_7
+
+
+def spine_8() -> str:
+    """parked_by_key: a key's parked events, in their order."""
+    return _SPINE_8

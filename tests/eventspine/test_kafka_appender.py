@@ -1,0 +1,79 @@
+"""What the broker refuses, and what was sent behind it.
+
+Readers drop what they have passed. So an event that is written behind a later one of its partition
+is lost, though it stands in the log.
+"""
+
+import logging
+import threading
+from collections.abc import Iterator
+
+import pytest
+from confluent_kafka import KafkaError
+
+from eventspine.kafka_log.appender import Appender
+from eventspine.kafka_log.client import Reach
+from eventspine.kafka_log.reader import Reader
+from eventspine.log import LogUnavailable, Message
+from tests.eventspine.mock_kafka import TOPIC, MockKafka, mock_kafka
+
+MANY_AND_SMALL = (3000, 10)
+FEW_AND_LARGE = (8, 300_000)
+"""How many, and of how many bytes. librdkafka sends a second request to a partition before the first
+has an answer as long as they hold fewer than five messages."""
+
+
+@pytest.fixture
+def broker() -> Iterator[MockKafka]:
+    with mock_kafka() as broker:
+        yield broker
+
+
+@pytest.mark.parametrize(("count", "size"), [MANY_AND_SMALL, FEW_AND_LARGE])
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        KafkaError.UNKNOWN,  # for good
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.NOT_ENOUGH_REPLICAS,  # to be sent again
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+    ],
+)
+def test_what_was_refused_is_not_overtaken(
+    broker: MockKafka, refusal: int, count: int, size: int
+) -> None:
+    config = {"bootstrap.servers": broker.bootstrap_servers}
+    reach = Reach(broker.bootstrap_servers)
+    appender = Appender(config, reach)
+    messages = [
+        Message("a key", f"{n} ".encode().ljust(size, b"."), {}) for n in range(1, count + 1)
+    ]
+    broker.refuse_next(refusal)
+    append_as_a_relay_does(appender, messages)
+    reader = Reader(config, reach)
+    passed = 0
+    for number in read(reader):
+        assert number <= passed + 1, f"{number} comes behind {passed}"
+        passed = max(passed, number)
+    assert passed == count
+    reader.close()
+    appender.end()
+
+
+def append_as_a_relay_does(appender: Appender, messages: list[Message]) -> None:
+    """Again from its saved position, as long as it is told that not all is confirmed."""
+    for _ in range(3):
+        try:
+            return appender.append(TOPIC, messages, threading.Event())
+        except LogUnavailable as error:
+            logging.getLogger(__name__).info("appended again: %s", error)
+    raise AssertionError("never confirmed")
+
+
+def read(reader: Reader) -> Iterator[int]:
+    offset, end = 0, reader.end_offsets(TOPIC)[0]
+    while offset < end:
+        for record in reader.read(TOPIC, 0, offset, 5000):
+            assert record.value
+            yield int(record.value.split()[0])
+            offset = record.offset + 1
