@@ -21,6 +21,7 @@ from benchmarks.report import Row, Section, spread
 from benchmarks.shop_data import add_users
 from benchmarks.stage import Shop, Stage
 from eventspine.event import message
+from eventspine.kafka_log.client import LARGEST_MESSAGE
 from shop.kit.local.kafka import KafkaNotPossible, LocalKafka, require_java
 
 TITLE = "Events through Kafka"
@@ -32,8 +33,9 @@ The topic's records are counted.
 
 Kafka's own `ProducerPerformance` sends as many records of the same size (key, value and headers
 of ours, as its payload: the same text, so that compression finds the same), idempotent, `acks=all`,
-with the relay's `linger.ms` and compression and librdkafka's batch limit of 1,000,000 bytes, after
-the relay in one round and before it in the next. Its records have no keys, so it fills a large batch for one partition
+with the relay's compression and limit of a batch (4 MiB), after the relay in one round and before it in
+the next. It may have five requests under way, where the relay has one for a partition: see
+`kafka_log/appender.py`. Its records have no keys, so it fills a large batch for one partition
 and then one for the next: less work for the broker than keys make, by which each event goes to a
 partition of its own. So it is measured a second time, with its records *spread* over the partitions
 (`RoundRobinPartitioner`). Before the first round the broker is given 100,000 records, unmeasured.
@@ -151,7 +153,8 @@ def _producer_performance(
         # What the relay's producer has (`eventspine/kafka_log/appender.py`).
         "acks": "all",
         "enable.idempotence": "true",
-        "batch.size": "1000000",  # librdkafka's own default, in bytes
+        "batch.size": str(LARGEST_MESSAGE),
+        "max.request.size": str(2 * LARGEST_MESSAGE),
         "buffer.memory": str(64 * 1024 * 1024),
         "linger.ms": "100",
         "compression.type": "lz4",

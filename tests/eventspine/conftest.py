@@ -14,7 +14,7 @@ import structlog
 
 from eventspine import consumer, relay
 from eventspine.database import Database
-from eventspine.migrations import spine_1, spine_2, spine_3, spine_4, spine_5, spine_6, spine_7
+from eventspine.migrations import STEPS
 from eventspine.postgres_log import PostgresLog
 from shop.kit.local.postgres import LocalPostgres
 from tests.conftest import NewDatabase
@@ -29,7 +29,7 @@ def make_tables(url: str) -> None:
             "WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
         connection.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
-        for step in (spine_1, spine_2, spine_3, spine_4, spine_5, spine_6, spine_7):
+        for step in STEPS:
             connection.execute(step())
         connection.execute(notes.TABLES)
 

@@ -350,6 +350,22 @@ class EventLogContract:
         await member.close()
 
     @on_a_log
+    async def test_a_partition_that_is_not_read_yet_is_not_sought(
+        self, log: EventLog, topic: str
+    ) -> None:
+        await log.append(topic, numbered(300))
+
+        async def start_at(topic: str, partition: int) -> int:
+            await member.seek(topic, partition, 0)
+            return 40
+
+        member = log.subscribe(f"group-{topic}", [topic], start_at)
+        ends = await log.end_offsets(topic)
+        records = await poll_until(member, sum(ends.values()) - 40 * PARTITIONS)
+        assert min(record.offset for record in records) == 40
+        await member.close()
+
+    @on_a_log
     async def test_a_paused_partition_is_left_out_and_then_begins_where_its_cursor_says(
         self, log: EventLog, topic: str
     ) -> None:

@@ -652,3 +652,35 @@ def test_a_log_that_is_away_is_waited_for(copy_url: str, said: Said) -> None:
         assert [entry["event"] for entry in said] == ["the consumer waits", "the consumer goes on"]
 
     run(scenario())
+
+
+def test_a_batch_that_is_too_much_is_read_in_parts_until_it_is_not(notes_url: str) -> None:
+    """A statement that takes too long looks like trouble that passes."""
+
+    async def scenario() -> None:
+        async with opened(notes_url) as database:
+            log = MemoryLog()
+            events = [notes.event(id_, 1) for id_ in range(1, 301)]
+            for position, one in enumerate(events, start=1):
+                log.put(0, notes.wire(position, one))
+            tried: list[int] = []
+
+            async def taken(tx: Transaction, given: Sequence[NoteTaken]) -> None:
+                tried.append(len(given))
+                if len(given) > 20 and len(tried) < 50:
+                    raise Unavailable("canceling statement due to statement timeout")
+                await notes.taken(tx, given)
+
+            consumer = Consumer(database, log, Handlers("copy", {NoteTaken: taken}), batch=100)
+            async with notes.Running(consumer.run()):
+                await notes.eventually(lambda: applied(database, 300))
+            await notes.assert_copied(database, *events)
+            assert tried[:4] == [100, 50, 25, 12]
+            # A little more each time, and back again when it is too much.
+            assert set(tried[4:]) >= {24}
+
+    async def applied(database: Database, count: int) -> bool:
+        [(there,)] = await database.fetch("SELECT count(*) FROM applied")
+        return bool(there == count)
+
+    run(scenario())

@@ -39,6 +39,24 @@ def test_which_keys_are_held_is_found_without_reading_what_is_behind_them(
         assert explained[0]["Plan"]["Shared Hit Blocks"] < 100, explained
 
 
+@pytest.mark.parametrize("query", [parking._NEXT, parking._LEFT])
+def test_a_keys_parked_events_are_found_without_reading_the_others(
+    notes_url: str, query: str
+) -> None:
+    with psycopg.connect(notes_url, autocommit=True) as connection:
+        connection.execute(PARKED, {"count": 30_000})
+        connection.execute(b"UPDATE parked SET key = 'mine' WHERE position % 10000 = 7")
+        connection.execute("VACUUM ANALYZE parked")
+        of_mine = {
+            "consumer": "copy", "topic": "notes", "key": "mine", "chunk": 500,
+            "position": -1, "partition": 0, "offset": 0,
+        }  # fmt: skip
+        (explained,) = connection.execute(
+            f"EXPLAIN (ANALYZE, BUFFERS, FORMAT json) {query}", of_mine
+        ).fetchone() or ([],)
+        assert explained[0]["Plan"]["Shared Hit Blocks"] < 20, explained
+
+
 def test_what_a_key_may_be_holds_up_that_key_and_no_other(copy_url: str) -> None:
     async def scenario() -> None:
         async with opened(copy_url) as database:

@@ -248,6 +248,33 @@ class TestOffsetsThatAreNotThere:
 
         run(scenario())
 
+    def test_a_transaction_that_a_stranger_leaves_open_hides_nothing(
+        self, kafka: LocalKafka, topic: str
+    ) -> None:
+        stranger = Producer(
+            {"bootstrap.servers": kafka.bootstrap_servers, "transactional.id": f"open-{topic}"}
+        )
+        stranger.init_transactions(30)
+        stranger.begin_transaction()
+        for partition in range(3):
+            stranger.produce(topic, b"-1", partition=partition)
+        assert not stranger.flush(30)
+
+        async def scenario() -> None:
+            log = log_on(kafka)
+            await log.append(topic, numbered(100))
+            member = log.subscribe(f"group-{topic}", [topic], from_offsets())
+            records = await poll_until(member, 103)
+            assert sorted(numbers(records)) == [-1, -1, -1, *range(100)]
+            ends = await log.end_offsets(topic)
+            assert sum(ends.values()) == 103
+            assert sorted(numbers(await read_all(log, topic))) == sorted(numbers(records))
+            await member.close()
+            await log.close()
+
+        run(scenario())
+        stranger.abort_transaction(30)
+
     def test_a_log_cut_under_a_running_reader_is_read_on_once_its_cursor_is_mended(
         self, kafka: LocalKafka, topic: str
     ) -> None:

@@ -28,35 +28,36 @@ GIVE_UP_AFTER = 30.0
 SAY_AWAY_AFTER = 2.0
 """Seconds without one confirmation after which it is logged that Kafka is waited for."""
 
-# For throughput; the caller may know better. `flush` sends without lingering, so a batch of one
-# does not wait; and while a long one is being queued, its messages gather for big requests: each
-# costs the broker as much as hundreds of messages do. lz4 costs no throughput, and saves disk.
-_TUNED: Defaults = MappingProxyType(
-    {
-        "linger.ms": 100,
-        "batch.num.messages": 500,
-        "compression.type": "lz4",
-        "queue.buffering.max.messages": 50_000,
-        "queue.buffering.max.kbytes": 64 * 1024,
-        "message.max.bytes": LARGEST_MESSAGE,
-    }
-)
+# For throughput; the caller may know better. lz4 costs no throughput, and saves disk.
+_TUNED: Defaults = MappingProxyType({"compression.type": "lz4"})
+
+_AT_ONCE = 10_000  # messages sent before all of them are confirmed
+_BYTES_AT_ONCE = 3 * 1024 * 1024
+_ABOUT_A_MESSAGE = 64  # bytes that it has besides its key, value and headers
+_ABOUT_A_HEADER = 8
 
 # For safety; not for the caller to change.
+#
+# A partition never has more than one request under way. Were there a second, and the first refused,
+# the second might be taken all the same: a broker takes any sequence number as the first of a producer
+# it does not know (KAFKA-15591), and for a request that is refused for good librdkafka closes the gap.
+# Readers would then drop the first, sent again, as a repeat. And of a refusal that passes librdkafka
+# believes, when the second is taken, that the first one was. So nothing is sent before `flush`, and
+# what is sent then fits into one request, whatever partitions it is for.
 _SAFE: Defaults = MappingProxyType(
     {
+        "linger.ms": 900_000,
+        "batch.num.messages": _AT_ONCE,
+        "batch.size": LARGEST_MESSAGE,
+        "message.max.bytes": LARGEST_MESSAGE,
+        "queue.buffering.max.messages": 50_000,
+        "queue.buffering.max.kbytes": 64 * 1024,
         "enable.idempotence": True,
         "acks": "all",
         # Java's: any other producer of the same topic puts a key into the same partition.
         "partitioner": "murmur2_random",
-        # What the broker refuses must not be overtaken: readers would drop it, when it is sent
-        # again, as a repeat. The one covers what it refuses, the other a local time-out.
-        "enable.gapless.guarantee": True,
+        # Wait for ever: who gives up here, after `GIVE_UP_AFTER`, gives up everything.
         "message.timeout.ms": 0,
-        # A broker takes any number as the first of a producer it does not know (KAFKA-15591), so
-        # a second request would be taken though the first was refused, and the client believes then
-        # that the first had been. Costs nothing: a broker works at one of a connection at a time.
-        "max.in.flight.requests.per.connection": 1,
         # Success is the queue running empty; only errors are worth a call into Python.
         "delivery.report.only.error": True,
     }
@@ -76,8 +77,8 @@ class Appender:
     def append(self, topic: str, messages: Sequence[Message], stop: threading.Event) -> None:
         """Return once all are confirmed, or raise with none of them left that could still be sent.
 
-        What is on the wire at that moment, one request, may still be written. All that was sent
-        before it is there, so it can only repeat, never leave out.
+        What is on the wire at that moment, a request for a partition at most, may still be written.
+        All that was sent before it is there, so it can only repeat, never leave out.
         """
         producer = self._producer or self._begin()
         if not messages:
@@ -85,27 +86,31 @@ class Appender:
             producer.poll(0)
             return
         try:
-            progress = _Progress(self._reach)
+            room, count = _BYTES_AT_ONCE, 0
             for message in messages:
+                size = _size(message)
+                if count and (size > room or count == _AT_ONCE):
+                    self._send(producer, count, stop)
+                    room, count = _BYTES_AT_ONCE, 0
                 # The client takes any mapping's items, but only from a dict.
                 headers = cast("dict[str, Any]", message.headers)
-                while True:
-                    try:
-                        producer.produce(topic, message.value, message.key, headers=headers)
-                        break
-                    except BufferError:
-                        producer.poll(SLICE)
-                        self._check(progress, len(producer), stop)
-                progress.queued += 1
-            while waiting := producer.flush(SLICE):
-                self._check(progress, waiting, stop)
-            self._check(progress, 0, stop)
+                producer.produce(topic, message.value, message.key, headers=headers)
+                room -= size
+                count += 1
+            self._send(producer, count, stop)
         except KafkaException as error:
             self.end()
             raise unavailable(f"take a message for {topic}", error) from error
         except BaseException:
             self.end()
             raise
+
+    def _send(self, producer: Producer, count: int, stop: threading.Event) -> None:
+        """All that is queued, and wait until it is confirmed."""
+        progress = _Progress(self._reach, count)
+        while waiting := producer.flush(SLICE):
+            self._check(progress, waiting, stop)
+        self._check(progress, 0, stop)
 
     def end(self) -> None:
         """Throw the producer away, with all that it still holds."""
@@ -139,20 +144,33 @@ class Appender:
 class _Progress:
     """How a batch is coming along, and for how long it has not been."""
 
-    def __init__(self, reach: Reach) -> None:
+    def __init__(self, reach: Reach, queued: int) -> None:
         self._reach = reach
+        self._queued = queued
         self._confirmed = 0
         self._since = time.monotonic()
-        self.queued = 0
 
     def seen(self, waiting: int, heard: str) -> None:
         """Raises `LogUnavailable` when nothing has been confirmed for too long."""
         now = time.monotonic()
-        if waiting == 0 or self.queued - waiting > self._confirmed:
-            self._confirmed = self.queued - waiting
+        if waiting == 0 or self._queued - waiting > self._confirmed:
+            self._confirmed = self._queued - waiting
             self._since = now
             self._reach.back()
         elif now - self._since > GIVE_UP_AFTER:
             raise LogUnavailable(f"Kafka confirmed nothing for {GIVE_UP_AFTER:g} s: {heard}")
         elif now - self._since > SAY_AWAY_AFTER:
             self._reach.away(heard)
+
+
+def _size(message: Message) -> int:
+    """Bytes in a request, or a few more."""
+    headers = message.headers
+    return (
+        _ABOUT_A_MESSAGE
+        + len(message.key or "")
+        + len(message.value or b"")
+        + len(headers) * _ABOUT_A_HEADER
+        + sum(map(len, headers))
+        + sum(map(len, headers.values()))
+    )

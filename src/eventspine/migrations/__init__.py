@@ -165,3 +165,7 @@ def spine_7() -> str:
 def spine_8() -> str:
     """parked_by_key: a key's parked events, in their order."""
     return _SPINE_8
+
+
+STEPS = (spine_1, spine_2, spine_3, spine_4, spine_5, spine_6, spine_7, spine_8)
+"""All of them, in their order."""
