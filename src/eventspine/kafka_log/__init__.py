@@ -6,9 +6,10 @@ among them drops headers, and can send a whole batch twice (2.16).
 
 What safety rests on here:
 
-* A producer never gives a message up on its own, and at the first error it is thrown away with
-  everything in it. So no message can overtake an earlier one of its partition: the next producer
-  begins where its user, who knows what was confirmed, begins again.
+* A partition never has more than one request under way, a producer never gives a message up on its
+  own, and at the first error it is thrown away with everything in it. So no message can overtake an
+  earlier one of its partition: the next producer begins where its user, who knows what was
+  confirmed, begins again.
 * A partition is read from the offset that `start_at` names, never from the one committed to
   Kafka; and an offset that the log has not got is an error, never a reason to jump.
 """
