@@ -45,9 +45,13 @@ def closed(url: str, table: str) -> Iterator[None]:
         yield
 
 
-def is_stuck(served: Served) -> bool:
-    """A batch is under way, and waits for the head."""
-    return waits_for_locks(served) == 1
+LANES = 2
+"""In which orders are placed."""
+
+
+def are_stuck(served: Served) -> bool:
+    """In each lane a batch is under way, and waits for the head."""
+    return waits_for_locks(served) == LANES
 
 
 def waits_for_locks(served: Served) -> int:
@@ -87,6 +91,17 @@ class Clients:
         self._client.close()
 
 
+def fill_the_lanes(
+    served: Served, sending: Clients
+) -> "list[Future[tuple[httpx.Response, float]]]":
+    """With an order each, as nothing can commit."""
+    sent = []
+    for lane in range(1, LANES + 1):
+        sent.append(sending.send())
+        until(lambda lane=lane: waits_for_locks(served) == lane, "its batch waits")  # type: ignore[misc]
+    return sent
+
+
 @contextmanager
 def clients(port: int) -> Iterator[Clients]:
     made = Clients(port)
@@ -105,8 +120,7 @@ def test_one_too_many_is_refused_at_once_and_those_who_wait_are_served(url: str)
     with serving("orders", url, max_waiting=8) as served, clients(served.port) as sending:
         served.hears(user_created(1))
         with stalled(url):
-            first = sending.send()
-            until(lambda: is_stuck(served), "the first batch waits")
+            first = fill_the_lanes(served, sending)
             others = [sending.send() for _ in range(40)]
             until(lambda: sending.answered == 32, "all that are too many are answered")
             early = [other.result() for other in others if other.done()]
@@ -117,9 +131,9 @@ def test_one_too_many_is_refused_at_once_and_those_who_wait_are_served(url: str)
         for response, seconds in early:
             assert "8 callers are waiting already" in refused(response)["detail"]
             assert seconds < 1
-        statuses = [future.result()[0].status_code for future in (first, *others)]
-        assert sorted(statuses) == [201] * 9 + [503] * 32
-        assert served.rows("SELECT count(*) FROM orders") == [(9,)]
+        statuses = [future.result()[0].status_code for future in (*first, *others)]
+        assert sorted(statuses) == [201] * 10 + [503] * 32
+        assert served.rows("SELECT count(*) FROM orders") == [(10,)]
         # It is over at once.
         assert sending.send().result()[0].status_code == 201
 
@@ -128,8 +142,7 @@ def test_who_can_only_be_refused_is_refused_before_the_body_comes(url: str) -> N
     with serving("orders", url, max_waiting=1) as served, clients(served.port) as sending:
         served.hears(user_created(1))
         with stalled(url):
-            first = sending.send()
-            until(lambda: is_stuck(served), "the first batch waits")
+            first = fill_the_lanes(served, sending)
             others = [sending.send() for _ in range(2)]
             until(lambda: sending.answered == 1, "the queue is full")
             with socket.create_connection(("127.0.0.1", served.port), 20) as connection:
@@ -138,7 +151,7 @@ def test_who_can_only_be_refused_is_refused_before_the_body_comes(url: str) -> N
                     b"Content-Length: 100\r\n\r\n"
                 )
                 assert connection.recv(65536).startswith(b"HTTP/1.1 503 ")
-        assert first.result()[0].status_code == 201
+        assert [each.result()[0].status_code for each in first] == [201] * LANES
         assert sorted(each.result()[0].status_code for each in others) == [201, 503]
 
 
@@ -188,7 +201,7 @@ def test_at_full_speed_only_the_surplus_is_refused(url: str) -> None:
 
 
 def test_whose_turn_does_not_come_in_time_is_refused_and_not_done(url: str) -> None:
-    """Though the batch before it goes on, and nobody knows for how long."""
+    """Though the batches before it go on, and nobody knows for how long."""
     limit = 0.3
     with (
         serving("orders", url, request_timeout_ms=limit * 1000) as served,
@@ -196,17 +209,16 @@ def test_whose_turn_does_not_come_in_time_is_refused_and_not_done(url: str) -> N
     ):
         served.hears(user_created(1))
         with stalled(url):
-            first = sending.send()
-            until(lambda: is_stuck(served), "the first batch waits")
+            first = fill_the_lanes(served, sending)
             late = [sending.send() for _ in range(5)]
             for response, seconds in [future.result() for future in late]:
                 assert "no turn came in 0.3 s" in refused(response)["detail"]
                 assert limit * 0.9 < seconds < limit + 2
-            assert is_stuck(served), "it is still under way"
-        assert first.result()[0].status_code == 201
+            assert are_stuck(served), "they are still under way"
+        assert [each.result()[0].status_code for each in first] == [201] * LANES
         assert sending.send().result()[0].status_code == 201
-        assert served.rows("SELECT count(*) FROM orders") == [(2,)]
-        assert len(served.events()) == 2
+        assert served.rows("SELECT count(*) FROM orders") == [(LANES + 1,)]
+        assert len(served.events()) == LANES + 1
 
 
 def test_a_body_that_does_not_come_is_refused_in_time_and_holds_nothing_up(

@@ -31,7 +31,7 @@ PATCHED: Sequence[tuple[Any, str]] = (
     (reading, "read"),
     (consumer, "read"),
     (consumer, "_MOVE"),
-    (Appender, "append"),
+    (Appender, "_send"),
     (PostgresLog, "append"),
 )
 

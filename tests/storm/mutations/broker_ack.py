@@ -22,15 +22,15 @@ FAULTS = ("crash-in-transit", "kill-log")
 def apply() -> None:
     rewrite(
         appender.Appender,
-        "append",
+        "_send",
         """
-        while waiting := producer.flush(SLICE):
-            self._check(progress, waiting, stop)
-        self._check(progress, 0, stop)
+    while waiting := producer.flush(SLICE):
+        self._check(progress, waiting, stop)
+    self._check(progress, 0, stop)
 """,
         """
-        producer.poll(0)
-        self._check(progress, 0, stop)
+    producer.flush(0.002)
+    self._check(progress, 0, stop)
 """,
     )
     _do_not_wait_for_postgres()
