@@ -20,6 +20,7 @@ from shop.kit.web.problems import (
     MEDIA_TYPE,
     HeadTooLarge,
     InternalError,
+    MalformedRequest,
     MethodNotAllowed,
     NotFound,
     OtherHttpError,
@@ -41,7 +42,14 @@ Beside the problems listed with each operation, any request may be answered with
 
 """ + "\n".join(
     f"* {problem.status} `{problem.type_uri()}`: {problem.title()}"
-    for problem in (NotFound, MethodNotAllowed, HeadTooLarge, InternalError, OtherHttpError)
+    for problem in (
+        MalformedRequest,
+        NotFound,
+        MethodNotAllowed,
+        HeadTooLarge,
+        InternalError,
+        OtherHttpError,
+    )
 )
 
 

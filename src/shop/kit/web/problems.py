@@ -1,6 +1,7 @@
 """Errors as clients see them: RFC 9457 problem details, rendered here and nowhere else.
 
 Problem
+├── MalformedRequest       400   what came is no HTTP
 ├── MalformedBody          400
 ├── Invalid                422   names each field that is wrong
 ├── BodyTooLarge           413
@@ -63,6 +64,13 @@ class Problem(Exception):
     def answer(self) -> Answer:
         headers = [(name.decode(), value.decode()) for name, value in self.headers()]
         return Answer(self.status, (("content-type", MEDIA_TYPE), *headers), self.body())
+
+
+class MalformedRequest(Problem):
+    """This is no HTTP request that could be read."""
+
+    status = 400
+    slug = "malformed-request"
 
 
 class MalformedBody(Problem):

@@ -18,7 +18,16 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from shop.kit.web.problems import HeadTooLarge, Problem, RequestTooSlow, TemporarilyUnavailable
+from shop.kit.web.problems import (
+    HeadTooLarge,
+    MalformedRequest,
+    Problem,
+    RequestTooSlow,
+    TemporarilyUnavailable,
+)
+
+BROKEN_OFF = "shop.broken_off"
+"""Stands in the scope of a request whose body has no end: what came of it may look whole."""
 
 MAX_HEAD = 64 * 1024  # bytes
 _PART = 16 * 1024  # bytes parsed at a time: what the count of a head may be wrong by
@@ -82,8 +91,7 @@ class HttpProtocol(HttpToolsProtocol):
         try:
             self._parse(part)
         except HttpParserError:
-            self._refused = True
-            self.send_400_response("Invalid HTTP request received.")
+            self._refuse(MalformedRequest())
             return
         # uvicorn writes `method` into the scope when the head is whole.
         if self.scope is None or "method" not in self.scope or self.cycle.response_complete:
@@ -136,21 +144,42 @@ class HttpProtocol(HttpToolsProtocol):
         """Whether a request before it is still being answered."""
         return self.cycle is not None and not self.cycle.response_complete
 
+    def _is_amid_a_body(self) -> bool:
+        """Whether what comes next belongs to the body of the newest request."""
+        return self.cycle is not None and self.cycle.scope is self.scope and self.cycle.more_body
+
     def _refuse(self, problem: Problem) -> None:
-        """Say why, if it can be told, and read no more."""
+        """Read no more, and say why unless a client could take it for another request's answer."""
         self._refused = True
-        if self._is_busy():
-            self.transport.close()
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+        if self.transport.is_closing():
             return
+        if self._is_busy():
+            self._answer_what_was_accepted()
+            return
+        if not self._is_amid_a_body():  # or it has been answered
+            self._write(problem)
+        self.transport.write_eof()
+        self.loop.call_later(_LINGER, self.transport.close)
+
+    def _answer_what_was_accepted(self) -> None:
+        """And then close: the last answer says so, and its client knows that no other will come."""
+        if self._is_amid_a_body():
+            self.cycle.scope[BROKEN_OFF] = True
+            self.cycle.more_body = False
+            self.cycle.message_event.set()
+        self.cycle.keep_alive = False
+
+    def _write(self, problem: Problem) -> None:
         answer = problem.answer()
         headers = dict(answer.headers) | {
             "content-length": str(len(answer.body)),
             "connection": "close",
         }
-        lines = [f"{name}: {value}\r\n".encode() for name, value in headers.items()]
+        named = [(name.encode(), value.encode()) for name, value in headers.items()]
+        lines = [b"%s: %s\r\n" % header for header in self.server_state.default_headers + named]
         self.transport.write(b"".join([STATUS_LINE[answer.status], *lines, b"\r\n", answer.body]))
-        self.transport.write_eof()
-        self.loop.call_later(_LINGER, self.transport.close)
 
     def pause_writing(self) -> None:
         """The client does not read what it is sent."""

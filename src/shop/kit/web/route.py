@@ -39,6 +39,7 @@ from shop.kit.web.problems import (
     invalid,
     reason,
 )
+from shop.kit.web.protocol import BROKEN_OFF
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
@@ -230,8 +231,8 @@ class FastRoute(APIRoute):
 
 
 async def read_json_body(scope: Scope, receive: Receive) -> bytes:
-    """The whole body. Raises `UnsupportedMediaType`, `BodyTooLarge`, or `MalformedBody` if the
-    client goes away in the middle: what has come may look complete, and must not be done.
+    """The whole body. Raises `UnsupportedMediaType`, `BodyTooLarge`, or `MalformedBody` if it breaks
+    off or the client goes away: what has come may look complete, and must not be done.
     """
     media_type = b""
     for name, value in scope["headers"]:
@@ -242,7 +243,7 @@ async def read_json_body(scope: Scope, receive: Receive) -> bytes:
     message = await receive()
     body: bytes = message.get("body", b"")
     whole = message["type"] == "http.request" and not message.get("more_body", False)
-    if whole and len(body) <= MAX_BODY:
+    if whole and len(body) <= MAX_BODY and BROKEN_OFF not in scope:
         return body
     parts = [body]
     size = len(body)
@@ -254,7 +255,7 @@ async def read_json_body(scope: Scope, receive: Receive) -> bytes:
             parts.append(part)
     if size > MAX_BODY:
         raise BodyTooLarge(f"At most {MAX_BODY} bytes are taken")
-    if message["type"] == "http.disconnect":
+    if message["type"] == "http.disconnect" or BROKEN_OFF in scope:
         raise MalformedBody("The body ends too early")
     return b"".join(parts)
 

@@ -76,6 +76,7 @@ def request(
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
 
 
+ALIVE = request("GET", "/health/live")
 JSON = "Content-Type: application/json"
 CHUNKED = "Transfer-Encoding: chunked"
 
@@ -309,31 +310,111 @@ def test_no_tunnel_is_opened_and_what_follows_is_no_request(
     assert users.stored() == before
 
 
+@pytest.mark.parametrize("before", [b"", ALIVE], ids=["at first", "behind a request"])
 @pytest.mark.parametrize(
     "sent",
     [
         b"hello\r\n\r\n",
         b"GET\r\n\r\n",
         b"FOO /users/1 HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /users/\xff HTTP/1.1\r\nHost: x\r\n\r\n",
         b"GET /users/1 HTTP/9.9\r\nHost: x\r\n\r\n",
         b"GET /users/1 HTTP/1.1\r\nHost x\r\n\r\n",
         b"POST /users HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
         b"POST /users HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx",
-        b"POST /users HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
     ],
     ids=lambda sent: sent[:24].decode("latin-1").strip(),
 )
 def test_what_is_no_http_is_refused_and_the_connection_closed(
-    users: Served, raw: Raw, sent: bytes
+    users: Served, raw: Raw, before: bytes, sent: bytes
 ) -> None:
-    """Here the server answers, in plain text: no request has reached the application."""
-    before = users.stored()
+    """Here the server answers: no request has reached the application."""
+    stored = users.stored()
+    if before:
+        raw.send(before)
+        assert raw.answer()[0] == 200
     raw.send(sent)
-    status, _, _ = raw.answer()
-    assert 400 <= status < 500
+    headers = raw.problem(400, "malformed-request")
+    assert headers["connection"] == "close"
+    assert headers["date"]
     assert raw.is_closed()
-    assert users.stored() == before
+    assert users.stored() == stored
+
+
+GARBAGE = b"\x00 this is no HTTP\r\n\r\n"
+
+
+def test_what_is_no_http_behind_a_request_has_no_answer_and_the_request_has_its_own(
+    raw: Raw,
+) -> None:
+    """A refusal in between would be taken for the answer to what is done."""
+    raw.send(request("POST", "/users", JSON, body=BODY % b"garbage@example.com") + GARBAGE)
+    status, headers, body = raw.answer()
+    assert (status, headers["connection"]) == (201, "close")
+    assert json.loads(body)["email"] == "garbage@example.com"
+    assert raw.is_closed()
+
+
+def test_requests_before_what_is_no_http_are_answered_in_order(raw: Raw) -> None:
+    raw.send(
+        request("POST", "/users", JSON, body=BODY % b"before1@example.com")
+        + request("POST", "/users", JSON, body=BODY % b"before1@example.com")
+        + request("GET", "/users/0")
+        + GARBAGE
+        + request("POST", "/users", JSON, body=BODY % b"behind@example.com")
+    )
+    answers = [raw.answer() for _ in range(3)]
+    assert [status for status, *_ in answers] == [201, 409, 422]
+    assert ["connection" in headers for _, headers, _ in answers] == [False, False, True]
+    assert raw.is_closed()
+
+
+BROKEN_CHUNK = b"%x\r\n%s\r\nzz\r\n"
+
+
+@pytest.mark.parametrize("before", [b"", ALIVE], ids=["alone", "behind a request"])
+@pytest.mark.parametrize("later", [False, True], ids=["at once", "while it is waited for"])
+def test_a_body_that_breaks_off_is_answered_once_and_nothing_done(
+    users: Served, raw: Raw, before: bytes, *, later: bool
+) -> None:
+    stored = users.stored()
+    body = BODY % b"broken@example.com"
+    raw.send(before + request("POST", "/users", JSON, CHUNKED))
+    if later:
+        time.sleep(0.05)  # so that the rest comes by itself
+    raw.send(BROKEN_CHUNK % (len(body), body))
+    if before:
+        assert raw.answer()[0] == 200
+    assert raw.problem(400, "malformed-body")["connection"] == "close"
+    assert raw.is_closed()
+    assert users.stored() == stored
+
+
+def test_what_needs_no_body_is_done_and_says_so_though_its_body_breaks_off(
+    users: Served, raw: Raw
+) -> None:
+    made = users.client.post("/users", json={"email": "needless@example.com", "name": "N"}).json()
+    raw.send(request("DELETE", f"/users/{made['id']}", CHUNKED) + BROKEN_CHUNK % (1, b"x"))
+    status, headers, _ = raw.answer()
+    assert (status, headers["connection"]) == (204, "close")
+    assert raw.is_closed()
+    assert users.client.get(f"/users/{made['id']}").status_code == 404
+
+
+@pytest.mark.parametrize("later", [False, True], ids=["at once", "behind its answer"])
+def test_what_breaks_off_and_was_refused_for_something_else_has_no_other_answer(
+    raw: Raw, *, later: bool
+) -> None:
+    begun = request("POST", "/users", CHUNKED) + b"1\r\nx\r\n"
+    if later:
+        raw.send(begun)
+        raw.problem(415, "unsupported-media-type")
+        raw.send(b"zz\r\n")
+    else:
+        raw.send(begun + b"zz\r\n")
+        raw.problem(415, "unsupported-media-type")
+    assert raw.is_closed()
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from shop.kit.web.protocol import MAX_HEAD
 from tests.conftest import NewDatabase
 from tests.e2e.shop import until
 from tests.shop.kit.web.test_connections import (
+    ALIVE,
     BODY,
     CHUNKED,
     JSON,
@@ -19,8 +20,6 @@ from tests.shop.kit.web.test_connections import (
     request,
 )
 from tests.shop.serving import Served, serving
-
-ALIVE = request("GET", "/health/live")
 
 
 @pytest.fixture
@@ -61,6 +60,21 @@ def test_a_larger_head_is_refused_in_so_many_words_and_the_connection_closed(
     headers_ = raw.problem(431, "head-too-large")
     assert headers_["connection"] == "close"
     assert raw.is_closed()
+
+
+def test_who_has_been_refused_is_not_refused_once_more(
+    users: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """When the head that was too large would have been too late as well."""
+    monkeypatch.setattr(protocol, "_HEAD_WITHIN", 0.2)
+    monkeypatch.setattr(protocol, "_LINGER", 0.4)
+    others = set(users.server.server_state.connections)
+    with connected(users) as raw:
+        raw.send(head(2 * MAX_HEAD)[:-2])
+        raw.problem(431, "head-too-large")
+        assert raw.is_closed()
+        until(lambda: users.server.server_state.connections <= others, "the server has closed it")
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 def for_ever(raw: Raw, piece: bytes) -> None:
