@@ -6,16 +6,19 @@ nobody; or, when it comes in a segment of its own, it is taken for the next requ
 in another's body could make requests in their name. Java's HttpClient offers `h2c` with every first
 request in clear text.
 
-uvicorn takes heads of any size, waits for their end for ever, and holds any number of connections. Here
-a head has a size and a time, trailers are dropped, an answer has a time to be read in, and there is a
-connection too many. What an ordinary request costs of that is to see that its head came whole.
+uvicorn takes heads of any size, waits for their end for ever, and holds any number of connections, and
+on each any number of requests. Here a head has a size and a time, trailers are dropped, an answer has a
+time to be read in, and there is a connection too many, and a request. What an ordinary request costs of
+that is to see that its head came whole.
 """
 
-from asyncio import BaseTransport, TimerHandle
-from typing import Any
+from asyncio import BaseTransport, TimerHandle, Transport
+from collections.abc import Callable, Sized
+from typing import Any, NamedTuple
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.config import Config
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from shop.kit.web.problems import (
@@ -29,6 +32,9 @@ from shop.kit.web.problems import (
 BROKEN_OFF = "shop.broken_off"
 """Stands in the scope of a request whose body has no end: what came of it may look whole."""
 
+MAX_AHEAD = 16
+"""Requests that may wait behind the one being answered. Hardly any client sends ahead: curl, when it
+did, 5 at most; 16 is what benchmarks do. Each that waits takes some 3 kB, and may be of 20 bytes."""
 MAX_HEAD = 64 * 1024  # bytes
 _PART = 16 * 1024  # bytes parsed at a time: what the count of a head may be wrong by
 _HEAD_WITHIN = 10.0  # seconds, from the connection or from the first byte
@@ -37,6 +43,32 @@ _LINGER = 2.0  # seconds in which a refused client may read why; closed at once,
 _DRAIN = 1024 * 1024  # bytes of such a client that are still read
 _TOLD = 64
 """Connections beyond the limit that are still told why."""
+
+
+class _TooManyAhead(Exception):
+    """Raised to make the parser stop."""
+
+
+class _Flow(FlowControl):
+    """Reads no more while requests wait; uvicorn would, after each answer and for each body."""
+
+    def __init__(self, transport: Transport, pipeline: Sized) -> None:
+        super().__init__(transport)
+        self._pipeline = pipeline
+
+    def resume_reading(self) -> None:
+        if not self._pipeline:
+            super().resume_reading()
+
+
+class _Lingering(NamedTuple):
+    """What the last cycle writes to. Its client may still be sending: closed at once, it would be
+    reset, and might not see the answer (RFC 9112, 9.6).
+    """
+
+    write: Callable[[bytes], None]
+    is_closing: Callable[[], bool]
+    close: Callable[[], None]
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -56,9 +88,12 @@ class HttpProtocol(HttpToolsProtocol):
         self._unread = 0
         """Bytes that have come and gone nowhere: of a head, or of a body's frame."""
         self._refused = False
+        self._running: Any = None
+        """The cycle that is answered now. `cycle` is the newest, and may wait for it."""
 
     def connection_made(self, transport: BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
+        self.flow = _Flow(self.transport, self.pipeline)
         self._head_timer = self.loop.call_later(_HEAD_WITHIN, self._head_is_late)
         if self._most_connections is not None:
             surplus = len(self.connections) - self._most_connections
@@ -71,7 +106,14 @@ class HttpProtocol(HttpToolsProtocol):
         for timer in (self._head_timer, self._read_timer):
             if timer is not None:
                 timer.cancel()
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True  # uvicorn tells the newest only
+        self.pipeline.clear()
         super().connection_lost(exc)
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
@@ -91,6 +133,7 @@ class HttpProtocol(HttpToolsProtocol):
         try:
             self._parse(part)
         except HttpParserError:
+            # Or a request too many. There are others before it, so nothing is said of it.
             self._refuse(MalformedRequest())
             return
         # uvicorn writes `method` into the scope when the head is whole.
@@ -160,8 +203,12 @@ class HttpProtocol(HttpToolsProtocol):
             return
         if not self._is_amid_a_body():  # or it has been answered
             self._write(problem)
-        self.transport.write_eof()
-        self.loop.call_later(_LINGER, self.transport.close)
+        self._linger()
+
+    def _linger(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.write_eof()
+            self.loop.call_later(_LINGER, self.transport.close)
 
     def _answer_what_was_accepted(self) -> None:
         """And then close: the last answer says so, and its client knows that no other will come."""
@@ -170,6 +217,8 @@ class HttpProtocol(HttpToolsProtocol):
             self.cycle.more_body = False
             self.cycle.message_event.set()
         self.cycle.keep_alive = False
+        transport = self.transport
+        self.cycle.transport = _Lingering(transport.write, transport.is_closing, self._linger)
 
     def _write(self, problem: Problem) -> None:
         answer = problem.answer()
@@ -191,6 +240,11 @@ class HttpProtocol(HttpToolsProtocol):
         if self._read_timer is not None:
             self._read_timer.cancel()
             self._read_timer = None
+
+    def on_message_begin(self) -> None:
+        if len(self.pipeline) >= MAX_AHEAD:
+            raise _TooManyAhead
+        super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         # A trailer stands here too, and must not be taken for a header (RFC 9110, 6.5.1).

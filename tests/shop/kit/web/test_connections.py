@@ -4,7 +4,7 @@ import json
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from unittest.mock import ANY
 from uuid import uuid4
 
@@ -25,6 +25,10 @@ class Raw:
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._read = connection.makefile("rb")
+
+    def close(self) -> None:
+        """For its connection to be closed, both must be."""
+        self._read.close()
 
     def send(self, data: bytes) -> None:
         self._connection.sendall(data)
@@ -58,7 +62,9 @@ class Raw:
 @contextmanager
 def connected(served: Served) -> Iterator[Raw]:
     with socket.create_connection(("127.0.0.1", served.port), timeout=20) as connection:
-        yield Raw(connection)
+        raw = Raw(connection)
+        with closing(raw):
+            yield raw
 
 
 @pytest.fixture

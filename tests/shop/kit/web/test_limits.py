@@ -1,12 +1,17 @@
-"""What one client may take of a server: bytes of a head, time, connections."""
+"""What one client may take of a server: bytes of a head, time, requests, connections."""
 
 import json
+import socket
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import uuid4
 
+import psycopg
 import pytest
 
 from shop.kit.web import protocol
-from shop.kit.web.protocol import MAX_HEAD
+from shop.kit.web.protocol import MAX_AHEAD, MAX_HEAD
 from tests.conftest import NewDatabase
 from tests.e2e.shop import until
 from tests.shop.kit.web.test_connections import (
@@ -74,7 +79,7 @@ def test_who_has_been_refused_is_not_refused_once_more(
         raw.problem(431, "head-too-large")
         assert raw.is_closed()
         until(lambda: users.server.server_state.connections <= others, "the server has closed it")
-    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
+    assert faults(caplog) == []
 
 
 def for_ever(raw: Raw, piece: bytes) -> None:
@@ -138,12 +143,147 @@ def test_who_asks_nothing_is_not_kept(
         assert raw.is_closed()
 
 
+OPENAPI = request("GET", "/openapi.json")
+
+
 def test_who_does_not_read_what_was_asked_for_is_not_kept(
     users: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(protocol, "_READ_WITHIN", 0.3)
+    state = users.server.server_state
+    others = set(state.connections)
     with connected(users) as raw, pytest.raises((BrokenPipeError, ConnectionResetError)):
-        for_ever(raw, request("GET", "/openapi.json") * 100)
+        raw.answers_on()
+        (served,) = state.connections - others
+        for _ in range(10_000):
+            answered = state.total_requests
+            # Never too many at a time: it is not for that that it is cut off.
+            raw.send(OPENAPI * 10)
+            until(
+                lambda n=answered + 10: (
+                    state.total_requests == n or served not in state.connections
+                ),
+                "they are answered, or will not be",
+            )
+        pytest.fail("it was kept")
+
+
+WASTE = b"POST /health/live HTTP/1.1\r\nContent-Length:1\r\n\r\nx"
+
+
+@pytest.mark.parametrize("sent", [WASTE, ALIVE, request("GET", "/nothing", "Upgrade: h2c")])
+def test_more_than_a_few_requests_sent_ahead_are_not_kept_and_their_client_can_tell(
+    raw: Raw, sent: bytes
+) -> None:
+    """It is told by the last answer which of them it has to send again (RFC 9112, 9.3.2)."""
+    raw.send(sent * (400_000 // len(sent)))
+    answers = [raw.answer() for _ in range(1 + MAX_AHEAD)]
+    assert ["connection" in headers for _, headers, _ in answers] == [False] * MAX_AHEAD + [True]
+    assert raw.is_closed()
+
+
+@pytest.mark.parametrize("behind", [WASTE, b"\x00 no HTTP"], ids=["requests", "something else"])
+def test_what_was_accepted_is_answered_though_its_client_goes_on_sending(
+    users: Served, raw: Raw, behind: bytes
+) -> None:
+    with stalled(users):
+        raw.send(new_user() + behind * (400_000 // len(behind)))
+        until(lambda: is_stuck(users), "the user is under way")
+    assert raw.answer()[0] == 201
+    answers = 0 if behind != WASTE else MAX_AHEAD
+    assert [raw.answer()[0] for _ in range(answers)] == [405] * answers
+    for _ in range(3):
+        raw.send(b"x" * 100_000)
+        time.sleep(0.05)  # in which a closed connection would be reset
+    assert raw.is_closed()
+
+
+def test_requests_sent_ahead_are_not_taken_for_ever(users: Served) -> None:
+    with connected(users) as raw, pytest.raises((BrokenPipeError, ConnectionResetError)):
+        for_ever(raw, WASTE * 5_000)
+
+
+def test_as_many_as_may_be_sent_ahead_are_answered_in_order(raw: Raw) -> None:
+    ids = range(1_000_000, 1_000_000 + 1 + MAX_AHEAD)
+    raw.send(b"".join(request("GET", f"/users/{n}") for n in ids))
+    for n in ids:
+        status, _, body = raw.answer()
+        assert status == 404
+        assert str(n) in json.loads(body)["detail"]
+    assert raw.answers_on()
+
+
+@contextmanager
+def stalled(served: Served) -> Iterator[None]:
+    """While it lasts, nothing that publishes can commit."""
+    with psycopg.connect(served.database_url) as connection:
+        connection.execute("SELECT FROM outbox_head FOR UPDATE")
+        yield
+
+
+def new_user() -> bytes:
+    return request("POST", "/users", JSON, body=BODY % f"{uuid4().hex}@example.com".encode())
+
+
+def test_no_more_is_read_while_requests_wait(users: Served, raw: Raw) -> None:
+    """Neither when one of them has been answered, nor when one is asked for its body."""
+    with stalled(users):
+        raw.send(ALIVE + new_user() + ALIVE)
+        assert raw.answer()[0] == 200
+        raw.send(ALIVE * MAX_AHEAD)
+        until(lambda: is_stuck(users), "the user is under way")
+        time.sleep(0.1)  # in which too many of them could be read
+    assert [raw.answer()[0] for _ in range(2 + MAX_AHEAD)] == [201] + [200] * (1 + MAX_AHEAD)
+    assert raw.answers_on()
+
+
+def is_stuck(served: Served) -> bool:
+    return bool(
+        served.rows(
+            "SELECT FROM pg_stat_activity"
+            " WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        )
+    )
+
+
+@pytest.mark.parametrize("behind", [b"", b"\x00 no HTTP"], ids=["requests", "something else"])
+def test_who_leaves_while_requests_wait_is_no_fault_of_ours(
+    users: Served, caplog: pytest.LogCaptureFixture, behind: bytes
+) -> None:
+    before = len(users.rows("SELECT FROM users"))
+    state = users.server.server_state
+    others = set(state.connections)
+    with stalled(users):
+        with connected(users) as raw:
+            raw.send(ALIVE + new_user() + ALIVE + ALIVE + behind)
+            assert raw.answer()[0] == 200
+            until(lambda: is_stuck(users), "the user is under way")
+        time.sleep(0.1)  # in which the server may hear of it
+    until(lambda: len(users.rows("SELECT FROM users")) == before + 1, "what was under way is done")
+    until(lambda: not state.tasks and state.connections <= others, "it has been answered, or not")
+    assert faults(caplog) == []
+
+
+def test_who_is_cut_off_while_requests_wait_is_no_fault_of_ours(
+    users: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(protocol, "_READ_WITHIN", 0.2)
+    state = users.server.server_state
+    others = set(state.connections)
+    with connected(users) as raw:
+        raw.answers_on()
+        (served,) = state.connections - others
+        served.transport.set_write_buffer_limits(0)
+        served.transport.get_extra_info("socket").setsockopt(
+            socket.SOL_SOCKET, socket.SO_SNDBUF, 4096
+        )
+        raw.send(OPENAPI * MAX_AHEAD)
+        until(lambda: not state.tasks and state.connections <= others, "it has been cut off")
+    assert faults(caplog) == []
+
+
+def faults(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
 
 
 def test_a_connection_too_many_is_told_so_and_another_is_taken_when_one_has_gone(
