@@ -31,7 +31,7 @@ what is made of them: of thousands, the processor's cache and the garbage collec
 (10 µs a message instead of 7)."""
 
 LARGEST_MESSAGE = 4 * 1024 * 1024
-"""Bytes: what a request of 1 MiB may become in JSON, with its headers, and room to spare."""
+"""Bytes: many times what an event takes that is made of one request, of 64 KiB at most."""
 
 Settings = dict[str, Any]
 Defaults = Mapping[str, str | int | bool]

@@ -3,7 +3,7 @@
 Problem
 ├── MalformedRequest       400   what came is no HTTP
 ├── MalformedBody          400
-├── Invalid                422   names each field that is wrong
+├── Invalid                422   names the fields that are wrong
 ├── BodyTooLarge           413
 ├── RequestTooSlow         408
 ├── HeadTooLarge           431
@@ -205,12 +205,19 @@ WRITES = (Invalid, IdempotencyKeyReused, UserErased, TemporarilyUnavailable, Unk
 TAKES_JSON = (MalformedBody, BodyTooLarge, RequestTooSlow, UnsupportedMediaType)
 
 
+_MOST_NAMED = 20
+_MOST_LOOKED_AT = 100
+
+
 def invalid(error: ValidationError, where: str) -> Problem:
     """A Pydantic error as a problem. The input is never repeated: it may be huge, or no text."""
+    # Each would become a dict, of which a body may ask for thousands, and the event loop stands still.
+    if error.error_count() > _MOST_LOOKED_AT:
+        return Invalid(f"not acceptable: {error.error_count()} fields, too many to name")
     details = error.errors(include_url=False, include_input=False, include_context=False)
     if where == "body" and details[0]["type"] == "json_invalid":
         return MalformedBody(details[0]["msg"])
-    return Invalid.fields(*(_wrong(detail, where) for detail in details[:20]))
+    return Invalid.fields(*(_wrong(detail, where) for detail in details[:_MOST_NAMED]))
 
 
 def _wrong(detail: ErrorDetails, where: str) -> dict[str, str]:
@@ -243,7 +250,10 @@ class ProblemDocument(BaseModel):
     title: str
     status: int
     detail: str | None = None
-    errors: list[FieldError] | None = None
+    errors: list[FieldError] | None = Field(
+        default=None,
+        description=f"the first {_MOST_NAMED}; none if more than {_MOST_LOOKED_AT} are wrong",
+    )
 
 
 def documented(*problems: type[Problem]) -> dict[int | str, dict[str, Any]]:
