@@ -104,6 +104,30 @@ async def connect(url: str, **settings: str) -> Connection:
         )
 
 
+class _Pool(AsyncConnectionPool[Connection]):
+    """Knows why it can't connect; psycopg's own tells only its logger."""
+
+    refusal: Exception | None = None
+    """What the last try to connect failed of, if it did."""
+
+    async def _connect(self, timeout: float | None = None) -> Connection:
+        try:
+            connection = await super()._connect(timeout)
+        except Exception as error:
+            self.refusal = error
+            raise
+        self.refusal = None
+        return connection
+
+    async def getconn(self, timeout: float | None = None) -> Connection:
+        try:
+            return await super().getconn(timeout)
+        except PoolTimeout as error:
+            if self.refusal is None:
+                raise
+            raise PoolTimeout(f"{error}: {self.refusal}") from self.refusal
+
+
 class Database:
     """A pool of at most `size` connections, opened when first needed.
 
@@ -113,7 +137,7 @@ class Database:
 
     def __init__(self, url: str, *, size: int = 6, patience: float = 2.0, **settings: str) -> None:
         self.url = url
-        self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
+        self._pool = _Pool(
             url,
             min_size=1,
             max_size=size,

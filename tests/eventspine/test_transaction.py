@@ -437,6 +437,20 @@ def test_a_database_that_is_away_is_said_to_be_in_time(notes_url: str) -> None:
     run(scenario())
 
 
+def test_it_is_said_why_no_connection_is_to_be_had_as_long_as_that_is_why(notes_url: str) -> None:
+    async def scenario() -> None:
+        async with opened(notes_url, size=1, patience=0.5) as database:
+            async with refusing(database, notes_url):
+                with pytest.raises(Unavailable, match=r"PoolTimeout.*not currently accepting"):
+                    await database.fetch("SELECT 1")
+            await notes.eventually(lambda: _works(database))
+            async with database.connection():
+                with pytest.raises(Unavailable, match=r"PoolTimeout: [^:]* 0\.50 sec$"):
+                    await database.fetch("SELECT 1")
+
+    run(scenario())
+
+
 async def _works(database: Database) -> bool:
     try:
         return bool(await database.fetch("SELECT 1"))

@@ -15,13 +15,13 @@ from fastapi import FastAPI
 
 from eventspine.batching import Batcher
 from eventspine.database import Database
-from eventspine.errors import Unavailable
 from shop.kit import garbage
 from shop.kit.event_log import database_url
 from shop.kit.ready import notify_ready
 from shop.kit.service import Service
 from shop.kit.settings import TRANSACTION_WITHIN, Settings
 from shop.kit.web.app import ServiceApp
+from shop.kit.web.problems import TemporarilyUnavailable
 from shop.kit.web.protocol import HttpProtocol
 
 _CONNECTIONS = 10
@@ -50,14 +50,17 @@ def make_app(service: Service, settings: Settings) -> ServiceApp:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await database.open()
+        # Should there be trouble, the log says so at once, and not only when somebody asks.
+        looking = asyncio.create_task(app.why_not_ready())
         yield
+        looking.cancel()
         for batcher in batchers:
             await batcher.close()
         await database.close()
 
     async def ready() -> None:
         if app.stopping:
-            raise Unavailable("this process is about to stop")
+            raise TemporarilyUnavailable("this process is about to stop")
         await checking.submit(None)
 
     app = ServiceApp(

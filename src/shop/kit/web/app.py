@@ -29,10 +29,10 @@ from shop.kit.web.problems import (
     TemporarilyUnavailable,
     UnknownOutcome,
 )
-from shop.kit.web.route import FastRoute, send_problem
+from shop.kit.web.route import FastRoute, not_done, patience_at, send_problem
 
 Ready = Callable[[], Awaitable[None]]
-"""Raises when the service can't do its work now."""
+"""Raises when the service can't do its work now: a `Problem`, or what the database says."""
 
 _DESCRIPTION = """
 Errors are RFC 9457 problem details (`application/problem+json`), with a stable `type`.
@@ -77,7 +77,9 @@ class ServiceApp(FastAPI):
         self.stopping = False
         """Set when the process has been asked to stop: from then on it is not ready."""
         self.include_router(router)
-        self.include_router(_health(ready))
+        self._ready = ready
+        self._patience = patience_at("GET /health/ready")
+        self.include_router(_health(self))
         self._fast: dict[tuple[str, str, int], list[FastRoute]] = {}
         for route in router.routes:
             if isinstance(route, FastRoute):
@@ -107,6 +109,17 @@ class ServiceApp(FastAPI):
                 await send_problem(send, NotFound())
                 return
         await super().__call__(scope, receive, send)
+
+    async def why_not_ready(self) -> Problem | None:
+        """What clients are told if it can't do its work now. The log is told more."""
+        try:
+            await self._ready()
+        except Problem as problem:
+            return problem
+        except SpineError as error:
+            return not_done(error, self._patience)
+        self._patience.over()
+        return None
 
     def methods(self, request: Request) -> list[str]:
         """What the fast routes of this path answer to."""
@@ -166,7 +179,7 @@ def _key(method: str, path: str) -> tuple[str, str, int]:
     return (method, path[1:].partition("/")[0], path.count("/"))
 
 
-def _health(ready: Ready) -> APIRouter:
+def _health(app: ServiceApp) -> APIRouter:
     router = APIRouter(prefix="/health", include_in_schema=False)
 
     @router.api_route("/live", methods=["GET", "HEAD"])
@@ -177,10 +190,8 @@ def _health(ready: Ready) -> APIRouter:
     @router.api_route("/ready", methods=["GET", "HEAD"])
     async def is_ready() -> Response:
         """The process can do its work: send it requests."""
-        try:
-            await ready()
-        except SpineError as error:
-            return _rendered(TemporarilyUnavailable(str(error)[:200]))
+        if problem := await app.why_not_ready():
+            return _rendered(problem)
         return Response(b'{"status":"ready"}', media_type="application/json")
 
     return router

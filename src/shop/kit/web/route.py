@@ -22,8 +22,9 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic_core import ValidationError
 from starlette.types import Receive, Scope, Send
 
-from eventspine.errors import OutcomeUnknown, Unavailable
+from eventspine.errors import OutcomeUnknown, Overloaded, SpineError, Unavailable
 from eventspine.idempotency import Answer, KeyReused
+from eventspine.patience import Patience
 from shop.kit.settings import BODY_WITHIN
 from shop.kit.web.problems import (
     BodyTooLarge,
@@ -111,6 +112,7 @@ class FastRoute(APIRoute):
         takes = self.dependant
         if takes.dependencies or takes.cookie_params or len(takes.body_params) > 1:
             raise TypeError(f"{self.name}: a fast route has no dependencies, cookies or forms")
+        self._patience = patience_at(f"{'|'.join(sorted(self.methods or ()))} {self.path}")
         self._admit: Callable[[], None] | None = getattr(endpoint, "admit", None)
         self._path = _parameters(takes.path_params)
         self._query = {parameter.alias: parameter for parameter in _parameters(takes.query_params)}
@@ -155,8 +157,9 @@ class FastRoute(APIRoute):
         except KeyReused as error:
             await send_problem(send, IdempotencyKeyReused(str(error)))
         except Unavailable as error:
-            await send_problem(send, TemporarilyUnavailable(str(error)[:200]))
-        except OutcomeUnknown:
+            await send_problem(send, not_done(error, self._patience))
+        except OutcomeUnknown as error:
+            self._patience.pause(error)
             await send_problem(
                 send,
                 UnknownOutcome("It may have been done, once. Look before you send it again."),
@@ -165,6 +168,7 @@ class FastRoute(APIRoute):
             _LOG.exception("request failed", method=scope["method"], path=scope["path"])
             await send_problem(send, InternalError())
         else:
+            self._patience.over()
             await self._send(scope, send, result)
 
     async def _arguments(
@@ -305,6 +309,21 @@ def _is_known(scope: Scope, answer: Answer) -> bool:
     """Whether the client has this version already."""
     name, value = answer.headers[0]
     return name == "etag" and (b"if-none-match", value.encode()) in scope["headers"]
+
+
+def patience_at(route: str) -> Patience:
+    """Tells the log why requests are refused there: once, and not for each."""
+    return Patience(_LOG, "the API", route=route)
+
+
+def not_done(error: SpineError, patience: Patience) -> Problem:
+    """The refusal. A database's own words may name what is nobody's business, relations, processes,
+    files: they are for the log.
+    """
+    if isinstance(error, Overloaded):
+        return TemporarilyUnavailable(str(error))
+    patience.pause(error)
+    return TemporarilyUnavailable("The database can't be reached, or can't do it now")
 
 
 async def send_problem(send: Send, problem: Problem) -> None:

@@ -10,10 +10,10 @@ import pytest
 import structlog
 from fastapi import APIRouter, Depends, FastAPI
 
-from eventspine.errors import OutcomeUnknown, Overloaded, Unavailable
+from eventspine.errors import OutcomeUnknown, Overloaded, Raced, Unavailable
 from shop.kit.fields import Body
 from shop.kit.web.app import ServiceApp
-from shop.kit.web.problems import Problem
+from shop.kit.web.problems import Problem, TemporarilyUnavailable
 from shop.kit.web.route import FastRoute
 from tests.shop.serving import problem
 
@@ -80,11 +80,59 @@ def test_a_problem_is_answered_with_its_status_type_title_and_detail() -> None:
     }
 
 
-@pytest.mark.parametrize("error", [Unavailable("away"), Overloaded("too many")])
+@pytest.mark.parametrize("error", [Unavailable("away"), Raced("faster"), Overloaded("too many")])
 def test_what_was_not_done_may_be_tried_again(error: Exception) -> None:
     response = get(app_of(raising(error)))
     problem(response, 503, "temporarily-unavailable")
     assert response.headers["retry-after"] == "1"
+
+
+def test_who_is_one_too_many_is_told_so() -> None:
+    response = get(app_of(raising(Overloaded("8 callers are waiting already"))))
+    assert response.json()["detail"] == "8 callers are waiting already"
+
+
+@pytest.mark.parametrize("error", [Unavailable, OutcomeUnknown])
+@pytest.mark.parametrize("path", ["/", "/health/ready"])
+def test_what_the_database_said_is_for_the_log_and_not_for_the_client(
+    error: type[Exception], path: str
+) -> None:
+    async def away() -> Answer:
+        raise error(SECRET)
+
+    app = app_of(away, ready=away)
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(20):
+            response = get(app, path)
+            assert response.status_code == 503
+            assert "secret" not in response.text
+            assert "database" in response.text or error is OutcomeUnknown
+    (line,) = logs
+    assert (line["event"], line["log_level"]) == ("the API waits", "warning")
+    assert (line["route"], line["reason"]) == (f"GET {path}", f"{error.__name__}: {SECRET}")
+
+
+@pytest.mark.parametrize("path", ["/", "/health/ready"])
+def test_the_log_is_told_of_other_trouble_and_when_it_is_over(path: str) -> None:
+    troubles: list[Exception | None] = [
+        Unavailable("no such database"), Unavailable("no such database"), Overloaded("too many"),
+        Teapot(), Unavailable("no such password"), None, None,
+    ]  # fmt: skip
+
+    async def endpoint() -> Answer:
+        if trouble := troubles.pop(0):
+            raise trouble
+        return Answer(text="here")
+
+    app = app_of(endpoint, ready=endpoint)
+    with structlog.testing.capture_logs() as logs:
+        while troubles:
+            get(app, path)
+    assert [(line["event"], line.get("reason")) for line in logs] == [
+        ("the API waits", "Unavailable: no such database"),
+        ("the API waits", "Unavailable: no such password"),
+        ("the API goes on", None),
+    ]
 
 
 def test_what_nobody_knows_the_outcome_of_is_not_to_be_tried_blindly() -> None:
@@ -118,8 +166,19 @@ def test_a_process_is_alive_even_when_it_is_not_ready() -> None:
     app = app_of(ready=away)
     assert get(app, "/health/live").json() == {"status": "alive"}
     found = problem(get(app, "/health/ready"), 503, "temporarily-unavailable")
-    assert found["detail"] == "the database is away"
+    assert "database can't be reached" in found["detail"]
     assert get(app_of(), "/health/ready").json() == {"status": "ready"}
+
+
+def test_why_a_process_is_not_ready_is_told_where_it_is_our_own_word() -> None:
+    async def stopping() -> None:
+        raise TemporarilyUnavailable("this process is about to stop")
+
+    with structlog.testing.capture_logs() as logs:
+        response = get(app_of(ready=stopping), "/health/ready")
+    found = problem(response, 503, "temporarily-unavailable")
+    assert found["detail"] == "this process is about to stop"
+    assert logs == []
 
 
 async def with_dependency(_: Annotated[int, Depends(lambda: 1)]) -> Answer:
