@@ -13,7 +13,7 @@ import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
 
-from eventspine.kafka_log import KafkaLog, OffsetNotInLog, appender, client
+from eventspine.kafka_log import KafkaLog, OffsetNotInLog, appender, client, subscription
 from eventspine.log import EventLog, LogUnavailable, Message, Record, TopicMismatch
 from shop.kit.local.kafka import LocalKafka
 from tests.eventspine.log_contract import (
@@ -274,6 +274,26 @@ class TestOffsetsThatAreNotThere:
 
         run(scenario())
         stranger.abort_transaction(30)
+
+    def test_no_more_is_handed_out_at_a_time_than_the_memory_may_hold(
+        self, kafka: LocalKafka, topic: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(subscription, "_MOST_BYTES", 2)
+        monkeypatch.setattr(subscription, "AT_ONCE", 1)
+
+        async def scenario() -> None:
+            log = log_on(kafka)
+            await log.append(topic, numbered(20))
+            member = log.subscribe(f"group-{topic}", [topic], from_offsets())
+            records: list[Record] = []
+            while len(records) < 20:
+                some = await member.poll(2000, 20.0)
+                assert sum(len(one.value or b"") for one in some) <= 2 + 1
+                records += some
+            assert sorted(numbers(records)) == list(range(20))
+            await log.close()
+
+        run(scenario())
 
     def test_a_log_cut_under_a_running_reader_is_read_on_once_its_cursor_is_mended(
         self, kafka: LocalKafka, topic: str

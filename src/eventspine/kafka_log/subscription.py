@@ -35,6 +35,9 @@ from eventspine.kafka_log.client import (
 from eventspine.kafka_log.watch import Partition, Watch
 from eventspine.log import LogUnavailable, Record, StartAt
 
+_MOST_BYTES = 16 * 1024 * 1024
+"""Of values handed out at a time. Few topics come near; a stranger's records may each be of 4 MiB."""
+
 _COMMIT_EVERY = 5.0  # seconds: as often as Kafka's own clients; a lag display needs no more
 _ASK_AGAIN_AFTER = 1.0  # seconds, for where a partition starts, when there was no good answer
 _LEAVE_WITHIN = 3.0  # seconds; to a broker that is away, a consumer says goodbye for up to 45
@@ -240,11 +243,12 @@ class KafkaSubscription:
         while self._joined and not (stop.is_set() or self._closing.is_set()):
             wait = min(SLICE, max(0.0, deadline - time.monotonic()))
             # Asked for more than one, librdkafka would wait for all of them.
-            messages, room = consumer.consume(1, wait), max_records
+            messages, room, size = consumer.consume(1, wait), max_records, 0
             while messages:
                 self._sort_out(messages)
                 room -= len(messages)
-                if not (room and self._consumer):
+                size += sum(len(message) for message in messages)
+                if not (room and size < _MOST_BYTES and self._consumer):
                     break
                 messages = consumer.consume(min(room, AT_ONCE), 0)
             else:
