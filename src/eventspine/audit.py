@@ -8,6 +8,7 @@ exactly where they were at that moment.
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 import psycopg
@@ -98,7 +99,7 @@ async def audit(audited: Audited, log: EventLog, progress: Progress) -> list[Sec
 @asynccontextmanager
 async def _snapshot(url: str) -> AsyncIterator[Connection]:
     connection = await connect(
-        url, idle_in_transaction_session_timeout="0", statement_timeout="0", work_mem="64MB"
+        url, statement_within=inf, idle_in_transaction_session_timeout="0", work_mem="64MB"
     )
     try:
         with translated():

@@ -6,15 +6,23 @@ asyncio layer costs about 350 µs of CPU a transaction more, on a path where a w
 
 Connections are in autocommit mode: a statement outside `outbox.transaction` is its own
 transaction, which is what reads want.
+
+Nobody waits for a server for ever. PostgreSQL ends what takes too long; if the server itself says
+nothing any more, the connection is closed from this side, a moment after PostgreSQL would have.
 """
 
 import asyncio
+import os
+import socket
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from contextlib import asynccontextmanager, contextmanager, suppress
+from math import inf
+from time import monotonic
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import psycopg
 from psycopg import AsyncConnection, errors
+from psycopg.abc import PQGen
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
@@ -23,8 +31,19 @@ from eventspine.errors import Unavailable
 if TYPE_CHECKING:
     from sqlalchemy import Executable
 
-Connection = AsyncConnection[TupleRow]
 Params = Mapping[str, Any]
+_Result = TypeVar("_Result")
+
+STATEMENT_WITHIN = 15.0
+"""Seconds after which PostgreSQL ends a statement."""
+
+_WORD_COMES_WITHIN = 0.5
+"""Seconds that PostgreSQL's own word, that a limit is over, is given to arrive here."""
+
+_CHECK_WITHIN = 1.0
+"""Seconds that a connection nobody uses may take to show that it works."""
+
+_LOOKS_EVERY = 0.1  # seconds: psycopg's own default
 
 # A process may freeze (SIGSTOP, a paused VM) while it holds a row others need: most of all the
 # outbox head. PostgreSQL ends such a session after the first limit; whoever waits for it must wait
@@ -32,10 +51,19 @@ Params = Mapping[str, Any]
 SESSION_SETTINGS = {
     "idle_in_transaction_session_timeout": "2s",
     "lock_timeout": "5s",
-    "statement_timeout": "15s",
+    "statement_timeout": f"{STATEMENT_WITHIN:g}s",
     "TimeZone": "UTC",
-    # A dead peer is noticed in 10 s instead of hours.
+    # The server notices in 10 s, instead of hours, that this machine is dead.
     "tcp_user_timeout": "10s",
+}
+
+# And likewise this side: 10 s after what was sent is not confirmed by the server's kernel, and 11 s
+# after it was last heard of by one who waits.
+TCP_LIMITS = {
+    "tcp_user_timeout": 10_000,  # ms
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
 }
 
 _TRY_AGAIN = (
@@ -55,6 +83,45 @@ _NEVER = (
     errors.TooManyColumns,
     errors.TooManyArguments,
 )
+
+
+class Silent(psycopg.OperationalError):
+    """The server has said nothing for so long that the connection to it was closed."""
+
+
+class Connection(AsyncConnection[TupleRow]):
+    """Closes itself when its server says nothing for too long: then raises `Silent`."""
+
+    silent_after: float = STATEMENT_WITHIN + _WORD_COMES_WITHIN
+    """Seconds of one statement."""
+    until: float = inf
+    """By `time.monotonic()`: when the work that is done with it now has to be over."""
+    fell_silent: bool = False
+
+    async def wait(
+        self, gen: PQGen[_Result], interval: float = _LOOKS_EVERY, timeout: float | None = None
+    ) -> _Result:
+        """Psycopg waits here for whatever it has asked the server."""
+        if timeout is not None:
+            return await super().wait(gen, interval, timeout)
+        # Not by cancelling: psycopg would ask the server to cancel as well, and wait for that.
+        within = min(self.silent_after, self.until - monotonic())
+        try:
+            return await super().wait(gen, interval, within)
+        except errors._WaitTimeout:  # noqa: SLF001 - what it raises for this argument
+            # It may have been this process that was frozen, and the answer be here.
+            with suppress(errors._WaitTimeout):  # noqa: SLF001
+                return await super().wait(gen, interval, interval)
+        self.fell_silent = True
+        self.pgconn.finish()
+        raise Silent("the server says nothing")
+
+    def cut(self) -> None:
+        """Whoever waits for an answer hears at once that none will come."""
+        with suppress(psycopg.Error, OSError):
+            # Not closed, or its number could be another's before the event loop has let go of it.
+            with socket.socket(fileno=os.dup(self.fileno())) as same:
+                same.shutdown(socket.SHUT_RDWR)
 
 
 class Query(NamedTuple):
@@ -93,15 +160,22 @@ def translated() -> Iterator[None]:
         raise Unavailable(f"{type(error).__name__}: {error}".strip()) from error
 
 
-async def connect(url: str, **settings: str) -> Connection:
+async def connect(
+    url: str, *, statement_within: float = STATEMENT_WITHIN, **settings: str
+) -> Connection:
     """A connection outside the pool, for those who LISTEN or hold a lock for as long as they live.
 
     `settings` are PostgreSQL settings of this session, on top of `SESSION_SETTINGS`.
+    `statement_within` is in seconds; infinity for one who takes all the time there is.
     """
+    limit = "0" if statement_within == inf else f"{statement_within * 1000:.0f}ms"
     with translated():
-        return await AsyncConnection.connect(
-            url, autocommit=True, connect_timeout=5, options=_options(settings)
+        connection = await Connection.connect(
+            url, **_parameters({"statement_timeout": limit, **settings}), autocommit=True
         )
+    if statement_within == inf:
+        connection.silent_after = inf
+    return connection
 
 
 class _Pool(AsyncConnectionPool[Connection]):
@@ -127,18 +201,39 @@ class _Pool(AsyncConnectionPool[Connection]):
                 raise
             raise PoolTimeout(f"{error}: {self.refusal}") from self.refusal
 
+    @staticmethod
+    async def check_connection(conn: Connection) -> None:
+        conn.until = monotonic() + _CHECK_WITHIN
+        await conn.execute("")
+
 
 class Database:
     """A pool of at most `size` connections, opened when first needed.
 
-    A database that is away makes callers wait `patience` seconds, then `Unavailable`. `settings`
-    are PostgreSQL settings of its sessions, on top of `SESSION_SETTINGS`.
+    A database that is away makes callers wait `patience` seconds, then `Unavailable`. PostgreSQL ends
+    a transaction after `transaction_within` seconds; a read or a transaction is over `within` seconds
+    after it asked for a connection, even if PostgreSQL says nothing. `settings` are PostgreSQL
+    settings of its sessions, on top of `SESSION_SETTINGS`.
     """
 
-    def __init__(self, url: str, *, size: int = 6, patience: float = 2.0, **settings: str) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        size: int = 6,
+        patience: float = 2.0,
+        transaction_within: float = inf,
+        **settings: str,
+    ) -> None:
         self.url = url
+        # A connection may be waited for twice, where the first one is stale.
+        self.within = 2 * patience + transaction_within + _WORD_COMES_WITHIN
+        if transaction_within != inf:
+            settings["transaction_timeout"] = f"{transaction_within * 1000:.0f}ms"
+        self._in_use: set[Connection] = set()
         self._pool = _Pool(
             url,
+            connection_class=Connection,
             min_size=1,
             max_size=size,
             timeout=patience,
@@ -146,7 +241,7 @@ class Database:
             # How long until it is tried again: a restarted PostgreSQL is back within a second.
             reconnect_timeout=0.5,
             reconnect_failed=_try_for_those_who_wait,
-            kwargs={"autocommit": True, "connect_timeout": 5, "options": _options(settings)},
+            kwargs={**_parameters(settings), "autocommit": True},
             name="eventspine",
         )
 
@@ -158,32 +253,56 @@ class Database:
         """Waits for no one: close it after those who use it."""
         await self._pool.close(timeout=1.0)
 
+    def cut(self) -> None:
+        """End all that is under way: each is told that its connection was lost."""
+        for connection in self._in_use:
+            connection.cut()
+
+    def until(self) -> float:
+        """By `time.monotonic()`: when whatever begins now has to be over."""
+        return monotonic() + self.within
+
     @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Connection]:
-        """A connection in autocommit mode. Raises `Unavailable` when none can be had in time."""
+    async def connection(self, until: float = inf) -> AsyncIterator[Connection]:
+        """A connection in autocommit mode; what it is asked has to be answered by `until`.
+
+        Raises `Unavailable` when none can be had in time.
+        """
         with translated():
             connection = await self._pool.getconn()
+        connection.until = until
+        self._in_use.add(connection)
         try:
             yield connection
         finally:
+            self._in_use.discard(connection)
             # Shielded, or a caller that is cancelled here would leak its connection.
-            await asyncio.shield(self._pool.putconn(connection))
+            await asyncio.shield(self._take_back(connection))
+
+    async def _take_back(self, connection: Connection) -> None:
+        await self._pool.putconn(connection)
+        if connection.fell_silent:
+            # So have the others; each would cost somebody as long a wait.
+            await self._pool.drain()
 
     async def fetch(self, sql: str | bytes | Query, params: Params | None = None) -> list[TupleRow]:
         """A statement of its own and all its rows. Asked again once if the connection was stale.
 
         For reads: a statement that writes could be run twice.
         """
+        until = self.until()
         try:
-            return await self._fetch(sql, params)
+            return await self._fetch(sql, params, until)
         except Unavailable as error:
-            if isinstance(error.__cause__, (PoolTimeout, *_WAITED)):
+            if isinstance(error.__cause__, (PoolTimeout, Silent, *_WAITED)):
                 raise  # that was no stale connection, and has taken its time
             await self.drop_stale()
-            return await self._fetch(sql, params)
+            return await self._fetch(sql, params, until)
 
-    async def _fetch(self, sql: str | bytes | Query, params: Params | None) -> list[TupleRow]:
-        async with self.connection() as connection:
+    async def _fetch(
+        self, sql: str | bytes | Query, params: Params | None, until: float
+    ) -> list[TupleRow]:
+        async with self.connection(until) as connection:
             with translated():
                 cursor = await execute(connection, sql, params)
                 return await cursor.fetchall()
@@ -194,12 +313,14 @@ class Database:
             await self._pool.check()
 
 
-async def _try_for_those_who_wait(pool: AsyncConnectionPool[Connection]) -> None:
+async def _try_for_those_who_wait(pool: AsyncConnectionPool[Any]) -> None:
     """The pool itself would try again only for the next who asks."""
     if pool.get_stats().get("requests_waiting"):
         await pool.check()
 
 
-def _options(settings: Mapping[str, str]) -> str:
+def _parameters(settings: Mapping[str, str]) -> dict[str, Any]:
+    """libpq's, for a session with these settings."""
     merged = {**SESSION_SETTINGS, **settings}
-    return " ".join(f"-c {name}={value}" for name, value in merged.items())
+    options = " ".join(f"-c {name}={value}" for name, value in merged.items())
+    return {"connect_timeout": 5, "options": options, **TCP_LIMITS}

@@ -123,14 +123,15 @@ async def transaction(
     whoever can do the same work again from the log, and only for them. A crash of the server may
     then undo it (never a part of it).
     """
+    until = database.until()
     async with AsyncExitStack() as held:
-        connection = await held.enter_async_context(database.connection())
+        connection = await held.enter_async_context(database.connection(until))
         if not await _begun(connection, first):
             # A restarted server has forgotten our connections. Nothing has been done yet. This one
             # goes back first: were all of the pool in such hands, there would be no other.
             await held.aclose()
             await database.drop_stale()
-            connection = await held.enter_async_context(database.connection())
+            connection = await held.enter_async_context(database.connection(until))
             if not await _begun(connection, first):
                 raise Unavailable("the database closes connections as soon as they are used")
         tx = Transaction(connection, durable=durable)
@@ -149,7 +150,8 @@ async def _begun(connection: Connection, first: str) -> bool:
             # Without parameters, and never prepared, so that it may be two statements.
             await connection.execute(f"BEGIN; {first}".encode(), prepare=False)
         except BaseException as error:
-            if isinstance(error, psycopg.OperationalError) and connection.closed:
+            lost = isinstance(error, psycopg.OperationalError) and connection.closed
+            if lost and not connection.fell_silent:
                 return False
             await _roll_back(connection)
             raise

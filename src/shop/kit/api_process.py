@@ -8,8 +8,10 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from importlib.metadata import version
+from time import monotonic
 from types import FrameType
 
+import structlog
 import uvicorn
 from fastapi import FastAPI
 
@@ -18,16 +20,21 @@ from eventspine.database import Database
 from shop.kit import garbage
 from shop.kit.event_log import database_url
 from shop.kit.ready import notify_ready
-from shop.kit.service import Service
+from shop.kit.service import Bounded, Service
 from shop.kit.settings import TRANSACTION_WITHIN, Settings
 from shop.kit.web.app import ServiceApp
 from shop.kit.web.problems import TemporarilyUnavailable
 from shop.kit.web.protocol import HttpProtocol
 
+_LOG = structlog.get_logger("shop.api")
+
 _CONNECTIONS = 10
 """To the database. One for each lane of every batcher, so that none ever waits for another's: were
 there fewer, those who read lists would keep orders, and the question whether it is ready, waiting.
 """
+
+_GO_WITHIN = 0.5
+"""Seconds that it takes to end what has nothing to wait for."""
 
 
 def make_app(service: Service, settings: Settings) -> ServiceApp:
@@ -37,7 +44,7 @@ def make_app(service: Service, settings: Settings) -> ServiceApp:
     database = Database(
         database_url(settings, service.name),
         size=_CONNECTIONS,
-        transaction_timeout=f"{TRANSACTION_WITHIN}s",
+        transaction_within=TRANSACTION_WITHIN,
     )
     endpoints = service.endpoints(settings, database)
     # However many ask at once, whether it is ready is one question.
@@ -54,9 +61,7 @@ def make_app(service: Service, settings: Settings) -> ServiceApp:
         looking = asyncio.create_task(app.why_not_ready())
         yield
         looking.cancel()
-        for batcher in batchers:
-            await batcher.close()
-        await database.close()
+        await _finish(batchers, database, by=app.finish_by)
 
     async def ready() -> None:
         if app.stopping:
@@ -71,6 +76,18 @@ def make_app(service: Service, settings: Settings) -> ServiceApp:
         ready=ready,
     )
     return app
+
+
+async def _finish(batchers: Sequence[Bounded], database: Database, *, by: float) -> None:
+    """Whatever was accepted; by then, what is still under way is given up."""
+    closing = [asyncio.create_task(batcher.close()) for batcher in batchers]
+    _, unfinished = await asyncio.wait(closing, timeout=max(_GO_WITHIN, by - monotonic()))
+    # From here on no connection is to be had, for a second try.
+    await database.close()
+    if unfinished:
+        _LOG.error("work that does not end is given up", batches=len(unfinished))
+        database.cut()
+        await asyncio.wait(unfinished, timeout=_GO_WITHIN)
 
 
 async def _answers(database: Database, asked: Sequence[None]) -> Sequence[None]:
@@ -128,6 +145,7 @@ class _Server(uvicorn.Server):
             async with asyncio.timeout(self._drain):
                 await self._hurry.wait()
         self._drain = 0
+        self._app.finish_by = monotonic() + (self.config.timeout_graceful_shutdown or 0)
         await super().shutdown(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:

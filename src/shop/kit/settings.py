@@ -22,8 +22,9 @@ _PREFIX = "SHOP_"
 
 BODY_WITHIN = 10  # seconds
 TRANSACTION_WITHIN = 15  # seconds: an API's transaction that takes longer is ended by PostgreSQL
-# Twice a connection may be waited for, and then there is the transaction.
-_UNDER_WAY = 2 + 2 + TRANSACTION_WITHIN
+# Twice a connection may be waited for, and then there is the transaction; the rest is for the news of
+# its end, or, from a database that says nothing any more, for giving it up.
+_UNDER_WAY = 2 + 2 + TRANSACTION_WITHIN + 1
 
 
 class Bounds(TypedDict):
@@ -138,7 +139,7 @@ class Settings(BaseSettings):
         """Seconds after which an API has finished whatever it had accepted: the last body has come,
         the last turn has come, and what was begun then has been done or has been ended.
         """
-        return ceil(BODY_WITHIN + self.request_timeout_ms / 1000 + _UNDER_WAY) + 1
+        return ceil(BODY_WITHIN + self.request_timeout_ms / 1000 + _UNDER_WAY)
 
     def stop_within(self) -> int:
         """Seconds that an API may take to stop, and that whoever stops it should give it."""

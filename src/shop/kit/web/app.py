@@ -8,6 +8,7 @@ goes the ordinary way.
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
+from math import inf
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
@@ -76,6 +77,8 @@ class ServiceApp(FastAPI):
         )
         self.stopping = False
         """Set when the process has been asked to stop: from then on it is not ready."""
+        self.finish_by = inf
+        """By `time.monotonic()`: when what it accepted has to be over, as the process has to end."""
         self.include_router(router)
         self._ready = ready
         self._patience = patience_at("GET /health/ready")

@@ -1,0 +1,300 @@
+"""A server that says nothing any more and closes nothing: a dead machine, a network that swallows
+everything, a frozen server. Nobody waits for it for ever."""
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+
+import psycopg
+import pytest
+import uvloop
+
+from eventspine import database as database_module
+from eventspine.database import Connection, Database, connect
+from eventspine.errors import OutcomeUnknown, SpineError, Unavailable
+from eventspine.outbox import transaction
+from shop.kit.local.postgres import LocalPostgres
+from tests.eventspine import notes
+from tests.eventspine.conftest import Said, opened, opened_log, run
+from tests.storm.proxy import Proxy
+
+LIMIT = 0.5
+"""Seconds that a statement may take here."""
+
+
+@pytest.fixture
+def proxy(postgres: LocalPostgres) -> Iterator[Proxy]:
+    with Proxy(str(postgres.socket_dir / ".s.PGSQL.5432")) as proxy:
+        yield proxy
+        proxy.heal()
+
+
+@pytest.fixture(autouse=True)
+def _short_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Connection, "silent_after", LIMIT)
+
+
+def by(proxy: Proxy, url: str) -> str:
+    """The same database, by way of the proxy."""
+    name = psycopg.conninfo.conninfo_to_dict(url)["dbname"]
+    return f"postgresql://postgres@127.0.0.1:{proxy.port}/{name}"
+
+
+@asynccontextmanager
+async def distant(proxy: Proxy, url: str, **options: object) -> AsyncIterator[Database]:
+    """A database behind the proxy, with one connection open."""
+    database = Database(by(proxy, url), **{"size": 3, "patience": 0.2, **options})  # type: ignore[arg-type]
+    await database.open()
+    async with asyncio.timeout(10):
+        await database._pool.wait()
+    try:
+        yield database
+    finally:
+        proxy.heal()
+        await database.close()
+
+
+async def failed(doing: Awaitable[object], *, within: float) -> SpineError:
+    """What it ends with, in time."""
+    with pytest.raises(SpineError) as raised:
+        async with asyncio.timeout(within):
+            await doing
+    return raised.value
+
+
+async def keep(database: Database, before: Callable[[str], None]) -> None:
+    """A transaction that publishes; `before` is told what comes next."""
+    before("begin")
+    async with transaction(database) as tx:
+        before("statement")
+        await notes.save(tx, [notes.event(1, 1)])
+        before("commit")
+
+
+@pytest.mark.parametrize("moment", ["begin", "statement", "commit"])
+def test_a_transaction_without_an_answer_is_given_up_for_what_it_is(
+    proxy: Proxy, notes_url: str, moment: str
+) -> None:
+    async def scenario() -> None:
+        async with distant(proxy, notes_url) as database:
+            error = await failed(
+                keep(database, lambda now: proxy.hold() if now == moment else None),
+                within=LIMIT + 2,
+            )
+            # Only in its commit may it have been done.
+            assert type(error) is (OutcomeUnknown if moment == "commit" else Unavailable)
+            assert "says nothing" in str(error)
+            proxy.heal()
+
+            async def works() -> bool:
+                try:
+                    await notes.publish_notes(database, 2, 2)
+                except Unavailable:
+                    return False
+                return True
+
+            await notes.eventually(works, within=10, what="the return of the database")
+        async with opened(notes_url) as database:
+            rows = await database.fetch("SELECT id FROM notes ORDER BY id")
+            assert rows in ([[(2,)]] if moment != "commit" else [[(2,)], [(1,), (2,)]])
+
+    run(scenario())
+
+
+def test_a_transaction_is_over_when_it_has_to_be_whatever_its_statements_may_take(
+    proxy: Proxy, notes_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Connection, "silent_after", 60.0)
+
+    async def scenario() -> None:
+        async with distant(proxy, notes_url, transaction_within=0.3) as database:
+            assert database.within == pytest.approx(0.2 + 0.2 + 0.3 + 0.5)
+            error = await failed(
+                keep(database, lambda now: proxy.hold() if now == "statement" else None),
+                within=database.within + 2,
+            )
+            assert type(error) is Unavailable
+
+    run(scenario())
+
+
+def test_a_read_without_an_answer_is_not_asked_again(proxy: Proxy, notes_url: str) -> None:
+    async def scenario() -> None:
+        async with distant(proxy, notes_url) as database:
+            proxy.hold()
+            error = await failed(database.fetch("SELECT 1"), within=LIMIT + 2)
+            assert type(error) is Unavailable and "says nothing" in str(error)
+
+    run(scenario())
+
+
+async def lend_all(database: Database) -> None:
+    """Open as many connections as there may be."""
+    met = asyncio.Barrier(3)
+
+    async def use() -> None:
+        async with database.connection():
+            await met.wait()
+
+    await asyncio.gather(use(), use(), use())
+
+
+def test_one_silence_is_enough_for_all_connections(proxy: Proxy, notes_url: str) -> None:
+    async def scenario() -> None:
+        async with distant(proxy, notes_url, patience=2.0) as database:
+            await lend_all(database)
+            database._pool.timeout = 0.1
+            proxy.hold()
+            assert "says nothing" in str(await failed(database.fetch("SELECT 1"), within=LIMIT + 2))
+            # There were two more to be silent.
+            assert "PoolTimeout" in str(await failed(database.fetch("SELECT 1"), within=LIMIT + 2))
+
+    run(scenario())
+
+
+def test_looking_for_stale_connections_ends_though_they_are_silent(
+    proxy: Proxy, notes_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Connection, "silent_after", 60.0)
+    monkeypatch.setattr(database_module, "_CHECK_WITHIN", 0.2)
+
+    async def scenario() -> None:
+        async with distant(proxy, notes_url, patience=2.0) as database:
+            await lend_all(database)
+            proxy.hold()
+            async with asyncio.timeout(3 * 0.2 + 2):
+                await database.drop_stale()
+
+    run(scenario())
+
+
+def test_an_answer_that_came_while_this_process_was_frozen_is_taken(
+    proxy: Proxy, notes_url: str
+) -> None:
+    async def scenario() -> None:
+        async with distant(proxy, notes_url) as database:
+            asking = asyncio.create_task(database.fetch("SELECT repeat('x', 1000000)"))
+            while not database._in_use:
+                await asyncio.sleep(0)
+            # As SIGSTOP would: the answer comes, and the limit passes, before anybody looks.
+            asyncio.get_running_loop().call_soon(time.sleep, 2 * LIMIT)
+            async with asyncio.timeout(10):
+                assert await asking == [("x" * 1_000_000,)]
+
+    uvloop.run(scenario())
+
+
+def test_whoever_waits_for_an_answer_can_be_told_that_it_will_not_come(
+    proxy: Proxy, notes_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Connection, "silent_after", 60.0)
+
+    async def scenario() -> None:
+        async with distant(proxy, notes_url) as database:
+            for moment, expected in (("statement", Unavailable), ("commit", OutcomeUnknown)):
+                keeping = asyncio.create_task(
+                    keep(database, lambda now, at=moment: proxy.hold() if now == at else None)  # type: ignore[misc]
+                )
+                await asyncio.sleep(0.2)
+                database.cut()
+                assert type(await failed(keeping, within=2)) is expected
+                proxy.heal()
+
+    run(scenario())
+
+
+def test_a_dead_machine_is_noticed_by_the_kernel(proxy: Proxy, notes_url: str) -> None:
+    async def scenario() -> None:
+        async with distant(proxy, notes_url) as database, database.connection() as pooled:
+            alone = await connect(by(proxy, notes_url))
+            for connection in (pooled, alone):
+                with socket.fromfd(connection.fileno(), socket.AF_INET, socket.SOCK_STREAM) as sock:
+                    tcp = {
+                        name: sock.getsockopt(socket.IPPROTO_TCP, getattr(socket, name))
+                        for name in ("TCP_USER_TIMEOUT", "TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT")
+                    }  # fmt: skip
+                    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+                assert list(tcp.values()) == [10_000, 5, 2, 3]
+            await alone.close()
+
+    run(scenario())
+
+
+async def assert_waits(said: Said, who: str) -> None:
+    async def does() -> bool:
+        return any(
+            entry["event"] == f"{who} waits" and "says nothing" in entry["reason"]
+            for entry in said.troubles()
+        )
+
+    await notes.eventually(does, within=5, what=f"word that {who} waits")
+
+
+@pytest.mark.parametrize("silent", ["its database", "its log"])
+def test_a_relay_waits_for_what_has_fallen_silent_and_goes_on(
+    proxy: Proxy, notes_url: str, postgres_log_url: str, said: Said, silent: str
+) -> None:
+    async def scenario() -> None:
+        async with opened(notes_url) as database, opened_log(postgres_log_url) as log:
+            log._database = Database(by(proxy, postgres_log_url), patience=0.2)
+            log._opened = False
+            url = notes_url if silent == "its log" else by(proxy, notes_url)
+            relay = notes.relay(url, log)
+            relaying = asyncio.create_task(relay.run())
+
+            async def relayed(position: int) -> None:
+                async def is_relayed() -> bool:
+                    return relay.position == position
+
+                await notes.eventually(is_relayed, within=10)
+
+            await notes.publish_notes(database, 1, 10)
+            await relayed(10)
+            proxy.hold()
+            await notes.publish_notes(database, 11, 20)
+            await assert_waits(said, "the relay")
+            proxy.heal()
+            await relayed(20)
+            assert not await notes.cancel([relaying])
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("silent", ["its database", "its log"])
+def test_a_consumer_waits_for_what_has_fallen_silent_and_goes_on(
+    proxy: Proxy, copy_url: str, postgres_log_url: str, said: Said, silent: str
+) -> None:
+    events = [notes.event(n, 1) for n in range(1, 21)]
+    wires = [notes.wire(n, event) for n, event in enumerate(events, 1)]
+
+    async def scenario() -> None:
+        async with opened(copy_url) as direct, opened_log(postgres_log_url) as log:
+            async with distant(proxy, copy_url) as database:
+                if silent == "its log":
+                    reading = type(log)(by(proxy, postgres_log_url))
+                    consumer = notes.consumer(direct, reading)
+                else:
+                    consumer = notes.consumer(database, log)
+                consuming = asyncio.create_task(consumer.run())
+
+                async def copied(count: int) -> None:
+                    async def are_there() -> bool:
+                        return (await notes.copy_of(direct))[1].total() == count
+
+                    await notes.eventually(are_there, within=10)
+                    await notes.assert_copied(direct, *events[:count])
+
+                await log.append(notes.TOPIC, wires[:10])
+                await copied(10)
+                proxy.hold()
+                await log.append(notes.TOPIC, wires[10:])
+                await assert_waits(said, "the consumer")
+                proxy.heal()
+                await copied(20)
+                assert not await notes.cancel([consuming])
+                if silent == "its log":
+                    await reading.close()
+
+    run(scenario())
