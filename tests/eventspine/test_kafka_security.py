@@ -3,30 +3,43 @@ they are wrong.
 """
 
 import asyncio
+import shlex
 import shutil
 import subprocess
 import uuid
 from collections.abc import Awaitable, Iterator, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import AsyncExitStack, ExitStack, suppress
+from itertools import product
 from pathlib import Path
 
 import pytest
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AclBinding,
+    AclOperation,
+    AclPermissionType,
     AdminClient,
+    ResourcePatternType,
+    ResourceType,
     ScramCredentialInfo,
     ScramMechanism,
     UserScramCredentialUpsertion,
 )
+from typer.testing import CliRunner
 
+from eventspine.database import Database
 from eventspine.kafka_log import KafkaLog, appender, reader, topics
+from eventspine.kafka_log.client import Heard, quiet
 from eventspine.log import LogUnavailable, Record
+from shop.cli import app
 from shop.kit.event_log import open_event_log
 from shop.kit.local.kafka import LocalKafka
 from shop.kit.settings import Settings
+from tests.conftest import Databases
 from tests.e2e.shop import free_ports
 from tests.eventspine.conftest import run
 from tests.eventspine.log_contract import from_offsets, numbered, numbers, poll_until
 from tests.kafka_fixture import start_broker
+from tests.shop.living import Living, settings
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(180)]
 
@@ -58,7 +71,13 @@ class Secure:
                 "listener.name.secure.ssl.keystore.location": str(keystore),
                 "listener.name.secure.sasl.enabled.mechanisms": "SCRAM-SHA-512",
                 "listener.name.secure.scram-sha-512.sasl.jaas.config": module,
+                "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+                # Who comes without a password is the broker itself, or a test.
+                "super.users": f"User:ANONYMOUS;User:{USER}",
             },
+        )
+        self.admin = AdminClient(
+            quiet({"bootstrap.servers": self.kafka.bootstrap_servers}, Heard())
         )
         self.set_password(PASSWORD)
         self._password_file = directory / "password"
@@ -73,11 +92,15 @@ class Secure:
             "SHOP_KAFKA__SASL_PASSWORD_FILE": str(self._password_file),
         }
 
-    def set_password(self, password: str) -> None:
-        admin = AdminClient({"bootstrap.servers": self.kafka.bootstrap_servers})
+    def set_password(self, password: str, user: str = USER) -> None:
         secret = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096)
-        user = UserScramCredentialUpsertion(USER, secret, password.encode())
-        admin.alter_user_scram_credentials([user])[USER].result()
+        new = UserScramCredentialUpsertion(user, secret, password.encode())
+        self.admin.alter_user_scram_credentials([new])[user].result()
+
+    def environment_of(self, principal: str) -> dict[str, str]:
+        """Of one with the same password, and no rights but those it is given."""
+        self.set_password(PASSWORD, principal)
+        return {**self.environment, "SHOP_KAFKA__SASL_USERNAME": principal}
 
 
 def _certificate(directory: Path, name: str) -> tuple[Path, Path]:
@@ -186,3 +209,80 @@ def test_what_is_refused_is_named_and_tried_again(
     for module in (reader, topics):
         monkeypatch.setattr(module, "ANSWER_WITHIN", 2.0)
     run(scenario())
+
+
+# Rights
+
+
+def documented_acls() -> Iterator[AclBinding]:
+    """What the commands in docs/operations.md give."""
+    text = (Path(__file__).parents[2] / "docs/operations.md").read_text().replace("\\\n", " ")
+    for line in text.splitlines():
+        if not line.startswith("    kafka-acls.sh "):
+            continue
+        words = [word for word in shlex.split(line)[3:] if word != "--add"]
+        given: dict[str, list[str]] = {}
+        name = ""
+        for word in words:
+            if word.startswith("--"):
+                name = word
+                given.setdefault(name, [])
+            else:
+                given[name].append(word)
+        operations = given.get("--operation", [])
+        if "--producer" in given:
+            operations = ["Write", "Describe", "Create"]
+        for kind, names in (
+            (ResourceType.TOPIC, given.get("--topic", [])),
+            (ResourceType.GROUP, given.get("--group", [])),
+        ):
+            for who, what, operation in product(given["--allow-principal"], names, operations):
+                yield AclBinding(
+                    kind, what, ResourcePatternType.LITERAL, who, "*",
+                    AclOperation[operation.upper()], AclPermissionType.ALLOW,
+                )  # fmt: skip
+
+
+def test_services_with_the_documented_rights_move_events_and_start_again(
+    secure: Secure, databases: Databases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environments = {name: secure.environment_of(name) for name in ("users", "orders")}
+    for name, value in {**settings(databases), **environments["orders"]}.items():
+        monkeypatch.setenv(name, value)
+    acls = set(documented_acls())
+    assert {acl.principal for acl in acls} == {"User:users", "User:orders"}
+    for made in secure.admin.create_acls(list(acls)).values():
+        made.result()
+
+    async def move(first: bool) -> None:
+        async with AsyncExitStack() as held:
+            opened = {}
+            for name in ("users", "orders"):
+                opened[name] = Database(getattr(databases, name))
+                await opened[name].open()
+                held.push_async_callback(opened[name].close)
+            systems = {}
+            for name, environment in environments.items():
+                log = open_with(environment)
+                held.push_async_callback(log.close)
+                systems[name] = Living(databases, opened["users"], opened["orders"], log)
+            if first:
+                migrating = open_with(secure.environment)
+                for topic in ("users", "orders"):
+                    await migrating.create_topic(topic, 1)
+                await migrating.close()
+            users, orders = systems["users"], systems["orders"]
+            async with (
+                users.moving("users relay", "users consumer"),
+                orders.moving("orders relay", "orders consumer"),
+            ):
+                users.users_created = 0 if first else 5
+                await users.create(5)
+                await users.settled()
+                await orders.place(*range(1, users.users_created + 1))
+                await orders.settled()
+
+    for first in (True, False):
+        run(move(first))
+        audit = CliRunner().invoke(app, ["audit", "--data", "/nowhere"])
+        assert audit.exit_code == 0, audit.output

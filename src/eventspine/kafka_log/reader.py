@@ -9,6 +9,7 @@ from eventspine.kafka_log.client import (
     ANSWER_WITHIN,
     AT_ONCE,
     LEADER_CHANGES,
+    NO_RIGHT_TO_GROUP,
     NO_SUCH_TOPIC,
     PARTITION_END,
     READING,
@@ -26,7 +27,8 @@ from eventspine.kafka_log.client import (
 from eventspine.log import LogUnavailable, Record
 
 _OWN = {
-    # The client wants a group's name; none is joined, and nothing is committed.
+    # The client wants a group's name, and asks who coordinates it; none is joined, and nothing is
+    # committed. So it does not matter, to reading, whether it may know (`NO_RIGHT_TO_GROUP`).
     "group.id": "eventspine-reader",
     "group.protocol": "classic",
     "enable.partition.eof": True,
@@ -106,16 +108,17 @@ class Reader:
             messages = self._consumer.consume(1, SLICE)
             if messages and (room := limit - len(records) - 1):
                 messages += self._consumer.consume(min(room, AT_ONCE), 0)
+            before = len(records)
             for message in messages:
                 if (error := message.error()) is None:
                     records.append(record(message))
                 elif error.code() == PARTITION_END:
                     return records
-                else:
+                elif error.code() != NO_RIGHT_TO_GROUP:
                     raise KafkaException(error)
             if records and records[-1].offset + 1 >= self._end:
                 return records
-            if messages:
+            if len(records) > before:
                 last_heard = time.monotonic()
             elif time.monotonic() - last_heard > ANSWER_WITHIN:
                 raise LogUnavailable(f"Kafka sent nothing for {ANSWER_WITHIN:g} s")
