@@ -19,10 +19,11 @@ STAND_IN = """
 import os, signal, sys, time
 import psycopg
 from shop.kit.ready import notify_ready
+from shop.kit.settings import Settings
 task, *service = sys.argv[1:]
 if task == "migrate":
-    for name in ("USERS", "ORDERS"):
-        with psycopg.connect(os.environ[f"SHOP_{name}__DATABASE_URL"]) as connection:
+    for name in ("users", "orders"):
+        with psycopg.connect(Settings().service(name).database_url) as connection:
             connection.execute("CREATE TABLE IF NOT EXISTS visits (at timestamptz)")
             connection.execute("INSERT INTO visits VALUES (now())")
     sys.exit()
@@ -143,6 +144,16 @@ def test_a_stop_while_it_still_starts_is_heard(start: Callable[[], subprocess.Po
     up = start()
     read_until(up, "starting PostgreSQL")
     assert "eventshop has stopped" in stop(up)
+
+
+def test_it_serves_its_own_database_whatever_files_name_others(
+    start: Callable[[], subprocess.Popen[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "url").write_text("postgresql://nobody@127.0.0.1:1/elsewhere")
+    monkeypatch.setenv("SHOP_USERS__DATABASE_URL_FILE", str(tmp_path / "url"))
+    up = start()
+    read_until(up, "eventshop is ready")
+    stop(up)
 
 
 def never(*words: str) -> list[str]:

@@ -118,7 +118,7 @@ def _bring_up(
     # For `shop events` and its like, run beside this one.
     (data / RUNNING).write_text(json.dumps(settings, indent=2) + "\n")
     # Unbuffered, because a killed process's last lines are the best.
-    env = {**os.environ, **settings, "PYTHONUNBUFFERED": "1"}
+    env = {**_around(settings), **settings, "PYTHONUNBUFFERED": "1"}
 
     _migrate(process("migrate", "migrate"), pause)
     supervisor.start(
@@ -135,6 +135,12 @@ def _bring_up(
         f"eventshop is ready: {' · '.join(addresses)} · data in {data} · Ctrl-C stops\n"
     )
     sys.stdout.flush()
+
+
+def _around(settings: Mapping[str, str]) -> dict[str, str]:
+    """The environment, without files that would win over these settings (`SHOP_…_FILE`)."""
+    over = {f"{name}_FILE" for name in settings}
+    return {name: value for name, value in os.environ.items() if name not in over}
 
 
 def _log_settings(
