@@ -96,17 +96,25 @@ def migrate(
 ) -> None:
     """Bring the databases' schema forward, the log's too, and create the topics."""
     from eventspine.log_tables import metadata as log_metadata  # noqa: PLC0415
-    from shop.kit.migrations import migrate as bring_forward  # noqa: PLC0415 - only this needs Alembic
+    from shop.kit.migrations import NotMigrated  # noqa: PLC0415 - only this needs Alembic
+    from shop.kit.migrations import migrate as bring_forward  # noqa: PLC0415
 
     settings = _settings()
     _log_as("migrate", settings)
     chosen = [_service(service)] if service else [services.load(name) for name in services.NAMES]
+    schemas = [
+        (each.name, database_url(settings, each.name), each.tables(), each.migrations)
+        for each in chosen
+    ]
+    if settings.event_log == "postgres":
+        versions = Path(str(files("eventspine.migrations"))) / "log"
+        schemas.append(("log", log_url(settings), log_metadata, versions))
     try:
-        for each in chosen:
-            bring_forward(database_url(settings, each.name), each.tables(), each.migrations)
-        if settings.event_log == "postgres":
-            versions = Path(str(files("eventspine.migrations"))) / "log"
-            bring_forward(log_url(settings), log_metadata, versions)
+        for name, url, tables, migrations in schemas:
+            try:
+                bring_forward(url, tables, migrations)
+            except NotMigrated as error:
+                _stop(f"cannot migrate the database {name}: {_one_line(error)}")
         asyncio.run(_create_topics(settings, [each.topic for each in chosen]))
     except (TopicMismatch, LogUnavailable) as error:
         _stop(str(error))

@@ -6,17 +6,23 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 import structlog
 
 from shop import services
 from shop.cli import main
+from tests.conftest import NewDatabase
 
 NOWHERE = "postgresql://shop:secret@/shop?host=/nowhere"
 UNREACHABLE = (
     "cannot reach a database: connection is bad: connection to server on socket "
     '"/nowhere/.s.PGSQL.5432" failed: No such file or directory '
     "Is the server running locally and accepting connections on that socket?"
+)
+UNREADABLE = (
+    "can't be read: look at the host and at what follows the ?, and whether special characters are "
+    "percent-encoded"
 )
 
 
@@ -63,6 +69,27 @@ def logging_as_it_was() -> Iterator[None]:
             "SHOP_EVENT_LOG_URL is not like postgresql://user:password@host/database",
         ),
         (
+            "migrate users",
+            {"USERS__DATABASE_URL": "postgresql://users:secret@host:port/users"},
+            "SHOP_USERS__DATABASE_URL has a port that is no number from 1 to 65535",
+        ),
+        (
+            "worker users",
+            {
+                "USERS__DATABASE_URL": "postgresql://users@[::1/users",
+                "USERS__DATABASE_PASSWORD": "secret",
+            },
+            f"SHOP_USERS__DATABASE_URL {UNREADABLE}",
+        ),
+        (
+            "migrate users",
+            {
+                "USERS__DATABASE_URL": NOWHERE,
+                "EVENT_LOG_URL": "postgresql://log:100%secret@host/log?sslmod=require",
+            },
+            f"SHOP_EVENT_LOG_URL {UNREADABLE}",
+        ),
+        (
             "api users",
             {"USERS__PORT": "70000"},
             "settings: SHOP_USERS__PORT: Input should be less than or equal to 65535",
@@ -105,6 +132,36 @@ def test_what_is_wrong_is_one_sentence(
         main()
     assert ended.value.code == 2
     assert capsys.readouterr().err == f"shop: {said}\n"
+
+
+@pytest.mark.parametrize("trouble", ["no rights", "another's table", "a newer release"])
+def test_why_a_database_cannot_be_migrated_is_one_sentence(
+    new_database: NewDatabase,
+    templates: dict[str, str],
+    trouble: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    url = new_database(templates["users"] if trouble == "a newer release" else None)
+    with psycopg.connect(url, autocommit=True) as admin:
+        if trouble == "no rights":
+            admin.execute("CREATE ROLE powerless LOGIN")
+            url = url.replace("//postgres@", "//powerless@")
+            said = "permission denied for schema public"
+        elif trouble == "another's table":
+            admin.execute("CREATE TABLE users ()")
+            said = 'relation "users" already exists'
+        else:
+            admin.execute("UPDATE alembic_version SET version_num = 'users_9999'")
+            said = "Can't locate revision identified by 'users_9999'"
+    monkeypatch.setattr(sys, "argv", ["shop", "migrate", "users"])
+    monkeypatch.setenv("SHOP_USERS__DATABASE_URL", url)
+    monkeypatch.setenv("SHOP_EVENT_LOG_URL", NOWHERE)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"shop: cannot migrate the database users: {said}")
 
 
 @pytest.mark.parametrize("name", services.NAMES)

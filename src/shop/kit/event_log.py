@@ -2,9 +2,14 @@
 
 from urllib.parse import quote, urlsplit
 
+from psycopg import ProgrammingError
+from psycopg.conninfo import conninfo_to_dict
+
 from eventspine.log import EventLog
 from eventspine.postgres_log import PostgresLog
 from shop.kit.settings import Settings
+
+_LAST_PORT = 65535
 
 
 class NotConfigured(Exception):
@@ -56,7 +61,16 @@ def database_url(settings: Settings, service: str) -> str:
 
 
 def _checked(url: str, variable: str) -> str:
-    """The URL itself is never shown: there may be a password in it."""
+    """The URL itself is never shown, nor what libpq says of it: there may be a password in it."""
     if not url.startswith(("postgresql://", "postgres://")):
         raise NotConfigured(f"{variable} is not like postgresql://user:password@host/database")
+    try:
+        ports = str(conninfo_to_dict(url).get("port", "")).split(",")
+    except ProgrammingError:
+        raise NotConfigured(
+            f"{variable} can't be read: look at the host and at what follows the ?, and whether special "
+            "characters are percent-encoded"
+        ) from None
+    if not all(port == "" or (port.isdecimal() and 0 < int(port) <= _LAST_PORT) for port in ports):
+        raise NotConfigured(f"{variable} has a port that is no number from 1 to {_LAST_PORT}")
     return url

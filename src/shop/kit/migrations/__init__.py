@@ -2,30 +2,44 @@
 
 from pathlib import Path
 
+import psycopg
 from alembic import command
 from alembic.config import Config
+from alembic.util import CommandError
 from sqlalchemy import MetaData, create_engine, text
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.pool import NullPool
 
 from eventspine.errors import Unavailable
+
+
+class NotMigrated(Exception):
+    """The database can't be brought forward, and is as it was; the message says why."""
 
 
 def migrate(url: str, metadata: MetaData, versions: Path, *, to: str = "head") -> None:
     """Run the migrations in `versions` that the database has not seen. Safe to run twice at once.
 
     One transaction for all of them: a migration that fails leaves the schema as it was. Raises
-    `Unavailable`.
+    `Unavailable` and `NotMigrated`.
     """
     try:
         _migrate(url, metadata, versions, to)
     except OperationalError as error:
         raise Unavailable(str(error.orig)) from error
+    except DBAPIError as error:
+        # A role without the right to create, a table that is there already.
+        raise NotMigrated(str(error.orig)) from error
+    except CommandError as error:
+        # A newer release has been here.
+        raise NotMigrated(str(error)) from error
 
 
 def _migrate(url: str, metadata: MetaData, versions: Path, to: str) -> None:
-    engine = create_engine(make_url(url).set(drivername="postgresql+psycopg"), poolclass=NullPool)
+    # libpq reads the URL, as it does for everybody else: SQLAlchemy knows less of what may stand in it.
+    engine = create_engine(
+        "postgresql+psycopg://", creator=lambda: psycopg.connect(url), poolclass=NullPool
+    )
     with engine.begin() as connection:
         # Held until the commit: whoever comes second waits, and then finds nothing to do.
         connection.execute(text("SELECT pg_advisory_xact_lock(7406)"))
