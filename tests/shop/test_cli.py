@@ -12,6 +12,7 @@ import structlog
 
 from shop import services
 from shop.cli import main
+from shop.kit import migrations
 from tests.conftest import NewDatabase
 
 NOWHERE = "postgresql://shop:secret@/shop?host=/nowhere"
@@ -134,7 +135,9 @@ def test_what_is_wrong_is_one_sentence(
     assert capsys.readouterr().err == f"shop: {said}\n"
 
 
-@pytest.mark.parametrize("trouble", ["no rights", "another's table", "a newer release"])
+@pytest.mark.parametrize(
+    "trouble", ["no rights", "another's table", "a newer release", "an old server"]
+)
 def test_why_a_database_cannot_be_migrated_is_one_sentence(
     new_database: NewDatabase,
     templates: dict[str, str],
@@ -151,6 +154,10 @@ def test_why_a_database_cannot_be_migrated_is_one_sentence(
         elif trouble == "another's table":
             admin.execute("CREATE TABLE users ()")
             said = 'relation "users" already exists'
+        elif trouble == "an old server":
+            monkeypatch.setattr(migrations, "OLDEST_POSTGRES", 99)
+            version = admin.info.parameter_status("server_version")
+            said = f"PostgreSQL 99 or newer is needed, and this is {version}"
         else:
             admin.execute("UPDATE alembic_version SET version_num = 'users_9999'")
             said = "Can't locate revision identified by 'users_9999'"

@@ -12,6 +12,9 @@ from sqlalchemy.pool import NullPool
 
 from eventspine.errors import Unavailable
 
+OLDEST_POSTGRES = 17
+"""`transaction_timeout`, and MERGE with RETURNING."""
+
 
 class NotMigrated(Exception):
     """The database can't be brought forward, and is as it was; the message says why."""
@@ -38,7 +41,7 @@ def migrate(url: str, metadata: MetaData, versions: Path, *, to: str = "head") -
 def _migrate(url: str, metadata: MetaData, versions: Path, to: str) -> None:
     # libpq reads the URL, as it does for everybody else: SQLAlchemy knows less of what may stand in it.
     engine = create_engine(
-        "postgresql+psycopg://", creator=lambda: psycopg.connect(url), poolclass=NullPool
+        "postgresql+psycopg://", creator=lambda: _connect(url), poolclass=NullPool
     )
     with engine.begin() as connection:
         # Held until the commit: whoever comes second waits, and then finds nothing to do.
@@ -51,3 +54,12 @@ def _migrate(url: str, metadata: MetaData, versions: Path, to: str) -> None:
         config.attributes["metadata"] = metadata
         command.upgrade(config, to)
     engine.dispose()
+
+
+def _connect(url: str) -> psycopg.Connection:
+    connection = psycopg.connect(url)
+    if connection.info.server_version < OLDEST_POSTGRES * 10_000:
+        version = connection.info.parameter_status("server_version")
+        connection.close()
+        raise NotMigrated(f"PostgreSQL {OLDEST_POSTGRES} or newer is needed, and this is {version}")
+    return connection
