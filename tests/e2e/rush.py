@@ -11,6 +11,7 @@ import math
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Self
 
 import uvloop
@@ -18,14 +19,22 @@ import uvloop
 from tests.e2e.load import Sent
 from tests.e2e.shop import new_order
 
+_A_MOMENT = 0.05  # seconds
+
 
 class Rush:
-    """From 64 connections, until the block ends. `sent` is whole then; `name` is in every product."""
-
-    CLIENTS = 64
+    """From that many connections, until the block ends. `sent` is whole then; `name` is in every
+    product. Who is refused tries again in a moment, and not after the second that he is told.
+    """
 
     def __init__(
-        self, port: int, customers: Sequence[int], a_second: float = math.inf, name: str = "rush"
+        self,
+        port: int,
+        customers: Sequence[int],
+        a_second: float = math.inf,
+        *,
+        name: str = "rush",
+        clients: int = 64,
     ) -> None:
         self.sent: list[Sent] = []
         self.took = 0.0
@@ -33,6 +42,7 @@ class Rush:
         self._customers = customers
         self._a_second = a_second
         self._name = name
+        self._clients = clients
         self._stop = threading.Event()
         self._numbers = itertools.count()
         self._thread = threading.Thread(target=lambda: uvloop.run(self._run()), daemon=True)
@@ -60,7 +70,7 @@ class Rush:
         return f"{len(refused)} of {len(self.sent)}: {refused[:3]}"
 
     async def _run(self) -> None:
-        await asyncio.gather(*(self._client() for _ in range(self.CLIENTS)))
+        await asyncio.gather(*(self._client() for _ in range(self._clients)))
 
     async def _client(self) -> None:
         try:
@@ -87,9 +97,12 @@ class Rush:
                     self.sent.append(
                         Sent("place_order", order, status, answer, sent_at, answered_at)
                     )
+                if status == 503:
+                    await asyncio.sleep(_A_MOMENT)
         finally:
             writer.close()
-            await writer.wait_closed()
+            with suppress(OSError):
+                await writer.wait_closed()
 
 
 async def _post(

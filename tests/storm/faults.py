@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 import psutil
 import psycopg
 
-from tests.e2e.load import Sent
+from tests.e2e.load import Outcome, Sent
+from tests.e2e.rush import Rush
 from tests.e2e.shop import until
 from tests.storm import disk, launch, planting
-from tests.storm.stage import APIS, SERVERS, SERVICES, WORKERS, Stage
+from tests.storm.stage import APIS, MAX_WAITING, SERVERS, SERVICES, WORKERS, Stage
 
 Params = Mapping[str, Any]
 Draw = Callable[[Random, float], Any]
@@ -34,12 +35,27 @@ class Scene:
 
     stage: Stage
     planted: planting.Planted = field(default_factory=planting.Planted)
-    spurts: list[Sent] = field(default_factory=list)
-    """Orders of this round that were sent to see how fast the shop is."""
+    rushed: list[Sent] = field(default_factory=list)
+    """Orders of this round that came as fast as they could."""
+    customers: Sequence[int] = ()
+    """Who rushes."""
     thawed_at: float = 0.0
     """When the last process that froze at a failpoint goes on; by the monotonic clock."""
     notes: list[str] = field(default_factory=list)
     """Of the present cycle."""
+
+    def rush(self, *, clients: int, seconds: float, api: int = 0) -> Rush:
+        """Orders to one of the order service's APIs, beside those of the crowd."""
+        if not self.customers:
+            # For good: later, while something strikes, there may be nobody to ask.
+            rows = self.stage.rows("orders", "SELECT id FROM customers ORDER BY id LIMIT 100")
+            self.customers = [id_ for (id_,) in rows]
+        name = f"rush-{time.monotonic_ns()}"
+        port = self.stage.orders_ports[api]
+        with Rush(port, self.customers, name=name, clients=clients) as rush:
+            time.sleep(seconds)
+        self.rushed += rush.sent
+        return rush
 
 
 class Fault(NamedTuple):
@@ -93,6 +109,17 @@ def action(least: float, most: float) -> Draw:
 
 def _kill(scene: Scene, victim: str) -> None:
     scene.stage.kill(victim)
+
+
+def _stop(scene: Scene, victim: str) -> None:
+    scene.stage.end(victim)
+
+
+def _rush(scene: Scene, api: int, hold: float) -> None:
+    """More clients than an API lets wait."""
+    rush = scene.rush(clients=4 * MAX_WAITING, seconds=hold, api=api)
+    refused = sum(sent.outcome is Outcome.REFUSED for sent in rush.sent)
+    scene.notes.append(f"{refused} of {len(rush.sent)} orders refused")
 
 
 def _kill_backend(scene: Scene, service: str, which: int) -> None:
@@ -278,6 +305,7 @@ _SERVER = one_of(*SERVERS)
 
 ALL: Sequence[Fault] = (
     Fault("kill-api", {"victim": one_of(*APIS)}, _kill),
+    Fault("stop-api", {"victim": one_of(*APIS)}, _stop),
     Fault("kill-worker", {"victim": one_of(*WORKERS)}, _kill),
     Fault("kill-backend", {"service": _SERVICE, "which": number(0, 99)}, _kill_backend),
     Fault("kill-postgres", {"victim": one_of("users-db", "orders-db")}, _kill),
@@ -289,6 +317,7 @@ ALL: Sequence[Fault] = (
         "terminate", {"service": _SERVICE, "times": number(1, 5), "pause": seconds(0.05, 0.5)},
         _terminate,
     ),
+    Fault("rush", {"api": number(0, 1), "hold": seconds(1, 4)}, _rush),
     Fault("two-relays", {"service": _SERVICE, "hold": seconds(2, 8)}, _two_relays),
     Fault(
         "shuffle", {"service": _SERVICE, "which": number(0, 99), "hold": seconds(0.3, 5)}, _shuffle

@@ -54,6 +54,9 @@ PROCESSES = (*APIS, *WORKERS)
 _ROOT = Path(__file__).parents[2]
 _DISK = 512  # megabytes: a new server, its write-ahead log, and an hour of clients
 
+MAX_WAITING = 100
+"""Requests that an API lets wait: few enough for a rush to be too many."""
+
 _POSTGRES = {
     "shared_buffers": "64MB",
     # Or an hour's write-ahead log would be kept on the small disk.
@@ -172,6 +175,7 @@ class Stage:
             **self._log_settings(),
             # Not the one of a shop that a person may be running here.
             "SHOP_DATA_DIR": str(self.directory / "none"),
+            "SHOP_MAX_WAITING": str(MAX_WAITING),
         }
         # Past the proxies, so that what looks on is not struck.
         self.sources = Sources(databases["users"], databases["orders"], self.open_log)

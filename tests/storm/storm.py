@@ -13,7 +13,6 @@ from statistics import median
 from typing import NamedTuple
 
 from tests.e2e.load import Outcome, Sent
-from tests.e2e.rush import Rush
 from tests.storm.clients import WINDOW, Crowd
 from tests.storm.faults import ALL, Fault, Params, Scene
 from tests.storm.planting import ask_by_key
@@ -121,8 +120,8 @@ def run(plan: Plan, stage: Stage, tell: Callable[[str], None]) -> Result:
             name=f"round{number}", clients=plan.clients, seed=plan.seed,
         )  # fmt: skip
         slow = _round(plan, scene, crowd, blows, result, tell)
-        sent += [*crowd.sent, *scene.spurts]
-        scene.spurts.clear()
+        sent += [*crowd.sent, *scene.rushed]
+        scene.rushed.clear()
         result.faults = {**slow, **judge(scene, sent)}
         result.requests = len(sent)
         result.unknown = sum(one.outcome is Outcome.UNKNOWN for one in sent)
@@ -209,12 +208,7 @@ def _back_to_speed(
 
 def _spurt(scene: Scene) -> float:
     """Orders placed a second, while they come as fast as they can, beside the crowd's."""
-    rows = scene.stage.rows("orders", "SELECT id FROM customers ORDER BY id LIMIT 100")
-    customers = [id_ for (id_,) in rows]
-    name = f"spurt-{time.monotonic_ns()}"
-    with Rush(scene.stage.orders_ports[0], customers, name=name) as rush:
-        time.sleep(SPURT)
-    scene.spurts += rush.sent
+    rush = scene.rush(clients=64, seconds=SPURT)
     return sum(sent.outcome is Outcome.DONE for sent in rush.sent) / rush.took
 
 
