@@ -114,21 +114,21 @@ class Consumer:
             self._handlers.consumer, self._handlers.topics, self._start_at
         )
         certain = True
-        room = self._batch
+        most = self._batch
         try:
             while True:
                 try:
                     if not certain:
                         await self._find_back(subscription)
                     certain = False
-                    records = await subscription.poll(room, timeout=1.0)
+                    records = await subscription.poll(most, timeout=1.0)
                     if records:
                         # Half as many, should these be too much for a statement's time or for
-                        # the memory: which looks like trouble that passes.
-                        room = max(1, room // 2)
+                        # the memory, which looks like trouble that passes; and then slowly more.
+                        tried, most = most, max(1, most // 2)
                         await self._apply_read(subscription, records)
                         certain = True
-                        room = min(self._batch, 4 * room)
+                        most = min(self._batch, tried + tried // 8 + 1)
                     self._patience.over()
                 except Moved as error:
                     _LOG.debug("batch not applied", reason=str(error))

@@ -7,8 +7,9 @@ asyncio layer costs about 350 µs of CPU a transaction more, on a path where a w
 Connections are in autocommit mode: a statement outside `outbox.transaction` is its own
 transaction, which is what reads want.
 
-Nobody waits for a server for ever. PostgreSQL ends what takes too long; if the server itself says
-nothing any more, the connection is closed from this side, a moment after PostgreSQL would have.
+Nobody waits for a server for ever, but an audit. PostgreSQL ends what takes too long; if the server
+itself says nothing any more, the connection is closed from this side, a moment after PostgreSQL would
+have ended the statement.
 """
 
 import asyncio
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import psycopg
 from psycopg import AsyncConnection, errors
 from psycopg.abc import PQGen
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
@@ -109,8 +111,9 @@ class Connection(AsyncConnection[TupleRow]):
         try:
             return await super().wait(gen, interval, within)
         except errors._WaitTimeout:  # noqa: SLF001 - what it raises for this argument
-            # It may have been this process that was frozen, and the answer be here.
-            with suppress(errors._WaitTimeout):  # noqa: SLF001
+            # It may have been this process that was frozen, and the answer be here. (Not if what is
+            # asked is still being sent: that can't be resumed, which psycopg says by a TypeError.)
+            with suppress(errors._WaitTimeout, TypeError):  # noqa: SLF001
                 return await super().wait(gen, interval, interval)
         self.fell_silent = True
         self.pgconn.finish()
@@ -171,7 +174,7 @@ async def connect(
     limit = "0" if statement_within == inf else f"{statement_within * 1000:.0f}ms"
     with translated():
         connection = await Connection.connect(
-            url, **_parameters({"statement_timeout": limit, **settings}), autocommit=True
+            url, **_parameters(url, {"statement_timeout": limit, **settings}), autocommit=True
         )
     if statement_within == inf:
         connection.silent_after = inf
@@ -241,7 +244,7 @@ class Database:
             # How long until it is tried again: a restarted PostgreSQL is back within a second.
             reconnect_timeout=0.5,
             reconnect_failed=_try_for_those_who_wait,
-            kwargs={**_parameters(settings), "autocommit": True},
+            kwargs={**_parameters(url, settings), "autocommit": True},
             name="eventspine",
         )
 
@@ -319,8 +322,14 @@ async def _try_for_those_who_wait(pool: AsyncConnectionPool[Any]) -> None:
         await pool.check()
 
 
-def _parameters(settings: Mapping[str, str]) -> dict[str, Any]:
+def _parameters(url: str, settings: Mapping[str, str]) -> dict[str, Any]:
     """libpq's, for a session with these settings."""
     merged = {**SESSION_SETTINGS, **settings}
     options = " ".join(f"-c {name}={value}" for name, value in merged.items())
-    return {"connect_timeout": 5, "options": options, **TCP_LIMITS}
+    return {**patience_with(url), "options": options}
+
+
+def patience_with(url: str) -> dict[str, Any]:
+    """How long libpq waits for this server's machine, where the URL itself does not say."""
+    said = conninfo_to_dict(url)
+    return {k: v for k, v in {"connect_timeout": 5, **TCP_LIMITS}.items() if k not in said}

@@ -270,10 +270,17 @@ class TestOffsetsThatAreNotThere:
             assert sum(ends.values()) == 103
             assert sorted(numbers(await read_all(log, topic))) == sorted(numbers(records))
             await member.close()
+            # Then a mark stands behind the last record, which has a place and never comes.
+            await asyncio.to_thread(stranger.abort_transaction, 30)
+            ends = await log.end_offsets(topic)
+            assert sum(ends.values()) == 106
+            for partition, end in ends.items():
+                last = (await log.read(topic, partition, 0, 1000))[-1].offset
+                assert last == end - 2
+                assert await log.read(topic, partition, last + 1, 1000) == []
             await log.close()
 
         run(scenario())
-        stranger.abort_transaction(30)
 
     def test_no_more_is_handed_out_at_a_time_than_the_memory_may_hold(
         self, kafka: LocalKafka, topic: str, monkeypatch: pytest.MonkeyPatch

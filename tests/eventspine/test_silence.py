@@ -103,6 +103,30 @@ def test_a_transaction_without_an_answer_is_given_up_for_what_it_is(
     run(scenario())
 
 
+@pytest.mark.parametrize("moment", ["statement", "commit"])
+def test_what_can_not_even_be_sent_is_given_up_likewise(
+    proxy: Proxy, notes_url: str, moment: str
+) -> None:
+    """More than the sockets take of a message for a server that does not read."""
+
+    async def scenario() -> None:
+        async with distant(proxy, notes_url) as database:
+
+            async def keep_much() -> None:
+                async with transaction(database) as tx:
+                    await tx.execute("SELECT 1")
+                    proxy.hold()
+                    if moment == "statement":
+                        await tx.execute("SELECT %(much)s", {"much": "x" * 30_000_000})
+                    tx.publish(notes.event(1, 1, "x" * 30_000_000))
+
+            error = await failed(keep_much(), within=LIMIT + 5)
+            assert type(error) is (OutcomeUnknown if moment == "commit" else Unavailable)
+            assert "says nothing" in str(error)
+
+    run(scenario())
+
+
 def test_a_transaction_is_over_when_it_has_to_be_whatever_its_statements_may_take(
     proxy: Proxy, notes_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -165,12 +165,7 @@ class _Progress:
 
 def _size(message: Message) -> int:
     """Bytes in a request, or a few more."""
-    headers = message.headers
-    return (
-        _ABOUT_A_MESSAGE
-        + len(message.key or "")
-        + len(message.value or b"")
-        + len(headers) * _ABOUT_A_HEADER
-        + sum(map(len, headers))
-        + sum(map(len, headers.values()))
-    )
+    key, value, headers = message
+    text = f"{key}{''.join(headers)}{''.join(headers.values())}"
+    size = len(text) if text.isascii() else len(text.encode())
+    return _ABOUT_A_MESSAGE + len(headers) * _ABOUT_A_HEADER + size + len(value or b"")

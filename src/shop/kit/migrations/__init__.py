@@ -10,6 +10,7 @@ from sqlalchemy import MetaData, create_engine, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.pool import NullPool
 
+from eventspine.database import patience_with
 from eventspine.errors import Unavailable
 
 OLDEST_POSTGRES = 17
@@ -57,7 +58,7 @@ def _migrate(url: str, metadata: MetaData, versions: Path, to: str) -> None:
 
 
 def _connect(url: str) -> psycopg.Connection:
-    connection = psycopg.connect(url)
+    connection = psycopg.connect(url, **patience_with(url))
     if connection.info.server_version < OLDEST_POSTGRES * 10_000:
         version = connection.info.parameter_status("server_version")
         connection.close()
