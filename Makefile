@@ -60,7 +60,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
 
 bench-history: $(VENV)/.dev
-	$(BIN)/python -m benchmarks history --rounds 3
+	$(BIN)/python -m benchmarks history --rounds 5
 
 # Pins every version with its hashes. Needs uv on the PATH.
 UV_COMPILE = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
