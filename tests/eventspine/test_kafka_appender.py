@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 from confluent_kafka import KafkaError
 
-from eventspine.kafka_log.appender import Appender
+from eventspine.kafka_log.appender import Appender, _size
 from eventspine.kafka_log.client import Reach
 from eventspine.kafka_log.reader import Reader
 from eventspine.log import LogUnavailable, Message
@@ -73,3 +73,11 @@ def read(reader: Reader) -> Iterator[int]:
             assert record.value
             yield int(record.value.split()[0])
             offset = record.offset + 1
+
+
+def test_a_message_is_taken_for_no_smaller_than_it_is() -> None:
+    """Or what is sent at once could be more than one request."""
+    for text in ("key", "ключ", "鍵"):
+        message = Message(text * 100, b"value", {"ce_subject": text * 100, text: ""})
+        sent = 2 * len(text.encode()) * 100 + len(b"valuece_subject") + len(text.encode())
+        assert _size(message) > sent

@@ -104,3 +104,19 @@ def problem(response: httpx.Response, status: int, slug: str) -> dict[str, Any]:
 def wrong_fields(document: dict[str, Any]) -> Sequence[tuple[str, str]]:
     """Where, and which, by a problem that names fields."""
     return [(error["in"], error["field"]) for error in document.get("errors", ())]
+
+
+@contextmanager
+def stalled(url: str) -> Iterator[None]:
+    """While it lasts, nothing that publishes can commit."""
+    with psycopg.connect(url) as connection:
+        connection.execute("SELECT FROM outbox_head FOR UPDATE")
+        yield
+
+
+def waits_for_locks(served: Served) -> int:
+    """How many statements do."""
+    waiting = served.rows(
+        "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    )
+    return len(waiting)

@@ -19,7 +19,7 @@ from shop.kit.web import route
 from tests.conftest import NewDatabase
 from tests.e2e.shop import Running, free_ports, until
 from tests.shop.making import user_created
-from tests.shop.serving import Served, problem, serving
+from tests.shop.serving import Served, problem, serving, stalled, waits_for_locks
 
 ORDER = {"user_id": 1, "product": "tea", "quantity": 1, "total_price": "1.50"}
 
@@ -27,14 +27,6 @@ ORDER = {"user_id": 1, "product": "tea", "quantity": 1, "total_price": "1.50"}
 @pytest.fixture
 def url(new_database: NewDatabase, templates: dict[str, str]) -> str:
     return new_database(templates["orders"])
-
-
-@contextmanager
-def stalled(url: str) -> Iterator[None]:
-    """While it lasts, nothing that publishes can commit."""
-    with psycopg.connect(url) as connection:
-        connection.execute("SELECT FROM outbox_head FOR UPDATE")
-        yield
 
 
 @contextmanager
@@ -52,14 +44,6 @@ LANES = 2
 def are_stuck(served: Served) -> bool:
     """In each lane a batch is under way, and waits for the head."""
     return waits_for_locks(served) == LANES
-
-
-def waits_for_locks(served: Served) -> int:
-    """How many statements do."""
-    waiting = served.rows(
-        "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-    )
-    return len(waiting)
 
 
 class Clients:

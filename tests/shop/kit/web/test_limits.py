@@ -4,10 +4,8 @@ import json
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from uuid import uuid4
 
-import psycopg
 import pytest
 
 from shop.kit.web import protocol
@@ -24,7 +22,7 @@ from tests.shop.kit.web.test_connections import (
     connected,
     request,
 )
-from tests.shop.serving import Served, serving
+from tests.shop.serving import Served, serving, stalled, waits_for_locks
 
 
 @pytest.fixture
@@ -186,9 +184,9 @@ def test_more_than_a_few_requests_sent_ahead_are_not_kept_and_their_client_can_t
 def test_what_was_accepted_is_answered_though_its_client_goes_on_sending(
     users: Served, raw: Raw, behind: bytes
 ) -> None:
-    with stalled(users):
+    with stalled(users.database_url):
         raw.send(new_user() + behind * (400_000 // len(behind)))
-        until(lambda: is_stuck(users), "the user is under way")
+        until(lambda: waits_for_locks(users), "the user is under way")
     assert raw.answer()[0] == 201
     answers = 0 if behind != WASTE else MAX_AHEAD
     assert [raw.answer()[0] for _ in range(answers)] == [405] * answers
@@ -213,37 +211,20 @@ def test_as_many_as_may_be_sent_ahead_are_answered_in_order(raw: Raw) -> None:
     assert raw.answers_on()
 
 
-@contextmanager
-def stalled(served: Served) -> Iterator[None]:
-    """While it lasts, nothing that publishes can commit."""
-    with psycopg.connect(served.database_url) as connection:
-        connection.execute("SELECT FROM outbox_head FOR UPDATE")
-        yield
-
-
 def new_user() -> bytes:
     return request("POST", "/users", JSON, body=BODY % f"{uuid4().hex}@example.com".encode())
 
 
 def test_no_more_is_read_while_requests_wait(users: Served, raw: Raw) -> None:
     """Neither when one of them has been answered, nor when one is asked for its body."""
-    with stalled(users):
+    with stalled(users.database_url):
         raw.send(ALIVE + new_user() + ALIVE)
         assert raw.answer()[0] == 200
         raw.send(ALIVE * MAX_AHEAD)
-        until(lambda: is_stuck(users), "the user is under way")
+        until(lambda: waits_for_locks(users), "the user is under way")
         time.sleep(0.1)  # in which too many of them could be read
     assert [raw.answer()[0] for _ in range(2 + MAX_AHEAD)] == [201] + [200] * (1 + MAX_AHEAD)
     assert raw.answers_on()
-
-
-def is_stuck(served: Served) -> bool:
-    return bool(
-        served.rows(
-            "SELECT FROM pg_stat_activity"
-            " WHERE wait_event_type = 'Lock' AND datname = current_database()"
-        )
-    )
 
 
 @pytest.mark.parametrize("behind", [b"", b"\x00 no HTTP"], ids=["requests", "something else"])
@@ -253,11 +234,11 @@ def test_who_leaves_while_requests_wait_is_no_fault_of_ours(
     before = len(users.rows("SELECT FROM users"))
     state = users.server.server_state
     others = set(state.connections)
-    with stalled(users):
+    with stalled(users.database_url):
         with connected(users) as raw:
             raw.send(ALIVE + new_user() + ALIVE + ALIVE + behind)
             assert raw.answer()[0] == 200
-            until(lambda: is_stuck(users), "the user is under way")
+            until(lambda: waits_for_locks(users), "the user is under way")
         time.sleep(0.1)  # in which the server may hear of it
     until(lambda: len(users.rows("SELECT FROM users")) == before + 1, "what was under way is done")
     until(lambda: not state.tasks and state.connections <= others, "it has been answered, or not")
