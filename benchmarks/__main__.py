@@ -31,7 +31,7 @@ from benchmarks import (
 from benchmarks.load import Missing
 from benchmarks.report import Page, Section
 from benchmarks.stage import Stage
-from shop.kit.local.postgres import LocalPostgres
+from devstack.postgres import LocalPostgres
 
 PAGES: dict[Page, dict[str, Callable[[Stage], Section]]] = {
     report.BENCHMARKS: {

@@ -20,9 +20,9 @@ from benchmarks.kafka_stage import (
 from benchmarks.report import Row, Section, spread
 from benchmarks.shop_data import add_users
 from benchmarks.stage import Shop, Stage
+from devstack.kafka import KafkaNotPossible, LocalKafka, require_java
 from eventspine.event import message
 from eventspine.kafka_log.client import LARGEST_MESSAGE
-from shop.kit.local.kafka import KafkaNotPossible, LocalKafka, require_java
 
 TITLE = "Events through Kafka"
 HOW = """\

@@ -8,7 +8,7 @@ from benchmarks.first_order import first_orders, percentiles, warm_up
 from benchmarks.kafka_stage import broker, empty_shop, left_out
 from benchmarks.report import Row, Section
 from benchmarks.stage import Stage
-from shop.kit.local.kafka import KafkaNotPossible
+from devstack.kafka import KafkaNotPossible
 
 TITLE = "From a new user to the first order, on Kafka, at 500 orders a second"
 HOW = """\

@@ -11,7 +11,7 @@ from benchmarks.load import CUSTOMERS, post_orders, require_wrk
 from benchmarks.report import Row, Section, spread
 from benchmarks.shop_data import add_customers
 from benchmarks.stage import Shop, Stage, wait_for
-from shop.kit.local.kafka import KafkaNotPossible, LocalKafka
+from devstack.kafka import KafkaNotPossible, LocalKafka
 
 TITLE = "Orders a second that reach Kafka"
 HOW = """\

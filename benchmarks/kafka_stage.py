@@ -10,9 +10,9 @@ from confluent_kafka.admin import AdminClient
 
 from benchmarks.report import Section
 from benchmarks.stage import PROJECT, Shop, Stage
+from devstack.kafka import KafkaNotPossible, LocalKafka, pinned_version
 from eventspine.kafka_log import KafkaLog
 from shop import services
-from shop.kit.local.kafka import KafkaNotPossible, LocalKafka, pinned_version
 
 PARTITIONS = 12
 

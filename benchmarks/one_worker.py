@@ -13,11 +13,11 @@ from eventspine.consumer import Consumer
 from eventspine.database import Database
 from eventspine.relay import Relay
 from shop import services
-from shop.kit import garbage
-from shop.kit.event_log import database_url, open_event_log, relay_batch
-from shop.kit.logging import configure_logging
-from shop.kit.ready import notify_ready
-from shop.kit.settings import Settings
+from shop.platform.event_log import database_url, open_event_log, relay_batch
+from shop.platform.logging import configure_logging
+from shop.platform.processes import garbage
+from shop.platform.processes.ready import notify_ready
+from shop.platform.settings import Settings
 
 
 async def work(parts: list[str]) -> None:
@@ -43,7 +43,7 @@ async def work(parts: list[str]) -> None:
 
 if __name__ == "__main__":
     configure_logging("one worker", level="warning")
-    from shop.kit import garbage
+    from shop.platform.processes import garbage
 
     garbage.settle()
     uvloop.run(work(sys.argv[1:] or ["relay", "consumer"]))

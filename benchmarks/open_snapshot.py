@@ -10,8 +10,8 @@ from pathlib import Path
 
 import psycopg
 
+from devstack.postgres import LocalPostgres
 from eventspine.migrations import spine_1, spine_3
-from shop.kit.local.postgres import LocalPostgres
 
 EVENT = (
     '[{"t": "orders", "k": "1", "y": "order.placed", "s": 1, "v": 1, "d": {"id": 1}, "h": null}]'

@@ -10,7 +10,7 @@ from benchmarks.load import CUSTOMERS
 from benchmarks.report import Row, Section, spread
 from benchmarks.shop_data import add_customers
 from benchmarks.stage import PROJECT, Shop, Stage
-from shop.kit.settings import Settings
+from shop.platform.settings import Settings
 
 TITLE = "Overload"
 HOW = """\

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import psycopg
 
+from devstack.postgres import LocalPostgres, _binaries
+from devstack.process import Process
+from devstack.supervisor import wait_ready
 from eventspine.log_tables import metadata as log_metadata
 from eventspine.postgres_log import PostgresLog
 from shop import services
-from shop.kit.local.postgres import LocalPostgres, _binaries
-from shop.kit.local.process import Process
-from shop.kit.local.supervisor import wait_ready
-from shop.kit.migrations import migrate
+from shop.platform.migrations import migrate
 
 HOST = "127.0.0.1"
 PROJECT = Path(__file__).parents[1]

@@ -10,7 +10,7 @@ import sys
 import uvloop
 
 from benchmarks.stage import HOST
-from shop.kit.ready import notify_ready
+from shop.platform.processes.ready import notify_ready
 
 CONNECTIONS = 20
 

@@ -17,10 +17,10 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from devstack.postgres import LocalPostgres
 from eventspine.log_tables import metadata as log_metadata
 from shop import services
-from shop.kit.local.postgres import LocalPostgres
-from shop.kit.migrations import migrate
+from shop.platform.migrations import migrate
 
 pytest_plugins = ["tests.kafka_fixture"]
 

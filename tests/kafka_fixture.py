@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from shop.kit.local import kafka as local_kafka
-from shop.kit.local.kafka import QUICK_START, KafkaNotPossible, LocalKafka
+from devstack import kafka as local_kafka
+from devstack.kafka import QUICK_START, KafkaNotPossible, LocalKafka
 
 StartKafka = Callable[..., LocalKafka]
 

@@ -19,10 +19,10 @@ import psycopg
 import yaml
 from psycopg import sql
 
-from shop.kit.local.kafka import PROJECT, LocalKafka, require_java
-from shop.kit.local.kafka import pinned_version as kafka_version
-from shop.kit.local.postgres import LocalPostgres, _binaries
-from shop.kit.local.process import Process
+from devstack.kafka import PROJECT, LocalKafka, require_java
+from devstack.kafka import pinned_version as kafka_version
+from devstack.postgres import LocalPostgres, _binaries
+from devstack.process import Process
 
 DEPLOY = PROJECT / "deploy"
 

@@ -14,10 +14,10 @@ import psycopg
 import pytest
 from confluent_kafka.admin import AdminClient
 
+from devstack import kafka as local_kafka
+from devstack import postgres as local_postgres
 from shop import services
-from shop.kit.local import kafka as local_kafka
-from shop.kit.local import postgres as local_postgres
-from shop.kit.settings import Settings
+from shop.platform.settings import Settings
 from tests.deploy.compose import DEPLOY, PROJECT, Here, instructions, kafka_settings, load
 from tests.e2e.shop import free_ports, until
 from tests.kafka_fixture import StartKafka, start_kafka

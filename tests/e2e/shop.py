@@ -20,8 +20,8 @@ import psutil
 import psycopg
 from psycopg.rows import TupleRow
 
-from shop.kit.event_log import open_event_log
-from shop.kit.settings import Settings
+from shop.platform.event_log import open_event_log
+from shop.platform.settings import Settings
 from tests.e2e.checker import Sources
 
 Found = TypeVar("Found")

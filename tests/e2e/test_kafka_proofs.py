@@ -32,10 +32,10 @@ import pytest
 from confluent_kafka.admin import AdminClient
 from psycopg.rows import TupleRow
 
+from devstack.kafka import LocalKafka
 from eventspine.log import EventLog
-from shop.kit.event_log import open_event_log
-from shop.kit.local.kafka import LocalKafka
-from shop.kit.settings import Settings
+from shop.platform.event_log import open_event_log
+from shop.platform.settings import Settings
 from tests.conftest import NewDatabase
 from tests.e2e.checker import Sources, check, until_quiet
 from tests.e2e.conftest import forget_topics

@@ -15,9 +15,9 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ResourceType,
 )
 
+from devstack.kafka import QUICK_START, LocalKafka
 from eventspine.kafka_log import KafkaLog
 from eventspine.log import LogUnavailable, Record
-from shop.kit.local.kafka import QUICK_START, LocalKafka
 from tests.conftest import Databases
 from tests.e2e.shop import run_shop
 from tests.eventspine.log_contract import from_offsets, numbered, numbers

@@ -10,8 +10,8 @@ import httpx
 import psycopg
 import pytest
 
-from shop.kit.local.postgres import LocalPostgres
-from shop.kit.logging import FILE_BYTES
+from devstack.postgres import LocalPostgres
+from shop.platform.logging import FILE_BYTES
 from tests.conftest import NewDatabase
 from tests.e2e.conftest import Engine
 from tests.e2e.shop import (

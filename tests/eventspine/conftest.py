@@ -12,11 +12,11 @@ import psycopg
 import pytest
 import structlog
 
+from devstack.postgres import LocalPostgres
 from eventspine import consumer, relay
 from eventspine.database import Database
 from eventspine.migrations import STEPS
 from eventspine.postgres_log import PostgresLog
-from shop.kit.local.postgres import LocalPostgres
 from tests.conftest import NewDatabase
 from tests.eventspine import notes
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import psycopg
 import pytest
 
+from devstack.postgres import LocalPostgres
 from eventspine import patience
 from eventspine.consumer import Consumer
 from eventspine.database import Database
@@ -17,7 +18,6 @@ from eventspine.handlers import Handlers
 from eventspine.log import LogUnavailable
 from eventspine.outbox import Transaction
 from eventspine.postgres_log import PostgresLog
-from shop.kit.local.postgres import LocalPostgres
 from tests.eventspine import notes
 from tests.eventspine.conftest import opened, opened_log, run
 from tests.eventspine.memory_log import MemoryLog

@@ -13,9 +13,9 @@ import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
 
+from devstack.kafka import LocalKafka
 from eventspine.kafka_log import KafkaLog, OffsetNotInLog, appender, client, subscription
 from eventspine.log import EventLog, LogUnavailable, Message, Record, TopicMismatch
-from shop.kit.local.kafka import LocalKafka
 from tests.eventspine.log_contract import (
     EventLogContract,
     OpenLog,

@@ -26,14 +26,14 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 )
 from typer.testing import CliRunner
 
+from devstack.kafka import LocalKafka
 from eventspine.database import Database
 from eventspine.kafka_log import KafkaLog, appender, reader, topics
 from eventspine.kafka_log.client import Heard, quiet
 from eventspine.log import LogUnavailable, Record
-from shop.cli import app
-from shop.kit.event_log import open_event_log
-from shop.kit.local.kafka import LocalKafka
-from shop.kit.settings import Settings
+from shop.cli.main import app
+from shop.platform.event_log import open_event_log
+from shop.platform.settings import Settings
 from tests.conftest import Databases
 from tests.e2e.shop import free_ports
 from tests.eventspine.conftest import run

@@ -6,9 +6,9 @@ import logging
 import pytest
 from confluent_kafka import TopicPartition
 
+from devstack.kafka import LocalKafka
 from eventspine.kafka_log import KafkaLog, KafkaSubscription, watch
 from eventspine.log import Record
-from shop.kit.local.kafka import LocalKafka
 from tests.eventspine.log_contract import from_offsets, numbered, poll_until
 from tests.eventspine.test_kafka_log import log_on, new_name, run
 

@@ -11,11 +11,11 @@ import psycopg
 import pytest
 import uvloop
 
+from devstack.postgres import LocalPostgres
 from eventspine import database as database_module
 from eventspine.database import Connection, Database, connect
 from eventspine.errors import OutcomeUnknown, SpineError, Unavailable
 from eventspine.outbox import transaction
-from shop.kit.local.postgres import LocalPostgres
 from tests.eventspine import notes
 from tests.eventspine.conftest import Said, opened, opened_log, run
 from tests.storm.proxy import Proxy

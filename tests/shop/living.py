@@ -19,7 +19,7 @@ from eventspine.outbox import transaction
 from eventspine.postgres_log import PostgresLog
 from eventspine.relay import Relay
 from shop import services
-from shop.cli import app
+from shop.cli.main import app
 from shop.services.orders import actions as orders
 from shop.services.orders.schemas import CancelOrder, PlaceOrder
 from shop.services.users import actions as users

@@ -16,9 +16,9 @@ from eventspine.database import Database
 from eventspine.event import Event
 from eventspine.outbox import transaction
 from shop import services
-from shop.kit.api_process import make_app, server_config
-from shop.kit.settings import ServiceSettings, Settings
-from shop.kit.web.app import ServiceApp
+from shop.platform.http.app import ServiceApp
+from shop.platform.processes.api import make_app, server_config
+from shop.platform.settings import ServiceSettings, Settings
 
 
 @dataclass(frozen=True)

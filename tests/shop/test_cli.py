@@ -11,8 +11,8 @@ import pytest
 import structlog
 
 from shop import services
-from shop.cli import main
-from shop.kit import migrations
+from shop.cli.main import main
+from shop.platform import migrations
 from tests.conftest import NewDatabase
 
 NOWHERE = "postgresql://shop:secret@/shop?host=/nowhere"
@@ -174,7 +174,7 @@ def test_why_a_database_cannot_be_migrated_is_one_sentence(
 @pytest.mark.parametrize("name", services.NAMES)
 def test_a_worker_loads_neither_the_web_framework_nor_sqlalchemy(name: str) -> None:
     """They are half of what a process starts with, and a worker that died is to be back soon."""
-    loads = f"import shop.cli, shop.kit.worker_process; from shop import services; services.load('{name}')"
+    loads = f"import shop.cli, shop.platform.processes.worker; from shop import services; services.load('{name}')"
     told = "import sys; print(*sorted({'fastapi', 'sqlalchemy', 'alembic'} & sys.modules.keys()))"
     found = subprocess.run(
         [sys.executable, "-c", f"{loads}; {told}"], capture_output=True, text=True, check=True

@@ -15,13 +15,13 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import MetaData, create_engine
 from sqlalchemy.engine import make_url
 
+from devstack.postgres import _binaries
 from eventspine.database import Database
 from eventspine.idempotency import Answer, Key, KeyReused, Once, once_in_transaction
 from eventspine.log_tables import metadata as log_metadata
 from eventspine.outbox import Transaction
 from shop import services
-from shop.kit.local.postgres import _binaries
-from shop.kit.migrations import migrate
+from shop.platform.migrations import migrate
 from tests.conftest import LOG_MIGRATIONS, NewDatabase
 
 

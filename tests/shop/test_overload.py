@@ -14,8 +14,8 @@ import httpx
 import psycopg
 import pytest
 
-from shop.kit.settings import Settings
-from shop.kit.web import route
+from shop.platform.http import route
+from shop.platform.settings import Settings
 from tests.conftest import NewDatabase
 from tests.e2e.shop import Running, free_ports, until
 from tests.shop.making import user_created

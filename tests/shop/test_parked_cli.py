@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from shop.kit import parked as kit_parked
+from shop.cli import parked_printer
 from tests.conftest import Databases, NewDatabase
 from tests.shop.living import (
     OBEYED,
@@ -222,7 +222,7 @@ def test_discard_wants_to_be_told_what(copied: Databases, orders: psycopg.Connec
 
 
 def test_what_is_wrong_is_one_sentence(copied: Databases, monkeypatch: pytest.MonkeyPatch) -> None:
-    impatient(monkeypatch, kit_parked)
+    impatient(monkeypatch, parked_printer)
     unknown = shop(copied, "parked", "list", "payments")
     assert unknown.exit_code == 2
     assert unknown.stderr == "shop: there is no service payments; there are: users, orders\n"

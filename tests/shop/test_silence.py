@@ -10,11 +10,11 @@ import httpx
 import psycopg
 import pytest
 
+from devstack.postgres import LocalPostgres
 from eventspine.database import Connection, Database
 from shop import services
-from shop.kit import api_process
-from shop.kit.local.postgres import LocalPostgres
-from shop.kit.settings import BODY_WITHIN, TRANSACTION_WITHIN, ServiceSettings, Settings
+from shop.platform.processes import api as api_process
+from shop.platform.settings import BODY_WITHIN, TRANSACTION_WITHIN, ServiceSettings, Settings
 from tests.e2e.shop import until
 from tests.shop.serving import problem, serving
 from tests.storm.proxy import Proxy

@@ -24,14 +24,14 @@ import psutil
 import psycopg
 from psycopg.rows import TupleRow
 
+from devstack.broker import Broker
+from devstack.kafka import QUICK_START
+from devstack.postgres import LocalPostgres
+from devstack.process import Process
+from devstack.supervisor import Server, StartFailed, Supervisor
 from eventspine.log import EventLog
-from shop.kit.event_log import open_event_log
-from shop.kit.local.broker import Broker
-from shop.kit.local.kafka import QUICK_START
-from shop.kit.local.postgres import LocalPostgres
-from shop.kit.local.process import Process
-from shop.kit.local.supervisor import Server, StartFailed, Supervisor
-from shop.kit.settings import Settings
+from shop.platform.event_log import open_event_log
+from shop.platform.settings import Settings
 from tests.e2e.checker import Sources
 from tests.e2e.shop import environment, free_ports, until
 from tests.storm import disk, launch

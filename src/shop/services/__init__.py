@@ -5,7 +5,7 @@ A new service is a folder beside these, a contracts file, and a line here.
 
 from importlib import import_module
 
-from shop.kit.service import Service
+from shop.platform.service import Service
 
 NAMES = ("users", "orders")
 

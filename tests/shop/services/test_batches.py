@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from eventspine.batching import Batcher, in_transaction
 from eventspine.database import Database
 from eventspine.outbox import Transaction, transaction
-from shop.kit.web.problems import Problem
+from shop.platform.problems import Problem
 from shop.services.orders import actions as order_actions
 from shop.services.orders.handlers import customers_changed
 from shop.services.orders.schemas import CancelOrder, PlaceOrder

@@ -8,7 +8,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from shop.kit.web.once import _fingerprint
+from shop.platform.http.idempotency import _fingerprint
 from shop.services.users.schemas import CreateUser
 from tests.conftest import NewDatabase
 from tests.shop.making import user_created, user_erased

@@ -12,10 +12,11 @@ from hypothesis import HealthCheck, settings
 from schemathesis.config import SchemathesisConfig
 
 from shop import services
-from shop.kit.api_process import make_app
-from shop.kit.settings import ServiceSettings, Settings
-from shop.kit.web import etag, problems
-from shop.kit.web.problems import Problem
+from shop.platform import problems
+from shop.platform.http import etag
+from shop.platform.problems import Problem
+from shop.platform.processes.api import make_app
+from shop.platform.settings import ServiceSettings, Settings
 from tests.conftest import NewDatabase
 from tests.shop.making import user_created
 from tests.shop.serving import Served, serving

@@ -11,7 +11,7 @@ from pydantic_core import to_json
 
 from eventspine.outbox import Transaction
 from shop.contracts.orders import OrderCancelled, OrderPlaced
-from shop.kit.web.problems import PreconditionFailed
+from shop.platform.problems import PreconditionFailed
 from shop.services.orders.errors import OrderNotFound, UnknownCustomer
 from shop.services.orders.queries import order
 from shop.services.orders.schemas import CancelOrder, Customer, Order, PlaceOrder

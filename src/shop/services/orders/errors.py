@@ -5,7 +5,7 @@ Problem
 └── UnknownCustomer   404
 """
 
-from shop.kit.web.problems import Problem
+from shop.platform.problems import Problem
 
 
 class OrderNotFound(Problem):

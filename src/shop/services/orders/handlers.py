@@ -8,7 +8,7 @@ from eventspine.handlers import Handlers
 from eventspine.idempotency import hold_answers
 from eventspine.outbox import Transaction
 from shop.contracts.users import UserCreated, UserErased, UserUpdated
-from shop.kit.erasure import forget_users
+from shop.platform.erasure import forget_users
 
 # The newest version wins, so a repeat does nothing. What is selected, as the tables stood before,
 # is an event whose predecessor never came.

@@ -8,7 +8,7 @@ from sqlalchemy import BigInteger, Select, bindparam, func, literal_column, sele
 
 from eventspine.database import Database, query
 from shop.contracts.orders import Status
-from shop.kit.web.pages import encode_cursor
+from shop.platform.http.paging import encode_cursor
 from shop.services.orders.errors import OrderNotFound
 from shop.services.orders.schemas import Customer, ListOrders, Order, Orders
 from shop.services.orders.tables import customers, orders

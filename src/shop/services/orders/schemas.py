@@ -7,7 +7,7 @@ from typing import Annotated, NamedTuple
 from pydantic import ConfigDict, Field
 
 from shop.contracts.orders import Status
-from shop.kit.fields import MAX_INTEGER, Body, Id, Line, Money, View
+from shop.platform.http.fields import MAX_INTEGER, Body, Id, Line, Money, View
 
 
 class NewOrder(Body):

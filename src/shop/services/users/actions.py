@@ -13,8 +13,8 @@ from psycopg.errors import UniqueViolation
 
 from eventspine.outbox import Transaction
 from shop.contracts.users import UserCreated, UserErased, UserUpdated
-from shop.kit.erasure import forget_users
-from shop.kit.web.problems import PreconditionFailed
+from shop.platform.erasure import forget_users
+from shop.platform.problems import PreconditionFailed
 from shop.services.users.errors import EmailTaken, UserNotFound
 from shop.services.users.schemas import CreateUser, EraseUser, UpdateUser, User
 

@@ -4,12 +4,12 @@ from fastapi import APIRouter
 
 from eventspine.batching import Batcher
 from eventspine.idempotency import Answer, Once
-from shop.kit.fields import PathId, Traceparent
-from shop.kit.web import pages
-from shop.kit.web.etag import IfMatch, versions
-from shop.kit.web.once import Caller, IdempotencyKey, answer_once
-from shop.kit.web.problems import READS, TAKES_JSON, WRITES, PreconditionFailed, documented
-from shop.kit.web.route import FastRoute, Reply, admitted_by
+from shop.platform.http import paging as pages
+from shop.platform.http.etag import IfMatch, versions
+from shop.platform.http.fields import PathId, Traceparent
+from shop.platform.http.idempotency import Caller, IdempotencyKey, answer_once
+from shop.platform.http.route import FastRoute, Reply, admitted_by
+from shop.platform.problems import READS, TAKES_JSON, WRITES, PreconditionFailed, documented
 from shop.services.users.errors import EmailTaken, UserNotFound
 from shop.services.users.schemas import (
     CreateUser,

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from eventspine.batching import Batcher
 from eventspine.database import Database
 from eventspine.idempotency import Answer, Once, once_in_transaction
-from shop.kit.service import Endpoints, Service
-from shop.kit.settings import Settings
+from shop.platform.service import Endpoints, Service
+from shop.platform.settings import Settings
 from shop.services.users.folds import FOLDS
 from shop.services.users.handlers import HANDLERS
 

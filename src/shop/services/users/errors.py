@@ -5,7 +5,7 @@ Problem
 └── EmailTaken     409
 """
 
-from shop.kit.web.problems import Problem
+from shop.platform.problems import Problem
 
 
 class UserNotFound(Problem):

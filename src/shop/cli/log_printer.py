@@ -1,0 +1,97 @@
+"""`shop events`: the log, as a person or a program reads it."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from eventspine.log import EventLog, LogUnavailable, Record
+from shop.platform.terminal import plain
+
+_LAST = 10
+_AT_ONCE = 500
+_LOOK_EVERY = 0.25  # seconds
+
+
+async def follow_log(
+    log: EventLog, topics: Sequence[str], *, start: int | None, as_json: bool, follow: bool
+) -> None:
+    """Print records as they come; until cancelled, or, without `follow`, to the log's end.
+
+    Raises `LogUnavailable`, for a topic that is not there as well.
+    """
+    console = Console(highlight=False, soft_wrap=True)
+    next_offsets: dict[tuple[str, int], int] = {}
+    try:
+        while True:
+            seen = False
+            for topic in topics:
+                for partition, end in (await _ends(log, topic)).items():
+                    at = (topic, partition)
+                    offset = next_offsets.get(at, max(0, end - _LAST) if start is None else start)
+                    while offset < end:
+                        records = await log.read(topic, partition, offset, _AT_ONCE)
+                        if not records:
+                            break
+                        for record in records:
+                            if as_json:
+                                print(json.dumps(_as_dict(record)), flush=True)  # noqa: T201
+                            else:
+                                console.print(_as_line(record))
+                        offset = records[-1].offset + 1
+                        seen = True
+                    next_offsets[at] = offset
+            if not seen:
+                if not follow:
+                    return
+                await asyncio.sleep(_LOOK_EVERY)
+    finally:
+        await log.close()
+
+
+async def _ends(log: EventLog, topic: str) -> dict[int, int]:
+    ends = await log.end_offsets(topic)
+    if not ends:
+        raise LogUnavailable(f"there is no topic {topic}; `shop migrate` creates it")
+    return ends
+
+
+def _as_dict(record: Record) -> dict[str, Any]:
+    return {
+        "topic": record.topic,
+        "partition": record.partition,
+        "offset": record.offset,
+        "key": record.key,
+        "headers": dict(record.headers),
+        "data": _data(record.value),
+    }
+
+
+def _data(value: bytes | None) -> Any:
+    """The JSON, or, of a record that is none, its text."""
+    if value is None:
+        return None
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value.decode(errors="backslashreplace")
+
+
+def _as_line(record: Record) -> Text:
+    headers = record.headers
+    data = _data(record.value)
+    shown = (
+        " ".join(f"{name}={value}" for name, value in data.items())
+        if isinstance(data, dict)
+        else str(data)
+    )
+    return Text.assemble(
+        (plain(headers.get("ce_time", "")[11:23]), "dim"),
+        f" {record.topic}/{record.partition}@{record.offset} ",
+        (plain(headers.get("ce_type", "not an event")), "bold"),
+        (f" #{plain(headers.get('ce_id', '?'))} ", "cyan"),
+        (plain(shown), ""),
+    )

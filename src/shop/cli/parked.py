@@ -1,0 +1,96 @@
+"""`shop parked`: events that could not be applied, in a person's hands."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from shop.cli.common import (
+    DEFAULT_DATA,
+    DataDir,
+    Name,
+    say_it_once,
+    service_named,
+    settings_or_stop,
+    stop,
+    what_is_away,
+)
+from shop.platform.event_log import database_url
+from shop.platform.running import use_running_shop
+
+if TYPE_CHECKING:
+    from shop.cli.parked_printer import Parking
+
+app = typer.Typer(help="Events that could not be applied: see them, retry them, forget them.")
+
+ByKey = Annotated[str | None, typer.Option("--key", help="only this key's")]
+ByCause = Annotated[str | None, typer.Option("--cause", help="only those of this cause")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="say what would be done, and do nothing")]
+
+
+@app.command("list")
+def parked_list(
+    service: Name, key: ByKey = None, cause: ByCause = None, data: DataDir = DEFAULT_DATA
+) -> None:
+    """What is parked, a line each, oldest first."""
+    _on_parked(service, data, lambda parking: parking.show_list(key, cause))
+
+
+@app.command("show")
+def parked_show(
+    service: Name, key: Annotated[str, typer.Argument()], data: DataDir = DEFAULT_DATA
+) -> None:
+    """A key's parked events, whole."""
+    _on_parked(service, data, lambda parking: parking.show_key(key))
+
+
+@app.command("retry")
+def parked_retry(
+    service: Name,
+    key: ByKey = None,
+    cause: ByCause = None,
+    accept_gaps: Annotated[
+        bool, typer.Option(help="apply an event though its predecessor was discarded")
+    ] = False,
+    dry_run: DryRun = False,
+    data: DataDir = DEFAULT_DATA,
+) -> None:
+    """Apply parked events, each key's in their order.
+
+    Exit status: 0 if all were applied, 1 if some are left, 2 if the database could not be used.
+    """
+    _on_parked(
+        service,
+        data,
+        lambda parking: parking.retry(key, cause, accept_gaps=accept_gaps, dry_run=dry_run),
+    )
+
+
+@app.command("discard")
+def parked_discard(
+    service: Name,
+    key: ByKey = None,
+    cause: ByCause = None,
+    dry_run: DryRun = False,
+    data: DataDir = DEFAULT_DATA,
+) -> None:
+    """Forget parked events for good; they stay in the log."""
+    if key is None and cause is None:
+        stop("say what to discard, with --key or --cause")
+    _on_parked(service, data, lambda parking: parking.discard(key, cause, dry_run=dry_run))
+
+
+def _on_parked(
+    service: str, data: Path, do: Callable[["Parking"], Coroutine[None, None, bool]]
+) -> None:
+    from shop.cli.parked_printer import Parking  # noqa: PLC0415 - only these commands need it
+
+    use_running_shop(data)
+    chosen = service_named(service)
+    parking = Parking(database_url(settings_or_stop(), service), chosen.handlers)
+    say_it_once()
+    with what_is_away("cannot use the database"):
+        done = asyncio.run(parking.opened(do))
+    raise typer.Exit(0 if done else 1)

@@ -1,0 +1,14 @@
+"""`shop worker`: one service, its events."""
+
+from shop.cli.common import (
+    Name,
+    part,
+)
+
+
+def worker(service: Name) -> None:
+    """Move one service's events: its outbox into the log, others' events out of it."""
+    from shop.platform.processes.worker import run_worker  # noqa: PLC0415 - only this needs the consumer
+
+    chosen, settings = part("worker", service)
+    run_worker(chosen, settings)

@@ -1,1 +1,0 @@
-"""What every service of the shop is made with; it knows none of them."""

@@ -1,0 +1,46 @@
+"""Lists in pages: `{"items": […], "next_cursor": "…" | null}`, with `limit` and `cursor`.
+
+A cursor is the id the next page starts below, in base64 with a mark that tells it from something
+made up. It is not a secret and not a promise: it says where to go on, and no more.
+"""
+
+import base64
+import re
+import struct
+from typing import Annotated
+
+from fastapi import Query
+from pydantic import Field
+
+from shop.platform.http.fields import MAX_BIGINT, PLAIN
+from shop.platform.problems import Invalid
+
+_FORMAT = struct.Struct(">2sq")
+_MARK = b"c1"
+# The mark and a number of 63 bits, and nothing else, look like this.
+_PATTERN = "Yz[EF][A-Za-z0-9_-]{10}[AEIMQUYcgkosw048]"
+
+Limit = Annotated[int, Field(ge=1, le=100), PLAIN, Query(description="items a page")]
+Cursor = Annotated[
+    str | None,
+    Query(
+        description="the `next_cursor` of the page before",
+        json_schema_extra={"pattern": f"^{_PATTERN}$"},
+    ),
+]
+
+DEFAULT_LIMIT = 50
+
+
+def encode_cursor(below: int) -> str:
+    return base64.urlsafe_b64encode(_FORMAT.pack(_MARK, below)).rstrip(b"=").decode()
+
+
+def decode_cursor(cursor: str | None) -> int:
+    """The id to go on below. Raises `Invalid` for a made-up cursor."""
+    if cursor is None:
+        return MAX_BIGINT
+    if not re.fullmatch(_PATTERN, cursor):
+        raise Invalid.field("query", "cursor", "This is no cursor that a page was given with")
+    _, below = _FORMAT.unpack(base64.urlsafe_b64decode(cursor + "=="))
+    return int(below)

@@ -1,0 +1,90 @@
+"""Structured logs: one JSON object a line on stdout, and in rotating files where asked for.
+
+Readable lines instead when stdout is a terminal.
+"""
+
+import logging
+import logging.handlers
+import sys
+from pathlib import Path
+
+import structlog
+
+from shop.platform.terminal import plain
+
+FILE_BYTES = 20 * 1024 * 1024
+"""After which a file is put aside, as name.log.1, and so on."""
+_FILES = 5
+
+
+def configure_logging(process: str, *, level: str = "info", directory: Path | None = None) -> None:
+    """Once, at the start of a process. `process` is named in every line, and names the file."""
+    shared: list[structlog.types.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _named(process),
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        cache_logger_on_first_use=True,
+    )
+    as_json = _formatter(shared, structlog.processors.JSONRenderer())
+    console = logging.StreamHandler(sys.stdout)
+    console.setFormatter(_formatter(shared, _for_people) if sys.stdout.isatty() else as_json)
+    handlers: list[logging.Handler] = [console]
+    if directory is not None:
+        directory.mkdir(parents=True, exist_ok=True)
+        rotating = logging.handlers.RotatingFileHandler(
+            directory / f"{process.replace(' ', '-')}.log",
+            maxBytes=FILE_BYTES,
+            backupCount=_FILES,
+            encoding="utf-8",
+        )
+        rotating.setFormatter(as_json)
+        handlers.append(rotating)
+    logging.basicConfig(handlers=handlers, level=level.upper(), force=True)
+    # The pool repeats itself every second while a database is away; our own code says it once.
+    logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
+    for chatty in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+        logging.getLogger(chatty).handlers.clear()
+        logging.getLogger(chatty).propagate = True
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+
+
+_console = structlog.dev.ConsoleRenderer()
+
+
+def _for_people(logger: object, method: str, line: structlog.types.EventDict) -> str:
+    """What others wrote, a record's key, an error's text, does nothing to the terminal."""
+    shown = {
+        name: "\n".join(map(plain, value.split("\n"))) if isinstance(value, str) else value
+        for name, value in line.items()
+    }
+    return _console(logger, method, shown)
+
+
+def _named(process: str) -> structlog.types.Processor:
+    def add(
+        _logger: object, _method: str, line: structlog.types.EventDict
+    ) -> structlog.types.EventDict:
+        line["process"] = process
+        return line
+
+    return add
+
+
+def _formatter(
+    shared: list[structlog.types.Processor], renderer: structlog.types.Processor
+) -> logging.Formatter:
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=shared,
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+    )

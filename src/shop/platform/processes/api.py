@@ -1,0 +1,184 @@
+"""The process that answers HTTP for one service."""
+
+import asyncio
+import resource
+import signal
+import socket
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from importlib.metadata import version
+from time import monotonic
+from types import FrameType
+
+import structlog
+import uvicorn
+from fastapi import FastAPI
+
+from eventspine.batching import Batcher
+from eventspine.database import Database
+from shop.platform.event_log import database_url
+from shop.platform.http.app import ServiceApp
+from shop.platform.http.protocol import HttpProtocol
+from shop.platform.problems import TemporarilyUnavailable
+from shop.platform.processes import garbage
+from shop.platform.processes.ready import notify_ready
+from shop.platform.service import Bounded, Service
+from shop.platform.settings import TRANSACTION_WITHIN, Settings
+
+_LOG = structlog.get_logger("shop.api")
+
+_CONNECTIONS = 10
+"""To the database. One for each lane of every batcher, so that none ever waits for another's: were
+there fewer, those who read lists would keep orders, and the question whether it is ready, waiting.
+"""
+
+_GO_WITHIN = 0.5
+"""Seconds that it takes to end what has nothing to wait for."""
+
+
+def make_app(service: Service, settings: Settings) -> ServiceApp:
+    """The service's ASGI application. It connects when it starts, and starts without a database:
+    what can't be answered then is a 503, until it can.
+    """
+    database = Database(
+        database_url(settings, service.name),
+        size=_CONNECTIONS,
+        transaction_within=TRANSACTION_WITHIN,
+    )
+    endpoints = service.endpoints(settings, database)
+    # However many ask at once, whether it is ready is one question.
+    checking: Batcher[None, None] = Batcher(partial(_answers, database), **settings.bounds())
+    batchers = (*endpoints.batchers, checking)
+    lanes = sum(batcher.lanes for batcher in batchers)
+    if lanes > _CONNECTIONS:
+        raise ValueError(f"{service.name}: {lanes} lanes and {_CONNECTIONS} connections for them")
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await database.open()
+        # Should there be trouble, the log says so at once, and not only when somebody asks.
+        looking = asyncio.create_task(app.why_not_ready())
+        yield
+        looking.cancel()
+        await _finish(batchers, database, by=app.finish_by)
+
+    async def ready() -> None:
+        if app.stopping:
+            raise TemporarilyUnavailable("this process is about to stop")
+        await checking.submit(None)
+
+    app = ServiceApp(
+        title=service.title,
+        version=version("eventshop"),
+        router=endpoints.router,
+        lifespan=lifespan,
+        ready=ready,
+    )
+    return app
+
+
+async def _finish(batchers: Sequence[Bounded], database: Database, *, by: float) -> None:
+    """Whatever was accepted; by then, what is still under way is given up."""
+    closing = [asyncio.create_task(batcher.close()) for batcher in batchers]
+    _, unfinished = await asyncio.wait(closing, timeout=max(_GO_WITHIN, by - monotonic()))
+    # From here on no connection is to be had, for a second try.
+    await database.close()
+    if unfinished:
+        _LOG.error("work that does not end is given up", batches=len(unfinished))
+        database.cut()
+        await asyncio.wait(unfinished, timeout=_GO_WITHIN)
+
+
+async def _answers(database: Database, asked: Sequence[None]) -> Sequence[None]:
+    await database.fetch("SELECT 1")
+    return asked
+
+
+def run_api(service: Service, settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT; then finish what was accepted. Raises `PortTaken`."""
+    port = settings.service(service.name).port or service.port
+    app = make_app(service, settings)
+    config = server_config(app, settings)
+    _allow_files(2 * settings.max_connections)
+    bound = _bind(settings.host, port)
+    garbage.settle()
+    _Server(config, app, drain=settings.drain_ms / 1000).run(sockets=[bound])
+
+
+def server_config(app: ServiceApp, settings: Settings) -> uvicorn.Config:
+    """How an app is served, here and in tests."""
+    return uvicorn.Config(
+        app,
+        loop="uvloop",
+        http=HttpProtocol,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=settings.access_log,
+        server_header=False,
+        proxy_headers=settings.access_log,  # nothing else looks at them
+        limit_concurrency=settings.max_connections,
+        timeout_graceful_shutdown=settings.finish_within(),
+    )
+
+
+class PortTaken(Exception):
+    """Something else listens there."""
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, app: ServiceApp, *, drain: float) -> None:
+        super().__init__(config)
+        self._app = app
+        self._drain = drain
+        self._hurry = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Asked to stop: not ready any more, still answering; then finish what was accepted.
+
+        Asked again, it answers no longer than it takes to finish that.
+        """
+        self._app.stopping = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._drain):
+                await self._hurry.wait()
+        self._drain = 0
+        self._app.finish_by = monotonic() + (self.config.timeout_graceful_shutdown or 0)
+        await super().shutdown(sockets)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+        if self.started:
+            notify_ready()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's
+        """To be asked to stop is no failure: uvicorn would end as if killed, after it has stopped."""
+        if self.should_exit and self._drain and self._loop is not None:
+            self._drain = 0
+            self._loop.call_soon_threadsafe(self._hurry.set)
+            return
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
+
+
+def _allow_files(count: int) -> None:
+    """So many may be open, as far as the system lets us: a connection is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY:
+        count = min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < count:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise PortTaken(f"cannot listen on {host}:{port}: {error.strerror}") from error
+    return listener

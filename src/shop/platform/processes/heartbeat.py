@@ -1,0 +1,50 @@
+"""How a worker, which answers no requests, shows that it is well: it touches a file every second.
+
+The touch comes from the event loop that does the work, so a process that is frozen, or whose event
+loop is, stops touching by itself. It also stops when one of the worker's loops has not come round
+for `STUCK_AFTER`: a loop that waits for a database or a broker comes round with each failure, so
+waiting is being well, and only a call that never returns is not. `shop.platform.processes.healthy` is the reader.
+"""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+
+_LOG = structlog.get_logger("shop.worker")
+
+STUCK_AFTER = 60.0
+"""Seconds: twice what the longest single wait may take, the log's 30 s for a confirmation."""
+
+_EVERY = 1.0  # seconds
+
+
+class Loop(Protocol):
+    @property
+    def last_turn(self) -> float:
+        """When it last came round, by `time.monotonic()`."""
+        ...
+
+
+async def beat(file: Path, loops: Mapping[str, Loop]) -> None:
+    """Never returns. The loops' names are for the log."""
+    said = ""
+    while True:
+        now = time.monotonic()
+        stuck = [name for name, loop in loops.items() if now - loop.last_turn > STUCK_AFTER]
+        trouble = f"stuck: {', '.join(stuck)}" if stuck else ""
+        if not stuck:
+            try:
+                file.touch()  # noqa: ASYNC240 - no thread: this loop's own life is to be seen
+            except OSError as error:  # a full disk, a missing folder: no reason to stop working
+                trouble = str(error)
+        if trouble != said:
+            said = trouble
+            if trouble:
+                _LOG.error("no heartbeat", reason=trouble, file=str(file))
+            else:
+                _LOG.info("the heart beats again", file=str(file))
+        await asyncio.sleep(_EVERY)

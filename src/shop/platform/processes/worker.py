@@ -1,0 +1,96 @@
+"""The process that moves one service's events: its outbox into the log, others' events out of it."""
+
+import asyncio
+import signal
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any
+
+import structlog
+import uvloop
+
+from eventspine.consumer import Consumer
+from eventspine.database import Database
+from eventspine.pruning import Pruner
+from eventspine.relay import Relay
+from shop.platform.event_log import database_url, open_event_log, relay_batch
+from shop.platform.processes import garbage
+from shop.platform.processes.heartbeat import beat
+from shop.platform.processes.ready import notify_ready
+from shop.platform.service import Service
+from shop.platform.settings import Settings
+
+_LOG = structlog.get_logger("shop.worker")
+
+_CANCEL_AGAIN_AFTER = 0.3  # seconds
+_STAND_BY_AFTER = 5.0  # seconds
+
+
+def run_worker(service: Service, settings: Settings) -> None:
+    """Work until SIGTERM or SIGINT. Stopping it at any moment loses nothing."""
+    uvloop.run(_work(service, settings))
+
+
+async def _work(service: Service, settings: Settings) -> None:
+    url = database_url(settings, service.name)
+    log = open_event_log(settings)
+    database = Database(url, size=3, patience=10.0)
+    await database.open()
+    relay = Relay(
+        url, log, source=service.source, topics=[service.topic], batch=relay_batch(settings)
+    )
+    consumer = Consumer(
+        database,
+        log,
+        service.handlers,
+        batch=settings.consumer_batch,
+        most_parked=settings.most_parked,
+    )
+    pruner = Pruner(
+        database,
+        outbox_seconds=settings.outbox_retention_s,
+        key_seconds=settings.idempotency_retention_s,
+        parked_seconds=settings.parked_retention_s,
+    )
+    tasks = [asyncio.create_task(part.run()) for part in (relay, consumer, pruner)]
+    if settings.heartbeat:
+        heart = beat(settings.heartbeat, {"relay": relay, "consumer": consumer})
+        tasks.append(asyncio.create_task(heart))
+    stopping = asyncio.Event()
+    for signal_ in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signal_, stopping.set)
+    _LOG.info("worker started", service=service.name, log=settings.event_log)
+    garbage.settle()
+    announcing = asyncio.create_task(_announce(relay, consumer))
+    stopped = asyncio.create_task(stopping.wait())
+    # The tasks never end by themselves; if one does, the process must not pretend to work.
+    await asyncio.wait([*tasks, stopped], return_when=asyncio.FIRST_COMPLETED)
+    await _cancel([*tasks, stopped, announcing])
+    for task in tasks:
+        with suppress(asyncio.CancelledError):
+            await task
+    await log.close()
+    await database.close()
+
+
+async def _announce(relay: Relay, consumer: Consumer) -> None:
+    """Say that it is ready once events move: whoever buys at that moment is to be known in time.
+
+    One that gets nothing to do, as others do it all or something is away, is ready to stand by.
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_STAND_BY_AFTER):
+            while not (relay.leads and consumer.reads):
+                await asyncio.sleep(0.02)
+    notify_ready()
+
+
+async def _cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Until each has heard: one whose connection is lost at that moment ends its wait with that
+    error instead, takes it for just another failure, and goes on.
+    """
+    going_on = set(tasks)
+    while going_on:
+        for task in going_on:
+            task.cancel()
+        _, going_on = await asyncio.wait(going_on, timeout=_CANCEL_AGAIN_AFTER)

@@ -1,0 +1,16 @@
+"""The shop that `shop up` runs in a data directory, for the commands that are run beside it."""
+
+import json
+import os
+from pathlib import Path
+
+RUNNING = "running.json"
+"""In the data directory of `shop up`: the settings its parts run with."""
+
+
+def use_running_shop(data: Path) -> None:
+    """Take the settings of the shop that `shop up` runs there; those that are set win."""
+    with_settings = data / RUNNING
+    if with_settings.exists():
+        for name, value in json.loads(with_settings.read_text()).items():
+            os.environ.setdefault(name, value)

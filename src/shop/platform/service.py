@@ -1,0 +1,58 @@
+"""What a service is, in one value: the parts that the command line puts processes together from."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from eventspine.database import Database
+from eventspine.fold import Fold
+from eventspine.handlers import Handlers
+from shop.platform.settings import Settings
+
+if TYPE_CHECKING:
+    from fastapi import APIRouter
+    from sqlalchemy import MetaData
+
+
+class Bounded(Protocol):
+    @property
+    def lanes(self) -> int:
+        """How much of its work is under way at a time; each may hold one connection."""
+
+    async def close(self) -> None:
+        """Finish what was accepted."""
+
+
+@dataclass(frozen=True)
+class Endpoints:
+    """A service's routes, and the batchers behind them, which are finished when it stops.
+
+    Whatever a route does with the database goes through one of them: that is what bounds it, and
+    what leaves a connection for everything else.
+    """
+
+    router: "APIRouter"
+    batchers: tuple[Bounded, ...]
+
+
+@dataclass(frozen=True)
+class Service:
+    """One service. Its app.py says it all on one screen."""
+
+    name: str
+    title: str
+    port: int
+    """Where its API listens unless told otherwise."""
+    topic: str
+    """What it publishes, it publishes here. Others read it; nobody else writes to it."""
+    source: str
+    """Its name as a publisher: CloudEvents' `source`."""
+    handlers: Handlers
+    folds: tuple[Fold, ...]
+    """What its tables must be, by the log."""
+    migrations: Path
+    # These two are loaded by whoever needs them: a worker needs neither the web framework nor
+    # SQLAlchemy, and without them it starts in half of the time and in two thirds of the memory.
+    tables: Callable[[], "MetaData"]
+    endpoints: Callable[[Settings, Database], Endpoints]

@@ -1,0 +1,204 @@
+"""`shop up`, with stand-ins for the shop's own processes and everything else real."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from devstack.up import LocalService, UpOptions, run
+
+STAND_IN = """
+import os, signal, sys, time
+import psycopg
+from shop.platform.processes.ready import notify_ready
+from shop.platform.settings import Settings
+task, *service = sys.argv[1:]
+if task == "migrate":
+    for name in ("users", "orders"):
+        with psycopg.connect(Settings().service(name).database_url) as connection:
+            connection.execute("CREATE TABLE IF NOT EXISTS visits (at timestamptz)")
+            connection.execute("INSERT INTO visits VALUES (now())")
+    sys.exit()
+assert os.environ["SHOP_EVENT_LOG"] == "postgres"
+assert os.environ["SHOP_EVENT_LOG_URL"]
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+print(f"{task} of {service[0]} on", os.environ[f"SHOP_{service[0].upper()}__PORT"])
+notify_ready()
+while True:
+    time.sleep(60)
+"""
+
+UP = """
+import sys
+from pathlib import Path
+from devstack.up import LocalService, UpOptions, run
+data, users, orders, stand_in = sys.argv[1:]
+services = [LocalService("users", int(users)), LocalService("orders", int(orders))]
+sys.exit(run(UpOptions(Path(data), services, verbose=True),
+             lambda *words: [sys.executable, stand_in, *words]))
+"""
+
+
+@pytest.fixture
+def ports() -> tuple[int, int]:
+    with socket.socket() as one, socket.socket() as other:
+        one.bind(("127.0.0.1", 0))
+        other.bind(("127.0.0.1", 0))
+        return one.getsockname()[1], other.getsockname()[1]
+
+
+@pytest.fixture
+def start(tmp_path: Path, ports: tuple[int, int]) -> Iterator[Callable[[], subprocess.Popen[str]]]:
+    stand_in = tmp_path / "stand_in.py"
+    stand_in.write_text(STAND_IN)
+    started: list[subprocess.Popen[str]] = []
+
+    def start() -> subprocess.Popen[str]:
+        words = [tmp_path / "data", *ports, stand_in]
+        up = subprocess.Popen(
+            [sys.executable, "-c", UP, *map(str, words)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        started.append(up)
+        return up
+
+    yield start
+    for up in started:
+        up.kill()
+        up.communicate()
+
+
+def read_until(up: subprocess.Popen[str], text: str) -> list[str]:
+    """The lines up to the one with this text; pytest's own time limit is the deadline."""
+    assert up.stdout
+    lines: list[str] = []
+    for line in up.stdout:
+        lines.append(line.rstrip())
+        if text in line:
+            return lines
+    pytest.fail(f"ended without {text!r}: {lines}")
+
+
+def stop(up: subprocess.Popen[str], stop_signal: signal.Signals = signal.SIGINT) -> str:
+    began = time.monotonic()
+    up.send_signal(stop_signal)
+    rest, _ = up.communicate(timeout=10)
+    assert time.monotonic() - began < 5
+    assert up.returncode == 0, rest
+    return rest
+
+
+def test_it_says_one_line_when_all_is_ready_and_finds_its_data_again(
+    start: Callable[[], subprocess.Popen[str]], tmp_path: Path, ports: tuple[int, int]
+) -> None:
+    up = start()
+    *_, ready = read_until(up, "eventshop is ready")
+    assert ready == (
+        f"eventshop is ready: users http://127.0.0.1:{ports[0]} · orders http://127.0.0.1:{ports[1]}"
+        f" · data in {tmp_path / 'data'} · Ctrl-C stops"
+    )
+    second = start()
+    read_until(second, f"another `shop up` (process {up.pid}) is running on {tmp_path / 'data'}")
+    assert second.wait(10) == 1
+    log = (tmp_path / "data" / "logs" / "orders-worker.log").read_text()
+    assert log == f"worker of orders on {ports[1]}\n"
+    assert "eventshop has stopped" in stop(up)
+    assert not (tmp_path / "data" / "postgres" / "postmaster.pid").exists()
+
+    up = start()
+    read_until(up, "eventshop is ready")
+    dsn = f"postgresql://users@/users?host={tmp_path / 'data' / 'postgres'}&port=5432"
+    with psycopg.connect(dsn) as connection:
+        assert connection.execute("SELECT count(*) FROM visits").fetchone() == (2,)
+    stop(up, signal.SIGTERM)
+
+
+def test_after_a_kill_of_the_whole_command_it_starts_again_at_once(
+    start: Callable[[], subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    up = start()
+    read_until(up, "eventshop is ready")
+    up.kill()
+    up.wait()
+    up = start()
+    read_until(up, "eventshop is ready")
+    # And a PostgreSQL that is killed comes back, under the children's feet.
+    pid_file = tmp_path / "data" / "postgres" / "postmaster.pid"
+    os.kill(int(pid_file.read_text().split()[0]), signal.SIGKILL)
+    lines = read_until(up, "postgres is ready again")
+    assert any("postgres ended: killed by SIGKILL" in line for line in lines)
+    stop(up, signal.SIGHUP)
+
+
+def test_a_stop_while_it_still_starts_is_heard(start: Callable[[], subprocess.Popen[str]]) -> None:
+    up = start()
+    read_until(up, "starting PostgreSQL")
+    assert "eventshop has stopped" in stop(up)
+
+
+def test_it_serves_its_own_database_whatever_files_name_others(
+    start: Callable[[], subprocess.Popen[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "url").write_text("postgresql://nobody@127.0.0.1:1/elsewhere")
+    monkeypatch.setenv("SHOP_USERS__DATABASE_URL_FILE", str(tmp_path / "url"))
+    up = start()
+    read_until(up, "eventshop is ready")
+    stop(up)
+
+
+def never(*words: str) -> list[str]:
+    raise AssertionError(words)
+
+
+def test_a_taken_port_is_one_sentence_that_names_the_way_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert run(UpOptions(tmp_path / "data", [LocalService("users", port)]), never) == 1
+    assert capsys.readouterr().err == (
+        f"eventshop did not start: port {port}, which users wants, is in use: stop what listens "
+        "there, or choose another with --users-port or SHOP_USERS_PORT\n"
+    )
+
+
+def test_data_of_another_release_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "VERSION").write_text("2\n")
+    assert run(UpOptions(tmp_path, [LocalService("users", 1024)]), never) == 1
+    assert "has format 2 and this release knows format 1" in capsys.readouterr().err
+    assert not (tmp_path / "postgres").exists()
+
+
+def test_two_services_on_one_port_is_one_sentence(
+    tmp_path: Path, ports: tuple[int, int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    services = [LocalService("users", ports[0]), LocalService("orders", ports[0])]
+    assert run(UpOptions(tmp_path, services), never) == 1
+    assert f"users and orders were both given port {ports[0]}" in capsys.readouterr().err
+
+
+def test_a_migration_that_fails_shows_what_it_said(
+    tmp_path: Path, ports: tuple[int, int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def failing(*_words: str) -> list[str]:
+        return [sys.executable, "-c", "print('step 7'); raise SystemExit('column is gone')"]
+
+    services = [LocalService("users", ports[0])]
+    assert run(UpOptions(tmp_path / "data", services), failing) == 1
+    said = capsys.readouterr().err
+    assert "step 7\n" in said
+    assert re.search(
+        r"could not be migrated \(exit status 1: column is gone\); .*migrate.log", said
+    )

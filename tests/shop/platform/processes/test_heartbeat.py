@@ -1,0 +1,150 @@
+"""How a worker shows that it is well, and how a health check sees it."""
+
+import asyncio
+import http.server
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from eventspine.consumer import Consumer
+from eventspine.postgres_log import PostgresLog
+from eventspine.relay import Relay
+from shop import services
+from shop.platform.processes import healthy, heartbeat
+
+AWAY = "postgresql://nobody@127.0.0.1:1/nothing"
+
+
+@dataclass
+class Turning:
+    last_turn: float = field(default_factory=time.monotonic)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+def test_the_heart_beats_while_every_loop_comes_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeat, "_EVERY", 0.01)
+    file = tmp_path / "heartbeat"
+
+    def touched() -> bool:
+        return file.exists() and file.stat().st_mtime > 0
+
+    def put_back() -> None:
+        os.utime(file, (0, 0))
+
+    async def live() -> None:
+        loops = {"relay": Turning(), "consumer": Turning()}
+        beating = asyncio.create_task(heartbeat.beat(file, loops))
+        await until(touched)
+
+        loops["consumer"].last_turn -= heartbeat.STUCK_AFTER + 1
+        await asyncio.sleep(0.02)
+        put_back()
+        await asyncio.sleep(0.1)
+        assert not touched()
+
+        loops["consumer"].last_turn = time.monotonic()
+        await until(touched)
+        beating.cancel()
+
+    asyncio.run(live())
+
+
+def test_a_heartbeat_that_cannot_be_written_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeat, "_EVERY", 0.01)
+    file = tmp_path / "later" / "heartbeat"
+
+    async def live() -> None:
+        beating = asyncio.create_task(heartbeat.beat(file, {}))
+        await asyncio.sleep(0.05)
+        file.parent.mkdir()
+        await until(file.exists)
+        beating.cancel()
+
+    asyncio.run(live())
+
+
+def test_a_relay_and_a_consumer_that_wait_for_a_database_come_round() -> None:
+    async def live() -> None:
+        log = PostgresLog(AWAY)
+        service = services.load("orders")
+        relay = Relay(AWAY, log, source=service.source, topics=[service.topic], batch=1)
+        consumer = Consumer(log._database, log, service.handlers)
+        began = time.monotonic()
+        tasks = [asyncio.create_task(each.run()) for each in (relay, consumer)]
+        await until(lambda: relay.last_turn > began and consumer.last_turn > began)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await log.close()
+
+    asyncio.run(live())
+
+
+def test_a_worker_is_well_as_long_as_its_heartbeat_is_fresh(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "heartbeat"
+    monkeypatch.setenv("SHOP_HEARTBEAT", str(file))
+    assert healthy.main(["worker"]) == 1
+    assert capsys.readouterr().out == f"no heartbeat: No such file or directory: {file}\n"
+    file.touch()
+    assert healthy.main(["worker"]) == 0
+    assert capsys.readouterr().out == "well\n"
+    os.utime(file, (time.time() - 30, time.time() - 30))
+    assert healthy.main(["worker"]) == 1
+    assert capsys.readouterr().out == "the last heartbeat was 30 s ago\n"
+
+
+@contextmanager
+def answering(status: int, body: bytes) -> Iterator[int]:
+    class Answer(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            assert self.path == "/health/ready"
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Answer) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
+
+
+def test_an_api_is_well_when_it_says_that_it_is_ready(capsys: pytest.CaptureFixture[str]) -> None:
+    with answering(200, b"{}") as port:
+        assert healthy.main(["api", str(port)]) == 0
+    assert capsys.readouterr().out == "well\n"
+    with answering(503, b"no database") as port:
+        assert healthy.main(["api", str(port)]) == 1
+    assert capsys.readouterr().out == "it answers 503: no database\n"
+    assert healthy.main(["api", str(port)]) == 1
+    assert f"no answer on port {port}" in capsys.readouterr().out
+
+
+def test_a_check_of_nothing_says_how_it_is_called(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("SHOP_HEARTBEAT", raising=False)
+    for words in ([], ["api"], ["api", "x"], ["worker"]):
+        assert healthy.main(words) == 1
+        assert capsys.readouterr().out.startswith("usage: ")
