@@ -87,6 +87,10 @@ async def differences(connection: Connection, fold: Fold, *, most: int = 10) -> 
     """Compare the table with the events in `audited_events`, row by row, in one statement."""
     expected = ", ".join(f"({sql}) AS {column}" for column, sql in fold.columns.items())
     columns = ", ".join(fold.columns)
+    # Column by column: two whole rows can't be compared where a column of the table has a collation.
+    e, f = (
+        ", ".join(f"{side}.{name}" for name in ("id", "version", *fold.columns)) for side in "ef"
+    )
     cursor = await execute(
         connection,
         f"""
@@ -96,7 +100,7 @@ async def differences(connection: Connection, fold: Fold, *, most: int = 10) -> 
         SELECT coalesce(e.id, f.id), to_jsonb(e), to_jsonb(f), count(*) OVER (),
             (SELECT count(*) FROM expected)
         FROM expected e FULL JOIN found f ON f.id = e.id
-        WHERE e IS DISTINCT FROM f
+        WHERE ({e}) IS DISTINCT FROM ({f})
         ORDER BY 1 LIMIT %(most)s
         """,  # noqa: S608 - names from the code, not from anybody's input
         {"topic": fold.topic, "most": most},

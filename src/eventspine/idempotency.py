@@ -47,7 +47,7 @@ INSERT INTO idempotency_keys (key_hash, fingerprint, status, headers, body, abou
 SELECT decode(key_hash, 'hex'), decode(fingerprint, 'hex'), status, headers, body, about
 FROM jsonb_to_recordset(%(answers)s::jsonb) AS a(
     key_hash text, fingerprint text, status integer, headers jsonb, body text, about text)
-ORDER BY key_hash
+ORDER BY 1
 ON CONFLICT DO NOTHING
 """
 

@@ -19,11 +19,13 @@ from shop.services.users.errors import EmailTaken, UserNotFound
 from shop.services.users.schemas import CreateUser, EraseUser, UpdateUser, User
 
 # The unique index decides who has an address; the look-up before it only keeps refused commands
-# from using up ids. Rows go in by address, so that two batches can't wait for each other.
+# from using up ids. Rows go in by address, so that two batches can't wait for each other. An address
+# has the collation of the table's column from the beginning: `lower` and the order go by it.
 _CREATE = """
 WITH wanted AS (
     SELECT DISTINCT ON (lower(c.email)) c.n, c.email, c.name
-    FROM jsonb_to_recordset(%(commands)s::jsonb) AS c(n integer, email text, name text)
+    FROM jsonb_to_recordset(%(commands)s::jsonb) AS c(
+        n integer, email text COLLATE pg_c_utf8, name text)
     WHERE NOT EXISTS (SELECT FROM users u WHERE lower(u.email) = lower(c.email))
     ORDER BY lower(c.email), c.n
 ), numbered AS MATERIALIZED (

@@ -26,7 +26,9 @@ users = Table(
     metadata,
     Column("id", BigInteger, Identity(), primary_key=True),
     # An erased user keeps its row, without the person in it: a late event can't bring it back.
-    Column("email", Text),
+    # Its collation says what upper and lower case are: Unicode's rules, one letter for one letter. The
+    # database's own would be those of its locale, and in Turkish INFO is not info.
+    Column("email", Text(collation="pg_c_utf8")),
     Column("name", Text),
     Column("version", BigInteger, nullable=False, server_default=text("1")),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
