@@ -51,6 +51,7 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m shop.platform.discovery
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .

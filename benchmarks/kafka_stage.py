@@ -12,7 +12,7 @@ from benchmarks.report import Section
 from benchmarks.stage import PROJECT, Shop, Stage
 from devstack.kafka import KafkaNotPossible, LocalKafka, pinned_version
 from eventspine.kafka_log import KafkaLog
-from shop import services
+from shop.platform import discovery
 
 PARTITIONS = 12
 
@@ -38,7 +38,7 @@ def broker(stage: Stage) -> Iterator[LocalKafka]:
 
 def empty_shop(stage: Stage, kafka: LocalKafka) -> Shop:
     """New databases, and the topics anew: a log must not be ahead of its databases."""
-    topics = [services.load(name).topic for name in services.NAMES]
+    topics = [discovery.load(name).topic for name in discovery.names()]
     delete_topics(kafka, topics)
     for topic in topics:
         create_topic(kafka, topic)

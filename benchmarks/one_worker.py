@@ -12,18 +12,18 @@ import uvloop
 from eventspine.consumer import Consumer
 from eventspine.database import Database
 from eventspine.relay import Relay
-from shop import services
+from shop.platform import discovery
 from shop.platform.event_log import database_url, open_event_log, relay_batch
 from shop.platform.logging import configure_logging
 from shop.platform.processes import garbage
 from shop.platform.processes.ready import notify_ready
-from shop.platform.settings import Settings
+from shop.platform.settings import read_settings
 
 
 async def work(parts: list[str]) -> None:
-    settings = Settings()
+    settings = read_settings(discovery.sections())
     log = open_event_log(settings)
-    users, orders = services.load("users"), services.load("orders")
+    users, orders = discovery.load("users"), discovery.load("orders")
     tasks = []
     if "relay" in parts:
         relay = Relay(

@@ -16,7 +16,7 @@ from devstack.process import Process
 from devstack.supervisor import wait_ready
 from eventspine.log_tables import metadata as log_metadata
 from eventspine.postgres_log import PostgresLog
-from shop import services
+from shop.platform import discovery
 from shop.platform.migrations import migrate
 
 HOST = "127.0.0.1"
@@ -67,13 +67,13 @@ class Stage:
 
     def shop(self, kafka: str | None = None, partitions: int = 12) -> Shop:
         """New databases, migrated, and two free ports. `kafka`: a broker instead of the table."""
-        urls = {name: self.database(f"shop_{name}") for name in (*services.NAMES, "log")}
-        ports = {name: free_port() for name in services.NAMES}
-        for name in services.NAMES:
-            service = services.load(name)
+        urls = {name: self.database(f"shop_{name}") for name in (*discovery.names(), "log")}
+        ports = {name: free_port() for name in discovery.names()}
+        for name in discovery.names():
+            service = discovery.load(name)
             migrate(urls[name], service.tables(), service.migrations)
         env = {**os.environ, "PYTHONUNBUFFERED": "1", "SHOP_LOG_LEVEL": "warning"}
-        for name in services.NAMES:
+        for name in discovery.names():
             env[f"SHOP_{name.upper()}__DATABASE_URL"] = urls[name]
             env[f"SHOP_{name.upper()}__PORT"] = str(ports[name])
         if kafka is None:
@@ -147,8 +147,8 @@ def create_topics(shop: Shop) -> None:
 
     async def create() -> None:
         log = PostgresLog(shop.log)
-        for name in services.NAMES:
-            await log.create_topic(services.load(name).topic)
+        for name in discovery.names():
+            await log.create_topic(discovery.load(name).topic)
         await log.close()
 
     asyncio.run(create())

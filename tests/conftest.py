@@ -19,7 +19,7 @@ import pytest
 
 from devstack.postgres import LocalPostgres
 from eventspine.log_tables import metadata as log_metadata
-from shop import services
+from shop.platform import discovery
 from shop.platform.migrations import migrate
 
 pytest_plugins = ["tests.kafka_fixture"]
@@ -101,14 +101,14 @@ def new_database(postgres: LocalPostgres) -> Iterator[NewDatabase]:
 def templates(postgres: LocalPostgres) -> dict[str, str]:
     """Migrated databases, by name: `users`, `orders`, `log`. Nobody connects to them."""
     with psycopg.connect(postgres.dsn("postgres"), autocommit=True) as admin:
-        for name in (*services.NAMES, "log"):
+        for name in (*discovery.names(), "log"):
             admin.execute(f"CREATE DATABASE template_{name}")
-    for name in services.NAMES:
-        service = services.load(name)
+    for name in discovery.names():
+        service = discovery.load(name)
         url = postgres.dsn(f"template_{name}", "postgres")
         migrate(url, service.tables(), service.migrations)
     migrate(postgres.dsn("template_log", "postgres"), log_metadata, LOG_MIGRATIONS)
-    return {name: f"template_{name}" for name in (*services.NAMES, "log")}
+    return {name: f"template_{name}" for name in (*discovery.names(), "log")}
 
 
 @dataclass(frozen=True)

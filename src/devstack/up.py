@@ -25,6 +25,7 @@ import psycopg
 from devstack.postgres import CRASH_RECOVERY, LocalPostgres
 from devstack.process import FIRST_SIGNAL, LogFile, Process
 from devstack.supervisor import Pause, StartFailed, Supervisor, say
+from shop.platform.discovery import PACKAGES
 from shop.platform.running import RUNNING
 
 FORMAT = "1"
@@ -109,7 +110,8 @@ def _bring_up(
     supervisor.start(postgres, timeout=CRASH_RECOVERY)
     postgres.ensure_databases([*(service.name for service in options.services), "log"])
 
-    settings: dict[str, str] = {}
+    # Or the commands beside this one would not find all services.
+    settings = {PACKAGES: os.environ[PACKAGES]} if PACKAGES in os.environ else {}
     for service in options.services:
         prefix = f"SHOP_{service.name.upper()}__"
         settings[f"{prefix}DATABASE_URL"] = postgres.dsn(service.name)
@@ -224,7 +226,9 @@ def _check_ports(services: Sequence[LocalService], pause: Pause, *, patience: fl
     ports: dict[int, LocalService] = {}
     deadline = time.monotonic() + patience
     for service in services:
-        way_out = f"choose another with --{service.name}-port or SHOP_{service.name.upper()}_PORT"
+        way_out = (
+            f"choose another with --port {service.name}=… or SHOP_{service.name.upper()}__PORT"
+        )
         if twin := ports.get(service.port):
             raise StartFailed(
                 f"{twin.name} and {service.name} were both given port {service.port}: {way_out}"

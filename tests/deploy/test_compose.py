@@ -16,7 +16,7 @@ from confluent_kafka.admin import AdminClient
 
 from devstack import kafka as local_kafka
 from devstack import postgres as local_postgres
-from shop import services
+from shop.platform import discovery
 from shop.platform.settings import Settings
 from tests.deploy.compose import DEPLOY, PROJECT, Here, instructions, kafka_settings, load
 from tests.e2e.shop import free_ports, until
@@ -29,7 +29,7 @@ COMPOSE = load()
 SERVICES = COMPOSE["services"]
 ONE_SHOT = {"passwords", "migrate"}
 LONG_RUNNING = SERVICES.keys() - ONE_SHOT
-SHOP = {f"{name}-{part}" for name in services.NAMES for part in ("api", "worker")}
+SHOP = {f"{name}-{part}" for name in discovery.names() for part in ("api", "worker")}
 
 
 def requirement(name: str, file: str) -> str:
@@ -40,7 +40,7 @@ def requirement(name: str, file: str) -> str:
 
 
 def test_every_service_has_its_databases_its_api_and_its_workers() -> None:
-    databases = {f"{name}-db" for name in services.NAMES}
+    databases = {f"{name}-db" for name in discovery.names()}
     assert SERVICES.keys() == SHOP | databases | ONE_SHOT | {"kafka"}
 
 
@@ -105,12 +105,12 @@ def test_everything_waits_until_what_it_needs_is_well_or_done(name: str) -> None
 @pytest.mark.parametrize("name", sorted(SHOP))
 def test_workers_can_be_many_and_only_apis_are_published_on_this_machine_alone(name: str) -> None:
     service = SERVICES[name]
-    owner = services.load(name.partition("-")[0])
+    port = discovery.sections()[name.partition("-")[0]].model_fields["port"].default
     assert not {"container_name", "hostname"} & service.keys()
     if name.endswith("-worker"):
         assert "ports" not in service
     else:
-        assert service["ports"] == [f"127.0.0.1:{owner.port}:{owner.port}"]
+        assert service["ports"] == [f"127.0.0.1:{port}:{port}"]
         assert service["environment"]["SHOP_HOST"] == "0.0.0.0"
 
 
@@ -121,7 +121,7 @@ def test_nothing_but_the_apis_is_published() -> None:
 @pytest.mark.parametrize("name", sorted(SHOP))
 def test_a_service_reaches_and_may_open_no_database_but_its_own(name: str) -> None:
     owner, _, part = name.partition("-")
-    others = set(services.NAMES) - {owner}
+    others = set(discovery.names()) - {owner}
     service = SERVICES[name]
     assert set(service["networks"]) == {owner} | ({"events"} if part == "worker" else set())
     assert service["volumes"] == [f"{owner}-password:/run/secrets/{owner}:ro"]
@@ -166,7 +166,7 @@ def test_every_image_has_a_version_and_the_versions_are_those_used_everywhere() 
 
 
 def test_the_servers_are_set_up_as_shop_up_does_it() -> None:
-    for name in services.NAMES:
+    for name in discovery.names():
         database = SERVICES[f"{name}-db"]
         settings = dict(word.removeprefix("-c").split("=") for word in database["command"][1:])
         assert settings.items() <= local_postgres.SETTINGS.items()
@@ -254,7 +254,7 @@ def test_the_services_as_processes_walk_the_six_steps(
 
 
 def _only_the_password_opens(here: Here) -> None:
-    for name in services.NAMES:
+    for name in discovery.names():
         url = f"postgresql://{name}:guess@127.0.0.1:{here.ports[f'{name}-db']}/{name}"
         with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
             psycopg.connect(url)
@@ -263,7 +263,7 @@ def _only_the_password_opens(here: Here) -> None:
 def _wait_until_all_partitions_are_held(kafka: str) -> None:
     """A new member takes its share a moment after it is well."""
     admin = AdminClient({"bootstrap.servers": kafka})
-    groups = [services.load(name).handlers.consumer for name in services.NAMES]
+    groups = [discovery.load(name).handlers.consumer for name in discovery.names()]
 
     def held() -> bool:
         described = admin.describe_consumer_groups(groups).values()

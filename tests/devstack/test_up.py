@@ -19,11 +19,12 @@ STAND_IN = """
 import os, signal, sys, time
 import psycopg
 from shop.platform.processes.ready import notify_ready
-from shop.platform.settings import Settings
+from shop.platform import discovery
+from shop.platform.settings import read_settings
 task, *service = sys.argv[1:]
 if task == "migrate":
     for name in ("users", "orders"):
-        with psycopg.connect(Settings().service(name).database_url) as connection:
+        with psycopg.connect(read_settings(discovery.sections()).service(name).database_url) as connection:
             connection.execute("CREATE TABLE IF NOT EXISTS visits (at timestamptz)")
             connection.execute("INSERT INTO visits VALUES (now())")
     sys.exit()
@@ -168,7 +169,7 @@ def test_a_taken_port_is_one_sentence_that_names_the_way_out(
         assert run(UpOptions(tmp_path / "data", [LocalService("users", port)]), never) == 1
     assert capsys.readouterr().err == (
         f"eventshop did not start: port {port}, which users wants, is in use: stop what listens "
-        "there, or choose another with --users-port or SHOP_USERS_PORT\n"
+        "there, or choose another with --port users=… or SHOP_USERS__PORT\n"
     )
 
 

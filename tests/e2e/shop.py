@@ -166,8 +166,8 @@ class Shop:
     def start(self) -> str:
         """The line that says that all is ready."""
         self._up = Running(
-            "up", "--data", self.data, "--users-port", self.users_port,
-            "--orders-port", self.orders_port, *self._options, **self._settings,
+            "up", "--data", self.data, "--port", f"users={self.users_port}",
+            "--port", f"orders={self.orders_port}", *self._options, **self._settings,
         )  # fmt: skip
         return self.up.output.until("eventshop is ready", timeout=90)
 

@@ -201,12 +201,12 @@ def test_each_process_logs_json_to_a_file_of_its_own(shop: Shop) -> None:
 
 def test_a_taken_port_is_one_sentence(shop: Shop) -> None:
     with short_directory() as elsewhere:
-        second = run_shop("up", "--data", elsewhere / "data", "--users-port", shop.users_port)
+        second = run_shop("up", "--data", elsewhere / "data", "--port", f"users={shop.users_port}")
     assert second.returncode == 1
     assert second.stdout == ""
     assert second.stderr == (
         f"eventshop did not start: port {shop.users_port}, which users wants, is in use: stop what "
-        "listens there, or choose another with --users-port or SHOP_USERS_PORT\n"
+        "listens there, or choose another with --port users=… or SHOP_USERS__PORT\n"
     )
 
 

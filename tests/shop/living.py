@@ -18,8 +18,8 @@ from eventspine.database import Database
 from eventspine.outbox import transaction
 from eventspine.postgres_log import PostgresLog
 from eventspine.relay import Relay
-from shop import services
 from shop.cli.main import app
+from shop.platform import discovery
 from shop.services.orders import actions as orders
 from shop.services.orders.schemas import CancelOrder, PlaceOrder
 from shop.services.users import actions as users
@@ -71,7 +71,7 @@ class Living:
     async def moving(self, *names: str) -> AsyncIterator[None]:
         """Relays and consumers run; only those named, if any are: `users relay`, …"""
         parts = {}
-        for service in map(services.load, services.NAMES):
+        for service in map(discovery.load, discovery.names()):
             url = getattr(self.urls, service.name)
             parts[f"{service.name} relay"] = Relay(
                 url, self.log, source=service.source, topics=[service.topic], batch=50

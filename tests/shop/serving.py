@@ -15,10 +15,10 @@ import uvicorn
 from eventspine.database import Database
 from eventspine.event import Event
 from eventspine.outbox import transaction
-from shop import services
+from shop.platform import discovery
 from shop.platform.http.app import ServiceApp
 from shop.platform.processes.api import make_app, server_config
-from shop.platform.settings import ServiceSettings, Settings
+from shop.platform.settings import Settings, read_settings
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Served:
 
     def hears(self, *events: Event) -> None:
         """Apply others' events, as the service's worker would."""
-        handlers = services.load(self.name).handlers
+        handlers = discovery.load(self.name).handlers
 
         async def apply() -> None:
             database = Database(self.database_url, size=1)
@@ -61,10 +61,18 @@ class Served:
         asyncio.run(apply())
 
 
+def settings_of(name: str, database_url: str, **given: Any) -> Settings:
+    """A service's on this database; what is given is the service's own, where it has that."""
+    model = discovery.sections()[name]
+    own = {key: given.pop(key) for key in list(given) if key in model.model_fields}
+    sections = {name: {"database_url": database_url, **own}}
+    return read_settings(discovery.sections(), **sections, **given)
+
+
 @contextmanager
 def serving(name: str, database_url: str, **settings: Any) -> Iterator[Served]:
-    given = Settings.model_validate({name: ServiceSettings(database_url=database_url), **settings})
-    app = make_app(services.load(name), given)
+    given = settings_of(name, database_url, **settings)
+    app = make_app(discovery.load(name), given)
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     port = listener.getsockname()[1]

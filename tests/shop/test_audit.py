@@ -441,7 +441,7 @@ def test_a_topic_that_is_not_there_is_one_sentence_too(
 ) -> None:
     result = shop(replace(settled, log=new_database(templates["log"])), *command.split())
     assert result.exit_code == 2, result.output
-    assert result.stderr.endswith(": there is no topic users; `shop migrate` creates it\n")
+    assert result.stderr.endswith(": there is no topic orders; `shop migrate` creates it\n")
 
 
 @pytest.mark.parametrize("away", ["users", "orders", "log"])

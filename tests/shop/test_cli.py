@@ -10,9 +10,8 @@ import psycopg
 import pytest
 import structlog
 
-from shop import services
 from shop.cli.main import main
-from shop.platform import migrations
+from shop.platform import discovery, migrations
 from tests.conftest import NewDatabase
 
 NOWHERE = "postgresql://shop:secret@/shop?host=/nowhere"
@@ -21,6 +20,7 @@ UNREACHABLE = (
     '"/nowhere/.s.PGSQL.5432" failed: No such file or directory '
     "Is the server running locally and accepting connections on that socket?"
 )
+NONE_RUNS = "no shop runs in .data (`shop up` starts one, --data names its folder), and "
 UNREADABLE = (
     "can't be read: look at the host and at what follows the ?, and whether special characters are "
     "percent-encoded"
@@ -56,9 +56,32 @@ def logging_as_it_was() -> Iterator[None]:
             {"ORDERS__DATABASE_URL": NOWHERE, "EVENT_LOG": "kafka"},
             "SHOP_KAFKA__BOOTSTRAP_SERVERS is not set: host:port of a broker",
         ),
-        ("migrate", {}, "SHOP_USERS__DATABASE_URL is not set"),
-        ("events", {}, "SHOP_EVENT_LOG_URL is not set: the log's PostgreSQL database"),
-        ("api payments", {}, "there is no service payments; there are: users, orders"),
+        ("migrate", {}, "SHOP_ORDERS__DATABASE_URL is not set"),
+        ("events", {}, f"{NONE_RUNS}SHOP_EVENT_LOG_URL is not set: the log's PostgreSQL database"),
+        ("audit", {}, f"{NONE_RUNS}SHOP_ORDERS__DATABASE_URL is not set"),
+        ("parked list users", {}, f"{NONE_RUNS}SHOP_USERS__DATABASE_URL is not set"),
+        (
+            "audit",
+            {"USRES__PORT": "8001"},
+            "settings: SHOP_USRES__PORT is not a setting; did you mean SHOP_USERS__PORT?",
+        ),
+        (
+            "up --port users=9001 --port payments=9003",
+            {},
+            "--port payments=9003: there is no service payments; there are: orders, users",
+        ),
+        ("up --port users", {}, "--port users is not SERVICE=PORT with a port from 1 to 65535"),
+        (
+            "up --port users=70000",
+            {},
+            "--port users=70000 is not SERVICE=PORT with a port from 1 to 65535",
+        ),
+        (
+            "api users",
+            {"SERVICES": "shop.services,nowhere"},
+            "SHOP_SERVICES: there is no package 'nowhere' that could hold services",
+        ),
+        ("api payments", {}, "there is no service payments; there are: orders, users"),
         (
             "api users",
             {"USERS__DATABASE_URL": "users:secret@host"},
@@ -171,10 +194,10 @@ def test_why_a_database_cannot_be_migrated_is_one_sentence(
     assert line.startswith(f"shop: cannot migrate the database users: {said}")
 
 
-@pytest.mark.parametrize("name", services.NAMES)
+@pytest.mark.parametrize("name", discovery.names())
 def test_a_worker_loads_neither_the_web_framework_nor_sqlalchemy(name: str) -> None:
     """They are half of what a process starts with, and a worker that died is to be back soon."""
-    loads = f"import shop.cli, shop.platform.processes.worker; from shop import services; services.load('{name}')"
+    loads = f"import shop.cli, shop.platform.processes.worker; from shop.platform import discovery; discovery.load('{name}')"
     told = "import sys; print(*sorted({'fastapi', 'sqlalchemy', 'alembic'} & sys.modules.keys()))"
     found = subprocess.run(
         [sys.executable, "-c", f"{loads}; {told}"], capture_output=True, text=True, check=True

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from eventspine.event import Event, NotAnEvent, decode
-from shop import services
 from shop.contracts import orders, users
 from shop.contracts.orders import OrderCancelled, OrderEvent, OrderPlaced
 from shop.contracts.users import UserCreated, UserErased, UserEvent, UserUpdated
+from shop.platform import discovery
 
 CREATED = datetime(2026, 1, 2, 3, 4, 5, 678900, tzinfo=UTC)
 
@@ -111,17 +111,17 @@ def test_every_event_there_is_is_pinned() -> None:
     assert {type(event) for _, event, _ in GOLDEN} == defined - {Event, UserEvent, OrderEvent}
 
 
-@pytest.mark.parametrize("name", services.NAMES)
+@pytest.mark.parametrize("name", discovery.names())
 def test_a_service_publishes_under_its_own_name_and_listens_to_others(name: str) -> None:
-    service = services.load(name)
+    service = discovery.load(name)
     assert (service.topic, service.source) == (name, f"/{name}")
     assert service.handlers.consumer == name
     assert service.topic not in service.handlers.topics
 
 
-@pytest.mark.parametrize("name", services.NAMES)
+@pytest.mark.parametrize("name", discovery.names())
 def test_a_service_answers_every_event_of_the_topics_it_listens_to(name: str) -> None:
-    handlers = services.load(name).handlers
+    handlers = discovery.load(name).handlers
     for _, event, _ in GOLDEN:
         if event.topic in handlers.topics:
             assert handlers.event_class(event.topic, event.type) is type(event)

@@ -17,8 +17,8 @@ def events(urls: Databases, *words: str) -> str:
 def test_the_last_ten_of_each_topic_are_shown_a_line_each(copied: Databases) -> None:
     lines = events(copied).splitlines()
     assert len(lines) == 20
-    assert [line.split()[1] for line in lines[:10]] == [f"users/0@{n}" for n in range(16, 26)]
-    assert "user.erased #26 id=20 version=2" in lines[9]
+    assert [line.split()[1] for line in lines[10:]] == [f"users/0@{n}" for n in range(16, 26)]
+    assert "user.erased #26 id=20 version=2" in lines[19]
 
 
 def test_from_an_offset_of_a_topic_as_json(copied: Databases) -> None:

@@ -20,7 +20,7 @@ from eventspine.database import Database
 from eventspine.idempotency import Answer, Key, KeyReused, Once, once_in_transaction
 from eventspine.log_tables import metadata as log_metadata
 from eventspine.outbox import Transaction
-from shop import services
+from shop.platform import discovery
 from shop.platform.migrations import migrate
 from tests.conftest import LOG_MIGRATIONS, NewDatabase
 
@@ -47,8 +47,8 @@ class Schema(NamedTuple):
 
 SCHEMAS = [
     *(
-        Schema(name, services.load(name).tables(), services.load(name).migrations)
-        for name in services.NAMES
+        Schema(name, discovery.load(name).tables(), discovery.load(name).migrations)
+        for name in discovery.names()
     ),
     Schema("log", log_metadata, LOG_MIGRATIONS),
 ]

@@ -225,7 +225,7 @@ def test_what_is_wrong_is_one_sentence(copied: Databases, monkeypatch: pytest.Mo
     impatient(monkeypatch, parked_printer)
     unknown = shop(copied, "parked", "list", "payments")
     assert unknown.exit_code == 2
-    assert unknown.stderr == "shop: there is no service payments; there are: users, orders\n"
+    assert unknown.stderr == "shop: there is no service payments; there are: orders, users\n"
     away = Databases(users=copied.users, orders="postgresql://a@/b?host=/nowhere", log=copied.log)
     unreachable = shop(away, "parked", "list", "orders")
     assert unreachable.exit_code == 2

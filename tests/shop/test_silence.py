@@ -12,11 +12,11 @@ import pytest
 
 from devstack.postgres import LocalPostgres
 from eventspine.database import Connection, Database
-from shop import services
+from shop.platform import discovery
 from shop.platform.processes import api as api_process
-from shop.platform.settings import BODY_WITHIN, TRANSACTION_WITHIN, ServiceSettings, Settings
+from shop.platform.settings import BODY_WITHIN, TRANSACTION_WITHIN, Settings
 from tests.e2e.shop import until
-from tests.shop.serving import problem, serving
+from tests.shop.serving import problem, serving, settings_of
 from tests.storm.proxy import Proxy
 
 USER = {"email": "ann@example.com", "name": "Ann"}
@@ -62,8 +62,8 @@ def test_the_process_ends_in_its_time_though_its_work_does_not(
     monkeypatch.setattr(Connection, "silent_after", 60.0)
     monkeypatch.setattr(api_process, "TRANSACTION_WITHIN", 60)
     monkeypatch.setattr(Settings, "finish_within", lambda _: 2)
-    settings = Settings(users=ServiceSettings(database_url=url))
-    app = api_process.make_app(services.load("users"), settings)
+    settings = settings_of("users", url)
+    app = api_process.make_app(discovery.load("users"), settings)
     server = api_process._Server(api_process.server_config(app, settings), app, drain=0)
     with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
         running = threading.Thread(target=server.run, args=([listener],), daemon=True)

@@ -5,17 +5,16 @@ from typing import Annotated
 
 import typer
 
-from shop import services
 from shop.cli.common import (
     DEFAULT_DATA,
     DataDir,
+    beside_running_shop,
     say_it_once,
-    service_named,
+    services_named,
     settings_or_stop,
     what_is_away,
 )
 from shop.platform.event_log import database_url, open_event_log
-from shop.platform.running import use_running_shop
 
 
 def audit(
@@ -31,25 +30,22 @@ def audit(
     from eventspine.audit import Audited  # noqa: PLC0415 - only this needs it
     from shop.cli.audit_report import audit_all  # noqa: PLC0415
 
-    use_running_shop(data)
-    settings = settings_or_stop()
-    chosen = (
-        [service_named(service)] if service else [services.load(name) for name in services.NAMES]
-    )
-    audited = [
-        Audited(
-            name=each.name,
-            source=each.source,
-            topic=each.topic,
-            database_url=database_url(settings, each.name),
-            handlers=each.handlers,
-            folds=each.folds,
-        )
-        for each in chosen
-    ]
+    with beside_running_shop(data):
+        settings = settings_or_stop()
+        audited = [
+            Audited(
+                name=each.name,
+                source=each.source,
+                topic=each.topic,
+                database_url=database_url(settings, each.name),
+                handlers=each.handlers,
+                folds=each.folds,
+            )
+            for each in services_named(service)
+        ]
+        log = open_event_log(settings)
 
     async def run() -> bool:
-        log = open_event_log(settings)
         try:
             return await audit_all(audited, log, as_json=as_json)
         finally:

@@ -13,12 +13,22 @@ from pydantic_settings import SettingsError
 
 from eventspine.errors import Unavailable
 from eventspine.log import LogUnavailable
-from shop import services
+from shop.platform import discovery
+from shop.platform.event_log import NotSet
 from shop.platform.logging import configure_logging
+from shop.platform.running import use_running_shop
 from shop.platform.service import Service
-from shop.platform.settings import Settings
+from shop.platform.settings import Settings, read_settings
 
-Name = Annotated[str, typer.Argument(help=f"one of: {', '.join(services.NAMES)}")]
+
+def _services() -> str:
+    try:
+        return f"one of: {', '.join(discovery.names())}"
+    except discovery.NotAService:  # the command says it
+        return "its name"
+
+
+Name = Annotated[str, typer.Argument(help=_services())]
 DataDir = Annotated[
     Path, typer.Option("--data", envvar="SHOP_DATA_DIR", help="where everything is kept")
 ]
@@ -64,14 +74,33 @@ def log_as(process: str, settings: Settings) -> None:
 
 
 def service_named(name: str) -> Service:
-    if name not in services.NAMES:
-        stop(f"there is no service {name}; there are: {', '.join(services.NAMES)}")
-    return services.load(name)
+    if name not in discovery.names():
+        stop(f"there is no service {name}; there are: {', '.join(discovery.names())}")
+    return discovery.load(name)
+
+
+def services_named(name: str | None) -> list[Service]:
+    """That one, or all."""
+    return [service_named(name)] if name else discovery.load_all()
+
+
+@contextmanager
+def beside_running_shop(data: Path) -> Iterator[None]:
+    """With the settings of the shop that `shop up` runs in this folder, if it does."""
+    runs = use_running_shop(data)
+    try:
+        yield
+    except NotSet as error:
+        if runs:
+            raise
+        raise NotSet(
+            f"no shop runs in {data} (`shop up` starts one, --data names its folder), and {error}"
+        ) from error
 
 
 def settings_or_stop() -> Settings:
     try:
-        return Settings()
+        return read_settings(discovery.sections())
     except ValidationError as error:
         wrong = "; ".join(
             f"SHOP_{'__'.join(str(part) for part in detail['loc']).upper()}: {detail['msg']}"

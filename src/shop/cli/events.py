@@ -7,16 +7,16 @@ from typing import Annotated
 
 import typer
 
-from shop import services
 from shop.cli.common import (
     DEFAULT_DATA,
     DataDir,
+    beside_running_shop,
     say_it_once,
     settings_or_stop,
     what_is_away,
 )
+from shop.platform import discovery
 from shop.platform.event_log import open_event_log
-from shop.platform.running import use_running_shop
 
 
 def events(
@@ -33,11 +33,10 @@ def events(
     """Follow the log in the terminal."""
     from shop.cli.log_printer import follow_log  # noqa: PLC0415
 
-    use_running_shop(data)
-    settings = settings_or_stop()
+    with beside_running_shop(data):
+        log = open_event_log(settings_or_stop())
+        topics = topic or [service.topic for service in discovery.load_all()]
     say_it_once()
-    topics = topic or [services.load(name).topic for name in services.NAMES]
-    log = open_event_log(settings)
     try:
         with what_is_away("cannot read the log"):
             asyncio.run(follow_log(log, topics, start=start, as_json=as_json, follow=follow))

@@ -8,6 +8,7 @@ from shop.cli import api, audit, events, migrate, parked, up, worker
 from shop.cli.common import (
     NOT_DONE,
 )
+from shop.platform.discovery import NotAService
 from shop.platform.event_log import NotConfigured
 
 app = typer.Typer(
@@ -37,7 +38,7 @@ def _with_kafka_value(words: list[str]) -> list[str]:
 def main() -> None:
     try:
         app(args=_with_kafka_value(sys.argv[1:]))
-    except NotConfigured as error:
+    except (NotAService, NotConfigured) as error:
         typer.echo(f"shop: {error}", err=True)
         sys.exit(NOT_DONE)
     except KeyboardInterrupt:

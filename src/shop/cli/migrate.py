@@ -9,11 +9,10 @@ import typer
 
 from eventspine.errors import Unavailable
 from eventspine.log import LogUnavailable, TopicMismatch
-from shop import services
 from shop.cli.common import (
     log_as,
     one_line,
-    service_named,
+    services_named,
     settings_or_stop,
     stop,
 )
@@ -31,9 +30,7 @@ def migrate(
 
     settings = settings_or_stop()
     log_as("migrate", settings)
-    chosen = (
-        [service_named(service)] if service else [services.load(name) for name in services.NAMES]
-    )
+    chosen = services_named(service)
     schemas = [
         (each.name, database_url(settings, each.name), each.tables(), each.migrations)
         for each in chosen

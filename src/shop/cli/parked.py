@@ -11,6 +11,7 @@ from shop.cli.common import (
     DEFAULT_DATA,
     DataDir,
     Name,
+    beside_running_shop,
     say_it_once,
     service_named,
     settings_or_stop,
@@ -18,7 +19,6 @@ from shop.cli.common import (
     what_is_away,
 )
 from shop.platform.event_log import database_url
-from shop.platform.running import use_running_shop
 
 if TYPE_CHECKING:
     from shop.cli.parked_printer import Parking
@@ -87,9 +87,9 @@ def _on_parked(
 ) -> None:
     from shop.cli.parked_printer import Parking  # noqa: PLC0415 - only these commands need it
 
-    use_running_shop(data)
-    chosen = service_named(service)
-    parking = Parking(database_url(settings_or_stop(), service), chosen.handlers)
+    with beside_running_shop(data):
+        chosen = service_named(service)
+        parking = Parking(database_url(settings_or_stop(), service), chosen.handlers)
     say_it_once()
     with what_is_away("cannot use the database"):
         done = asyncio.run(parking.opened(do))

@@ -4,19 +4,22 @@ from typing import Annotated
 
 import typer
 
-from shop import services
 from shop.cli.common import (
     DEFAULT_DATA,
     DataDir,
     settings_or_stop,
     stop,
 )
+from shop.platform import discovery
+from shop.platform.settings import Settings
 
 
 def up(
     data: DataDir = DEFAULT_DATA,
-    users_port: Annotated[int, typer.Option(envvar="SHOP_USERS_PORT", min=1, max=65535)] = 8001,
-    orders_port: Annotated[int, typer.Option(envvar="SHOP_ORDERS_PORT", min=1, max=65535)] = 8002,
+    port: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SERVICE=PORT", help="where a service's API listens; may be repeated"),
+    ] = None,
     kafka: Annotated[
         str | None,
         typer.Option(
@@ -33,7 +36,23 @@ def up(
     except ModuleNotFoundError as error:
         stop(f"`shop up` runs from the project's own folder: {error.name} is not installed here")
 
-    ports = {"users": users_port, "orders": orders_port}
-    local = [LocalService(name, ports[name]) for name in services.NAMES]
-    stop_within = settings_or_stop().stop_within()
+    settings = settings_or_stop()
+    ports = _ports(settings, port or [])
+    local = [LocalService(name, ports[name]) for name in ports]
+    stop_within = settings.stop_within()
     raise typer.Exit(run(UpOptions(data, local, stop_within, verbose=verbose, kafka=kafka)))
+
+
+_LAST_PORT = 65535
+
+
+def _ports(settings: Settings, given: list[str]) -> dict[str, int]:
+    ports = {name: settings.service(name).port for name in discovery.names()}
+    for each in given:
+        name, _, number = each.partition("=")
+        if not (number.isdecimal() and 0 < int(number) <= _LAST_PORT):
+            stop(f"--port {each} is not SERVICE=PORT with a port from 1 to {_LAST_PORT}")
+        if name not in ports:
+            stop(f"--port {each}: there is no service {name}; there are: {', '.join(ports)}")
+        ports[name] = int(number)
+    return ports

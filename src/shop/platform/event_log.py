@@ -13,7 +13,11 @@ _LAST_PORT = 65535
 
 
 class NotConfigured(Exception):
-    """A setting is missing; the message names it."""
+    """A setting is missing or can't be used; the message names it."""
+
+
+class NotSet(NotConfigured):
+    """It is missing."""
 
 
 def open_event_log(settings: Settings) -> EventLog:
@@ -21,7 +25,7 @@ def open_event_log(settings: Settings) -> EventLog:
     if settings.event_log == "postgres":
         return PostgresLog(log_url(settings))
     if "bootstrap_servers" not in settings.kafka:
-        raise NotConfigured("SHOP_KAFKA__BOOTSTRAP_SERVERS is not set: host:port of a broker")
+        raise NotSet("SHOP_KAFKA__BOOTSTRAP_SERVERS is not set: host:port of a broker")
     # Imported here, so that the embedded shop never loads librdkafka.
     from eventspine.kafka_log import KafkaLog  # noqa: PLC0415
 
@@ -40,7 +44,7 @@ def relay_batch(settings: Settings) -> int:
 def log_url(settings: Settings) -> str:
     """Of the log that is a table. Raises `NotConfigured`."""
     if not settings.event_log_url:
-        raise NotConfigured("SHOP_EVENT_LOG_URL is not set: the log's PostgreSQL database")
+        raise NotSet("SHOP_EVENT_LOG_URL is not set: the log's PostgreSQL database")
     return _checked(settings.event_log_url, "SHOP_EVENT_LOG_URL")
 
 
@@ -49,7 +53,7 @@ def database_url(settings: Settings, service: str) -> str:
     own = settings.service(service)
     variable = f"SHOP_{service.upper()}__DATABASE_URL"
     if not own.database_url:
-        raise NotConfigured(f"{variable} is not set")
+        raise NotSet(f"{variable} is not set")
     whole = _checked(own.database_url, variable)
     if not own.database_password:
         return whole

@@ -8,9 +8,14 @@ RUNNING = "running.json"
 """In the data directory of `shop up`: the settings its parts run with."""
 
 
-def use_running_shop(data: Path) -> None:
-    """Take the settings of the shop that `shop up` runs there; those that are set win."""
+def use_running_shop(data: Path) -> bool:
+    """Take the settings of the shop that `shop up` runs there; those that are set win.
+
+    Whether there is one.
+    """
     with_settings = data / RUNNING
-    if with_settings.exists():
-        for name, value in json.loads(with_settings.read_text()).items():
-            os.environ.setdefault(name, value)
+    if not with_settings.exists():
+        return False
+    for name, value in json.loads(with_settings.read_text()).items():
+        os.environ.setdefault(name, value)
+    return True

@@ -42,8 +42,6 @@ class Service:
 
     name: str
     title: str
-    port: int
-    """Where its API listens unless told otherwise."""
     topic: str
     """What it publishes, it publishes here. Others read it; nobody else writes to it."""
     source: str

@@ -6,17 +6,20 @@ holds its path, and the file's content, without the last newline, is the value.
 """
 
 import os
+from collections.abc import Mapping
 from math import ceil
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, Literal, TypedDict, TypeVar
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field, create_model, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
 )
+
+from shop.platform import environment
 
 _PREFIX = "SHOP_"
 
@@ -32,8 +35,11 @@ class Bounds(TypedDict):
     patience: float
 
 
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
 class ServiceSettings(BaseModel):
-    """One service's own."""
+    """One service's own. A service's settings.py says its port, and what else can be set of it."""
 
     database_url: str = Field(
         default="", description="PostgreSQL, as postgresql://user:password@host/database"
@@ -41,18 +47,16 @@ class ServiceSettings(BaseModel):
     database_password: str = Field(
         default="", description="the password, where it shall not stand in the URL"
     )
-    port: Annotated[int, Field(ge=1, le=65535)] | None = Field(
-        default=None, description="where its API listens; 8001 for users, 8002 for orders"
-    )
+    port: Port = Field(description="where its API listens")
+
+
+_Section = TypeVar("_Section", bound=ServiceSettings)
 
 
 class Settings(BaseSettings):
-    """Everything that can be set."""
+    """The platform's own. `read_settings` adds a section for each service."""
 
     model_config = SettingsConfigDict(env_prefix=_PREFIX, env_nested_delimiter="__")
-
-    users: ServiceSettings = ServiceSettings()
-    orders: ServiceSettings = ServiceSettings()
 
     host: str = Field(default="127.0.0.1", description="the address APIs listen on")
 
@@ -69,10 +73,6 @@ class Settings(BaseSettings):
     )
     kafka_replication_factor: Annotated[int, Field(ge=1, le=10)] = 1
 
-    customer_grace_ms: Annotated[int, Field(ge=0, le=10_000)] = Field(
-        default=500,
-        description="how long an order from an unknown customer waits for the customer to arrive",
-    )
     max_waiting: Annotated[int, Field(ge=1)] = Field(
         default=1024, description="requests that may wait for a batch before one is refused (503)"
     )
@@ -146,9 +146,30 @@ class Settings(BaseSettings):
         return ceil(self.drain_ms / 1000) + self.finish_within()
 
     def service(self, name: str) -> ServiceSettings:
+        """Any service's, by its name."""
         found = getattr(self, name)
         assert isinstance(found, ServiceSettings)
         return found
+
+    def section(self, model: type[_Section]) -> _Section:
+        """A service's own, by their model."""
+        return next(each for each in vars(self).values() if isinstance(each, model))
+
+
+def read_settings(sections: Mapping[str, type[ServiceSettings]], **given: Any) -> Settings:
+    """From the environment; what is given wins. A variable that sets nothing is an error, since it is
+    mostly a misspelled one.
+
+    Raises `SettingsError` and pydantic's `ValidationError`.
+    """
+    fields: dict[str, Any] = {
+        name: (section, Field(default_factory=section)) for name, section in sections.items()
+    }
+    model: type[Settings] = create_model("Settings", __base__=Settings, **fields)
+    known = environment.names(model, _PREFIX)
+    if wrong := environment.unknown(os.environ.items(), known, _PREFIX):
+        raise SettingsError("; ".join(wrong))
+    return model(**given)
 
 
 class _FromFiles(PydanticBaseSettingsSource):

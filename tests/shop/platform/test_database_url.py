@@ -6,8 +6,9 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy.engine import make_url
 
+from shop.platform import discovery
 from shop.platform.event_log import NotConfigured, database_url
-from shop.platform.settings import Settings
+from shop.platform.settings import read_settings
 
 SECRET = "p@ss:w/rd?#%&+ é"
 
@@ -15,7 +16,7 @@ SECRET = "p@ss:w/rd?#%&+ é"
 def test_a_url_without_a_password_setting_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     url = "postgresql://users:in-the-url@/users?host=%2Ftmp%2Fx&port=5432"
     monkeypatch.setenv("SHOP_USERS__DATABASE_URL", url)
-    assert database_url(Settings(), "users") == url
+    assert database_url(read_settings(discovery.sections()), "users") == url
 
 
 @pytest.mark.parametrize(
@@ -34,7 +35,7 @@ def test_a_password_from_a_file_goes_into_the_url(
     (tmp_path / "password").write_text(SECRET + "\n")
     monkeypatch.setenv("SHOP_USERS__DATABASE_URL", url)
     monkeypatch.setenv("SHOP_USERS__DATABASE_PASSWORD_FILE", str(tmp_path / "password"))
-    merged = database_url(Settings(), "users")
+    merged = database_url(read_settings(discovery.sections()), "users")
     found = conninfo_to_dict(merged)
     expected = {"user": user, "password": SECRET, "host": host, "dbname": "users"}
     assert {name: found[name] for name in expected} == expected
@@ -45,4 +46,4 @@ def test_a_password_alone_is_no_database(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.delenv("SHOP_USERS__DATABASE_URL", raising=False)
     monkeypatch.setenv("SHOP_USERS__DATABASE_PASSWORD", SECRET)
     with pytest.raises(NotConfigured, match="SHOP_USERS__DATABASE_URL is not set"):
-        database_url(Settings(), "users")
+        database_url(read_settings(discovery.sections()), "users")

@@ -11,23 +11,21 @@ import schemathesis
 from hypothesis import HealthCheck, settings
 from schemathesis.config import SchemathesisConfig
 
-from shop import services
-from shop.platform import problems
+from shop.platform import discovery, problems
 from shop.platform.http import etag
 from shop.platform.problems import Problem
 from shop.platform.processes.api import make_app
-from shop.platform.settings import ServiceSettings, Settings
 from tests.conftest import NewDatabase
 from tests.shop.making import user_created
-from tests.shop.serving import Served, serving
+from tests.shop.serving import Served, serving, settings_of
 
-NAMES = list(services.NAMES)
+NAMES = list(discovery.names())
 
 
 def document(name: str) -> dict[str, Any]:
     """Made without a database."""
-    nowhere = ServiceSettings(database_url="postgresql://nowhere.invalid/none")
-    return make_app(services.load(name), Settings.model_validate({name: nowhere})).openapi()
+    settings = settings_of(name, "postgresql://nowhere.invalid/none")
+    return make_app(discovery.load(name), settings).openapi()
 
 
 def schema(name: str) -> Any:

@@ -97,7 +97,7 @@ async def _answers(database: Database, asked: Sequence[None]) -> Sequence[None]:
 
 def run_api(service: Service, settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT; then finish what was accepted. Raises `PortTaken`."""
-    port = settings.service(service.name).port or service.port
+    port = settings.service(service.name).port
     app = make_app(service, settings)
     config = server_config(app, settings)
     _allow_files(2 * settings.max_connections)

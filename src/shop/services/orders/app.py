@@ -11,6 +11,7 @@ from shop.platform.service import Endpoints, Service
 from shop.platform.settings import Settings
 from shop.services.orders.folds import FOLDS
 from shop.services.orders.handlers import HANDLERS
+from shop.services.orders.settings import OrdersSettings
 
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
@@ -48,7 +49,7 @@ def endpoints(settings: Settings, database: Database) -> Endpoints:
         getting=getting,
         listing=listing,
         arrivals=arrivals,
-        customer_grace=settings.customer_grace_ms / 1000,
+        customer_grace=settings.section(OrdersSettings).customer_grace_ms / 1000,
     )
     return Endpoints(router, (placing, cancelling, getting, listing, arrivals))
 
@@ -56,7 +57,6 @@ def endpoints(settings: Settings, database: Database) -> Endpoints:
 SERVICE = Service(
     name="orders",
     title="Order service",
-    port=8002,
     topic="orders",
     source="/orders",
     handlers=HANDLERS,

@@ -50,7 +50,6 @@ def endpoints(settings: Settings, database: Database) -> Endpoints:
 SERVICE = Service(
     name="users",
     title="User service",
-    port=8001,
     topic="users",
     source="/users",
     handlers=HANDLERS,

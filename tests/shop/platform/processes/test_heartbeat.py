@@ -15,7 +15,7 @@ import pytest
 from eventspine.consumer import Consumer
 from eventspine.postgres_log import PostgresLog
 from eventspine.relay import Relay
-from shop import services
+from shop.platform import discovery
 from shop.platform.processes import healthy, heartbeat
 
 AWAY = "postgresql://nobody@127.0.0.1:1/nothing"
@@ -81,7 +81,7 @@ def test_a_heartbeat_that_cannot_be_written_ends_nothing(
 def test_a_relay_and_a_consumer_that_wait_for_a_database_come_round() -> None:
     async def live() -> None:
         log = PostgresLog(AWAY)
-        service = services.load("orders")
+        service = discovery.load("orders")
         relay = Relay(AWAY, log, source=service.source, topics=[service.topic], batch=1)
         consumer = Consumer(log._database, log, service.handlers)
         began = time.monotonic()

@@ -1,0 +1,198 @@
+"""Which services there are. A service is found by its folder; nothing of it is imported before that is
+asked for, so that a process loads no service but its own.
+
+`SHOP_SERVICES` names the packages that hold services, with commas between; `shop.services` alone, if it
+is not set. A team keeps its services in a distribution of its own with `shop.services,acme.services`.
+Every folder in such a package is a service:
+
+    acme/services/loyalty/app.py        its parts: `SERVICE`
+    acme/services/loyalty/settings.py   its settings and its port: `SETTINGS`
+    acme/contracts/loyalty.py           the events it publishes
+
+A folder whose name begins with an underscore, or that holds no Python, is none.
+
+    python -m shop.platform.discovery   checks all of them: the exit status is 0 or 1
+"""
+
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+from eventspine.event import Event
+from shop.platform.service import Service
+from shop.platform.settings import ServiceSettings, Settings
+
+PACKAGES = "SHOP_SERVICES"
+_DEFAULT = "shop.services"
+
+# In environment variables a name is followed by two underscores.
+_NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
+_TAKEN = {*Settings.model_fields, "log"}
+"""Names that mean something else: a setting of the platform's, the log's own database."""
+
+
+class NotAService(Exception):
+    """A folder that should be a service is none; one sentence says what is missing."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A service's folder. Nothing of it is imported yet."""
+
+    name: str
+    package: str
+    folder: Path
+    contracts: str
+    """The module of its events."""
+
+
+def names() -> tuple[str, ...]:
+    """Of all services, sorted. Raises `NotAService`."""
+    return tuple(_found())
+
+
+def load(name: str) -> Service:
+    """Raises `NotAService`, and `KeyError` for a name that is not among `names()`."""
+    found = _found()[name]
+    service = _constant(found, "app", "SERVICE")
+    if not isinstance(service, Service):
+        raise NotAService(f"{found.folder / 'app.py'}: SERVICE is not a `Service`")
+    if service.name != name:
+        raise NotAService(
+            f"{found.folder / 'app.py'}: the service is named {service.name} and its folder {name}; "
+            "give both the same name"
+        )
+    return service
+
+
+def load_all() -> list[Service]:
+    """Raises `NotAService`."""
+    return [load(name) for name in names()]
+
+
+def sections() -> dict[str, type[ServiceSettings]]:
+    """The model of each service's settings. Imports no more of a service than its settings.py.
+
+    Raises `NotAService`.
+    """
+    return {found.name: _section(found) for found in _found().values()}
+
+
+def contracts(name: str) -> list[type[Event]]:
+    """The events that a service publishes: those of its contracts that have a type."""
+    module = import_module(_found()[name].contracts)
+    return [
+        kind
+        for kind in vars(module).values()
+        if isinstance(kind, type)
+        and issubclass(kind, Event)
+        and kind.__module__ == module.__name__
+        and "type" in vars(kind)
+    ]
+
+
+def check() -> None:
+    """Load every service, and compare them. Raises `NotAService`."""
+    ports: dict[int, str] = {}
+    topics: dict[str, str] = {}
+    for service in load_all():
+        name = service.name
+        port = sections()[name].model_fields["port"].default
+        if (twin := ports.setdefault(port, name)) != name:
+            raise NotAService(
+                f"{twin} and {name} have the same port, {port}: give {name} another in its settings.py"
+            )
+        if (twin := topics.setdefault(service.topic, name)) != name:
+            raise NotAService(
+                f"{twin} and {name} publish to the same topic, {service.topic}: give {name} another"
+            )
+        for event in contracts(name):
+            said = (event.topic, event.source)
+            if said != (service.topic, service.source):
+                raise NotAService(
+                    f"{event.__name__} says topic {event.topic} and source {event.source}, and the "
+                    f"service {name} topic {service.topic} and source {service.source}; they must be "
+                    "the same"
+                )
+
+
+def _found() -> Mapping[str, Found]:
+    return _find(os.environ.get(PACKAGES) or _DEFAULT)
+
+
+@cache
+def _find(packages: str) -> Mapping[str, Found]:
+    everything: dict[str, Found] = {}
+    for package in packages.split(","):
+        for found in _in_package(package.strip()):
+            if (twin := everything.setdefault(found.name, found)) is not found:
+                raise NotAService(
+                    f"{twin.folder} and {found.folder} are both services named {found.name}; rename one"
+                )
+    return dict(sorted(everything.items()))
+
+
+def _in_package(package: str) -> Iterator[Found]:
+    try:
+        spec = find_spec(package)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or not spec.submodule_search_locations:
+        raise NotAService(f"{PACKAGES}: there is no package {package!r} that could hold services")
+    for location in spec.submodule_search_locations:
+        for folder in Path(location).iterdir():
+            # What git leaves of a service that is gone holds only __pycache__.
+            if folder.name[0] not in "._" and folder.is_dir() and any(folder.glob("*.py")):
+                yield _in_folder(folder, package)
+
+
+def _in_folder(folder: Path, package: str) -> Found:
+    name = folder.name
+    if not _NAME.fullmatch(name):
+        raise NotAService(
+            f"{folder}: a service's name is of small letters and digits, with single underscores "
+            "between words"
+        )
+    if name in _TAKEN:
+        raise NotAService(f"{folder}: a service can't be named {name}, which is taken")
+    for part in ("__init__.py", "app.py", "settings.py"):
+        if not (folder / part).is_file():
+            raise NotAService(f"{folder} is no service yet: it has no {part}")
+    events = folder.parent.parent / "contracts" / f"{name}.py"
+    if not events.is_file():
+        raise NotAService(
+            f"{folder} is no service yet: {events}, with the events it publishes, is missing"
+        )
+    beside = package.rpartition(".")[0]
+    contracts = f"{beside}.contracts.{name}".removeprefix(".")
+    return Found(name, f"{package}.{name}", folder, contracts)
+
+
+def _section(found: Found) -> type[ServiceSettings]:
+    model = _constant(found, "settings", "SETTINGS")
+    where = found.folder / "settings.py"
+    if not (isinstance(model, type) and issubclass(model, ServiceSettings)):
+        raise NotAService(f"{where}: SETTINGS is not a subclass of `ServiceSettings`")
+    if model.model_fields["port"].is_required():
+        raise NotAService(f"{where}: {model.__name__} has no port; say where its API listens")
+    return model
+
+
+def _constant(found: Found, module: str, name: str) -> object:
+    value: object = getattr(import_module(f"{found.package}.{module}"), name, None)
+    if value is None:
+        raise NotAService(f"{found.folder / f'{module}.py'} has no {name}")
+    return value
+
+
+if __name__ == "__main__":
+    try:
+        check()
+    except NotAService as error:
+        sys.exit(f"services: {error}")

@@ -1,0 +1,229 @@
+"""Services are found by their folders, and what is no whole service is one sentence."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from importlib import invalidate_caches
+from pathlib import Path
+
+import pytest
+
+from shop.platform import discovery
+from shop.platform.discovery import NotAService
+
+SETTINGS = """
+from shop.platform.settings import Port, ServiceSettings
+class Own(ServiceSettings):
+    port: Port = {port}
+SETTINGS = Own
+"""
+CONTRACTS = """
+from eventspine.event import Event
+class Noted(Event):
+    topic = "{topic}"
+    source = "/{name}"
+    type = "{name}.noted"
+"""
+APP = """
+from pathlib import Path
+from eventspine.handlers import Handlers
+from shop.platform.service import Service
+SERVICE = Service(
+    name="{name}", title="Notes", topic="{topic}", source="/{name}", handlers=Handlers("{name}", {{}}),
+    folds=(), migrations=Path(__file__).parent, tables=lambda: None, endpoints=lambda *_: None,
+)
+"""
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
+    """Makes a service of the package `more.services`, whole but for what a test asks; its folder."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("SHOP_SERVICES", "more.services")
+
+    def write(name: str, **other: str | None) -> Path:
+        folder = tmp_path / "more/services" / name
+        values = {"name": name, "topic": name, "port": "8003"}
+        values |= {key: value for key, value in other.items() if key in values and value}
+        files = {
+            folder / "__init__.py": "",
+            folder / "app.py": APP,
+            folder / "settings.py": SETTINGS,
+            tmp_path / f"more/contracts/{name}.py": CONTRACTS,
+        }
+        for path, whole in files.items():
+            text = other.get(path.stem if path.parent == folder else "contracts", whole)
+            if text is not None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text.format(**values))
+        for package in ("more", "more/services", "more/contracts"):
+            (tmp_path / package).mkdir(exist_ok=True)
+            (tmp_path / package / "__init__.py").touch()
+        invalidate_caches()
+        discovery._find.cache_clear()
+        return folder
+
+    yield write
+    discovery._find.cache_clear()
+    for module in [name for name in sys.modules if name.partition(".")[0] == "more"]:
+        del sys.modules[module]
+
+
+def test_a_folder_with_its_parts_is_a_service(write: Write) -> None:
+    write("notes")
+    discovery.check()
+    assert discovery.names() == ("notes",)
+    assert discovery.load("notes").title == "Notes"
+    assert discovery.sections()["notes"]().port == 8003
+    assert [event.type for event in discovery.contracts("notes")] == ["notes.noted"]
+
+
+def test_services_of_several_packages_are_found(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write("notes")
+    monkeypatch.setenv("SHOP_SERVICES", "shop.services, more.services")
+    discovery.check()
+    assert discovery.names() == ("notes", "orders", "users")
+
+
+def test_what_is_left_of_a_service_that_is_gone_is_none(write: Write) -> None:
+    write("notes")
+    for name in ("gone/__pycache__", "_shared", "empty"):
+        (write("notes").parent / name).mkdir(parents=True, exist_ok=True)
+    (write("notes").parent / "_shared/names.py").touch()
+    assert discovery.names() == ("notes",)
+
+
+def test_nothing_of_a_service_is_imported_before_it_is_asked_for() -> None:
+    told = (
+        "import sys; from shop.platform import discovery; discovery.names(); discovery.sections();"
+        "print(*sorted(m for m in sys.modules if m.startswith('shop.services.')))"
+    )
+    found = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
+    services = {".".join(module.split(".")[:3]) for module in found.stdout.split()}
+    assert set(found.stdout.split()) == {*services, *(f"{name}.settings" for name in services)}
+
+
+def refused() -> str:
+    with pytest.raises(NotAService) as error:
+        discovery.check()
+    return str(error.value)
+
+
+@pytest.mark.parametrize("part", ["__init__", "app", "settings"])
+def test_a_service_without_one_of_its_files_is_named_with_the_file(write: Write, part: str) -> None:
+    folder = write("notes", **{part: None})
+    assert refused() == f"{folder} is no service yet: it has no {part}.py"
+
+
+def test_a_service_without_contracts_is_named_with_the_file(write: Write) -> None:
+    folder = write("notes", contracts=None)
+    missing = folder.parents[1] / "contracts/notes.py"
+    assert refused() == (
+        f"{folder} is no service yet: {missing}, with the events it publishes, is missing"
+    )
+
+
+def test_the_two_names_of_a_service_must_be_the_same(write: Write) -> None:
+    folder = write("notes", app=APP.replace('name="{name}"', 'name="note"'))
+    assert refused() == (
+        f"{folder}/app.py: the service is named note and its folder notes; give both the same name"
+    )
+
+
+def test_two_services_with_one_port_are_refused(write: Write) -> None:
+    write("greetings")
+    write("notes")
+    assert refused() == (
+        "greetings and notes have the same port, 8003: give notes another in its settings.py"
+    )
+
+
+def test_two_services_with_one_topic_are_refused(write: Write) -> None:
+    write("greetings")
+    write("notes", topic="greetings", port="8004")
+    assert refused() == (
+        "greetings and notes publish to the same topic, greetings: give notes another"
+    )
+
+
+def test_an_event_that_belongs_to_another_topic_is_refused(write: Write) -> None:
+    write("notes", contracts=CONTRACTS.replace("{topic}", "elsewhere"))
+    assert refused() == (
+        "Noted says topic elsewhere and source /notes, and the service notes topic notes and source "
+        "/notes; they must be the same"
+    )
+
+
+@pytest.mark.parametrize(
+    ("part", "text", "said"),
+    [
+        ("app", "", "app.py has no SERVICE"),
+        ("app", "SERVICE = 1", "app.py: SERVICE is not a `Service`"),
+        ("settings", "", "settings.py has no SETTINGS"),
+        (
+            "settings",
+            "SETTINGS = 1",
+            "settings.py: SETTINGS is not a subclass of `ServiceSettings`",
+        ),
+        (
+            "settings",
+            SETTINGS.replace("    port: Port = {port}", "    pass"),
+            "settings.py: Own has no port; say where its API listens",
+        ),
+    ],
+)
+def test_a_part_that_is_not_what_it_should_be_is_named(
+    write: Write, part: str, text: str, said: str
+) -> None:
+    folder = write("notes", **{part: text})
+    assert refused() == f"{folder}/{said}"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("kafka", "a service can't be named kafka, which is taken"),
+        ("log", "a service can't be named log, which is taken"),
+        ("Notes", "a service's name is of small letters and digits"),
+        ("my__notes", "a service's name is of small letters and digits"),
+        ("my-notes", "a service's name is of small letters and digits"),
+    ],
+)
+def test_a_name_that_settings_could_not_tell_apart_is_refused(
+    write: Write, name: str, said: str
+) -> None:
+    folder = write(name)
+    assert refused().startswith(f"{folder}: {said}")
+
+
+def test_a_service_that_is_there_twice_is_refused(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write("users")
+    monkeypatch.setenv("SHOP_SERVICES", "shop.services,more.services")
+    assert refused().endswith(f"and {folder} are both services named users; rename one")
+
+
+@pytest.mark.parametrize("package", ["nowhere", "nowhere.services", "shop.cli.main", ".services"])
+def test_a_package_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    monkeypatch.setenv("SHOP_SERVICES", f"shop.services,{package}")
+    assert refused() == (f"SHOP_SERVICES: there is no package '{package}' that could hold services")
+
+
+def test_make_check_says_it_in_one_sentence(write: Write, tmp_path: Path) -> None:
+    folder = write("notes", app=None)
+    done = subprocess.run(
+        [sys.executable, "-m", "shop.platform.discovery"],
+        env={"PYTHONPATH": str(tmp_path), "SHOP_SERVICES": "more.services"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (
+        1,
+        f"services: {folder} is no service yet: it has no app.py\n",
+    )
