@@ -16,8 +16,9 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from eventspine.errors import SpineError
+from eventspine.idempotency import Answer
 from shop.platform.http.fields import MAX_BIGINT
-from shop.platform.http.route import FastRoute, not_done, patience_at, send_problem
+from shop.platform.http.route import FastRoute, not_done, patience_at, send_answer, send_problem
 from shop.platform.problems import (
     MEDIA_TYPE,
     HeadTooLarge,
@@ -34,6 +35,9 @@ from shop.platform.problems import (
 
 Ready = Callable[[], Awaitable[None]]
 """Raises when the service can't do its work now: a `Problem`, or what the database says."""
+
+_METHODS = "DELETE, GET, HEAD, OPTIONS, PATCH, POST"
+"""What one path or another answers to."""
 
 _DESCRIPTION = """
 Errors are RFC 9457 problem details (`application/problem+json`), with a stable `type`.
@@ -107,6 +111,9 @@ class ServiceApp(FastAPI):
                 if match is not None:
                     await route.answer(scope, receive, send, match.groupdict())
                     return
+            if path == "*" and scope["method"] == "OPTIONS":
+                await send_answer(send, Answer(204, (("allow", _METHODS),), b""))
+                return
             if path.endswith("\n"):
                 # Starlette's patterns end with `$`, which a line feed may follow.
                 await send_problem(send, NotFound())
@@ -215,7 +222,10 @@ async def _http_exception(request: Request, error: Exception) -> Response:
     if isinstance(problem, MethodNotAllowed):
         # Starlette names those of one route, in any order; a path may have several.
         of_one = sorted(response.headers["allow"].split(", "))
-        response.headers["allow"] = ", ".join(request.app.methods(request) or of_one)
+        allowed = ", ".join(request.app.methods(request) or of_one)
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers={"allow": allowed})
+        response.headers["allow"] = allowed
     return response
 
 

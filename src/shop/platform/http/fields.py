@@ -93,19 +93,25 @@ Email = Annotated[
 
 
 _AMOUNT = re.compile(r"[0-9]{1,10}(\.[0-9]{1,2})?")
+_TOO_MUCH = re.compile(r"[0-9]{1,100}(\.[0-9]{1,100})?")
 
 
 def _amount(value: object) -> object:
     # Python's Decimal also takes True, "1_0", " 1", "1E+2" and digits of every alphabet.
     if isinstance(value, bool) or (isinstance(value, str) and not _AMOUNT.fullmatch(value)):
+        if isinstance(value, str) and _TOO_MUCH.fullmatch(value):
+            return value  # the limits say what is wrong with it
         raise ValueError('must be a number, or a decimal string like "12.50"')
     return value
 
 
+_BELOW = 10_000_000_000
+
 Money = Annotated[
     Decimal,
-    # In this order the limits are checked in Rust, before it is Python's turn.
-    Field(ge=0, max_digits=12, decimal_places=2, allow_inf_nan=False),
+    # In this order the limits are checked in Rust, before it is Python's turn. No `max_digits`: it
+    # would be looked at first, and say of a price with too many decimals that it is too large.
+    Field(ge=0, lt=_BELOW, decimal_places=2, allow_inf_nan=False),
     BeforeValidator(_amount),
     WithJsonSchema(
         {
@@ -113,7 +119,7 @@ Money = Annotated[
                 {
                     "type": "number",
                     "minimum": 0,
-                    "exclusiveMaximum": 10_000_000_000,
+                    "exclusiveMaximum": _BELOW,
                     "multipleOf": 0.01,
                 },
                 {"type": "string", "pattern": f"^{_AMOUNT.pattern}$"},

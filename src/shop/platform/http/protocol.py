@@ -12,6 +12,7 @@ time to be read in, and there is a connection too many, and a request. What an o
 that is to see that its head came whole.
 """
 
+import re
 from asyncio import BaseTransport, TimerHandle, Transport
 from collections.abc import Callable, Sized
 from typing import Any, NamedTuple
@@ -45,8 +46,19 @@ _TOLD = 64
 """Connections beyond the limit that are still told why."""
 
 
-class _TooManyAhead(Exception):
+class _Refused(Exception):
     """Raised to make the parser stop."""
+
+
+def _path(target: bytes) -> bytes:
+    """Of a target that may be a whole URL, as proxies are sent (RFC 9112, 3.2.2); uvicorn takes one
+    without a path for no HTTP.
+    """
+    whole = re.match(rb"https?://[^/?#]*", target, re.IGNORECASE)
+    if whole is None:
+        return target
+    rest = target[whole.end() :]
+    return rest if rest.startswith(b"/") else b"/" + rest
 
 
 class _Flow(FlowControl):
@@ -88,6 +100,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._unread = 0
         """Bytes that have come and gone nowhere: of a head, or of a body's frame."""
         self._refused = False
+        self._has_ended = False
+        self._why = MalformedRequest()
         self._running: Any = None
         """The cycle that is answered now. `cycle` is the newest, and may wait for it."""
 
@@ -110,6 +124,17 @@ class HttpProtocol(HttpToolsProtocol):
             self._running.disconnected = True  # uvicorn tells the newest only
         self.pipeline.clear()
         super().connection_lost(exc)
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """It will send no more, and may still wait for answers (RFC 9112, 9.6); uvicorn would close,
+        and what it accepted would be done and never answered.
+        """
+        self._has_ended = True
+        if not self._is_busy():
+            return False
+        if not self._refused:
+            self._refuse(self._why)
+        return True
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         self._running = cycle
@@ -134,7 +159,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._parse(part)
         except HttpParserError:
             # Or a request too many. There are others before it, so nothing is said of it.
-            self._refuse(MalformedRequest())
+            self._refuse(self._why)
             return
         # uvicorn writes `method` into the scope when the head is whole.
         if self.scope is None or "method" not in self.scope or self.cycle.response_complete:
@@ -206,7 +231,9 @@ class HttpProtocol(HttpToolsProtocol):
         self._linger()
 
     def _linger(self) -> None:
-        if not self.transport.is_closing():
+        if self._has_ended:
+            self.transport.close()
+        elif not self.transport.is_closing():
             self.transport.write_eof()
             self.loop.call_later(_LINGER, self.transport.close)
 
@@ -243,7 +270,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         if len(self.pipeline) >= MAX_AHEAD:
-            raise _TooManyAhead
+            raise _Refused
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -263,8 +290,16 @@ class HttpProtocol(HttpToolsProtocol):
         return b"\r\n".join([*lines, b"", b""])
 
     def on_headers_complete(self) -> None:
-        if not self._offers():
-            super().on_headers_complete()
+        if self._offers():
+            return  # to be parsed again
+        hosts = sum(name == b"host" for name, _ in self.headers)
+        if hosts != 1 and (hosts or self.parser.get_http_version() == "1.1"):
+            # RFC 9112, 3.2. Whoever stands in front of us may have gone by the other one.
+            self._why = MalformedRequest(f"It names {hosts} hosts: send one Host header")
+            raise _Refused
+        if not self.url.startswith(b"/"):
+            self.url = _path(self.url)
+        super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         if not self._offers():

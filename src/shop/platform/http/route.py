@@ -12,6 +12,7 @@ What it needs of the service it gets by closure (see a service's `api.py`).
 
 import asyncio
 import json
+from codecs import BOM_UTF8
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl
@@ -47,6 +48,9 @@ Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 _LOG = structlog.get_logger("shop.web")
 
 _JSON = ("content-type", "application/json")
+
+_UTF_8 = {b"utf-8", b"utf8", b"us-ascii"}
+"""ASCII is UTF-8. `utf8` is no registered name, and many send it."""
 
 MAX_BODY = 64 * 1024  # bytes; with every character escaped, a user has some 4000
 _BODY_WITHIN = BODY_WITHIN
@@ -193,12 +197,13 @@ class FastRoute(APIRoute):
         if self._body is not None and self._body_name is not None:
             try:
                 async with asyncio.timeout(_BODY_WITHIN):
-                    body = await read_json_body(scope, receive)
+                    body = (await read_json_body(scope, receive)).removeprefix(BOM_UTF8)
             except TimeoutError:
                 raise RequestTooSlow(f"It must come within {_BODY_WITHIN} s") from None
             try:
                 arguments[self._body_name] = model = self._body.validate_json(body)
             except ValidationError as error:
+                _check_encoding(scope)
                 raise _refused(self._body, body, error) from None
             # A member given twice leaves a colon too many; so may a string, hence the second look.
             if body.count(b":") > len(model.model_fields_set):
@@ -271,8 +276,17 @@ def _check_media_type(media_type: bytes) -> None:
         essence.startswith(b"application/") and essence.endswith(b"+json")
     ):
         raise UnsupportedMediaType("Send it with Content-Type: application/json")
-    if b"charset" in parameters and b"utf-8" not in parameters:
-        raise UnsupportedMediaType("JSON is sent in UTF-8")
+    for parameter in parameters.split(b";"):
+        name, _, value = parameter.partition(b"=")
+        if name.strip() == b"charset" and value.strip(b' \t"') not in _UTF_8:
+            raise UnsupportedMediaType("JSON is sent in UTF-8")
+
+
+def _check_encoding(scope: Scope) -> None:
+    """Raises `UnsupportedMediaType` for what is no JSON as it is compressed (RFC 9110, 8.4)."""
+    for name, value in scope["headers"]:
+        if name == b"content-encoding" and value.strip().lower() != b"identity":
+            raise UnsupportedMediaType("Send it as it is, without a Content-Encoding")
 
 
 def _refused(adapter: TypeAdapter[Any], body: bytes, error: ValidationError) -> Problem:

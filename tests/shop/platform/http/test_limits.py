@@ -166,7 +166,7 @@ def test_who_does_not_read_what_was_asked_for_is_not_kept(
         pytest.fail("it was kept")
 
 
-WASTE = b"POST /health/live HTTP/1.1\r\nContent-Length:1\r\n\r\nx"
+WASTE = b"POST /health/live HTTP/1.1\r\nHost:x\r\nContent-Length:1\r\n\r\nx"
 
 
 @pytest.mark.parametrize("sent", [WASTE, ALIVE, request("GET", "/nothing", "Upgrade: h2c")])
