@@ -15,7 +15,9 @@ A partition of which too much can't be applied pauses alone. It is not read in t
 nothing of it has to be kept, and the others are as fast as ever.
 """
 
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import structlog
 
@@ -23,7 +25,7 @@ from eventspine.database import Database
 from eventspine.errors import SpineError
 from eventspine.event import Event, NotAnEvent, envelope
 from eventspine.handlers import Handlers
-from eventspine.log import EventLog, Record, Subscription
+from eventspine.log import EventLog, LogUnavailable, Record, Subscription
 from eventspine.outbox import Transaction, transaction
 from eventspine.parking import (
     BEHIND,
@@ -37,31 +39,23 @@ from eventspine.parking import (
 )
 from eventspine.patience import Patience
 from eventspine.reading import Cursor, Item, Partition, read
+from eventspine.which_log import Earlier, take_up
 
 _LOG = structlog.get_logger("eventspine.consumer")
 
-_CURSOR = """
-SELECT next_offset, last_position FROM cursors
-WHERE consumer = %(consumer)s AND topic = %(topic)s AND partition = %(partition)s
-"""
-
 _CURSORS = """
-SELECT topic, partition, next_offset, last_position FROM cursors WHERE consumer = %(consumer)s
+SELECT topic, partition, log, next_offset, last_position FROM cursors WHERE consumer = %(consumer)s
 """
 
-# Compare-and-set: a row that is not where this member left it means another member was here. The
-# first move of a partition inserts the row; of two that try, the second waits and finds it there.
+# Compare-and-set: a row that is not where this member left it means another member was here; one that
+# is not there, that another log is read now. The row is made when the partition is taken up.
 _MOVE = """
-INSERT INTO cursors AS c (consumer, topic, partition, next_offset, last_position)
-SELECT %(consumer)s, %(topic)s, %(partition)s, %(next_offset)s, %(last_position)s
-WHERE %(from_offset)s = 0 OR EXISTS (
-    SELECT FROM cursors
-    WHERE consumer = %(consumer)s AND topic = %(topic)s AND partition = %(partition)s
-)
-ON CONFLICT (consumer, topic, partition) DO UPDATE
-SET next_offset = excluded.next_offset, last_position = excluded.last_position
-WHERE c.next_offset = %(from_offset)s AND c.last_position = %(from_position)s
+UPDATE cursors AS c SET next_offset = %(next_offset)s, last_position = %(last_position)s
+WHERE consumer = %(consumer)s AND topic = %(topic)s AND partition = %(partition)s AND log = %(log)s
+    AND c.next_offset = %(from_offset)s AND c.last_position = %(from_position)s
 """
+
+_WHICH_LOG_EVERY = 10.0  # seconds: a topic may be made anew while it is read
 
 
 class Moved(SpineError):
@@ -97,6 +91,10 @@ class Consumer:
         self._stopped: dict[Partition, Patience] = {}
         self._cursors: dict[Partition, Cursor] = {}
         self._reads_next: dict[Partition, int] = {}
+        self._logs: dict[str, str] = {}
+        """Of each topic, the identity of the log that its cursors are places in."""
+        self._earlier: dict[str, Earlier] = {}
+        self._looked_at = 0.0
 
     @property
     def last_turn(self) -> float:
@@ -140,12 +138,34 @@ class Consumer:
     async def _find_back(self, subscription: Subscription) -> None:
         """Read on from where the database's cursors stand, wherever this member believed them."""
         rows = await self._database.fetch(_CURSORS, {"consumer": self._handlers.consumer})
-        stand = {(topic, partition): Cursor(*cursor) for topic, partition, *cursor in rows}
-        for at, reads_next in self._reads_next.items():
-            cursor = self._cursors[at] = stand.get(at, Cursor(0, 0))
+        stand = {
+            (topic, partition): Cursor(*cursor)
+            for topic, partition, log, *cursor in rows
+            if log == self._logs.get(topic)
+        }
+        changed = await self._changed_topics()
+        for at, reads_next in list(self._reads_next.items()):
+            if at not in stand or at[0] in changed:
+                await subscription.seek(*at, await self._start_at(*at))
+                continue
+            cursor = self._cursors[at] = stand[at]
             if cursor.next_offset < reads_next:
                 await subscription.seek(*at, cursor.next_offset)
                 self._reads_next[at] = cursor.next_offset
+
+    async def _changed_topics(self) -> set[str]:
+        """Those that have been made anew under this member's hands; looked for now and then."""
+        now = time.monotonic()
+        if now - self._looked_at < _WHICH_LOG_EVERY:
+            return set()
+        self._looked_at = now
+        with suppress(LogUnavailable):  # whoever reads it says so
+            return {
+                topic
+                for topic, log in self._logs.items()
+                if (await self._log.identity(topic)).id != log
+            }
+        return set()
 
     async def _apply_read(self, subscription: Subscription, records: Sequence[Record]) -> None:
         partitions: dict[Partition, list[Record]] = {}
@@ -179,11 +199,17 @@ class Consumer:
 
     async def _start_at(self, topic: str, partition: int) -> int:
         at = (topic, partition)
-        rows = await self._database.fetch(
-            _CURSOR,
-            {"consumer": self._handlers.consumer, "topic": topic, "partition": partition},
+        identity = await self._log.identity(topic)
+        cursor, self._earlier[topic], before = await take_up(
+            self._database, self._handlers.consumer, topic, partition, identity
         )
-        cursor = self._cursors[at] = Cursor(*rows[0]) if rows else Cursor(0, 0)
+        if before is not None:
+            _LOG.warning(
+                "the log is another one than before; what was applied from that one is left out",
+                topic=topic, log=identity.id, before=before,
+            )  # fmt: skip
+        self._logs[topic] = identity.id
+        self._cursors[at] = cursor
         if not await self._is_in_log(at, cursor):
             _LOG.error(
                 "the log is not the one that was read, it has lost its end: reading it again",
@@ -223,7 +249,7 @@ class Consumer:
         for at in {(record.topic, record.partition) for record in records}:
             if at not in self._cursors:
                 await self._start_at(*at)
-        moves, items = read(records, self._cursors, self._handlers)
+        moves, items = read(records, self._cursors, self._handlers, self._earlier)
         if not moves:
             return
         # Whatever a crash of the server takes back, cursor and effects together, is read again.
@@ -288,7 +314,7 @@ class Consumer:
 
     async def _park_failed(self, record: Record, error: Exception) -> None:
         at = (record.topic, record.partition)
-        moves, items = read([record], self._cursors, self._handlers)
+        moves, items = read([record], self._cursors, self._handlers, self._earlier)
         if not moves:
             return
         async with transaction(self._database) as tx:
@@ -320,6 +346,7 @@ class Consumer:
                 "consumer": self._handlers.consumer,
                 "topic": at[0],
                 "partition": at[1],
+                "log": self._logs[at[0]],
                 "from_offset": was.next_offset,
                 "from_position": was.last_position,
                 "next_offset": to.next_offset,

@@ -10,7 +10,10 @@ The promises a log makes:
 * `append` returns only when every message is durable, and keeps the order of messages that share
   a key. It may have appended some or all of them when it raises: appending is *at least once*, and
   whoever appends starts again from a point it knows to be safe.
-* One key always goes to the same partition of a topic; a partition's offsets only rise.
+* One key always goes to the same partition of a topic, by a rule of `partitions.py`; a partition's
+  offsets only rise.
+* A topic has an identity. It stays, also when the log is restored from a backup; a topic that is made
+  anew has another, also under the same name.
 * Nothing is ever rewritten or compacted away.
 """
 
@@ -40,6 +43,18 @@ class Record(NamedTuple):
     key: str | None
     value: bytes | None
     headers: Mapping[str, str]
+
+
+class TopicIdentity(NamedTuple):
+    """Which log this is, as far as one topic goes.
+
+    `id` is never given to another topic, in whatever log. `rule` says how keys are spread over the
+    partitions (`partitions.py`).
+    """
+
+    id: str
+    partitions: int
+    rule: str
 
 
 class LogUnavailable(Exception):
@@ -116,6 +131,13 @@ class EventLog(Protocol):
 
     async def end_offsets(self, topic: str) -> dict[int, int]:
         """For each partition, the offset the next record will get; empty if no such topic."""
+        ...
+
+    async def identity(self, topic: str) -> TopicIdentity:
+        """What tells this topic from every other. Raises `LogUnavailable`, also if it is not there.
+
+        Asked anew each time: somebody may have made the topic anew.
+        """
         ...
 
     def subscribe(self, group: str, topics: Sequence[str], start_at: StartAt) -> Subscription:

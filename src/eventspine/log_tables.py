@@ -1,6 +1,6 @@
 """The tables of the log that is a table, in a PostgreSQL database of its own."""
 
-from sqlalchemy import BigInteger, Column, DateTime, Integer, MetaData, Table, Text, text
+from sqlalchemy import BigInteger, Column, DateTime, Integer, MetaData, Table, Text, Uuid, text
 from sqlalchemy.dialects.postgresql import JSON
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.schema import CreateTable
@@ -13,6 +13,8 @@ Table(
     Column("topic", Text, primary_key=True),
     Column("partition", Integer, primary_key=True, autoincrement=False),
     Column("next_offset", BigInteger, nullable=False),
+    # Of a topic, the first partition's: by it a topic that was made anew is told from the old one.
+    Column("topic_id", Uuid, nullable=False, server_default=text("gen_random_uuid()")),
 )
 Table(
     "log_records",

@@ -8,13 +8,20 @@ under whose lock records are inserted, so they have no holes and appear in order
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from zlib import crc32
 
 from pydantic_core import from_json, to_json
 
 from eventspine.database import Connection, Database, connect, execute, translated
 from eventspine.errors import Unavailable
-from eventspine.log import LogUnavailable, Message, Record, StartAt, TopicMismatch
+from eventspine.log import (
+    LogUnavailable,
+    Message,
+    Record,
+    StartAt,
+    TopicIdentity,
+    TopicMismatch,
+)
+from eventspine.partitions import partition_of
 
 _APPEND = """
 WITH head AS (
@@ -38,6 +45,14 @@ ORDER BY "offset" LIMIT %(limit)s
 """
 
 _HEADS = "SELECT partition, next_offset FROM log_heads WHERE topic = %(topic)s ORDER BY partition"
+
+# A restored database says the same as before; a topic that is made anew says something else.
+_IDENTITY = """
+SELECT topic_id, (SELECT count(*) FROM log_heads WHERE topic = %(topic)s)
+FROM log_heads WHERE topic = %(topic)s ORDER BY partition LIMIT 1
+"""
+
+_RULE = "crc32"  # by which keys are spread over partitions
 
 _CREATE_HEADS = """
 INSERT INTO log_heads (topic, partition, next_offset)
@@ -93,7 +108,7 @@ class PostgresLog:
         partitions = await self._partitions(topic)
         split: dict[int, list[Message]] = {}
         for message in messages:
-            split.setdefault(crc32(message.key.encode()) % partitions, []).append(message)
+            split.setdefault(partition_of(message.key, partitions, _RULE), []).append(message)
         async with self._connection() as connection:
             for partition, share in split.items():
                 if not await _append(connection, topic, partition, share):
@@ -108,6 +123,13 @@ class PostgresLog:
         async with self._connection() as connection:
             heads = await (await execute(connection, _HEADS, {"topic": topic})).fetchall()
         return {partition: next_offset for partition, next_offset in heads}  # noqa: C416 - says what is what
+
+    async def identity(self, topic: str) -> TopicIdentity:
+        async with self._connection() as connection:
+            row = await (await execute(connection, _IDENTITY, {"topic": topic})).fetchone()
+        if row is None:
+            raise _no_topic(topic)
+        return TopicIdentity(f"postgres {row[0]}", row[1], _RULE)
 
     def subscribe(
         self, group: str, topics: Sequence[str], start_at: StartAt
@@ -124,7 +146,7 @@ class PostgresLog:
         if known is None:
             known = len(await self.end_offsets(topic))
             if not known:
-                raise LogUnavailable(f"there is no topic {topic}; `shop migrate` creates it")
+                raise _no_topic(topic)
             self._known_partitions[topic] = known
         return known
 
@@ -255,6 +277,10 @@ class PostgresSubscription:
                 raise
             self._failed_at.pop((topic, partition), None)
             self._next[topic, partition] = offset
+
+
+def _no_topic(topic: str) -> LogUnavailable:
+    return LogUnavailable(f"there is no topic {topic}; `shop migrate` creates it")
 
 
 async def _append(

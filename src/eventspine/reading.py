@@ -4,7 +4,8 @@ Nothing here touches a database: records and cursors in, decisions out.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import NamedTuple, Protocol
 
 from eventspine.event import Event, NotAnEvent, decode, envelope
 from eventspine.handlers import Handlers
@@ -16,6 +17,12 @@ Partition = tuple[str, int]
 class Cursor(NamedTuple):
     next_offset: int
     last_position: int
+
+
+class AppliedBefore(Protocol):
+    """What of a topic was applied before the log was read that is read now."""
+
+    def covers(self, key: str | None, position: int) -> bool: ...
 
 
 class Item(NamedTuple):
@@ -36,10 +43,14 @@ class Reading(NamedTuple):
 
 
 def read(
-    records: Sequence[Record], cursors: Mapping[Partition, Cursor], handlers: Handlers
+    records: Sequence[Record],
+    cursors: Mapping[Partition, Cursor],
+    handlers: Handlers,
+    earlier: Mapping[str, AppliedBefore] = MappingProxyType({}),
 ) -> Reading:
     """Leave out what has been read, what is a repeat, and what these handlers have no use for.
 
+    `earlier` is, for each topic, what was applied from other logs: those are repeats as well.
     Records must be in the order of their offsets within each partition.
     """
     moves: dict[Partition, Cursor] = {}
@@ -62,6 +73,9 @@ def read(
             continue
         if found.position > cursor.last_position:
             moves[at] = Cursor(record.offset + 1, found.position)
+            before = earlier.get(record.topic)
+            if before is not None and before.covers(record.key, found.position):
+                continue
             event_class = handlers.event_class(record.topic, found.type)
             if event_class is not None:
                 fresh.append((len(items), event_class))

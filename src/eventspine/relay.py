@@ -9,6 +9,7 @@ not what safety rests on: two leading at once only repeat each other's stretches
 """
 
 import asyncio
+import time
 from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
@@ -24,6 +25,7 @@ from eventspine.event import NotAnEvent, envelope
 from eventspine.log import EventLog
 from eventspine.outbox import CHANNEL
 from eventspine.patience import Patience
+from eventspine.turning import Fed, turn_to
 
 _LOG = structlog.get_logger("eventspine.relay")
 
@@ -34,7 +36,7 @@ _LEAD = "SELECT pg_try_advisory_lock(7405)"
 _TAKE_OFFICE = """
 INSERT INTO relay (source, position, epoch) VALUES (%(source)s, 0, 1)
 ON CONFLICT (source) DO UPDATE SET epoch = relay.epoch + 1
-RETURNING position, epoch
+RETURNING position, epoch, log
 """
 
 # Whether a position has been given out, and when: null if the outbox has been pruned of it.
@@ -50,8 +52,15 @@ UPDATE relay SET position = %(position)s WHERE source = %(source)s AND epoch = %
 """
 
 
+_LOOK_EVERY = 10.0  # seconds: a topic may be made anew while it is fed
+
+
 class BehindItsLog(SpineError):
     """The log holds positions that this database has not given out: it is an old backup."""
+
+
+class AnotherLog(SpineError):
+    """The log was made anew while it was fed."""
 
 
 class Deposed(SpineError):
@@ -82,6 +91,8 @@ class Relay:
         self._batch = batch
         self._frozen_after = frozen_after
         self._patience = Patience(_LOG, "the relay", of=source)
+        self._log_id = ""
+        self._looked_at = 0.0
         self.position = 0
         self.leads = False
         """Whether it feeds the log, or waits: for the database, for the log, for its turn."""
@@ -124,6 +135,7 @@ class Relay:
                 while True:
                     more = await self._relay(connection, epoch, stretch)
                     self._patience.over()
+                    await self._look_which_log(connection)
                     if more is None:
                         # Polling is the truth, the notification a hint that saves waiting.
                         notified = False
@@ -143,8 +155,21 @@ class Relay:
         for topic in self._topics:
             await self._log.append(topic, [])
 
+    async def _identity(self) -> str:
+        return " ".join([(await self._log.identity(topic)).id for topic in self._topics])
+
+    async def _look_which_log(self, connection: Connection) -> None:
+        """Now and then. Raises `AnotherLog`."""
+        now = time.monotonic()
+        if now - self._looked_at > _LOOK_EVERY:
+            self._looked_at = now
+            if await self._in_office(connection, self._identity()) != self._log_id:
+                raise AnotherLog(f"the log of {self._source} was made anew while it was fed")
+
     async def _take_office(self, connection: Connection) -> tuple[int, int]:
-        saved, epoch = await _row(connection, _TAKE_OFFICE, {"source": self._source})
+        saved, epoch, known = await _row(connection, _TAKE_OFFICE, {"source": self._source})
+        self._log_id = await self._in_office(connection, self._identity())
+        self._looked_at = time.monotonic()
         # The log first: what a relay that was put out of office still appends has been given out.
         shown, shown_time = await self._in_office(connection, self._last_in_log())
         if shown and not await _has_given_out(connection, shown, shown_time):
@@ -154,6 +179,9 @@ class Relay:
                 "Publishing would reuse positions that consumers drop as repeats. "
                 "Restore a newer backup, or rebuild this database from the log."
             )
+        if known != self._log_id:
+            fed = Fed(self._source, self._log_id, epoch)
+            saved = await turn_to(connection, fed, known=known, saved=saved)
         if shown < saved:
             first = await _one(connection, _OUTBOX_BEGINS)
             # The log lost its end (a lost disk): feed it again, as far back as the outbox reaches.

@@ -52,6 +52,16 @@ def add_spine_tables(metadata: MetaData) -> None:
         Column("position", BigInteger, nullable=False),
         # Rises with every leader: a leader that finds another's number here is deposed.
         Column("epoch", BigInteger, nullable=False),
+        # The identity of the log that the position is one of; empty until a leader has looked.
+        Column("log", Text, nullable=False, server_default=text("''")),
+    )
+    Table(
+        "earlier_relay",
+        metadata,
+        # How far logs hold everything that are not fed now.
+        Column("source", Text, primary_key=True),
+        Column("log", Text, primary_key=True),
+        Column("position", BigInteger, nullable=False),
     )
     Table(
         "idempotency_keys",
@@ -114,6 +124,24 @@ def add_spine_tables(metadata: MetaData) -> None:
         Column("partition", Integer, primary_key=True, autoincrement=False),
         Column("next_offset", BigInteger, nullable=False),
         Column("last_position", BigInteger, nullable=False),
+        # The identity of the log that this is a place in; empty until a consumer has looked. And how
+        # it spreads keys over partitions: whoever reads another log later wants to know.
+        Column("log", Text, nullable=False, server_default=text("''")),
+        Column("partitions", Integer, nullable=False, server_default=text("0")),
+        Column("rule", Text, nullable=False, server_default=text("''")),
+    )
+    Table(
+        "earlier_cursors",
+        metadata,
+        # Of logs that are not read now.
+        Column("consumer", Text, primary_key=True),
+        Column("topic", Text, primary_key=True),
+        Column("log", Text, primary_key=True),
+        Column("partition", Integer, primary_key=True, autoincrement=False),
+        Column("next_offset", BigInteger, nullable=False),
+        Column("last_position", BigInteger, nullable=False),
+        Column("partitions", Integer, nullable=False),
+        Column("rule", Text, nullable=False),
     )
     # "%" is how DDL marks what it fills in.
     publish_events = DDL(PUBLISH_EVENTS.replace("%", "%%"))  # type: ignore[no-untyped-call]

@@ -13,7 +13,7 @@ import pytest
 import structlog
 
 from devstack.postgres import LocalPostgres
-from eventspine import consumer, relay
+from eventspine import consumer, relay, turning
 from eventspine.database import Database
 from eventspine.migrations import STEPS
 from eventspine.postgres_log import PostgresLog
@@ -156,7 +156,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> Said:
         entries.append({**entry, "level": method})
         raise structlog.DropEvent
 
-    for module in (relay, consumer):
+    for module in (relay, consumer, turning):
         monkeypatch.setattr(module, "_LOG", structlog.wrap_logger(None, processors=[keep]))
     return entries
 

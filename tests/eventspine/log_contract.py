@@ -21,6 +21,7 @@ from eventspine.log import (
     Subscription,
     TopicMismatch,
 )
+from eventspine.partitions import partition_of
 
 OpenLog = Callable[[], Awaitable[EventLog]]
 PARTITIONS = 3
@@ -108,6 +109,40 @@ class EventLogContract:
     @pytest.fixture
     def open_log(self) -> OpenLog:
         raise NotImplementedError
+
+    # Which log it is
+
+    @on_a_log
+    async def test_a_topic_keeps_its_identity_and_shares_it_with_no_other(
+        self, log: EventLog, topic: str
+    ) -> None:
+        other = f"{topic}-other"
+        await log.create_topic(other, PARTITIONS)
+        first = await log.identity(topic)
+        await log.append(topic, numbered(10))
+        await log.create_topic(topic, PARTITIONS)
+        assert await log.identity(topic) == first
+        assert first.partitions == PARTITIONS
+        assert (await log.identity(other)).id != first.id
+
+    @on_a_log
+    async def test_a_topic_that_is_not_there_has_no_identity(
+        self, log: EventLog, topic: str
+    ) -> None:
+        with pytest.raises(LogUnavailable, match="there is no topic"):
+            await log.identity(f"{topic}-never-made")
+
+    @on_a_log
+    async def test_a_key_is_in_the_partition_that_the_logs_rule_says(
+        self, log: EventLog, topic: str
+    ) -> None:
+        keys = [*map(str, range(200)), "ключ 🔑", "a", "ab", "abc", "abcd", "x" * 1000]
+        await log.append(topic, [Message(key, b"", {}) for key in keys])
+        _, partitions, rule = await log.identity(topic)
+        records = await read_all(log, topic)
+        assert len(records) == len(keys)
+        for record in records:
+            assert record.partition == partition_of(record.key or "", partitions, rule)
 
     # Appending and reading
 

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 
-from eventspine.log import LogUnavailable, Message, Record, StartAt
+from eventspine.log import LogUnavailable, Message, Record, StartAt, TopicIdentity
 from tests.eventspine.notes import TOPIC
 
 Cuts = Sequence[int]
@@ -43,6 +43,10 @@ class MemoryLog:
     async def end_offsets(self, topic: str) -> dict[int, int]:
         self._check()
         return {n: len(records) for n, records in enumerate(self.partitions)}
+
+    async def identity(self, topic: str) -> TopicIdentity:
+        self._check()
+        return TopicIdentity("memory", len(self.partitions), "crc32")
 
     def subscribe(
         self, group: str, topics: Sequence[str], start_at: StartAt

@@ -80,7 +80,7 @@ SPINE_DATA = """
 """
 
 
-NEWER = {"idempotency_keys", "parked"}
+NEWER = {"idempotency_keys", "parked", "earlier_cursors", "earlier_relay"}
 """Tables that the first revisions do not have."""
 
 
@@ -103,11 +103,17 @@ def dumped(url: str) -> list[str]:
     return "\n".join(lines).split(";\n")
 
 
-def rows(url: str, metadata: MetaData) -> dict[str, list[tuple[Any, ...]]]:
+def rows(url: str, metadata: MetaData) -> dict[str, list[dict[str, Any]]]:
+    """Of each table that is there, its rows by the names of their columns."""
     with psycopg.connect(url) as connection:
         there = connection.execute("SELECT relname FROM pg_class WHERE relkind = 'r'").fetchall()
         return {
-            table: connection.execute(f"SELECT t::text FROM {table} t ORDER BY 1").fetchall()
+            table: [
+                row
+                for (row,) in connection.execute(
+                    f"SELECT to_jsonb(t) FROM {table} t ORDER BY t::text"
+                ).fetchall()
+            ]
             for table in metadata.tables
             if (table,) in there
         }
@@ -170,7 +176,13 @@ def test_a_database_with_data_is_migrated_forward_from_every_revision(
         assert empty <= NEWER, "each table has rows"
         schema.migrate(url)
         after = rows(url, schema.metadata)
-        assert {table: after[table] for table in before} == before
+        # A column may have come since, and none has another value.
+        for table, found in before.items():
+            kept = [
+                {name: value for name, value in row.items() if name in was}
+                for row, was in zip(after[table], found, strict=True)
+            ]
+            assert kept == found
         assert dumped(url) == wanted
 
 

@@ -16,7 +16,7 @@ from eventspine.handlers import Handlers
 from eventspine.log import Record
 from eventspine.outbox import Transaction
 from eventspine.parking import Parked
-from eventspine.reading import Cursor, Partition, Reading
+from eventspine.reading import AppliedBefore, Cursor, Partition, Reading
 
 LEDGER_SQL = """
 CREATE TABLE storm_ledger (
@@ -66,9 +66,12 @@ def install() -> None:
     read, apply_parked, handle = consumer.read, parking._apply, Handlers.apply
 
     def read_and_note(
-        records: Sequence[Record], cursors: Mapping[Partition, Cursor], handlers: Handlers
+        records: Sequence[Record],
+        cursors: Mapping[Partition, Cursor],
+        handlers: Handlers,
+        earlier: Mapping[str, AppliedBefore],
     ) -> Reading:
-        reading = read(records, cursors, handlers)
+        reading = read(records, cursors, handlers, earlier)
         _places.set(
             {
                 id(item.event): _Place(

@@ -193,7 +193,7 @@ def test_without_the_compare_and_set_two_members_move_the_same_cursor(
             members = [Consumer(database, MemoryLog(1), notes.handlers()) for _ in range(2)]
             at = ("notes", 0)
             for member in members:
-                member._cursors[at] = Cursor(0, 0)
+                assert await member._start_at(*at) == 0
             async with transaction(database) as tx:
                 await members[0]._move(tx, at, Cursor(2, 2))
             try:

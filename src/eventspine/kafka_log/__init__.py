@@ -31,7 +31,7 @@ from eventspine.kafka_log.client import (
 from eventspine.kafka_log.reader import Reader
 from eventspine.kafka_log.subscription import KafkaSubscription
 from eventspine.kafka_log.topics import Topics
-from eventspine.log import Message, Record, StartAt
+from eventspine.log import Message, Record, StartAt, TopicIdentity
 
 __all__ = ["KafkaLog", "KafkaSubscription", "OffsetNotInLog"]
 
@@ -81,6 +81,9 @@ class KafkaLog:
             return ends
 
         return await asyncio.to_thread(end_offsets)
+
+    async def identity(self, topic: str) -> TopicIdentity:
+        return await asyncio.to_thread(self._topics.identity, topic)
 
     def subscribe(self, group: str, topics: Sequence[str], start_at: StartAt) -> KafkaSubscription:
         subscription = KafkaSubscription(self._config, group, topics, start_at, self._reach)

@@ -36,6 +36,9 @@ _BYTES_AT_ONCE = 3 * 1024 * 1024
 _ABOUT_A_MESSAGE = 64  # bytes that it has besides its key, value and headers
 _ABOUT_A_HEADER = 8
 
+RULE = "murmur2"
+"""By which keys are spread over partitions. Java's: any other producer puts a key where this one does."""
+
 # For safety; not for the caller to change.
 #
 # A partition never has more than one request under way. Were there a second, and the first refused,
@@ -54,8 +57,7 @@ _SAFE: Defaults = MappingProxyType(
         "queue.buffering.max.kbytes": 64 * 1024,
         "enable.idempotence": True,
         "acks": "all",
-        # Java's: any other producer of the same topic puts a key into the same partition.
-        "partitioner": "murmur2_random",
+        "partitioner": f"{RULE}_random",
         # Wait for ever: who gives up here, after `GIVE_UP_AFTER`, gives up everything.
         "message.timeout.ms": 0,
         # Success is the queue running empty; only errors are worth a call into Python.

@@ -1,9 +1,10 @@
 """Topics that keep everything: how they are made, and what is wrong with one that is there."""
 
+import threading
 import time
 from types import MappingProxyType
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AdminClient,
     ConfigResource,
@@ -12,9 +13,11 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     TopicMetadata,
 )
 
+from eventspine.kafka_log.appender import RULE
 from eventspine.kafka_log.client import (
     ANSWER_WITHIN,
     LARGEST_MESSAGE,
+    NO_SUCH_TOPIC,
     SLICE,
     Heard,
     Settings,
@@ -22,7 +25,7 @@ from eventspine.kafka_log.client import (
     quiet,
     unavailable,
 )
-from eventspine.log import TopicMismatch
+from eventspine.log import LogUnavailable, TopicIdentity, TopicMismatch
 
 _KEEP_EVERYTHING = MappingProxyType(
     {
@@ -35,6 +38,9 @@ _KEEP_EVERYTHING = MappingProxyType(
     }
 )
 
+_IDENTITY_WITHIN = 3.0
+"""Seconds: whoever reads or feeds the log asks now and then, and has something else to do."""
+
 _MANY = 3
 """Replicas of which one may be away, and a confirmed event is still on two disks."""
 
@@ -44,6 +50,31 @@ class Topics:
         self._config = config
         self._partitions = partitions
         self._replication_factor = replication_factor
+        # Kept, since it is asked again and again; by one thread at a time.
+        self._asking = threading.Lock()
+        self._heard = Heard()
+        self._admin: AdminClient | None = None
+
+    def identity(self, topic: str) -> TopicIdentity:
+        """The cluster's id, and the one that it gave the topic at its birth (KIP-516)."""
+        with self._asking:
+            try:
+                self._admin = self._admin or AdminClient(quiet(self._config, self._heard))
+                self._admin.poll(0)  # or what it has to tell would pile up
+                described = self._admin.describe_topics(
+                    TopicCollection([topic]), request_timeout=_IDENTITY_WITHIN
+                )[topic].result()
+                cluster = self._admin.list_topics(topic, timeout=_IDENTITY_WITHIN).cluster_id
+            except KafkaException as error:
+                if code(error) in NO_SUCH_TOPIC:
+                    raise LogUnavailable(
+                        f"there is no topic {topic}; `shop migrate` creates it"
+                    ) from error
+                self._admin = None
+                raise unavailable(f"tell which log {topic} is", error, self._heard.last) from error
+        return TopicIdentity(
+            f"kafka {cluster} {described.topic_id}", len(described.partitions), RULE
+        )
 
     def create(self, topic: str, partitions: int | None) -> None:
         """Have the topic, and return once everyone can see it. Raises `TopicMismatch`."""

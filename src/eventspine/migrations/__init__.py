@@ -126,6 +126,33 @@ CREATE INDEX parked_by_key ON parked
     (consumer, topic, coalesce(hashtextextended(key, 0), 0), position, partition, "offset");
 """
 
+# Cursors and positions are places in a log, and say in which. Those from before know it once they are
+# next read. Those of a log that is not in use are kept, for the way back and to know what was applied.
+_SPINE_9 = """
+ALTER TABLE cursors
+    ADD COLUMN log TEXT DEFAULT '' NOT NULL,
+    ADD COLUMN partitions INTEGER DEFAULT 0 NOT NULL,
+    ADD COLUMN rule TEXT DEFAULT '' NOT NULL;
+ALTER TABLE relay ADD COLUMN log TEXT DEFAULT '' NOT NULL;
+CREATE TABLE earlier_cursors (
+    consumer TEXT NOT NULL,
+    topic TEXT NOT NULL,
+    log TEXT NOT NULL,
+    partition INTEGER NOT NULL,
+    next_offset BIGINT NOT NULL,
+    last_position BIGINT NOT NULL,
+    partitions INTEGER NOT NULL,
+    rule TEXT NOT NULL,
+    PRIMARY KEY (consumer, topic, log, partition)
+);
+CREATE TABLE earlier_relay (
+    source TEXT NOT NULL,
+    log TEXT NOT NULL,
+    position BIGINT NOT NULL,
+    PRIMARY KEY (source, log)
+);
+"""
+
 
 def spine_1() -> str:
     """outbox, outbox_head, relay, cursors."""
@@ -167,5 +194,10 @@ def spine_8() -> str:
     return _SPINE_8
 
 
-STEPS = (spine_1, spine_2, spine_3, spine_4, spine_5, spine_6, spine_7, spine_8)
+def spine_9() -> str:
+    """Which log cursors and the relay's position are places in; those of the logs before."""
+    return _SPINE_9
+
+
+STEPS = (spine_1, spine_2, spine_3, spine_4, spine_5, spine_6, spine_7, spine_8, spine_9)
 """All of them, in their order."""

@@ -14,7 +14,7 @@ def apply() -> None:
     replace_text(
         consumer,
         "_MOVE",
-        "WHERE c.next_offset = %(from_offset)s AND c.last_position = %(from_position)s",
+        "AND c.next_offset = %(from_offset)s AND c.last_position = %(from_position)s",
         # Always true, and takes the same parameters.
-        "WHERE (c.next_offset = %(from_offset)s AND c.last_position = %(from_position)s) IS NOT NULL",
+        "AND (c.next_offset = %(from_offset)s AND c.last_position = %(from_position)s) IS NOT NULL",
     )

@@ -1,0 +1,12 @@
+"""Cursors and the relay's position say which log they are places in."""
+
+from alembic import op
+
+from eventspine.migrations import spine_9
+
+revision = "users_0009"
+down_revision = "users_0008"
+
+
+def upgrade() -> None:
+    op.execute(spine_9())
