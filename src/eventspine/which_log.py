@@ -29,6 +29,12 @@ SELECT log, partition, last_position, partitions, rule FROM earlier_cursors
 WHERE consumer = %(consumer)s AND topic = %(topic)s AND log <> %(log)s AND last_position > 0
 """
 
+# As long as no reader has been there since the log changed, the cursors are still the other's.
+_NOT_READ = """
+SELECT log, partition, last_position, partitions, rule FROM cursors
+WHERE consumer = %(consumer)s AND topic = %(topic)s AND log NOT IN ('', %(log)s)
+"""
+
 _ONE_AT_A_TIME = """
 SELECT pg_advisory_xact_lock(hashtextextended(%(consumer)s || '/' || %(topic)s, 7409))
 """
@@ -133,10 +139,6 @@ async def take_up(
 
 async def earlier_of(connection: Connection, consumer: str, topic: str, log: str) -> Earlier:
     """What was applied from logs other than this one, also if this one has not been read yet."""
-    found = await execute(
-        connection,
-        f"{_EARLIER} UNION ALL SELECT log, partition, last_position, partitions, rule FROM cursors"
-        " WHERE consumer = %(consumer)s AND topic = %(topic)s AND log NOT IN ('', %(log)s)",
-        {"consumer": consumer, "topic": topic, "log": log},
-    )
-    return Earlier(await found.fetchall())
+    place = {"consumer": consumer, "topic": topic, "log": log}
+    rows = await (await execute(connection, _EARLIER, place)).fetchall()
+    return Earlier([*rows, *await (await execute(connection, _NOT_READ, place)).fetchall()])
