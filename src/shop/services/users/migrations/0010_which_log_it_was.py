@@ -4,8 +4,8 @@ from alembic import op
 
 from eventspine.migrations import spine_9
 
-revision = "users_0009"
-down_revision = "users_0008"
+revision = "users_0010"
+down_revision = "users_0009"
 
 
 def upgrade() -> None:
