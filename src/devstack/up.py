@@ -15,7 +15,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -119,8 +119,14 @@ def _bring_up(
     settings |= _log_settings(options, data, supervisor, postgres)
     # For `shop events` and its like, run beside this one.
     (data / RUNNING).write_text(json.dumps(settings, indent=2) + "\n")
-    # Unbuffered, because a killed process's last lines are the best.
-    env = {**_around(settings), **settings, "PYTHONUNBUFFERED": "1"}
+    # Unbuffered, because a killed process's last lines are the best. The logs are UTF-8, whatever the
+    # terminal is.
+    env = {
+        **_around(settings),
+        **settings,
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONIOENCODING": "utf-8:backslashreplace",
+    }
 
     _migrate(process("migrate", "migrate"), pause)
     supervisor.start(
@@ -133,10 +139,11 @@ def _bring_up(
         stop_within=options.stop_within / FIRST_SIGNAL,
     )
     addresses = [f"{service.name} http://{_HOST}:{service.port}" for service in options.services]
-    sys.stdout.write(
-        f"eventshop is ready: {' · '.join(addresses)} · data in {data} · Ctrl-C stops\n"
-    )
-    sys.stdout.flush()
+    with suppress(OSError):  # nobody reads it, or the disk it goes to is full: the shop runs
+        sys.stdout.write(
+            f"eventshop is ready: {' · '.join(addresses)} · data in {data} · Ctrl-C stops\n"
+        )
+        sys.stdout.flush()
 
 
 def _around(settings: Mapping[str, str]) -> dict[str, str]:

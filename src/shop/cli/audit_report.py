@@ -4,11 +4,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from eventspine.audit import Audited, Section, audit
 from eventspine.log import EventLog
+from shop.cli.streams import Console
 from shop.platform.terminal import plain
 
 

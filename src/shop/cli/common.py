@@ -13,6 +13,7 @@ from pydantic_settings import SettingsError
 
 from eventspine.errors import Unavailable
 from eventspine.log import LogUnavailable
+from shop.cli.streams import tell
 from shop.platform import discovery
 from shop.platform.event_log import NotSet
 from shop.platform.logging import configure_logging
@@ -37,6 +38,9 @@ DEFAULT_DATA = Path(".data")
 NOT_DONE = 2
 """The exit status of what could not be done at all; 1 says that it was, and that not all is well."""
 
+UNFORESEEN = 70
+"""The exit status after a fault in eventshop itself: EX_SOFTWARE of sysexits.h."""
+
 
 @contextmanager
 def what_is_away(result: str) -> Iterator[None]:
@@ -55,7 +59,7 @@ def say_it_once() -> None:
     logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
@@ -112,5 +116,5 @@ def settings_or_stop() -> Settings:
 
 
 def stop(sentence: str) -> NoReturn:
-    typer.echo(f"shop: {sentence}", err=True)
+    tell(f"shop: {sentence}")
     raise typer.Exit(NOT_DONE)

@@ -1,8 +1,6 @@
 """`shop events`: the log, in the terminal."""
 
 import asyncio
-import os
-import sys
 from typing import Annotated
 
 import typer
@@ -37,8 +35,5 @@ def events(
         log = open_event_log(settings_or_stop())
         topics = topic or [service.topic for service in discovery.load_all()]
     say_it_once()
-    try:
-        with what_is_away("cannot read the log"):
-            asyncio.run(follow_log(log, topics, start=start, as_json=as_json, follow=follow))
-    except BrokenPipeError:  # `shop events | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with what_is_away("cannot read the log"):
+        asyncio.run(follow_log(log, topics, start=start, as_json=as_json, follow=follow))

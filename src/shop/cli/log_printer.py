@@ -5,10 +5,10 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.text import Text
 
 from eventspine.log import EventLog, LogUnavailable, Record
+from shop.cli.streams import Console
 from shop.platform.terminal import plain
 
 _LAST = 10

@@ -1,20 +1,58 @@
 """The command line: `shop up` for everything at once, the other commands for one part each."""
 
 import sys
+import traceback
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
-from shop.cli import api, audit, events, migrate, parked, up, worker
+from shop.cli import api, audit, events, migrate, parked, streams, up, worker
 from shop.cli.common import (
     NOT_DONE,
+    UNFORESEEN,
+    one_line,
 )
 from shop.platform.discovery import NotAService
 from shop.platform.event_log import NotConfigured
 
+INTERRUPTED = 130
+NOBODY_READS = 141
+"""As a shell shows a process that SIGINT or SIGPIPE has ended."""
+
+SERVING = ("up", "api", "worker")
+"""These do their work whether or not anybody hears what they say of it."""
+
+
+class _Raised(Exception):
+    """Of another kind than `cause`, from which Typer would make a status 1."""
+
+    def __init__(self, cause: BaseException) -> None:
+        self.cause = cause
+
+
+class _Commands(TyperGroup):
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        """Prints the help, too."""
+        try:
+            return super().make_context(*args, **kwargs)
+        except (OSError, SystemExit) as error:
+            raise _Raised(error) from error
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (OSError, EOFError, SystemExit) as error:
+            raise _Raised(error) from error
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="An event-driven shop: a user service and an order service in step through events.",
     epilog="Exit status: 0 if all is well; 1 if the command did its work and not all is well; 2 if it"
-    " could not do it, which one sentence explains. (`up`: 1 if it could not start.)",
+    " could not do it, which one sentence explains; 70 after an error that nobody foresaw (a fault in"
+    " eventshop); 130 after Ctrl-C; 141 if nobody reads its output any more. (`up`: 1 if it could not"
+    " start.)",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -36,10 +74,49 @@ def _with_kafka_value(words: list[str]) -> list[str]:
 
 
 def main() -> None:
+    streams.settle()
+    status = _status(sys.argv[1:])
+    lost = streams.flush()
+    if lost and not set(SERVING) & set(sys.argv[1:2]):
+        status = _not_written(lost)
+    sys.exit(status)
+
+
+def _status(words: list[str]) -> int:
+    """Do what the words say; the exit status."""
     try:
-        app(args=_with_kafka_value(sys.argv[1:]))
-    except (NotAService, NotConfigured) as error:
-        typer.echo(f"shop: {error}", err=True)
-        sys.exit(NOT_DONE)
+        app(args=_with_kafka_value(words))
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else 0
     except KeyboardInterrupt:
-        sys.exit(130)
+        return INTERRUPTED
+    except Exception as error:  # noqa: BLE001 - the last resort
+        return _status_after(error.cause if isinstance(error, _Raised) else error)
+    return 0
+
+
+def _status_after(error: BaseException) -> int:
+    if isinstance(error, (NotAService, NotConfigured)):
+        streams.tell(f"shop: {error}")
+        return NOT_DONE
+    if isinstance(error, SystemExit):  # Rich's, when nobody reads Typer's help
+        return NOBODY_READS
+    if isinstance(error, OSError) and streams.flush():
+        return NOT_DONE  # and `main` says why
+    return _unforeseen(error)
+
+
+def _not_written(error: OSError) -> int:
+    if isinstance(error, BrokenPipeError):  # `shop events | head`
+        return NOBODY_READS
+    streams.tell(f"shop: cannot write the output: {error.strerror}")
+    return NOT_DONE
+
+
+def _unforeseen(error: BaseException) -> int:
+    """Last comes the line that says most: a supervisor shows the last one."""
+    streams.tell("".join(traceback.format_exception(error)).rstrip())
+    streams.tell(
+        f"shop: an error that nobody foresaw, please report it: {type(error).__name__}: {one_line(error)}"
+    )
+    return UNFORESEEN

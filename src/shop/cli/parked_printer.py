@@ -2,12 +2,11 @@
 
 from collections.abc import Callable, Coroutine
 
-from rich.console import Console
-
 from eventspine import parking
 from eventspine.database import Database
 from eventspine.handlers import Handlers
 from eventspine.parking import Parked
+from shop.cli.streams import Console
 from shop.platform.terminal import plain
 
 

@@ -7,6 +7,7 @@ import logging
 import logging.handlers
 import sys
 from pathlib import Path
+from typing import TextIO
 
 import structlog
 
@@ -33,7 +34,7 @@ def configure_logging(process: str, *, level: str = "info", directory: Path | No
         cache_logger_on_first_use=True,
     )
     as_json = _formatter(shared, structlog.processors.JSONRenderer())
-    console = logging.StreamHandler(sys.stdout)
+    console = _Stdout(sys.stdout)
     console.setFormatter(_formatter(shared, _for_people) if sys.stdout.isatty() else as_json)
     handlers: list[logging.Handler] = [console]
     if directory is not None:
@@ -43,6 +44,7 @@ def configure_logging(process: str, *, level: str = "info", directory: Path | No
             maxBytes=FILE_BYTES,
             backupCount=_FILES,
             encoding="utf-8",
+            errors="backslashreplace",
         )
         rotating.setFormatter(as_json)
         handlers.append(rotating)
@@ -53,6 +55,14 @@ def configure_logging(process: str, *, level: str = "info", directory: Path | No
         logging.getLogger(chatty).handlers.clear()
         logging.getLogger(chatty).propagate = True
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+
+
+class _Stdout(logging.StreamHandler[TextIO]):
+    """A disk that is full, or a reader that has gone, is not told of at every line."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        if not isinstance(sys.exception(), OSError):
+            super().handleError(record)
 
 
 _console = structlog.dev.ConsoleRenderer()

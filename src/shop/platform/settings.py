@@ -187,7 +187,7 @@ class _FromFiles(PydanticBaseSettingsSource):
                 for parent in parents:
                     into = into.setdefault(parent, {})
                 try:
-                    into[name] = Path(path).read_text().removesuffix("\n")
+                    into[name] = Path(path).read_text(encoding="utf-8").removesuffix("\n")
                 except (OSError, UnicodeDecodeError) as error:
                     why = getattr(error, "strerror", "it is not text")
                     raise SettingsError(f"{variable}: cannot read {path}: {why}") from error

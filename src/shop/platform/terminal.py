@@ -1,8 +1,16 @@
-"""What others wrote, on a terminal.
+"""What is shown on a terminal, whoever wrote it and whatever the terminal can show.
 
 Names, keys and errors come from clients, and on Kafka from anybody. A terminal obeys what it is shown:
-an escape sequence in a name can clear the screen, rewrite the lines above, or worse.
+an escape sequence in a name can clear the screen, rewrite the lines above, or worse. And not every
+terminal knows every character.
 """
+
+import codecs
+import io
+from typing import TextIO
+
+STAND_INS = {"·": "-", "│": "|", "…": "...", "✓": "ok", "✗": "no"}
+"""For our own signs, where the encoding has none of them."""
 
 
 def plain(text: object) -> str:
@@ -13,3 +21,19 @@ def plain(text: object) -> str:
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode() for char in shown
     )
+
+
+def accept_any_character(stream: TextIO | None) -> None:
+    """From here on no character is an error: what the stream's encoding lacks is written by its
+    number, our own signs by a stand-in.
+    """
+    if isinstance(stream, io.TextIOWrapper):
+        codecs.register_error("eventshop.stand_in", _stand_in)
+        stream.reconfigure(errors="eventshop.stand_in")
+
+
+def _stand_in(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    missing = error.object[error.start : error.end]
+    shown = (STAND_INS.get(char) or ascii(char)[1:-1] for char in missing)
+    return "".join(shown), error.end

@@ -50,7 +50,8 @@ def main(words: Sequence[str]) -> int:
             trouble = worker_trouble(os.environ["SHOP_HEARTBEAT"])
         case _:
             trouble = "usage: healthy api PORT | healthy worker, with SHOP_HEARTBEAT set"
-    print(trouble or "well")  # noqa: T201 - `docker inspect` shows it
+    # By its number, whatever character the output's encoding may lack: this is no reason to be unwell.
+    print((trouble or "well").encode("ascii", "backslashreplace").decode())  # noqa: T201 - `docker inspect` shows it
     return 1 if trouble else 0
 
 
