@@ -6,6 +6,7 @@ holds its path, and the file's content, without the last newline, is the value.
 """
 
 import os
+import re
 from collections.abc import Mapping
 from math import ceil
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Annotated, Any, Literal, TypedDict, TypeVar
 from pydantic import BaseModel, Field, create_model, field_validator
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
@@ -28,6 +30,9 @@ TRANSACTION_WITHIN = 15  # seconds: an API's transaction that takes longer is en
 # Twice a connection may be waited for, and then there is the transaction; the rest is for the news of
 # its end, or, from a database that says nothing any more, for giving it up.
 _UNDER_WAY = 2 + 2 + TRANSACTION_WITHIN + 1
+
+
+_ORIGIN = r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[1-9][0-9]{0,4})?"
 
 
 class Bounds(TypedDict):
@@ -79,6 +84,16 @@ class Settings(BaseSettings):
     max_connections: Annotated[int, Field(ge=1)] = Field(
         default=8192, description="connections that an API holds; one more is refused (503)"
     )
+    keep_alive_s: Annotated[int, Field(ge=1, le=24 * 3600)] = Field(
+        default=75,
+        description="how long an API keeps a connection on which nothing is asked; it has to be "
+        "longer than whoever stands in front of it does",
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="whose pages may ask from a browser: https://shop.example,https://…",
+    )
+    docs: bool = Field(default=True, description="/docs, /redoc and /openapi.json")
     request_timeout_ms: Annotated[int, Field(ge=100)] = Field(
         default=10_000, description="a request is not begun, or begun again, after this time"
     )
@@ -125,6 +140,19 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - see _FromFiles
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return (init_settings, _FromFiles(settings_cls), env_settings)
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _origins(cls, given: Any) -> Any:
+        origins = [one.strip() for one in given.split(",")] if isinstance(given, str) else given
+        origins = tuple(origin for origin in origins if origin)
+        for origin in origins:
+            if not re.fullmatch(_ORIGIN, origin) or re.fullmatch("http:.*:80|https:.*:443", origin):
+                raise ValueError(
+                    f"{origin!r} is no origin as a browser sends it: scheme, host in lower case, and "
+                    "the port unless it is the usual one, like https://shop.example,http://localhost:3000"
+                )
+        return origins
 
     @field_validator("kafka")
     @classmethod

@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from eventspine.errors import SpineError
 from eventspine.idempotency import Answer
+from shop.platform.http.docs import add_docs
 from shop.platform.http.fields import MAX_BIGINT
 from shop.platform.http.route import FastRoute, not_done, patience_at, send_answer, send_problem
 from shop.platform.problems import (
@@ -69,11 +70,16 @@ class ServiceApp(FastAPI):
         router: APIRouter,
         lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]],
         ready: Ready,
+        docs: bool = True,
     ) -> None:
+        """`docs` is whether people and programs are told about it: `/docs`, `/openapi.json` and the like."""
         super().__init__(
             title=title,
             version=version,
             description=_DESCRIPTION,
+            openapi_url="/openapi.json" if docs else None,
+            docs_url=None,
+            redoc_url=None,
             lifespan=lifespan,
             exception_handlers={HTTPException: _http_exception, Exception: _exception},
             # One address for one thing: no redirect from /users/ to /users.
@@ -87,6 +93,8 @@ class ServiceApp(FastAPI):
         self._ready = ready
         self._patience = patience_at("GET /health/ready")
         self.include_router(_health(self))
+        if docs:
+            add_docs(self)
         self._fast: dict[tuple[str, str, int], list[FastRoute]] = {}
         for route in router.routes:
             if isinstance(route, FastRoute):

@@ -19,6 +19,7 @@ from eventspine.batching import Batcher
 from eventspine.database import Database
 from shop.platform.event_log import database_url
 from shop.platform.http.app import ServiceApp
+from shop.platform.http.cors import Cors
 from shop.platform.http.protocol import HttpProtocol
 from shop.platform.problems import TemporarilyUnavailable
 from shop.platform.processes import garbage
@@ -74,6 +75,7 @@ def make_app(service: Service, settings: Settings) -> ServiceApp:
         router=endpoints.router,
         lifespan=lifespan,
         ready=ready,
+        docs=settings.docs,
     )
     return app
 
@@ -109,7 +111,7 @@ def run_api(service: Service, settings: Settings) -> None:
 def server_config(app: ServiceApp, settings: Settings) -> uvicorn.Config:
     """How an app is served, here and in tests."""
     return uvicorn.Config(
-        app,
+        Cors(app, settings.cors_origins) if settings.cors_origins else app,
         loop="uvloop",
         http=HttpProtocol,
         ws="none",
@@ -119,6 +121,7 @@ def server_config(app: ServiceApp, settings: Settings) -> uvicorn.Config:
         server_header=False,
         proxy_headers=settings.access_log,  # nothing else looks at them
         limit_concurrency=settings.max_connections,
+        timeout_keep_alive=settings.keep_alive_s,
         timeout_graceful_shutdown=settings.finish_within(),
     )
 
