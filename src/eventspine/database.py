@@ -252,6 +252,10 @@ class Database:
         """Starts connecting; does not wait, and does not mind a database that is away."""
         await self._pool.open(wait=False)
 
+    async def resize(self, size: int) -> None:
+        """At most so many connections from now on. Only once it is open."""
+        await self._pool.resize(min_size=1, max_size=size)
+
     async def close(self) -> None:
         """Waits for no one: close it after those who use it."""
         await self._pool.close(timeout=1.0)

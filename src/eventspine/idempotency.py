@@ -240,7 +240,7 @@ async def hold_answers(tx: Transaction) -> None:
     await tx.execute(_HOLD)
 
 
-async def forget(tx: Transaction, about: Sequence[str], answer: Answer) -> None:
+async def forget(tx: Transaction, about: Iterable[str], answer: Answer) -> None:
     """Put `answer` in the place of every stored one about these. Their keys stay taken."""
     await tx.execute(
         _FORGET,

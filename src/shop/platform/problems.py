@@ -10,7 +10,7 @@ Problem
 ├── UnsupportedMediaType   415
 ├── PreconditionFailed     412
 ├── IdempotencyKeyReused   422
-├── UserErased             410   a stored answer held the user's data
+├── SubjectErased          410   a stored answer held data that has been erased
 ├── TemporarilyUnavailable 503   not done: try again
 ├── UnknownOutcome         503   done once or not at all
 ├── InternalError          500
@@ -137,11 +137,13 @@ class IdempotencyKeyReused(Problem):
     slug = "idempotency-key-reused"
 
 
-class UserErased(Problem):
-    """This was done, once; the user whose data the answer held has been erased."""
+class SubjectErased(Problem):
+    """This was done, once; what the answer held has been erased.
+
+    A service that erases says of whom or what, with a slug, in its errors.py.
+    """
 
     status = 410
-    slug = "user-erased"
 
 
 class PreconditionFailed(Problem):
@@ -201,7 +203,7 @@ class InternalError(Problem):
 
 # What every route of a kind may answer besides its own, for `documented`.
 READS = (Invalid, TemporarilyUnavailable)
-WRITES = (Invalid, IdempotencyKeyReused, UserErased, TemporarilyUnavailable, UnknownOutcome)
+WRITES = (Invalid, IdempotencyKeyReused, TemporarilyUnavailable, UnknownOutcome)
 TAKES_JSON = (MalformedBody, BodyTooLarge, RequestTooSlow, UnsupportedMediaType)
 
 

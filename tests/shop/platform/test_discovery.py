@@ -1,5 +1,7 @@
 """Services are found by their folders, and what is no whole service is one sentence."""
 
+import ast
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -227,3 +229,38 @@ def test_make_check_says_it_in_one_sentence(write: Write, tmp_path: Path) -> Non
         1,
         f"services: {folder} is no service yet: it has no app.py\n",
     )
+
+
+SOURCES = Path(__file__).parents[3] / "src"
+WITHOUT_SERVICES = ("eventspine", "shop/platform", "shop/cli", "devstack")
+
+
+@pytest.mark.parametrize("room", WITHOUT_SERVICES)
+def test_the_code_outside_a_service_names_none(room: str) -> None:
+    names = set(discovery.names())
+    for path in (SOURCES / room).rglob("*.py"):
+        assert not named_in(path.read_text()) & names, path
+
+
+def named_in(source: str) -> set[str]:
+    """The words of its names and strings, without docstrings."""
+    tree = ast.parse(source)
+    prose = {
+        id(node.value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    }
+    words: set[str] = set()
+    for node in ast.walk(tree):
+        if id(node) not in prose:
+            for _, value in ast.iter_fields(node):
+                if isinstance(value, str):
+                    words |= set(re.findall("[A-Z]?[a-z]+|[A-Z]+", value))
+    return {word.lower() for word in words}
+
+
+def test_a_service_that_is_named_would_be_noticed() -> None:
+    """And it may be in prose."""
+    for source in ("port = ports['users']", "def forget_users(): ...", "class UsersErased: ..."):
+        assert "users" in named_in(source)
+    assert named_in('"""Of users."""  # and orders') == set()

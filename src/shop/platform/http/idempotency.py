@@ -1,8 +1,8 @@
 """`Idempotency-Key`: send it again as often as you like, it is done once.
 
 A refusal counts as an answer, and is repeated too; but not one for a reason that may pass
-(`Problem.may_pass`): that leaves the key unused. An answer that holds a user's data is kept until
-the user is erased; from then on a repeat is a `UserErased`.
+(`Problem.may_pass`): that leaves the key unused. An answer that holds data about a subject is kept until
+the subject is erased; from then on a repeat is a `SubjectErased`.
 """
 
 import hashlib
@@ -27,8 +27,8 @@ IdempotencyKey = Annotated[
         max_length=255,
         pattern=r"^[\x21-\x7e]+$",
         description="any text without spaces, new for each request and the same when it is sent "
-        "again: every repeat is given the first answer; kept for 24 hours, but none about a user who has "
-        "been erased",
+        "again: every repeat is given the first answer; kept for 24 hours, but none with data that has "
+        "been erased since",
     ),
 ]
 

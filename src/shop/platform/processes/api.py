@@ -29,11 +29,6 @@ from shop.platform.settings import TRANSACTION_WITHIN, Settings
 
 _LOG = structlog.get_logger("shop.api")
 
-_CONNECTIONS = 10
-"""To the database. One for each lane of every batcher, so that none ever waits for another's: were
-there fewer, those who read lists would keep orders, and the question whether it is ready, waiting.
-"""
-
 _GO_WITHIN = 0.5
 """Seconds that it takes to end what has nothing to wait for."""
 
@@ -43,21 +38,20 @@ def make_app(service: Service, settings: Settings) -> ServiceApp:
     what can't be answered then is a 503, until it can.
     """
     database = Database(
-        database_url(settings, service.name),
-        size=_CONNECTIONS,
-        transaction_within=TRANSACTION_WITHIN,
+        database_url(settings, service.name), size=1, transaction_within=TRANSACTION_WITHIN
     )
     endpoints = service.endpoints(settings, database)
     # However many ask at once, whether it is ready is one question.
     checking: Batcher[None, None] = Batcher(partial(_answers, database), **settings.bounds())
     batchers = (*endpoints.batchers, checking)
-    lanes = sum(batcher.lanes for batcher in batchers)
-    if lanes > _CONNECTIONS:
-        raise ValueError(f"{service.name}: {lanes} lanes and {_CONNECTIONS} connections for them")
+    # A connection for each lane of every batcher, so that none ever waits for another's: were there
+    # fewer, those who read lists would keep orders, and the question whether it is ready, waiting.
+    connections = sum(batcher.lanes for batcher in batchers)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await database.open()
+        await database.resize(connections)
         # Should there be trouble, the log says so at once, and not only when somebody asks.
         looking = asyncio.create_task(app.why_not_ready())
         yield

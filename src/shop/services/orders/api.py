@@ -16,7 +16,7 @@ from shop.platform.http.idempotency import Caller, IdempotencyKey, answer_once
 from shop.platform.http.route import FastRoute, Reply, admitted_by
 from shop.platform.problems import READS, TAKES_JSON, WRITES, PreconditionFailed, documented
 from shop.services.orders.arrivals import Arrivals
-from shop.services.orders.errors import OrderNotFound, UnknownCustomer
+from shop.services.orders.errors import OrderNotFound, UnknownCustomer, UserGone
 from shop.services.orders.schemas import (
     CancelOrder,
     ListOrders,
@@ -43,7 +43,7 @@ def routes(
         "/orders",
         status_code=201,
         response_model=Order,
-        responses=documented(UnknownCustomer, *WRITES, *TAKES_JSON),
+        responses=documented(UnknownCustomer, UserGone, *WRITES, *TAKES_JSON),
     )
     @admitted_by(placing.admit)
     async def place_order(
@@ -86,7 +86,7 @@ def routes(
     @router.post(
         "/orders/{order_id}/cancel",
         response_model=Order,
-        responses=documented(OrderNotFound, PreconditionFailed, *WRITES),
+        responses=documented(OrderNotFound, UserGone, PreconditionFailed, *WRITES),
     )
     @admitted_by(cancelling.admit)
     async def cancel_order(

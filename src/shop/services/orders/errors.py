@@ -2,10 +2,11 @@
 
 Problem
 ├── OrderNotFound     404
-└── UnknownCustomer   404
+├── UnknownCustomer   404
+└── UserGone          410
 """
 
-from shop.platform.problems import Problem
+from shop.platform.problems import Problem, SubjectErased
 
 
 class OrderNotFound(Problem):
@@ -21,3 +22,9 @@ class UnknownCustomer(Problem):
     status = 404
     may_pass = True  # somebody who is created later
     slug = "unknown-customer"
+
+
+class UserGone(SubjectErased):
+    """This was done, once; the user whose data the answer held has been erased."""
+
+    slug = "user-erased"

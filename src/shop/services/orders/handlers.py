@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from eventspine.errors import MissingEvents
 from eventspine.event import dump
 from eventspine.handlers import Handlers
-from eventspine.idempotency import hold_answers
+from eventspine.idempotency import forget, hold_answers
 from eventspine.outbox import Transaction
 from shop.contracts.users import UserCreated, UserErased, UserUpdated
-from shop.platform.erasure import forget_users
+from shop.services.orders.errors import UserGone
 
 # The newest version wins, so a repeat does nothing. What is selected, as the tables stood before,
 # is an event whose predecessor never came.
@@ -37,7 +37,7 @@ async def customers_changed(
         tx.alarm(MissingEvents("customer", id_, known=known, got=got))
     if erased := [event.id for event in events if isinstance(event, UserErased)]:
         await hold_answers(tx)
-        await forget_users(tx, erased)
+        await forget(tx, map(str, erased), UserGone().answer())
 
 
 HANDLERS = Handlers(

@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 from psycopg.errors import UniqueViolation
 
+from eventspine.idempotency import forget
 from eventspine.outbox import Transaction
 from shop.contracts.users import UserCreated, UserErased, UserUpdated
-from shop.platform.erasure import forget_users
 from shop.platform.problems import PreconditionFailed
-from shop.services.users.errors import EmailTaken, UserNotFound
+from shop.services.users.errors import EmailTaken, UserGone, UserNotFound
 from shop.services.users.schemas import CreateUser, EraseUser, UpdateUser, User
 
 # The unique index decides who has an address; the look-up before it only keeps refused commands
@@ -131,7 +131,7 @@ async def erase(
         results.append(None)
     await tx.execute(_ERASE, {"ids": erased})
     # Whoever stores one with this data holds the user's row, as we do now: there is no other.
-    await forget_users(tx, erased)
+    await forget(tx, map(str, erased), UserGone().answer())
     return results
 
 

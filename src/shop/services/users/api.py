@@ -10,7 +10,7 @@ from shop.platform.http.fields import PathId, Traceparent
 from shop.platform.http.idempotency import Caller, IdempotencyKey, answer_once
 from shop.platform.http.route import FastRoute, Reply, admitted_by
 from shop.platform.problems import READS, TAKES_JSON, WRITES, PreconditionFailed, documented
-from shop.services.users.errors import EmailTaken, UserNotFound
+from shop.services.users.errors import EmailTaken, UserGone, UserNotFound
 from shop.services.users.schemas import (
     CreateUser,
     EraseUser,
@@ -37,7 +37,7 @@ def routes(
         "/users",
         status_code=201,
         response_model=User,
-        responses=documented(EmailTaken, *WRITES, *TAKES_JSON),
+        responses=documented(EmailTaken, UserGone, *WRITES, *TAKES_JSON),
     )
     @admitted_by(creating.admit)
     async def create_user(
@@ -59,7 +59,9 @@ def routes(
     @router.patch(
         "/users/{user_id}",
         response_model=User,
-        responses=documented(UserNotFound, EmailTaken, PreconditionFailed, *WRITES, *TAKES_JSON),
+        responses=documented(
+            UserNotFound, EmailTaken, UserGone, PreconditionFailed, *WRITES, *TAKES_JSON
+        ),
     )
     @admitted_by(updating.admit)
     async def update_user(
@@ -85,7 +87,7 @@ def routes(
         "/users/{user_id}",
         status_code=204,
         response_model=None,
-        responses=documented(UserNotFound, PreconditionFailed, *WRITES),
+        responses=documented(UserNotFound, UserGone, PreconditionFailed, *WRITES),
     )
     @admitted_by(erasing.admit)
     async def erase_user(

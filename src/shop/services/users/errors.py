@@ -2,10 +2,11 @@
 
 Problem
 ├── UserNotFound   404
+├── UserGone       410
 └── EmailTaken     409
 """
 
-from shop.platform.problems import Problem
+from shop.platform.problems import Problem, SubjectErased
 
 
 class UserNotFound(Problem):
@@ -13,6 +14,12 @@ class UserNotFound(Problem):
 
     status = 404
     slug = "user-not-found"
+
+
+class UserGone(SubjectErased):
+    """This was done, once; the user whose data the answer held has been erased."""
+
+    slug = "user-erased"
 
 
 class EmailTaken(Problem):
