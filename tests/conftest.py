@@ -22,7 +22,7 @@ from eventspine.log_tables import metadata as log_metadata
 from shop.platform import discovery
 from shop.platform.migrations import migrate
 
-pytest_plugins = ["tests.kafka_fixture"]
+pytest_plugins = ["tests.clock_fixture", "tests.kafka_fixture"]
 
 _LONGEST_FIRST = (
     "storm/test_storm.py",

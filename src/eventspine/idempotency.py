@@ -43,8 +43,9 @@ WHERE key_hash = ANY(ARRAY(
 # In the order of the keys, or two batches could wait for each other. Waits for whoever is about to
 # commit the same key.
 _STORE = """
-INSERT INTO idempotency_keys (key_hash, fingerprint, status, headers, body, about)
-SELECT decode(key_hash, 'hex'), decode(fingerprint, 'hex'), status, headers, body, about
+INSERT INTO idempotency_keys (key_hash, fingerprint, status, headers, body, about, running_ms)
+SELECT decode(key_hash, 'hex'), decode(fingerprint, 'hex'), status, headers, body, about,
+    (SELECT ms FROM running_time)
 FROM jsonb_to_recordset(%(answers)s::jsonb) AS a(
     key_hash text, fingerprint text, status integer, headers jsonb, body text, about text)
 ORDER BY 1

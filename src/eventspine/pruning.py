@@ -4,6 +4,8 @@ Old rows go in chunks, each its own short transaction, far from where new ones c
 loses positions at its old end, and nothing that is not relayed; keys go when they have expired; of
 what is parked, strangers' records go, since anybody who can write to a topic can add to them. A parked
 event of ours holds its key's later ones behind it, and stays until somebody has seen to it.
+
+How old a row is, no wall clock says, but the time that workers have run (`running_time`).
 """
 
 import asyncio
@@ -14,6 +16,7 @@ import structlog
 
 from eventspine.database import Database, execute, translated
 from eventspine.patience import Patience
+from eventspine.running_time import LONGEST_STEP, RunningTime
 
 _LOG = structlog.get_logger("eventspine.pruning")
 
@@ -21,25 +24,49 @@ _CHUNK = 5000  # rows of a transaction: some 20 ms
 _PAUSE = 0.05  # seconds between chunks, so that pruning never takes more than a share of the disk
 # Seconds between rounds: at most, at least, and how much longer than its retention a row may stay.
 _SELDOM, _OFTEN, _LATE = 30.0, 1.0, 0.1
+_MARKS = 100  # of the outbox, within its retention
 
-# By position and by age: what is relayed and older than the retention. The positions are a range,
+KEY_MARGIN = 2 * LONGEST_STEP
+"""Seconds that keys stay beyond their time: for what one look may add too much, and for what passes
+between the moment a key is stored and its client's answer."""
+
+# How far the outbox had come, and when: all up to there is at least as old. Where it has not moved,
+# the older mark stands.
+_MARK = """
+INSERT INTO outbox_marks (position, running_ms)
+SELECT position, %(now)s FROM outbox_head
+WHERE NOT EXISTS (SELECT FROM outbox_marks WHERE running_ms > %(now)s - %(apart)s)
+ON CONFLICT DO NOTHING
+"""
+
+# All but the last of those that are old enough to prune by.
+_FORGET_MARKS = """
+DELETE FROM outbox_marks
+WHERE position < (SELECT max(position) FROM outbox_marks WHERE running_ms <= %(before)s)
+"""
+
+# By position alone: what is relayed and stands before an old mark. The positions are a range,
 # as they have no holes, and whatever plan PostgreSQL takes reads that range of the primary key and
 # no more. (`IN (SELECT … LIMIT)` does not promise that: planned once for any limit, it may become
 # a scan of the whole table for each chunk.)
 _PRUNE_OUTBOX = """
 DELETE FROM outbox
 WHERE position BETWEEN (SELECT min(position) FROM outbox) AND (
-    SELECT least(min(position) + %(chunk)s - 1, (SELECT coalesce(min(position), 0) FROM relay))
+    SELECT least(
+        min(position) + %(chunk)s - 1,
+        (SELECT coalesce(min(position), 0) FROM relay),
+        (SELECT coalesce(max(position), 0) FROM outbox_marks WHERE running_ms <= %(before)s)
+    )
     FROM outbox
-) AND time < now() - make_interval(secs => %(seconds)s)
+)
 """
 
 # Likewise: the index by age finds them, their places in the table delete them.
 _PRUNE_KEYS = """
 DELETE FROM idempotency_keys WHERE ctid = ANY(ARRAY(
     SELECT ctid FROM idempotency_keys
-    WHERE created_at < now() - make_interval(secs => %(seconds)s)
-    ORDER BY created_at LIMIT %(chunk)s
+    WHERE running_ms <= %(before)s
+    ORDER BY running_ms LIMIT %(chunk)s
 ))
 """
 
@@ -47,8 +74,8 @@ DELETE FROM idempotency_keys WHERE ctid = ANY(ARRAY(
 _PRUNE_PARKED = """
 DELETE FROM parked WHERE ctid = ANY(ARRAY(
     SELECT ctid FROM parked
-    WHERE NOT holds_key AND parked_at < now() - make_interval(secs => %(seconds)s)
-    ORDER BY parked_at LIMIT %(chunk)s FOR UPDATE SKIP LOCKED
+    WHERE NOT holds_key AND running_ms <= %(before)s
+    ORDER BY running_ms LIMIT %(chunk)s FOR UPDATE SKIP LOCKED
 ))
 """
 
@@ -68,8 +95,8 @@ class Pruner:
     """Keeps one service's tables bounded, while `run` is left running.
 
     Relayed rows are kept for `outbox_seconds`: long enough to feed a log again that has lost its
-    end. Keys are honoured for `key_seconds`. What is parked and holds no key can be looked at for
-    `parked_seconds`.
+    end. Keys are honoured for `key_seconds`, and not a second less. What is parked and holds no key
+    can be looked at for `parked_seconds`. While no pruner runs, none of these seconds pass.
     """
 
     def __init__(
@@ -81,6 +108,7 @@ class Pruner:
         parked_seconds: float,
     ) -> None:
         self._database = database
+        self._running_time = RunningTime(database)
         self._outbox_seconds = outbox_seconds
         self._key_seconds = key_seconds
         self._parked_seconds = parked_seconds
@@ -101,16 +129,26 @@ class Pruner:
     async def prune(self) -> Pruned:
         """One round, to the end."""
         began = time.monotonic()
-        outbox = await self._in_chunks(_PRUNE_OUTBOX, self._outbox_seconds)
-        keys = await self._in_chunks(_PRUNE_KEYS, self._key_seconds)
-        parked = await self._in_chunks(_PRUNE_PARKED, self._parked_seconds)
+        now = await self._running_time.look()
+        await self._mark(now)
+        outbox = await self._in_chunks(_PRUNE_OUTBOX, now - _ms(self._outbox_seconds))
+        keys = await self._in_chunks(_PRUNE_KEYS, now - _ms(self._key_seconds + KEY_MARGIN))
+        parked = await self._in_chunks(_PRUNE_PARKED, now - _ms(self._parked_seconds))
         pruned = Pruned(outbox, keys, parked)
         if any(pruned):
             seconds = round(time.monotonic() - began, 3)
             _LOG.info("pruned", **pruned._asdict(), seconds=seconds)
         return pruned
 
-    async def _in_chunks(self, delete: str, seconds: float) -> int:
+    async def _mark(self, now: int) -> None:
+        retention = _ms(self._outbox_seconds)
+        async with self._database.connection() as connection:
+            with translated():
+                await execute(connection, _MARK, {"now": now, "apart": retention // _MARKS})
+                await execute(connection, _FORGET_MARKS, {"before": now - retention})
+
+    async def _in_chunks(self, delete: str, before: int) -> int:
+        """`before` is a running time in milliseconds; what is younger stays."""
         gone = 0
         while True:
             async with self._database.connection() as connection:
@@ -119,9 +157,13 @@ class Pruner:
                         if not (await (await execute(connection, _LOCK)).fetchall())[0][0]:
                             return gone
                         deleted = await execute(
-                            connection, delete, {"chunk": _CHUNK, "seconds": seconds}
+                            connection, delete, {"chunk": _CHUNK, "before": before}
                         )
             gone += deleted.rowcount
             if deleted.rowcount < _CHUNK:
                 return gone
             await asyncio.sleep(_PAUSE)
+
+
+def _ms(seconds: float) -> int:
+    return round(1000 * seconds)

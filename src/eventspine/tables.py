@@ -19,7 +19,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from eventspine.migrations import PUBLISH_EVENTS
+from eventspine.migrations import PUBLISH_EVENTS, RUNNING_MS
 
 
 def add_spine_tables(metadata: MetaData) -> None:
@@ -76,7 +76,8 @@ def add_spine_tables(metadata: MetaData) -> None:
         Column("created_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
         # Whose personal data the answer holds, so that it can be found when they are erased.
         Column("about", Text),
-        Index("idempotency_keys_by_age", "created_at"),
+        _running_ms(),
+        Index("idempotency_keys_by_age", "running_ms"),
         Index("idempotency_keys_about", "about", postgresql_where=text("about IS NOT NULL")),
     )
     Table(
@@ -98,6 +99,7 @@ def add_spine_tables(metadata: MetaData) -> None:
         Column("error", Text, nullable=False),
         Column("attempts", Integer, nullable=False, server_default=text("1")),
         Column("parked_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
+        _running_ms(),
         Index(
             "parked_held_keys",
             "consumer",
@@ -114,7 +116,7 @@ def add_spine_tables(metadata: MetaData) -> None:
             "partition",
             "offset",
         ),
-        Index("parked_strangers_by_age", "parked_at", postgresql_where=text("NOT holds_key")),
+        Index("parked_strangers_by_age", "running_ms", postgresql_where=text("NOT holds_key")),
     )
     Table(
         "cursors",
@@ -143,6 +145,26 @@ def add_spine_tables(metadata: MetaData) -> None:
         Column("partitions", Integer, nullable=False),
         Column("rule", Text, nullable=False),
     )
-    # "%" is how DDL marks what it fills in.
-    publish_events = DDL(PUBLISH_EVENTS.replace("%", "%%"))  # type: ignore[no-untyped-call]
-    event.listen(metadata, "after_create", publish_events)
+    Table(
+        "running_time",
+        metadata,
+        # One row, always: for how long workers have run, in milliseconds. It never goes back.
+        Column("only_row", SmallInteger, primary_key=True, server_default=text("1")),
+        Column("ms", BigInteger, nullable=False),
+        CheckConstraint("only_row = 1", name="running_time_has_one_row"),
+    )
+    Table(
+        "outbox_marks",
+        metadata,
+        # Up to which position the outbox had come at what running time.
+        Column("position", BigInteger, primary_key=True, autoincrement=False),
+        Column("running_ms", BigInteger, nullable=False),
+    )
+    for when, function in (("before_create", RUNNING_MS), ("after_create", PUBLISH_EVENTS)):
+        # "%" is how DDL marks what it fills in.
+        event.listen(metadata, when, DDL(function.replace("%", "%%")))  # type: ignore[no-untyped-call]
+
+
+def _running_ms() -> Column[int]:
+    """The running time when the row was stored: its age, whatever the wall clock says."""
+    return Column("running_ms", BigInteger, nullable=False, server_default=text("running_ms()"))

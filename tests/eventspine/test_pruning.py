@@ -32,12 +32,12 @@ async def relayed_to(database: Database, position: int) -> None:
         await tx.execute("INSERT INTO relay VALUES ('/notes', %(p)s, 1)", {"p": position})
 
 
-async def grow_old(database: Database, first: int, last: int, seconds: float = 2 * DAY) -> None:
+async def grow_old(database: Database, last: int, seconds: float = 2 * DAY) -> None:
+    """All up to this position is that old: it was there when so much less time had been counted."""
     async with transaction(database) as tx:
         await tx.execute(
-            "UPDATE outbox SET time = now() - make_interval(secs => %(seconds)s)"
-            " WHERE position BETWEEN %(first)s AND %(last)s",
-            {"seconds": seconds, "first": first, "last": last},
+            "INSERT INTO outbox_marks SELECT %(last)s, ms - 1000 * %(seconds)s FROM running_time",
+            {"seconds": seconds, "last": last},
         )
 
 
@@ -64,8 +64,8 @@ def test_only_what_is_relayed_and_past_its_retention_goes(
     async def scenario() -> None:
         async with opened(notes_url) as database:
             await notes.publish_notes(database, 1, 100)
-            await grow_old(database, 1, old)
-            await grow_old(database, old + 1, 100, DAY - 60)
+            await grow_old(database, old)
+            await grow_old(database, 101, DAY - 60)
             if relayed is not None:
                 await relayed_to(database, relayed)
             assert await pruner(database).prune() == (left - 1, 0, 0)
@@ -79,7 +79,7 @@ def test_each_chunk_is_a_transaction_of_its_own(notes_url: str) -> None:
     async def scenario() -> None:
         async with opened(notes_url) as database:
             await notes.publish_notes(database, 1, 95)
-            await grow_old(database, 1, 95)
+            await grow_old(database, 95)
             await relayed_to(database, 95)
             with psycopg.connect(notes_url, autocommit=True) as admin:
                 admin.execute(
@@ -105,7 +105,7 @@ def test_two_at_once_do_it_once_and_wait_for_nobody(notes_url: str) -> None:
     async def scenario() -> None:
         async with opened(notes_url) as database:
             await notes.publish_notes(database, 1, 500)
-            await grow_old(database, 1, 480)
+            await grow_old(database, 480)
             await relayed_to(database, 500)
             async with transaction(database) as busy:
                 # Another's chunk is under way.
@@ -127,10 +127,11 @@ def test_idempotency_keys_expire_and_not_sooner(notes_url: str) -> None:
                 await tx.execute(
                     """
                     INSERT INTO idempotency_keys
-                    SELECT int4send(n), 'f', 201, '[]', '', now() - make_interval(secs => age)
-                    FROM generate_series(1, 45) AS n,
-                        LATERAL (SELECT CASE WHEN n <= 33 THEN 86401 ELSE 86300 END) AS of(age)
-                    """
+                    SELECT int4send(n), 'f', 201, '[]', '', now(), NULL,
+                        -1000 * (86400 + %(margin)s + CASE WHEN n <= 33 THEN 0 ELSE -1 END)
+                    FROM generate_series(1, 45) AS n
+                    """,
+                    {"margin": int(pruning.KEY_MARGIN)},
                 )
             assert await pruner(database).prune() == (0, 33, 0)
             keys = await database.fetch("SELECT key_hash FROM idempotency_keys ORDER BY 1")
@@ -153,20 +154,20 @@ def test_a_chunk_is_found_by_an_index_whatever_plan_is_taken(
             INSERT INTO outbox
             SELECT n, 'notes', n, 'note.taken', 1, 1, '2026-01-01'::timestamptz + n * interval '1 s',
                 '{}' FROM generate_series(1, 50000) AS n;
+            INSERT INTO outbox_marks SELECT 500 * n, n FROM generate_series(1, 100) AS n;
             INSERT INTO idempotency_keys
-            SELECT int4send(n), 'f', 201, '[]', '', '2026-01-01'::timestamptz + n * interval '1 s'
+            SELECT int4send(n), 'f', 201, '[]', '', now(), NULL, n
             FROM generate_series(1, 50000) AS n;
             INSERT INTO parked
-            SELECT 'copy', 'notes', 0, n, 0, n, '{}', '', false, 'E', 'why', 1,
-                '2026-01-01'::timestamptz + n * interval '1 s'
+            SELECT 'copy', 'notes', 0, n, 0, n, '{}', '', false, 'E', 'why', 1, now(), n
             FROM generate_series(1, 50000) AS n;
             ANALYZE;
             """
         )
-        named = statement.replace("%(chunk)s", "$1").replace("%(seconds)s", "$2")
-        connection.execute(f"PREPARE prune (bigint, float8) AS {named}")
+        named = statement.replace("%(chunk)s", "$1").replace("%(before)s", "$2")
+        connection.execute(f"PREPARE prune (bigint, bigint) AS {named}")
         connection.execute(f"SET plan_cache_mode = {plan}")
-        lines = connection.execute("EXPLAIN EXECUTE prune (500, 86400)").fetchall()
+        lines = connection.execute("EXPLAIN EXECUTE prune (500, 30000)").fetchall()
     explained = "\n".join(line for (line,) in lines)
     assert "Seq Scan on outbox" not in explained, explained
     assert "Seq Scan on idempotency_keys" not in explained, explained
@@ -176,21 +177,21 @@ def test_a_chunk_is_found_by_an_index_whatever_plan_is_taken(
 def test_looking_for_old_keys_stays_cheap_once_their_pages_are_used_again(notes_url: str) -> None:
     with psycopg.connect(notes_url, autocommit=True) as connection:
 
-        def store(since: str) -> None:
+        def store(running_ms: int) -> None:
             connection.execute(
                 "INSERT INTO idempotency_keys SELECT uuid_send(gen_random_uuid()), 'f', 201, '[]', '',"
-                " now() - %(since)s::interval FROM generate_series(1, 20000)",
-                {"since": since},
+                " now(), NULL, %(running_ms)s FROM generate_series(1, 20000)",
+                {"running_ms": running_ms},
             )
             connection.execute("VACUUM ANALYZE idempotency_keys")
 
-        store("2 days")
+        store(-1)
         connection.execute("DELETE FROM idempotency_keys")
         connection.execute("VACUUM idempotency_keys")
-        store("0 days")
+        store(1)
         (plan,) = connection.execute(
             "EXPLAIN (ANALYZE, BUFFERS, FORMAT json) " + pruning._PRUNE_KEYS,
-            {"chunk": 500, "seconds": DAY},
+            {"chunk": 500, "before": 0},
         ).fetchone() or ([],)
         assert plan[0]["Plan"]["Shared Hit Blocks"] < 20
 
@@ -211,8 +212,8 @@ def test_what_is_kept_for_a_short_time_is_pruned_often(notes_url: str) -> None:
 PARKED = """
 INSERT INTO parked
 SELECT 'copy', 'notes', 0, n, CASE WHEN ours THEN n ELSE 0 END, n::text, '{}', '', ours, 'E', 'why',
-    1, now() - make_interval(secs => age)
-FROM (VALUES (1, 35, true, 31536000), (101, 135, false, 86401), (201, 220, false, 86300))
+    1, now(), -1000 * age
+FROM (VALUES (1, 35, true, 31536000::bigint), (101, 135, false, 86400), (201, 220, false, 86399))
     AS of(first, last, ours, age), generate_series(first, last) AS n
 """
 
@@ -293,7 +294,7 @@ def test_a_pruner_waits_for_a_database_that_is_away(notes_url: str) -> None:
     async def scenario() -> None:
         async with opened(notes_url) as database:
             await notes.publish_notes(database, 1, 5)
-            await grow_old(database, 1, 5)
+            await grow_old(database, 5)
             await relayed_to(database, 5)
             with psycopg.connect(notes_url, autocommit=True) as admin:
                 admin.execute("ALTER TABLE outbox RENAME TO elsewhere")

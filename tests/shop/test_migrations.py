@@ -80,7 +80,10 @@ SPINE_DATA = """
 """
 
 
-NEWER = {"idempotency_keys", "parked", "earlier_cursors", "earlier_relay"}
+NEWER = {
+    *("idempotency_keys", "parked", "earlier_cursors", "earlier_relay"),
+    *("outbox_marks", "running_time"),
+}
 """Tables that the first revisions do not have."""
 
 

@@ -153,6 +153,42 @@ CREATE TABLE earlier_relay (
 );
 """
 
+RUNNING_MS = """
+CREATE FUNCTION running_ms() RETURNS bigint LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN (SELECT ms FROM running_time);
+END
+$$;
+"""
+"""The running time as it stands, for rows that are stored without saying it."""
+
+# What is there counts as stored now, so it is kept for its time once more.
+_SPINE_10 = (
+    """
+CREATE TABLE running_time (
+    only_row SMALLINT DEFAULT 1 NOT NULL,
+    ms BIGINT NOT NULL,
+    PRIMARY KEY (only_row),
+    CONSTRAINT running_time_has_one_row CHECK (only_row = 1)
+);
+INSERT INTO running_time (ms) VALUES (0);
+"""
+    + RUNNING_MS
+    + """
+CREATE TABLE outbox_marks (
+    position BIGINT NOT NULL,
+    running_ms BIGINT NOT NULL,
+    PRIMARY KEY (position)
+);
+ALTER TABLE idempotency_keys ADD COLUMN running_ms BIGINT DEFAULT running_ms() NOT NULL;
+DROP INDEX idempotency_keys_by_age;
+CREATE INDEX idempotency_keys_by_age ON idempotency_keys (running_ms);
+ALTER TABLE parked ADD COLUMN running_ms BIGINT DEFAULT running_ms() NOT NULL;
+DROP INDEX parked_strangers_by_age;
+CREATE INDEX parked_strangers_by_age ON parked (running_ms) WHERE NOT holds_key;
+"""
+)
+
 
 def spine_1() -> str:
     """outbox, outbox_head, relay, cursors."""
@@ -199,5 +235,21 @@ def spine_9() -> str:
     return _SPINE_9
 
 
-STEPS = (spine_1, spine_2, spine_3, spine_4, spine_5, spine_6, spine_7, spine_8, spine_9)
+def spine_10() -> str:
+    """running_time, outbox_marks; running_ms of keys and parked records: ages without a wall clock."""
+    return _SPINE_10
+
+
+STEPS = (
+    spine_1,
+    spine_2,
+    spine_3,
+    spine_4,
+    spine_5,
+    spine_6,
+    spine_7,
+    spine_8,
+    spine_9,
+    spine_10,
+)
 """All of them, in their order."""

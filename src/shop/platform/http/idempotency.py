@@ -27,8 +27,8 @@ IdempotencyKey = Annotated[
         max_length=255,
         pattern=r"^[\x21-\x7e]+$",
         description="any text without spaces, new for each request and the same when it is sent "
-        "again: every repeat is given the first answer; kept for 24 hours, but none with data that has "
-        "been erased since",
+        "again: every repeat is given the first answer; kept for at least 24 hours, unless it is set "
+        "otherwise, but none with data that has been erased since",
     ),
 ]
 
