@@ -6,13 +6,15 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help up test storm check bench bench-history format requirements clean
+.PHONY: help up test storm check bench bench-history docs hooks format requirements clean
 
 help:
 	@echo "make up      start the shop on this machine: PostgreSQL, users on 8001, orders on 8002"
 	@echo "make test    every test, against real PostgreSQL"
 	@echo "make storm   strikes a running shop for as long as you like, and judges it: SEED=, CYCLES=, LOG=postgres"
 	@echo "make check   formatting, lint, types, and who may import whom"
+	@echo "make docs    the documentation site, in build/docs; a dead link fails"
+	@echo "make hooks   runs the checks before each commit"
 	@echo "make bench   the benchmarks; writes docs/benchmarks.md"
 	@echo "make bench-history   the shop after five million events; writes docs/benchmarks-history.md"
 
@@ -34,6 +36,11 @@ $(VENV)/.dev: requirements/dev.txt $(VENV)/.local
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	@touch $@
 
+$(VENV)/.docs: requirements/docs.txt $(VENV)/.dev
+	@echo "installing what the documentation site needs into .venv (once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/docs.txt
+	@touch $@
+
 # exec, so that Ctrl-C and signals reach the shop itself and not a shell in between.
 # KAFKA=1 runs on a Kafka broker started here, KAFKA=host:port on one that is there.
 up: $(VENV)/.local
@@ -53,6 +60,15 @@ check: $(VENV)/.dev
 	$(BIN)/lint-imports
 	$(BIN)/python -m shop.platform.discovery
 
+# A warning is an error: a dead link, a dead anchor, a page that no other one leads to.
+docs: $(VENV)/.docs
+	@rm -rf docs/reference
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env --builder html docs build/docs
+	@echo "the documentation is in build/docs/index.html"
+
+hooks: $(VENV)/.dev
+	$(BIN)/pre-commit install
+
 format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -71,6 +87,7 @@ requirements:
 	$(UV_COMPILE) -c requirements/prod.txt requirements/local.in -o requirements/local.txt
 	$(UV_COMPILE) -c requirements/local.txt requirements/build.in -o requirements/build.txt
 	$(UV_COMPILE) -c requirements/local.txt requirements/dev.in -o requirements/dev.txt
+	$(UV_COMPILE) -c requirements/dev.txt requirements/docs.in -o requirements/docs.txt
 
 clean:
 	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis

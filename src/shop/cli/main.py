@@ -2,7 +2,8 @@
 
 import sys
 import traceback
-from typing import Any
+from importlib.metadata import version
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -58,6 +59,27 @@ app = typer.Typer(
     add_completion=False,
 )
 
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"eventshop {version('eventshop')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    *,
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="print the version and exit"
+        ),
+    ] = False,
+) -> None:
+    # No docstring: Typer would print it in the place of the help above.
+    pass
+
+
 for command in (up.up, api.api, worker.worker, migrate.migrate, events.events, audit.audit):
     app.command()(command)
 app.add_typer(parked.app, name="parked", no_args_is_help=True)
@@ -66,7 +88,7 @@ app.add_typer(parked.app, name="parked", no_args_is_help=True)
 def _with_kafka_value(words: list[str]) -> list[str]:
     """`--kafka` alone means a broker started here; Typer has no option with an optional value."""
     spelled: list[str] = []
-    for word, following in zip(words, [*words[1:], "--"], strict=True):
+    for word, following in zip(words, [*words[1:], "--"], strict=False):
         spelled.append(word)
         if word == "--kafka" and following.startswith("-"):
             spelled.append("local")
