@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
@@ -35,6 +35,9 @@ START_TIMEOUT = 60.0
 """Seconds the shop's own processes may take until all of them answer."""
 
 STOP_TIMEOUT = 5.0
+
+FOR_PEOPLE = "shop: "
+"""How a line begins, of a command that runs before the start, that belongs on the terminal."""
 
 _HOST = "127.0.0.1"
 
@@ -57,6 +60,8 @@ class UpOptions:
     """Show what the processes log, not only in their files."""
     kafka: str | None = None
     """None: the log is a table. "local": start a broker here. Else the broker's HOST:PORT."""
+    copy_log_from: str | None = None
+    """"postgres", "kafka" or a broker's HOST:PORT: the log to copy into this one before it is used."""
 
 
 def shop_command(*words: str) -> list[str]:
@@ -117,6 +122,7 @@ def _bring_up(
         settings[f"{prefix}DATABASE_URL"] = postgres.dsn(service.name)
         settings[f"{prefix}PORT"] = str(service.port)
     settings |= _log_settings(options, data, supervisor, postgres)
+    other = _other_log(options, data, supervisor, postgres)
     # For `shop events` and its like, run beside this one.
     (data / RUNNING).write_text(json.dumps(settings, indent=2) + "\n")
     # Unbuffered, because a killed process's last lines are the best. The logs are UTF-8, whatever the
@@ -128,7 +134,16 @@ def _bring_up(
         "PYTHONIOENCODING": "utf-8:backslashreplace",
     }
 
-    _migrate(process("migrate", "migrate"), pause)
+    migrated = "the databases could not be migrated"
+    if other:
+        # That log's own tables too: an older release may have made them.
+        env = {**env, **other}
+        _once(process("migrate-other-log", "migrate"), pause, migrated)
+        env = {**env, **settings}
+    _once(process("migrate", "migrate"), pause, migrated)
+    if options.copy_log_from:
+        copying = process("copy-log", "log", "copy", "--from", options.copy_log_from)
+        _once(copying, pause, "the log could not be copied")
     supervisor.start(
         *(
             process(f"{service.name}-{part}", part, service.name)
@@ -169,19 +184,37 @@ def _log_settings(
     return {"SHOP_EVENT_LOG": "kafka", "SHOP_KAFKA__BOOTSTRAP_SERVERS": servers}
 
 
-def _migrate(migration: Process, pause: Pause) -> None:
+def _other_log(
+    options: UpOptions, data: Path, supervisor: Supervisor, postgres: LocalPostgres
+) -> Mapping[str, str] | None:
+    """The settings of a log to copy from that is kept here, if one is to be copied; starts its broker."""
+    of = options.copy_log_from
+    if of is None:
+        return None
+    if of == ("kafka" if options.kafka else "postgres"):
+        raise StartFailed(f"--copy-log-from {of} names the very log that the shop is to run on")
+    if of == "kafka" and not (data / "kafka").exists():
+        raise StartFailed(f"there is no log to copy in {data / 'kafka'}: no broker has run here")
+    if of not in {"postgres", "kafka"}:
+        return {}
+    other = replace(options, kafka="local" if of == "kafka" else None)
+    return _log_settings(other, data, supervisor, postgres)
+
+
+def _once(work: Process, pause: Pause, failed: str) -> None:
+    """Have it done before anything else starts, and show the lines that are meant for people."""
     try:
-        migration.start()
-        status = migration.wait(pause)
+        work.start()
+        status = work.wait(pause)
     finally:
-        migration.stop(STOP_TIMEOUT / 2)
+        work.stop(STOP_TIMEOUT / 2)
     if status:
-        for line in migration.log.tail():
+        for line in work.log.tail():
             say(f"  {line}")
-        raise StartFailed(
-            f"the databases could not be migrated ({migration.ended()}); {migration.log.path} has "
-            "all it said"
-        )
+        raise StartFailed(f"{failed} ({work.ended()}); {work.log.path} has all it said")
+    for line in work.log.tail():
+        if line.startswith(FOR_PEOPLE):
+            say(line.removeprefix(FOR_PEOPLE))
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from typing import Any
 
 import psycopg
 
+from eventspine.audited_log import Feeding, Reading, feeding, not_there_yet, reading
 from eventspine.database import Connection, connect, execute, translated
 from eventspine.event import Envelope, NotAnEvent, decode, envelope
 from eventspine.fold import COPY_EVENTS, CREATE_EVENTS, Fold, differences, skipped_versions
@@ -25,15 +26,7 @@ Progress = Callable[[str, int, int], None]
 
 _PAGE = 5000  # records read from the log at a time
 
-_SNAPSHOT = """
-SELECT (SELECT position FROM outbox_head),
-    coalesce((SELECT position FROM relay WHERE source = %(source)s), 0)
-"""
-
-_CURSORS = """
-SELECT topic, partition, next_offset, last_position FROM cursors
-WHERE consumer = %(consumer)s ORDER BY topic, partition
-"""
+_HEAD = "SELECT position FROM outbox_head"
 
 _PARKED = """
 SELECT topic, partition, "offset", position, key, error FROM parked
@@ -71,28 +64,30 @@ async def audit(audited: Audited, log: EventLog, progress: Progress) -> list[Sec
     own errors when something can't be read: that is no verdict.
     """
     async with _snapshot(audited.database_url) as connection:
-        head, relayed = (await _all(connection, _SNAPSHOT, {"source": audited.source}))[0]
-        cursors = {
-            (topic, partition): (next_offset, last_position)
-            for topic, partition, next_offset, last_position in await _all(
-                connection, _CURSORS, {"consumer": audited.name}
-            )
-        }
+        [(head,)] = await _all(connection, _HEAD, {})
+        fed = await feeding(connection, audited.source, (await log.identity(audited.topic)).id)
         parked = await _all(connection, _PARKED, {"consumer": audited.name})
         sections = [_parked_section(audited, parked)]
         await execute(connection, CREATE_EVENTS)
-        own = await _read_own(connection, audited, log, head, relayed, progress)
+        own = await _read_own(connection, audited, log, head, fed.relayed, progress)
         # The head only rises: what the log has beyond it now, it can't have from this database.
         head_now = await _head_now(audited.database_url)
-        sections.append(_source_section(audited, own, head_now, relayed))
+        sections.append(_source_section(audited, own, head_now, fed))
+        incomplete = {audited.topic} if fed.lacks else set()
         for topic in audited.handlers.topics:
             section = Section(f"{audited.name}: cursors on topic {topic}")
-            await _read_others(
-                connection, log, topic, audited.handlers, cursors,
+            identity = (await log.identity(topic)).id
+            known = await reading(connection, audited.name, topic, identity)
+            if not await _read_others(
+                connection, log, topic, audited.handlers, known,
                 {position for at, _, _, position, *_ in parked if at == topic}, section, progress,
-            )  # fmt: skip
+            ):  # fmt: skip
+                incomplete.add(topic)
             sections.append(section)
-        tables = [await _table_section(connection, audited, fold) for fold in audited.folds]
+        tables = [
+            await _table_section(connection, audited, fold, compare=fold.topic not in incomplete)
+            for fold in audited.folds
+        ]
         return [*sections, *tables, await _versions_section(connection, audited)]
 
 
@@ -147,31 +142,43 @@ async def _read_others(
     log: EventLog,
     topic: str,
     handlers: Handlers,
-    cursors: dict[tuple[str, int], tuple[int, int]],
+    known: Reading,
     parked: set[int],
     section: Section,
     progress: Progress,
-) -> None:
-    """Another's events, up to this service's cursors; checks those on the way."""
+) -> bool:
+    """Another's events, up to this service's cursors, and what was applied from logs before; checks
+    the cursors on the way. Whether this log holds all that was applied.
+    """
     ends = await log.end_offsets(topic)
     shown = {partition: Shown() for partition in ends}
-    applied = 0
+    applied = highest = 0
+    cursors = {at: known.cursors.get(at, (0, 0)) for at in ends}
     async with connection.cursor() as cursor:
         async with cursor.copy(COPY_EVENTS) as copy:
             async for record in _topic(log, topic, progress):
-                next_offset, _ = cursors.get((topic, record.partition), (0, 0))
-                if record.offset >= next_offset:
-                    continue
                 found = _envelope(record)
                 if found is None or not handlers.knows_source(topic, found.source):
                     continue
                 position = found.position
-                new = shown[record.partition].add(position, record.offset)
-                if new and position not in parked and _can_be_applied(record, found, handlers):
+                highest = max(highest, position)
+                seen, new = shown[record.partition], False
+                before = known.earlier.covers(record.key, position)
+                if record.offset < cursors[record.partition][0]:
+                    new = seen.add(position, record.offset)
+                    if before and seen.passed_over[-1:] == [position]:
+                        seen.passed_over.pop()
+                if (
+                    (new or before)
+                    and position not in parked
+                    and _can_be_applied(record, found, handlers)
+                ):
                     applied += 1
                     await copy.write_row((topic, position, _text(record)))
+    not_there = not_there_yet(topic, known.earlier, highest)
+    section.problems += [problem for problem in (known.problem, not_there) if problem]
     for partition, end in ends.items():
-        next_offset, last_position = cursors.get((topic, partition), (0, 0))
+        next_offset, last_position = cursors[partition]
         if next_offset > end:
             section.problems.append(
                 f"the cursor on {topic}/{partition} is at offset {next_offset} but the log ends at"
@@ -191,8 +198,9 @@ async def _read_others(
                 " came before them, so somebody else wrote it; see"
                 " docs/operations.md, 'A position that nobody gave out'"
             )
-    behind = sum(end - cursors.get((topic, at), (0, 0))[0] for at, end in ends.items())
+    behind = sum(end - cursors[at][0] for at, end in ends.items())
     section.facts |= {"partitions": len(ends), "records_applied": applied, "behind": max(0, behind)}
+    return not_there is None
 
 
 async def _topic(log: EventLog, topic: str, progress: Progress) -> AsyncIterator[Record]:
@@ -236,18 +244,20 @@ def _text(record: Record) -> str:
     return (record.value or b"").decode(errors="replace").replace("\x00", "")
 
 
-def _source_section(audited: Audited, seen: Seen, head: int, relayed: int) -> Section:
+def _source_section(audited: Audited, seen: Seen, head: int, fed: Feeding) -> Section:
     section = Section(
         f"{audited.name}: events in topic {audited.topic}",
         facts={
             "published": head,
-            "relayed": relayed,
+            "relayed": fed.relayed,
             "in_log": seen.different,
             "repeats": seen.repeats,
             "not_events": seen.strangers,
         },
     )
-    for first, last in seen.missing(relayed)[:10]:
+    if fed.problem:
+        section.problems.append(fed.problem)
+    for first, last in seen.missing(fed.relayed)[:10]:
         span = f"position {first} is" if first == last else f"positions {first} to {last} are"
         section.problems.append(
             f"{span} missing from topic {audited.topic}, though relayed: consumers that had not "
@@ -273,8 +283,13 @@ def _parked_section(audited: Audited, parked: Sequence[Any]) -> Section:
     return section
 
 
-async def _table_section(connection: Connection, audited: Audited, fold: Fold) -> Section:
+async def _table_section(
+    connection: Connection, audited: Audited, fold: Fold, *, compare: bool
+) -> Section:
     section = Section(f"{audited.name}: table {fold.table} is the fold of topic {fold.topic}")
+    if not compare:
+        section.problems.append("not compared: events that it was made of are not in this log")
+        return section
     try:
         async with connection.transaction():
             found = await differences(connection, fold)

@@ -30,6 +30,9 @@ class Seen:
             self._met[position] = 1
             self.different += 1
 
+    def holds(self, position: int) -> bool:
+        return position <= self.head and bool(self._met[position])
+
     def missing(self, up_to: int) -> list[tuple[int, int]]:
         """The ranges of positions from 1 to `up_to` that were not met."""
         ranges = []

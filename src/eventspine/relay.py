@@ -31,7 +31,7 @@ _LOG = structlog.get_logger("eventspine.relay")
 
 _Answer = TypeVar("_Answer")
 
-_LEAD = "SELECT pg_try_advisory_lock(7405)"
+LEAD = "SELECT pg_try_advisory_lock(7405)"
 
 _TAKE_OFFICE = """
 INSERT INTO relay (source, position, epoch) VALUES (%(source)s, 0, 1)
@@ -121,7 +121,7 @@ class Relay:
             )
             held.push_async_callback(connection.close)
             with translated():
-                while not await _one(connection, _LEAD):
+                while not await _one(connection, LEAD):
                     self._patience.comes_round()
                     await self._keep_log_open()
                     await asyncio.sleep(1.0)

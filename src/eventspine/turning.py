@@ -38,12 +38,13 @@ UPDATE relay SET log = %(log)s, position = %(position)s FROM was WHERE relay.sou
 
 _HOLDS = """
 WITH fed AS (
-    UPDATE relay SET position = %(position)s WHERE source = %(source)s AND log = %(log)s
-    RETURNING source
+    UPDATE relay SET position = greatest(position, %(position)s)
+    WHERE source = %(source)s AND log = %(log)s RETURNING source
 )
 INSERT INTO earlier_relay (source, log, position)
 SELECT %(source)s, %(log)s, %(position)s WHERE NOT EXISTS (SELECT FROM fed)
-ON CONFLICT (source, log) DO UPDATE SET position = excluded.position
+ON CONFLICT (source, log) DO UPDATE
+SET position = greatest(earlier_relay.position, excluded.position)
 """
 
 

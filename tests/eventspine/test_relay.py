@@ -226,7 +226,7 @@ def test_two_relays_that_both_lead_leave_no_hole_and_put_nothing_out_of_order(
     notes_url: str, copy_url: str, postgres_log_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As if no lock were held: what depends on it is work saved, not safety."""
-    monkeypatch.setattr(relay, "_LEAD", "SELECT true")
+    monkeypatch.setattr(relay, "LEAD", "SELECT true")
 
     async def scenario() -> None:
         async with (
@@ -517,7 +517,7 @@ def test_what_a_deposed_relay_appends_in_the_meantime_is_no_sign_of_an_old_backu
             log = Log()
             await notes.publish_notes(database, 1, 5)
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(relay, "_LEAD", "SELECT true")
+                patch.setattr(relay, "LEAD", "SELECT true")
                 deposed = notes.relay(notes_url, log)
                 async with notes.Running(notes.relay(notes_url, log).run()):
                     await notes.eventually(lambda: is_saved(database, 6))

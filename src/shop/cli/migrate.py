@@ -1,14 +1,17 @@
 """`shop migrate`: schemas and topics."""
 
 import asyncio
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from eventspine.audited_log import feeding
+from eventspine.database import connect
 from eventspine.errors import Unavailable
-from eventspine.log import LogUnavailable, TopicMismatch
+from eventspine.log import EventLog, LogUnavailable, TopicMismatch
 from shop.cli.common import (
     log_as,
     one_line,
@@ -17,6 +20,7 @@ from shop.cli.common import (
     stop,
 )
 from shop.platform.event_log import database_url, log_url, open_event_log
+from shop.platform.service import Service
 from shop.platform.settings import Settings
 
 
@@ -44,18 +48,39 @@ def migrate(
                 bring_forward(url, tables, migrations)
             except NotMigrated as error:
                 stop(f"cannot migrate the database {name}: {one_line(error)}")
-        asyncio.run(_create_topics(settings, [each.topic for each in chosen]))
+        asyncio.run(_create_topics(settings, chosen))
     except (TopicMismatch, LogUnavailable) as error:
         stop(str(error))
     except Unavailable as error:
         stop(f"cannot reach a database: {one_line(error)}")
 
 
-async def _create_topics(settings: Settings, topics: list[str]) -> None:
+async def _create_topics(settings: Settings, services: Sequence[Service]) -> None:
     log = open_event_log(settings)
     partitions = settings.kafka_partitions if settings.event_log == "kafka" else None
     try:
-        for topic in topics:
-            await log.create_topic(topic, partitions)
+        for each in services:
+            await log.create_topic(each.topic, partitions)
+        await _say_if_another(settings, services, log)
     finally:
         await log.close()
+
+
+async def _say_if_another(settings: Settings, services: Sequence[Service], log: EventLog) -> None:
+    """Than the one that events are relayed to, by what the databases remember: one line, if it is well."""
+    others = []
+    for each in services:
+        connection = await connect(database_url(settings, each.name))
+        try:
+            fed = await feeding(connection, each.source, (await log.identity(each.topic)).id)
+        finally:
+            await connection.close()
+        if fed.lacks:
+            typer.echo(f"shop: {each.name}: {fed.problem}")
+        elif fed.problem:
+            others.append(each.name)
+    if others:
+        typer.echo(
+            f"shop: the log is another one than before, for {' and '.join(others)}: it is fed from the"
+            " outbox, and what was applied from the other is not applied again"
+        )

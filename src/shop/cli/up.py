@@ -28,6 +28,14 @@ def up(
             "or on the one at HOST:PORT",
         ),
     ] = None,
+    copy_log_from: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LOG",
+            help="postgres, kafka or a broker's HOST:PORT: first copy the events of that log into this"
+            " one, when going over from one to the other",
+        ),
+    ] = None,
     verbose: Annotated[bool, typer.Option(help="show every process's log here")] = False,
 ) -> None:
     """Start the whole shop on this machine, and keep it running until Ctrl-C."""
@@ -40,7 +48,10 @@ def up(
     ports = _ports(settings, port or [])
     local = [LocalService(name, ports[name]) for name in ports]
     stop_within = settings.stop_within()
-    raise typer.Exit(run(UpOptions(data, local, stop_within, verbose=verbose, kafka=kafka)))
+    options = UpOptions(
+        data, local, stop_within, verbose=verbose, kafka=kafka, copy_log_from=copy_log_from
+    )
+    raise typer.Exit(run(options))
 
 
 _LAST_PORT = 65535

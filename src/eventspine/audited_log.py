@@ -1,0 +1,90 @@
+"""What the audit says of the log itself: whether it is the one that a database knows."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from eventspine.database import Connection, execute
+from eventspine.turning import begins, missing_sentence
+from eventspine.which_log import Earlier, earlier_of
+
+_FED = """
+SELECT coalesce((SELECT log FROM relay WHERE source = %(source)s), ''),
+    coalesce((SELECT position FROM relay WHERE source = %(source)s AND log IN ('', %(log)s)),
+        (SELECT position FROM earlier_relay WHERE source = %(source)s AND log = %(log)s), 0)
+"""
+
+_CURSORS = """
+SELECT topic, partition, next_offset, last_position FROM cursors
+WHERE consumer = %(consumer)s AND topic = %(topic)s AND log IN ('', %(log)s)
+"""
+
+_OTHERS = """
+SELECT DISTINCT log FROM cursors
+WHERE consumer = %(consumer)s AND topic = %(topic)s AND log NOT IN ('', %(log)s)
+"""
+
+_WAY_OUT = (
+    "start its worker with these settings, and it goes over; or give this command the settings of that"
+    " log; see docs/operations.md, 'Another log'"
+)
+
+
+class Feeding(NamedTuple):
+    """How a service feeds this log."""
+
+    relayed: int
+    """Up to which position this very log holds everything, by what the database says."""
+    problem: str | None
+    lacks: bool
+    """Whether events are in neither this log nor the outbox, since they are in another."""
+
+
+async def feeding(connection: Connection, source: str, log: str) -> Feeding:
+    [(known, relayed)] = await _all(connection, _FED, {"source": source, "log": log})
+    if known in {"", log}:
+        return Feeding(relayed, None, lacks=False)
+    holds, first = await begins(connection, source, log)
+    if first > holds + 1:
+        return Feeding(relayed, missing_sentence(source, holds + 1, first - 1), lacks=True)
+    problem = f"events are relayed to another log ({known}) than this one ({log}): {_WAY_OUT}"
+    return Feeding(relayed, problem, lacks=False)
+
+
+class Reading(NamedTuple):
+    """How a service reads a topic of this log."""
+
+    cursors: dict[int, tuple[int, int]]
+    """Of each partition, the next offset and the last position."""
+    earlier: Earlier
+    problem: str | None
+
+
+async def reading(connection: Connection, consumer: str, topic: str, log: str) -> Reading:
+    place = {"consumer": consumer, "topic": topic, "log": log}
+    cursors = {
+        partition: (next_offset, last_position)
+        for _, partition, next_offset, last_position in await _all(connection, _CURSORS, place)
+    }
+    others = ", ".join(sorted(name for (name,) in await _all(connection, _OTHERS, place)))
+    problem = (
+        f"the cursors on topic {topic} are places in another log ({others}) than this one ({log}):"
+        f" {_WAY_OUT}"
+    )
+    earlier = await earlier_of(connection, consumer, topic, log)
+    return Reading(cursors, earlier, problem if others else None)
+
+
+def not_there_yet(topic: str, earlier: Earlier, highest: int) -> str | None:
+    """What was applied from another log and is not in this one."""
+    if highest >= earlier.highest:
+        return None
+    return (
+        f"events of topic {topic} up to position {earlier.highest} were applied from another log"
+        f" ({', '.join(earlier.logs)}), and this one holds none above {highest}: the worker that feeds it"
+        " may not be done, so audit again in a while; if that stays so, they have to be copied from the"
+        " log before; see docs/operations.md, 'Another log'"
+    )
+
+
+async def _all(connection: Connection, sql: str, params: dict[str, Any]) -> Sequence[Any]:
+    return await (await execute(connection, sql, params)).fetchall()

@@ -1,0 +1,213 @@
+"""A topic's events from one log into another: what the outbox has been pruned of is nowhere else.
+
+Events go in the order of their positions, whatever partitions they stand in, since readers of the other
+log take for a repeat what is not above the last position of its partition. Each goes once, with its key,
+its value and its headers as they are; repeats, records that are no events of this source, and positions
+that its database has not given out stay behind. A copy that was stopped goes on where it was.
+"""
+
+import heapq
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+from eventspine.database import connect, execute, translated
+from eventspine.errors import SpineError
+from eventspine.event import NotAnEvent, envelope
+from eventspine.log import EventLog, Message, Record
+from eventspine.partitions import partition_of
+from eventspine.positions import Seen
+from eventspine.relay import LEAD
+from eventspine.turning import begins, holds
+
+Progress = Callable[[int, int], None]
+"""Told how many positions are done, and how many there are."""
+
+_PAGE = 2000  # records read from a partition at a time
+_AT_ONCE = 2000  # events appended at a time
+_BYTES_AT_ONCE = 16 * 1024 * 1024  # of their values
+
+
+class CannotCopy(SpineError):
+    """Nothing was copied, or not all of it; the sentence says why."""
+
+
+class Copied(NamedTuple):
+    """What has become of one topic."""
+
+    copied: int
+    already_there: int
+    upto: int
+    """The highest position of the log it was copied from."""
+    missing: list[tuple[int, int]]
+    """Ranges of positions that are in neither log."""
+
+
+class Office:
+    """That of a service's relay, so that nobody feeds a log meanwhile."""
+
+    def __init__(self, still_held: Callable[[], Awaitable[None]], head: int) -> None:
+        self.still_held = still_held
+        """Raises `Unavailable` if it may have been lost."""
+        self.head = head
+        """The last position given out."""
+
+
+@asynccontextmanager
+async def no_relay(database_url: str) -> AsyncIterator[Office]:
+    """Raises `CannotCopy` if a relay leads."""
+    connection = await connect(database_url)
+    try:
+        with translated():
+            [(mine,)] = await (await execute(connection, LEAD)).fetchall()
+            if not mine:
+                raise CannotCopy(
+                    "its worker is running, and feeds a log: stop all its workers first"
+                )
+            [(head,)] = await (
+                await execute(connection, "SELECT position FROM outbox_head")
+            ).fetchall()
+
+        async def still_held() -> None:
+            with translated():
+                await execute(connection, "SELECT 1")
+
+        yield Office(still_held, head)
+    finally:
+        await connection.close()
+
+
+async def copy_topic(
+    of: EventLog, to: EventLog, topic: str, source: str, office: Office, progress: Progress
+) -> Copied:
+    """Raises `CannotCopy`, and the logs' own errors. Then, or if it is stopped: do the same again."""
+    identity, other = await to.identity(topic), await of.identity(topic)
+    if identity.id == other.id:
+        raise CannotCopy(f"both name the same log ({identity.id})")
+    seen, tops = Seen(office.head), dict[int, int]()
+    async for position, record in in_order(to, topic, source, office.head):
+        seen.add(position)
+        tops[record.partition] = max(position, tops.get(record.partition, 0))
+    there, copied, upto = seen.different, 0, 0
+    share: list[Message] = []
+    size = 0
+
+    async def append() -> None:
+        nonlocal copied, size
+        await office.still_held()
+        await to.append(topic, share)
+        copied += len(share)
+        share.clear()
+        size = 0
+        progress(upto, office.head)
+
+    async for position, record in in_order(of, topic, source, office.head):
+        upto = position
+        if seen.holds(position):
+            continue
+        key, value = record.key or "", record.value
+        partition = partition_of(key, identity.partitions, identity.rule)
+        if position < tops.get(partition, 0):
+            raise CannotCopy(
+                f"topic {topic} of the log to copy into holds position {tops[partition]} already, and"
+                f" lacks position {position}, which would stand behind it and be taken for a repeat:"
+                " copy into a log that is empty, or that lacks nothing but its end"
+            )
+        seen.add(position)
+        tops[partition] = position
+        share.append(Message(key, value, record.headers))
+        size += len(value or b"")
+        if len(share) >= _AT_ONCE or size >= _BYTES_AT_ONCE:
+            await append()
+    if share:
+        await append()
+    await _compare(of, to, topic, source, office.head)
+    return Copied(copied, there, upto, seen.missing(upto))
+
+
+async def note(database_url: str, to: EventLog, topic: str, source: str, upto: int) -> None:
+    """Have the service know that this log holds all that there is up to this position."""
+    connection = await connect(database_url)
+    try:
+        with translated():
+            await holds(connection, source, (await to.identity(topic)).id, upto)
+    finally:
+        await connection.close()
+
+
+async def lacking(
+    database_url: str, log: EventLog, topic: str, source: str, head: int
+) -> tuple[int, list[tuple[int, int]]]:
+    """The last position before the outbox, and those up to there that this log does not hold."""
+    connection = await connect(database_url)
+    try:
+        with translated():
+            _, first = await begins(connection, source, (await log.identity(topic)).id)
+    finally:
+        await connection.close()
+    seen = Seen(head)
+    async for position, _ in in_order(log, topic, source, head):
+        seen.add(position)
+    return first - 1, seen.missing(first - 1)
+
+
+async def in_order(
+    log: EventLog, topic: str, source: str, head: int
+) -> AsyncIterator[tuple[int, Record]]:
+    """The events as their readers see them, by position over all partitions, up to `head`."""
+    waiting: list[tuple[int, int, Record]] = []
+    partitions = {
+        partition: _rising(log, topic, partition, end, source, head)
+        for partition, end in (await log.end_offsets(topic)).items()
+    }
+
+    async def take(partition: int) -> None:
+        if (found := await anext(partitions[partition], None)) is not None:
+            heapq.heappush(waiting, (found[0], partition, found[1]))
+
+    for partition in partitions:
+        await take(partition)
+    last = 0
+    while waiting:
+        position, partition, record = heapq.heappop(waiting)
+        await take(partition)
+        if position > last:
+            last = position
+            yield position, record
+
+
+async def _rising(
+    log: EventLog, topic: str, partition: int, end: int, source: str, head: int
+) -> AsyncIterator[tuple[int, Record]]:
+    offset = last = 0
+    while offset < end:
+        records = await log.read(topic, partition, offset, _PAGE)
+        if not records:
+            return
+        for record in records:
+            try:
+                found = envelope(record)
+            except NotAnEvent:
+                continue
+            if found.source == source and last < found.position <= head:
+                last = found.position
+                yield last, record
+        offset = records[-1].offset + 1
+
+
+async def _compare(of: EventLog, to: EventLog, topic: str, source: str, head: int) -> None:
+    """Whether every event of one stands in the other, to the byte, and in its turn."""
+    others = in_order(to, topic, source, head)
+    other = await anext(others, None)
+    async for position, record in in_order(of, topic, source, head):
+        while other is not None and other[0] < position:
+            other = await anext(others, None)
+        if other is None or other[0] != position or _said(other[1]) != _said(record):
+            raise CannotCopy(
+                f"position {position} of topic {topic} is not in both logs as it should be: somebody else"
+                " writes to one of them; stop that, and copy into a log that is empty"
+            )
+
+
+def _said(record: Record) -> tuple[str | None, bytes | None, dict[str, str]]:
+    return record.key, record.value, dict(record.headers)

@@ -1,0 +1,108 @@
+"""`shop log`: from one log to another."""
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from shop.cli.common import (
+    DEFAULT_DATA,
+    DataDir,
+    beside_running_shop,
+    say_it_once,
+    services_named,
+    settings_or_stop,
+    stop,
+    what_is_away,
+)
+from shop.platform.event_log import database_url, open_event_log
+from shop.platform.settings import Settings
+
+app = typer.Typer(help="Go over from one log to another.")
+
+ServiceOrAll = Annotated[str | None, typer.Argument(help="one service; all, if left out")]
+
+
+@app.command()
+def copy(
+    of: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            metavar="LOG",
+            help="postgres or kafka, as the settings name it; or postgresql://…; or a broker's HOST:PORT",
+        ),
+    ],
+    service: ServiceOrAll = None,
+    data: DataDir = DEFAULT_DATA,
+) -> None:
+    """Copy the events of another log into the one that the settings name, and compare the two.
+
+    The workers must be stopped. It can be stopped and started again: it goes on where it was.
+    Exit status 1 if there are positions that are in neither log.
+    """
+    from shop.cli.log_moving import copy_all  # noqa: PLC0415 - only this needs it
+
+    with beside_running_shop(data):
+        settings = settings_or_stop()
+        services = services_named(service)
+        others = _settings_of(of, settings)
+        urls = {each.name: database_url(settings, each.name) for each in services}
+        other, log = open_event_log(others), open_event_log(settings)
+
+    async def run() -> bool:
+        try:
+            return await copy_all(services, urls, other, log)
+        finally:
+            await other.close()
+            await log.close()
+
+    say_it_once()
+    with what_is_away("not copied"):
+        whole = asyncio.run(run())
+    raise typer.Exit(0 if whole else 1)
+
+
+@app.command()
+def accept(
+    service: ServiceOrAll = None,
+    give_up: Annotated[
+        bool, typer.Option(help="go on although events are in neither the log nor the outbox")
+    ] = False,
+    data: DataDir = DEFAULT_DATA,
+) -> None:
+    """Go on with the log that the settings name: say what it lacks, and have it fed from there on.
+
+    For a log that was filled by other means, and for one that can't be made whole. The workers must be
+    stopped. Exit status 1, and nothing is changed, if it lacks something and that is not given up.
+    """
+    from shop.cli.log_moving import accept_all  # noqa: PLC0415 - only this needs it
+
+    with beside_running_shop(data):
+        settings = settings_or_stop()
+        services = services_named(service)
+        urls = {each.name: database_url(settings, each.name) for each in services}
+        log = open_event_log(settings)
+
+    async def run() -> bool:
+        try:
+            return await accept_all(services, urls, log, give_up=give_up)
+        finally:
+            await log.close()
+
+    say_it_once()
+    with what_is_away("not accepted"):
+        accepted = asyncio.run(run())
+    raise typer.Exit(0 if accepted else 1)
+
+
+def _settings_of(log: str, settings: Settings) -> Settings:
+    """With another log: one of the two kinds that the settings name, or one that is named here."""
+    if log in {"postgres", "kafka"}:
+        return settings.model_copy(update={"event_log": log})
+    if log.startswith(("postgresql://", "postgres://")):
+        return settings.model_copy(update={"event_log": "postgres", "event_log_url": log})
+    if ":" not in log:
+        stop(f"--from {log} is no log: postgres, kafka, postgresql://…, or a broker's HOST:PORT")
+    kafka = {**settings.kafka, "bootstrap_servers": log}
+    return settings.model_copy(update={"event_log": "kafka", "kafka": kafka})

@@ -1,0 +1,90 @@
+"""From one log to another, as people see it: a bar while it goes on, and a line for each service."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from eventspine.log import EventLog
+from eventspine.log_copy import CannotCopy, copy_topic, lacking, no_relay, note
+from shop.cli.common import stop
+from shop.platform.service import Service
+
+Urls = Mapping[str, str]
+"""Of each service's database, by the service's name."""
+
+
+async def copy_all(services: Sequence[Service], urls: Urls, of: EventLog, to: EventLog) -> bool:
+    """Whether nothing is missing from both logs."""
+    return all([await _copy(each, urls[each.name], of, to) for each in services])
+
+
+async def accept_all(
+    services: Sequence[Service], urls: Urls, log: EventLog, *, give_up: bool
+) -> bool:
+    """Whether all of them go on with this log."""
+    return all([await _accept(each, urls[each.name], log, give_up=give_up) for each in services])
+
+
+async def _copy(service: Service, url: str, of: EventLog, to: EventLog) -> bool:
+    with _one_sentence(service), _bar(f"{service.name}: copying {service.topic}") as progress:
+        async with no_relay(url) as office:
+            done = await copy_topic(of, to, service.topic, service.source, office, progress)
+            await note(url, to, service.topic, service.source, done.upto)
+    _say(
+        service,
+        f"topic {service.topic} up to position {done.upto}: {done.copied} events copied,"
+        f" {done.already_there} were there; what one log holds is in the other, to the byte",
+    )
+    for span in done.missing:
+        _say(service, f"{_positions(span)} in neither log")
+    return not done.missing
+
+
+async def _accept(service: Service, url: str, log: EventLog, *, give_up: bool) -> bool:
+    with _one_sentence(service):
+        async with no_relay(url) as office:
+            upto, missing = await lacking(url, log, service.topic, service.source, office.head)
+            for span in missing:
+                _say(service, f"{_positions(span)} neither in this log nor in the outbox")
+            if missing and not give_up:
+                _say(service, "not accepted; with --give-up it goes on without them")
+                return False
+            await note(url, log, service.topic, service.source, upto)
+    _say(service, f"accepted; its worker feeds the log from position {upto + 1} on")
+    return True
+
+
+@contextmanager
+def _one_sentence(service: Service) -> Iterator[None]:
+    try:
+        yield
+    except CannotCopy as error:
+        stop(f"{service.name}: {error}")
+
+
+@contextmanager
+def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    console = Console(stderr=True)
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    with bar:
+        task = bar.add_task(what)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _positions(span: tuple[int, int]) -> str:
+    first, last = span
+    return f"position {first} is" if first == last else f"positions {first} to {last} are"
+
+
+def _say(service: Service, line: str) -> None:
+    typer.echo(f"shop: {service.name}: {line}")
