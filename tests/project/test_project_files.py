@@ -54,3 +54,11 @@ def test_commit_hooks_call_tools_that_are_installed() -> None:
     for hook in repository["hooks"]:
         program = hook["entry"].split()[0]
         assert (Path(sys.executable).parent / Path(program).name).exists(), program
+
+
+def test_every_decision_has_a_number_of_its_own_and_its_title_says_it() -> None:
+    pages = sorted((ROOT / "docs/decisions").glob("0*.md"))
+    numbers = [int(page.name[:4]) for page in pages]
+    assert numbers == list(range(1, len(pages) + 1))
+    for number, page in zip(numbers, pages, strict=True):
+        assert page.read_text().startswith(f"# {number}. ")

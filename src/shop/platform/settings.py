@@ -23,7 +23,7 @@ from pydantic_settings import (
 
 from shop.platform import environment
 
-_PREFIX = "SHOP_"
+PREFIX = "SHOP_"
 
 BODY_WITHIN = 10  # seconds
 TRANSACTION_WITHIN = 15  # seconds: an API's transaction that takes longer is ended by PostgreSQL
@@ -40,19 +40,26 @@ class Bounds(TypedDict):
     patience: float
 
 
-Port = Annotated[int, Field(ge=1, le=65535)]
+Port = Annotated[
+    int,
+    Field(
+        ge=1,
+        le=65535,
+        description="the port of its API; `shop up --port users=9001` does the same",
+    ),
+]
 
 
 class ServiceSettings(BaseModel):
     """One service's own. A service's settings.py says its port, and what else can be set of it."""
 
     database_url: str = Field(
-        default="", description="PostgreSQL, as postgresql://user:password@host/database"
+        default="", description="its PostgreSQL: `postgresql://user@host/database`"
     )
     database_password: str = Field(
-        default="", description="the password, where it shall not stand in the URL"
+        default="", description="the password, which then is not in the URL; use `…_FILE`"
     )
-    port: Port = Field(description="where its API listens")
+    port: Port
 
 
 _Section = TypeVar("_Section", bound=ServiceSettings)
@@ -61,53 +68,74 @@ _Section = TypeVar("_Section", bound=ServiceSettings)
 class Settings(BaseSettings):
     """The platform's own. `read_settings` adds a section for each service."""
 
-    model_config = SettingsConfigDict(env_prefix=_PREFIX, env_nested_delimiter="__")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter="__")
 
     host: str = Field(default="127.0.0.1", description="the address APIs listen on")
 
     event_log: Literal["postgres", "kafka"] = Field(
         default="postgres", description="which log: a PostgreSQL table, or Kafka"
     )
-    event_log_url: str = Field(default="", description="the log's own PostgreSQL database")
+    event_log_url: str = Field(
+        default="", description="the PostgreSQL database of the log that is a table"
+    )
     kafka: dict[str, str] = Field(
         default_factory=dict,
-        description="librdkafka's settings, dots as underscores: SHOP_KAFKA__BOOTSTRAP_SERVERS",
+        description="any librdkafka property, dots as underscores: "
+        "`SHOP_KAFKA__BOOTSTRAP_SERVERS=host:port,…`, `SHOP_KAFKA__SECURITY_PROTOCOL`, "
+        "`SHOP_KAFKA__SASL_PASSWORD_FILE`",
     )
     kafka_partitions: Annotated[int, Field(ge=1, le=10_000)] = Field(
-        default=12, description="partitions of a topic, fixed when it is created"
+        default=12,
+        description="partitions of a topic that `shop migrate` creates; it refuses a topic that has "
+        "another number",
     )
-    kafka_replication_factor: Annotated[int, Field(ge=1, le=10)] = 1
+    kafka_replication_factor: Annotated[int, Field(ge=1, le=10)] = Field(
+        default=1, description="replicas of a topic that `shop migrate` creates; 3 in production"
+    )
 
     max_waiting: Annotated[int, Field(ge=1)] = Field(
-        default=1024, description="requests that may wait for a batch before one is refused (503)"
+        default=1024,
+        description="requests that may wait for their batch, and orders that may wait for their "
+        "customer; one more is a 503 at once",
     )
     max_connections: Annotated[int, Field(ge=1)] = Field(
-        default=8192, description="connections that an API holds; one more is refused (503)"
+        default=8192,
+        description="connections that an API holds; one more is a 503 and closed, a probe's too. Each "
+        "is an open file: the limit on those is raised as far as the system allows",
     )
     keep_alive_s: Annotated[int, Field(ge=1, le=24 * 3600)] = Field(
         default=75,
-        description="how long an API keeps a connection on which nothing is asked; it has to be "
-        "longer than whoever stands in front of it does",
+        description="how long an API keeps an idle connection. A balancer in front of it must keep "
+        "its own for less time (nginx and AWS 60 s, Google 600 s), or it sends a request into a "
+        "connection that is being closed",
     )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
-        description="whose pages may ask from a browser: https://shop.example,https://…",
+        description="origins whose pages may send requests from a browser: "
+        "`https://shop.example,http://localhost:3000`. None by default; cookies are never used",
     )
-    docs: bool = Field(default=True, description="/docs, /redoc and /openapi.json")
+    docs: bool = Field(
+        default=True,
+        description="whether an API serves `/docs`, `/redoc`, `/openapi.json`, and `/`, which leads to "
+        "the first",
+    )
     request_timeout_ms: Annotated[int, Field(ge=100)] = Field(
-        default=10_000, description="a request is not begun, or begun again, after this time"
+        default=10_000,
+        description="a request whose turn has not come by then is a 503, and not done; nor is one "
+        "begun again later",
     )
     outbox_retention_s: Annotated[int, Field(ge=0)] = Field(
         default=7 * 24 * 3600,
-        description="how long relayed events stay in the outbox, to feed a log that lost its end",
+        description="how long relayed events stay in the outbox, to feed a log that lost its end "
+        "([how time is counted](#clocks))",
     )
     idempotency_retention_s: Annotated[int, Field(ge=60)] = Field(
-        default=24 * 3600, description="how long idempotency keys are honoured"
+        default=24 * 3600, description="how long idempotency keys are honoured at least"
     )
     drain_ms: Annotated[int, Field(ge=0)] = Field(
         default=0,
-        description="how long an API that is asked to stop says that it is not ready, and goes on "
-        "answering, so that whoever sends it requests can notice",
+        description="how long an API that is asked to stop says that it is not ready and goes on "
+        "answering, so that a balancer can notice; a second signal ends that",
     )
     most_parked: Annotated[int, Field(ge=1)] = Field(
         default=100,
@@ -115,19 +143,26 @@ class Settings(BaseSettings):
     )
     parked_retention_s: Annotated[int, Field(ge=60)] = Field(
         default=30 * 24 * 3600,
-        description="how long parked records that are no events, and hold no key, can be looked at",
+        description="how long parked records that are not the shop's events can be looked at; parked "
+        "events stay, however old",
     )
     relay_batch: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
-        default=None, description="events relayed at a time; 2000, or on Kafka 10000"
+        default=None, description="events relayed at a time; if not set, 2000, or on Kafka 10000"
     )
-    consumer_batch: Annotated[int, Field(ge=1, le=100_000)] = 2000
+    consumer_batch: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        default=2000, description="events applied at a time"
+    )
 
     heartbeat: Path | None = Field(
         default=None, description="a file that a worker touches every second while it is well"
     )
 
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    log_dir: Path | None = Field(default=None, description="rotating log files, one a process kind")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="the least that is logged, as JSON lines on stdout"
+    )
+    log_dir: Path | None = Field(
+        default=None, description="a directory for log files, one for each kind of process, rotated"
+    )
     access_log: bool = Field(default=False, description="a log line for every request")
 
     @classmethod
@@ -194,8 +229,8 @@ def read_settings(sections: Mapping[str, type[ServiceSettings]], **given: Any) -
         name: (section, Field(default_factory=section)) for name, section in sections.items()
     }
     model: type[Settings] = create_model("Settings", __base__=Settings, **fields)
-    known = environment.names(model, _PREFIX)
-    if wrong := environment.unknown(os.environ.items(), known, _PREFIX):
+    known = environment.names(model, PREFIX)
+    if wrong := environment.unknown(os.environ.items(), known, PREFIX):
         raise SettingsError("; ".join(wrong))
     return model(**given)
 
@@ -209,8 +244,8 @@ class _FromFiles(PydanticBaseSettingsSource):
     def __call__(self) -> dict[str, Any]:
         values: dict[str, Any] = {}
         for variable, path in os.environ.items():
-            if variable.startswith(_PREFIX) and variable.endswith("_FILE"):
-                *parents, name = variable[len(_PREFIX) : -len("_FILE")].lower().split("__")
+            if variable.startswith(PREFIX) and variable.endswith("_FILE"):
+                *parents, name = variable[len(PREFIX) : -len("_FILE")].lower().split("__")
                 into = values
                 for parent in parents:
                     into = into.setdefault(parent, {})

@@ -1,0 +1,119 @@
+"""The table of settings in `docs/operations.md`, from the models: what each is for, its default, its
+limits.
+
+    python -m shop.platform.settings_table            prints it
+    python -m shop.platform.settings_table --write    writes it into docs/operations.md
+"""
+
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from annotated_types import Ge, Le
+from pydantic.fields import FieldInfo
+
+from shop.platform import discovery
+from shop.platform.settings import PREFIX, ServiceSettings, Settings
+
+PAGE = Path("docs/operations.md")
+BEGIN = "<!-- settings: written by `python -m shop.platform.settings_table --write` -->\n"
+END = "<!-- settings end -->\n"
+
+_HEAD = ("| setting | default | values | what it is |", "| --- | --- | --- | --- |")
+_UNITS = {
+    "_ms": ((1000, "s"), (1, "ms")),
+    "_s": ((86_400, "days"), (3600, "hours"), (60, "minutes"), (1, "s")),
+}
+
+
+def table(sections: Mapping[str, type[ServiceSettings]]) -> str:
+    """The services' own settings first, then the platform's. Markdown, in lines that end."""
+    rows = [*_of_services(sections), *(_row([name], [field]) for name, field in _platform())]
+    return "".join(f"{line}\n" for line in (*_HEAD, *rows))
+
+
+def page_with(page: str, rows: str) -> str:
+    """`page`, with `rows` in the place that is kept for them. Raises `ValueError` without such a place."""
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{PAGE} has no lines {BEGIN.strip()} and {END.strip()}; put them back")
+    return f"{before}{BEGIN}\n{rows}\n{END}{after}"
+
+
+def _platform() -> Iterator[tuple[str, FieldInfo]]:
+    for name, field in Settings.model_fields.items():
+        free = "__…" if get_origin(field.annotation) is dict else ""
+        yield f"{PREFIX}{name.upper()}{free}", field
+
+
+def _of_services(sections: Mapping[str, type[ServiceSettings]]) -> Iterator[str]:
+    """A row for each setting; settings that every service has share one."""
+    for field in ServiceSettings.model_fields:
+        fields = [section.model_fields[field] for section in sections.values()]
+        yield _row([f"{PREFIX}{name.upper()}__{field.upper()}" for name in sections], fields)
+    for name, section in sections.items():
+        for field, info in section.model_fields.items():
+            if field not in ServiceSettings.model_fields:
+                yield _row([f"{PREFIX}{name.upper()}__{field.upper()}"], [info])
+
+
+def _row(names: list[str], fields: list[FieldInfo]) -> str:
+    defaults = list(dict.fromkeys(_default(names[0], field) for field in fields))
+    cells = (
+        ", ".join(f"`{name}`" for name in names),
+        ", ".join(default for default in defaults if default),
+        _values(fields[0]),
+        fields[0].description or "",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def _default(name: str, field: FieldInfo) -> str:
+    value = field.get_default(call_default_factory=True)
+    if value is None or value in ("", (), {}):
+        return ""
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    return f"`{value}`{_in_words(name, value)}"
+
+
+def _in_words(name: str, value: Any) -> str:
+    for suffix, units in _UNITS.items():
+        if value and name.lower().endswith(suffix):
+            size, unit = next(
+                (size, unit)
+                for size, unit in units
+                if size == 1 or (value % size == 0 and value > size)
+            )
+            return f" ({value // size} {unit})"
+    return ""
+
+
+def _values(field: FieldInfo) -> str:
+    least = next((limit.ge for limit in _limits(field) if isinstance(limit, Ge)), None)
+    most = next((limit.le for limit in _limits(field) if isinstance(limit, Le)), None)
+    if field.annotation is bool:
+        return "`true`, `false`"
+    if get_origin(field.annotation) is Literal:
+        return ", ".join(f"`{value}`" for value in get_args(field.annotation))
+    if least is not None and most is not None:
+        return f"{least} to {most}"
+    return f"at least {least}" if least is not None else ""
+
+
+def _limits(field: FieldInfo) -> Iterator[object]:
+    """Also of a number that may be left out: `Annotated[int, Field(ge=1)] | None`."""
+    yield from field.metadata
+    for part in get_args(field.annotation):
+        for limit in getattr(part, "__metadata__", ()):
+            yield from getattr(limit, "metadata", ())
+
+
+if __name__ == "__main__":
+    rows = table(discovery.sections())
+    if sys.argv[1:] == ["--write"]:
+        PAGE.write_text(page_with(PAGE.read_text(encoding="utf-8"), rows), encoding="utf-8")
+    else:
+        sys.stdout.write(rows)
