@@ -1,19 +1,21 @@
 """From one log to another: every event is in the log that is used, and none is applied twice."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from itertools import chain
 
 import psycopg
 import pytest
+from confluent_kafka.admin import AdminClient
 
+from devstack.kafka import LocalKafka
 from eventspine import consumer as consumer_module
 from eventspine import relay as relay_module
 from eventspine.database import Database, connect
-from eventspine.log import Message
+from eventspine.kafka_log import KafkaLog
+from eventspine.log import EventLog, Message
 from eventspine.outbox import transaction
-from eventspine.postgres_log import PostgresLog
 from eventspine.turning import holds
 from tests.eventspine import notes
 from tests.eventspine.conftest import Said, opened, opened_log, run
@@ -27,13 +29,13 @@ async def has_applied(database: Database, count: int) -> bool:
     return bool(applied >= count)
 
 
-async def is_fed(database: Database, log: PostgresLog, position: int) -> bool:
+async def is_fed(database: Database, log: EventLog, position: int) -> bool:
     """This log, up to this position."""
     identity = (await log.identity(TOPIC)).id
     return await database.fetch("SELECT position, log FROM relay") == [(position, identity)]
 
 
-async def has_read(database: Database, log: PostgresLog) -> bool:
+async def has_read(database: Database, log: EventLog) -> bool:
     """All there is in this log."""
     identity = (await log.identity(TOPIC)).id
     rows = await database.fetch(
@@ -44,7 +46,7 @@ async def has_read(database: Database, log: PostgresLog) -> bool:
 
 @asynccontextmanager
 async def working(
-    notes_url: str, copy: Database, *logs: PostgresLog, batch: int = 100
+    notes_url: str, copy: Database, *logs: EventLog, batch: int = 100
 ) -> AsyncIterator[None]:
     """A worker of either service for each of these logs."""
     parts = [
@@ -228,34 +230,68 @@ def test_a_new_log_is_not_fed_with_a_hole(
     run(scenario())
 
 
-def test_a_topic_that_is_made_anew_under_running_workers_is_fed_and_read_again(
-    notes_url: str, copy_url: str, log_urls: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(relay_module, "_LOOK_EVERY", 0.1)
     monkeypatch.setattr(consumer_module, "_WHICH_LOG_EVERY", 0.1)
 
-    async def scenario() -> None:
-        async with (
-            opened(notes_url) as database,
-            opened(copy_url) as copy,
-            opened_log(log_urls[0], 2) as log,
-        ):
-            await notes.publish_notes(database, 1, 50)
-            async with working(notes_url, copy, log):
-                await notes.eventually(lambda: has_applied(copy, 50))
-                await notes.eventually(lambda: is_fed(database, log, 50))
-                with psycopg.connect(log_urls[0]) as admin:
-                    admin.execute("DELETE FROM log_records")
-                    admin.execute("DELETE FROM log_heads")
-                    admin.execute("INSERT INTO log_heads VALUES ('notes', 0, 0), ('notes', 1, 0)")
-                await notes.eventually(lambda: has_read_50(copy, log))
-                await notes.publish_notes(database, 51, 60)
-                await notes.eventually(lambda: has_applied(copy, 60))
-            assert sorted(chain.from_iterable(await notes.positions_in(log))) == list(range(1, 61))
-            await notes.assert_copied(copy, *events(60))
 
-    async def has_read_50(copy: Database, log: PostgresLog) -> bool:
-        ends = await log.end_offsets(TOPIC)
-        return sum(ends.values()) == 50 and await has_read(copy, log)
+async def is_fed_and_read_again(
+    notes_url: str, copy_url: str, log: EventLog, make_anew: Callable[[], Awaitable[None]]
+) -> None:
+    """By the same relay and the same consumer, which have been running all the time."""
+    async with opened(notes_url) as database, opened(copy_url) as copy:
+        await notes.publish_notes(database, 1, 50)
+        async with working(notes_url, copy, log):
+            await notes.eventually(lambda: has_applied(copy, 50))
+            await notes.eventually(lambda: is_fed(database, log, 50))
+            await make_anew()
+
+            async def is_whole(count: int) -> bool:
+                ends = await log.end_offsets(TOPIC)
+                return sum(ends.values()) == count and await has_read(copy, log)
+
+            await notes.eventually(lambda: is_whole(50), within=40)
+            await notes.publish_notes(database, 51, 60)
+            await notes.eventually(lambda: is_whole(60))
+        assert sorted(chain.from_iterable(await notes.positions_in(log))) == list(range(1, 61))
+        await notes.assert_copied(copy, *events(60))
+
+
+@pytest.mark.usefixtures("looks_often")
+def test_a_topic_that_is_made_anew_under_running_workers_is_fed_and_read_again(
+    notes_url: str, copy_url: str, log_urls: list[str]
+) -> None:
+    async def make_anew() -> None:
+        with psycopg.connect(log_urls[0]) as admin:
+            admin.execute("DELETE FROM log_records")
+            admin.execute("DELETE FROM log_heads")
+            admin.execute("INSERT INTO log_heads VALUES ('notes', 0, 0), ('notes', 1, 0)")
+
+    async def scenario() -> None:
+        async with opened_log(log_urls[0], 2) as log:
+            await is_fed_and_read_again(notes_url, copy_url, log, make_anew)
+
+    run(scenario())
+
+
+@pytest.mark.kafka
+@pytest.mark.usefixtures("looks_often")
+def test_a_topic_of_kafka_that_is_made_anew_under_running_workers_is_fed_and_read_again(
+    notes_url: str, copy_url: str, kafka: LocalKafka
+) -> None:
+    log = KafkaLog({"bootstrap.servers": kafka.bootstrap_servers}, partitions=3)
+
+    async def make_anew() -> None:
+        admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
+        await asyncio.to_thread(admin.delete_topics([TOPIC])[TOPIC].result)
+        await log.create_topic(TOPIC)
+
+    async def scenario() -> None:
+        await log.create_topic(TOPIC)
+        try:
+            await is_fed_and_read_again(notes_url, copy_url, log, make_anew)
+        finally:
+            await log.close()
 
     run(scenario())
