@@ -7,7 +7,7 @@ beginning, or from where it was left, if it was read before.
 What was applied is not applied again. An event is a repeat if its position is not above the last one
 that was applied from its partition, in this log or in one before; and in which partition of an earlier
 log a key stood follows from that log's rule. So it is exact, however the logs are partitioned and
-wherever their reader left them (docs/decisions/0006-a-log-has-an-identity.md).
+wherever their reader left them (docs/decisions/0008-a-log-has-an-identity.md).
 """
 
 from collections.abc import Iterable
