@@ -23,6 +23,10 @@ from pathlib import Path
 from types import MappingProxyType
 from uuid import uuid4
 
+from devstack.files import hand_over, make_folder, write_whole
+from devstack.java import properties, utf_8
+from devstack.process import command_of
+
 PROJECT = Path(__file__).parents[2]
 POM = PROJECT / "deploy" / "kafka" / "pom.xml"
 OLDEST_JAVA = 17
@@ -91,7 +95,14 @@ class LocalKafka:
         jars: Path | None = None,
         java_options: Sequence[str] = (),
     ) -> None:
-        self.data_dir = data_dir.absolute()
+        self.data_dir = data_dir.resolve()
+        try:
+            os.fsencode(self.data_dir).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise KafkaNotPossible(
+                f"Java can't keep data in {self.data_dir}, whose name is no UTF-8: choose another"
+                " directory"
+            ) from error
         self.log_file = self.data_dir / "kafka.log"
         self.process: subprocess.Popen[bytes] | None = None
         self._java_options = java_options
@@ -103,7 +114,8 @@ class LocalKafka:
             "listeners": f"BROKER://127.0.0.1:{self._port},CONTROLLER://127.0.0.1:{controller_port}",
             "advertised.listeners": f"BROKER://127.0.0.1:{self._port}",
             "controller.quorum.voters": f"1@127.0.0.1:{controller_port}",
-            "log.dirs": str(self.data_dir / "data"),
+            # Below the directory it is started in: an absolute path with a comma would be two.
+            "log.dirs": "data",
             **(settings or {}),
         }
         self.bootstrap_servers = f"127.0.0.1:{self._port}"
@@ -117,13 +129,13 @@ class LocalKafka:
         java = require_java()
         fetch(self._jars)
         self._end_predecessor()
-        self._config.write_text("".join(f"{k}={v}\n" for k, v in self.settings.items()))
+        write_whole(self._config, properties(self.settings))
         if not (self.data_dir / "data" / "meta.properties").exists():
             self._format(java)
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(  # noqa: S603
                 [
-                    java,
+                    *self._java(java),
                     f"-Xms{HEAP}",
                     f"-Xmx{HEAP}",
                     # One collector thread is enough for half a gigabyte, and keeps out of the way
@@ -134,17 +146,18 @@ class LocalKafka:
                     "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
                     "-Dorg.slf4j.simpleLogger.showDateTime=true",
                     "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd HH:mm:ss.SSS",
-                    *("-cp", f"{self._jars}/*"),
                     "kafka.Kafka",
-                    str(self._config),
+                    self._config.name,
                 ],
+                cwd=self.data_dir,
+                env=utf_8(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 # Ctrl-C in the terminal is for the one who started us: he stops the broker last.
                 start_new_session=True,
             )
-        (self.data_dir / "kafka.pid").write_text(str(self.process.pid))
+        write_whole(self.data_dir / "kafka.pid", str(self.process.pid))
 
     def wait_ready(self, timeout: float = 60.0) -> None:
         """Return once the broker answers. Raises `KafkaNotPossible` if it ends, or is too slow."""
@@ -170,32 +183,45 @@ class LocalKafka:
             self.process.wait()
         (self.data_dir / "kafka.pid").unlink(missing_ok=True)
 
+    def _java(self, java: str) -> list[str]:
+        """The command, up to its options, to be started in the data directory.
+
+        All its paths are relative, since each of Java, its class path and Kafka has characters of its
+        own that it doesn't take as they stand. What names the directory is for `_end_predecessor`.
+        """
+        jars = os.path.relpath(self._jars.resolve(), self.data_dir)
+        return [java, f"-Deventshop.data={self.data_dir}", "-cp", f"{jars}/*"]
+
     def _ports(self) -> tuple[int, int]:
         """The two ports of this data directory, chosen at its birth."""
         kept = self.data_dir / "ports.json"
-        if not kept.exists():
-            self.data_dir.mkdir(parents=True, exist_ok=True)
+        # One that is empty is of a release that a full disk could stop amid the writing.
+        if not kept.exists() or not kept.stat().st_size:
+            make_folder(self.data_dir)
             free = (port for port in random.sample(PORTS, len(PORTS)) if is_free(port))
-            kept.write_text(json.dumps([next(free), next(free)]))
-        broker, controller = json.loads(kept.read_text())
+            write_whole(kept, json.dumps([next(free), next(free)]))
+        broker, controller = json.loads(kept.read_text(encoding="utf-8"))
         return int(broker), int(controller)
 
     def _format(self, java: str) -> None:
         """Give the data directory its cluster id, the same however often this is tried."""
         kept = self.data_dir / "cluster.id"
-        if not kept.exists():
+        if not kept.exists() or not kept.stat().st_size:
             # As `kafka-storage random-uuid` makes it, but for the JVM's second. No "-", since what
             # begins with one is taken for an option.
             new = urlsafe_b64encode(uuid4().bytes).decode().rstrip("=")
-            kept.write_text(new.replace("-", "A"))
+            write_whole(kept, new.replace("-", "A"))
         done = subprocess.run(  # noqa: S603
             [
-                *(java, *QUICK_START, "-cp", f"{self._jars}/*", "kafka.tools.StorageTool"),
-                *("format", "-t", kept.read_text(), "-c", str(self._config)),
+                *(*self._java(java), *QUICK_START, "kafka.tools.StorageTool"),
+                *("format", "-t", kept.read_text(encoding="utf-8"), "-c", self._config.name),
                 "--ignore-formatted",
             ],
+            cwd=self.data_dir,
+            env=utf_8(),
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             check=False,
         )
         if done.returncode:
@@ -206,19 +232,24 @@ class LocalKafka:
     def _end_predecessor(self) -> None:
         """End the broker that a killed `shop up` left behind on this data, and only that one."""
         try:
-            pid = int((self.data_dir / "kafka.pid").read_text())
+            pid = int((self.data_dir / "kafka.pid").read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
             pid = 0
-        if pid and str(self._config) in command_of(pid):
+        if pid and self._is_ours(pid):
             os.kill(pid, signal.SIGTERM)
             deadline = time.monotonic() + STOP_WITHIN
-            while str(self._config) in command_of(pid) and time.monotonic() < deadline:
+            while self._is_ours(pid) and time.monotonic() < deadline:
                 time.sleep(0.05)
         if not is_free(self._port):
             raise KafkaNotPossible(
                 f"port {self._port}, where Kafka with the data in {self.data_dir} lives, is taken by"
                 " another program; end that one and try again"
             )
+
+    def _is_ours(self, pid: int) -> bool:
+        command = command_of(pid)
+        # The second is how it was started by releases before.
+        return f"={self.data_dir} " in command or str(self._config) in command
 
     def _last_words(self) -> str:
         lines = self.log_file.read_text(errors="replace").splitlines()
@@ -249,7 +280,9 @@ def require_java() -> str:
 
 @cache
 def _major_version(java: str) -> str:
-    told = subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr  # noqa: S603
+    told = subprocess.run(  # noqa: S603
+        [java, "-version"], capture_output=True, encoding="utf-8", errors="replace", check=False
+    ).stderr
     quoted = next((word.strip('"') for word in told.split() if word.startswith('"')), "0")
     return quoted.split(".")[0]
 
@@ -258,21 +291,27 @@ def fetch(jars: Path) -> None:
     """Have Kafka's artifacts in `jars`: all of them or, when interrupted, none."""
     if jars.exists():
         return
+    if ":" in str(jars):
+        raise KafkaNotPossible(
+            f"Java can't read programs from {jars}: there is a colon in its path"
+        )
     maven = shutil.which("mvn")
     if maven is None:
         raise KafkaNotPossible(
             "Kafka is fetched by Maven, and there is no `mvn` on the PATH"
             " (Debian and Ubuntu: apt-get install maven)"
         )
-    jars.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(jars.parent)
     with tempfile.TemporaryDirectory(dir=jars.parent) as scratch:
         fetched = Path(scratch) / "jars"
         goal = "dependency:copy-dependencies"
         where = [f"-DoutputDirectory={fetched}", "-DincludeScope=runtime"]
         done = subprocess.run(  # noqa: S603
             [maven, "-B", "-q", "-f", str(POM), goal, *where],
+            env=utf_8(),
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             check=False,
         )
         if done.returncode:
@@ -282,6 +321,7 @@ def fetch(jars: Path) -> None:
         except OSError:
             if not jars.exists():  # or another start was quicker, with the same files
                 raise
+    hand_over(jars.parent)
 
 
 def answers(port: int) -> bool:
@@ -311,14 +351,3 @@ def is_free(port: int) -> bool:
         except OSError:
             return False
     return True
-
-
-def command_of(pid: int) -> str:
-    """The command line of a process; empty if there is none."""
-    told = subprocess.run(  # noqa: S603
-        ["ps", "-ww", "-o", "command=", "-p", str(pid)],  # noqa: S607
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return told.stdout.strip()

@@ -5,7 +5,7 @@ keep. Nothing is installed on the machine, and nothing is left running behind a 
 """
 
 import os
-import pwd
+import re
 import shutil
 import signal
 import subprocess
@@ -21,7 +21,8 @@ from urllib.parse import quote
 import psycopg
 from psycopg import sql
 
-from devstack.process import Account, Process, spawn
+from devstack.files import Account, account_for, everything_in, locked_out, make_folder
+from devstack.process import Process, command_of, spawn
 from devstack.supervisor import Pause, Say, StartFailed, say, wait_ready
 
 SETTINGS: Mapping[str, str] = {
@@ -55,8 +56,8 @@ class LocalPostgres:
     `settings` go over `SETTINGS`: `{"fsync": "off"}` is several times faster and right for data
     that nobody will miss. The superuser is `postgres`.
 
-    PostgreSQL refuses to run as root. There it runs as the system user `postgres`, or `nobody`,
-    who then owns `data_dir`.
+    PostgreSQL refuses to run as root. There it runs as whoever owns the folder that `data_dir` is in,
+    or else as the system user `postgres`, or `nobody`, who then owns `data_dir`.
     """
 
     name = "postgres"
@@ -72,7 +73,7 @@ class LocalPostgres:
         self.data_dir = data_dir.resolve()
         self.settings = {**SETTINGS, **(settings or {})}
         self._say = say
-        self._account = _unprivileged_account()
+        self._account = account_for(self.data_dir)
         self._bin = _binaries()
         self._private_dir: Path | None = None
         self._process = Process(
@@ -98,12 +99,8 @@ class LocalPostgres:
                 self._initdb()
             self._check_version()
         except PermissionError as error:
-            raise StartFailed(
-                f"{self.data_dir} belongs to another user: run as that user, or choose another "
-                "directory"
-            ) from error
-        if self._account and self.data_dir.stat().st_uid != self._account.uid:
-            _chown_tree(self.data_dir, self._account)
+            raise StartFailed(locked_out(self.data_dir, self.data_dir)) from error
+        self._settle_rights()
         self._settle_predecessor()
         settings = {**self.settings, "unix_socket_directories": str(self.socket_dir)}
         self._process.argv = [
@@ -112,6 +109,17 @@ class LocalPostgres:
             *(word for key, value in settings.items() for word in ("-c", f"{key}={value}")),
         ]
         self._process.start()
+
+    def _settle_rights(self) -> None:
+        """PostgreSQL starts only on a directory that is its user's, and closed to others."""
+        found = self.data_dir.stat()
+        if self._account and found.st_uid != self._account.uid:
+            for path in (self.data_dir, *everything_in(self.data_dir)):
+                os.chown(path, self._account.uid, self._account.gid, follow_symlinks=False)
+        elif not self._account and found.st_uid != os.geteuid():
+            raise StartFailed(locked_out(self.data_dir, self.data_dir))
+        if found.st_mode & 0o027:  # a copy's, say
+            self.data_dir.chmod(0o700)
 
     def ready(self) -> bool:
         return self._process.ready()
@@ -155,14 +163,17 @@ class LocalPostgres:
 
     @property
     def socket_dir(self) -> Path:
-        """The data directory itself, mode 0700; where its path is too long, a short private one."""
-        path = str(self.data_dir)
-        socket = os.fsencode(f"{path}/.s.PGSQL.{_PORT}")
-        # A comma separates, and a quote encloses, several directories in the server's setting.
-        if len(socket) <= _LONGEST_SOCKET and not {",", '"'} & set(path):
+        """The data directory itself, mode 0700; where its path won't do, a short private one."""
+        if _may_hold_socket(self.data_dir):
             return self.data_dir
         if self._private_dir is None:
-            self._private_dir = Path(tempfile.mkdtemp(prefix="eventshop-"))
+            temporary = Path(tempfile.gettempdir())
+            self._private_dir = Path(
+                tempfile.mkdtemp(
+                    prefix="eventshop-",
+                    dir=temporary if _may_hold_socket(temporary / "eventshop-12345678") else "/tmp",  # noqa: S108
+                )
+            )
             if self._account:
                 os.chown(self._private_dir, self._account.uid, self._account.gid)
         return self._private_dir
@@ -172,7 +183,7 @@ class LocalPostgres:
         role = quote(user or database, safe="")
         return (
             f"postgresql://{role}@/{quote(database, safe='')}"
-            f"?host={quote(str(self.socket_dir))}&port={_PORT}"
+            f"?host={quote(os.fsencode(self.socket_dir))}&port={_PORT}"
         )
 
     def ensure_databases(self, names: Iterable[str]) -> None:
@@ -192,7 +203,7 @@ class LocalPostgres:
     def _accepts_connections(self) -> bool:
         """As the server itself says, and as pg_ctl asks: each failed try to connect is logged."""
         try:
-            lines = (self.data_dir / "postmaster.pid").read_text().splitlines()
+            lines = (self.data_dir / "postmaster.pid").read_text(errors="replace").splitlines()
         except FileNotFoundError:
             return False
         # The first line is the process, the eighth its state; a file being written has fewer.
@@ -207,7 +218,7 @@ class LocalPostgres:
             )
         unfinished = self.data_dir.with_name(f"{self.data_dir.name}.unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(mode=0o700, parents=True)
+        make_folder(unfinished, 0o700)
         if self._account:
             os.chown(unfinished, self._account.uid, self._account.gid)
         initdb = spawn(
@@ -228,12 +239,13 @@ class LocalPostgres:
         if initdb.returncode:
             lines = output.decode(errors="replace").splitlines()
             errors = [line for line in lines if "error:" in line or "FATAL:" in line]
-            reason = (errors or lines or ["it said nothing"])[-1]
+            # The first is the cause; what follows is of the clearing up.
+            reason = (errors or lines[-1:] or ["it said nothing"])[0]
             raise StartFailed(f"PostgreSQL could not make {self.data_dir}: {reason}")
         unfinished.rename(self.data_dir)
 
     def _check_version(self) -> None:
-        found = (self.data_dir / "PG_VERSION").read_text().strip()
+        found = (self.data_dir / "PG_VERSION").read_text(encoding="utf-8").strip()
         version = subprocess.check_output([self._bin / "postgres", "--version"], text=True)  # noqa: S603 - ours
         ours = version.split()[-1].partition(".")[0]
         if found != ours:
@@ -251,22 +263,22 @@ class LocalPostgres:
         """
         pid_file = self.data_dir / "postmaster.pid"
         try:
-            pid = int(pid_file.read_text().split("\n", 1)[0])
+            pid = int(pid_file.read_text(errors="replace").split("\n", 1)[0])
         except (FileNotFoundError, ValueError):
             return
-        if pid <= 0 or not (command := _command_line(pid)):
+        if pid <= 0 or not (command := command_of(pid)):
             return
         if str(self.data_dir) not in command:
             pid_file.unlink(missing_ok=True)
             return
         os.kill(pid, signal.SIGINT)
         deadline = time.monotonic() + 3.0
-        while _command_line(pid) and time.monotonic() < deadline:
+        while command_of(pid) and time.monotonic() < deadline:
             time.sleep(0.02)
 
     def _let_through(self, account: Account) -> None:
         """Let PostgreSQL's user pass on the way to its programs and its data, and say so."""
-        self.data_dir.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.data_dir.parent)
         ways = [self._bin, self.data_dir.parent, self.socket_dir.parent]
         closed = [
             path
@@ -311,21 +323,6 @@ def _environment() -> dict[str, str]:
     } | {"LC_ALL": "C"}
 
 
-def _unprivileged_account() -> Account | None:
-    if os.geteuid() != 0:
-        return None
-    for name in ("postgres", "nobody"):
-        try:
-            entry = pwd.getpwnam(name)
-        except KeyError:
-            continue
-        return Account(name, entry.pw_uid, entry.pw_gid)
-    raise StartFailed(
-        "PostgreSQL refuses to run as root, and there is neither a user postgres nor nobody to run "
-        "it as: run as an ordinary user"
-    )
-
-
 def _bits_for(account: Account, path: Path, bits: int) -> int:
     """`bits` (of the lowest three) where they count for this account: as owner, group or other."""
     status = path.stat()
@@ -339,17 +336,13 @@ def _may(account: Account, path: Path, bits: int) -> bool:
     return path.stat().st_mode & wanted == wanted
 
 
-def _chown_tree(top: Path, account: Account) -> None:
-    for path in (top, *top.rglob("*")):
-        os.chown(path, account.uid, account.gid, follow_symlinks=False)
+def _may_hold_socket(directory: Path) -> bool:
+    """Whether server and libpq both find a socket there: neither takes each path as it stands.
 
-
-def _command_line(pid: int) -> str:
-    """Empty if there is no such process, or only the shell of a dead one."""
-    if Path("/proc/self").exists():
-        try:
-            return Path(f"/proc/{pid}/cmdline").read_text(errors="replace").replace("\0", " ")
-        except (FileNotFoundError, ProcessLookupError):
-            return ""
-    ps = ["ps", "-ww", "-o", "args=", "-p", str(pid)]
-    return subprocess.run(ps, capture_output=True, text=True, check=False).stdout.strip()  # noqa: S603
+    A comma and a quote are part of a list in the server's setting, spaces at its ends are dropped, and
+    psycopg wants UTF-8. All of this is left to a private directory.
+    """
+    path = os.fsencode(directory)
+    if len(path) + len(f"/.s.PGSQL.{_PORT}") > _LONGEST_SOCKET:
+        return False
+    return re.fullmatch(rb"[\w/.+@%=:~#!-]+( +[\w/.+@%=:~#!-]+)*", path) is not None

@@ -9,9 +9,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
+from devstack.files import Account, make_folder
 from shop.platform.processes.ready import READY, READY_FD
 
 LOG_LIMIT = 20 * 1024 * 1024
@@ -25,15 +25,6 @@ _LONGEST_LINE = 300
 _PR_SET_PDEATHSIG = 1
 # Looked up here and not in the child: between fork and exec as little as possible may happen.
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-
-
-@dataclass(frozen=True)
-class Account:
-    """The system user a child runs as."""
-
-    name: str
-    uid: int
-    gid: int
 
 
 class LogFile:
@@ -50,7 +41,7 @@ class LogFile:
 
     def open(self) -> int:
         """A descriptor for a child that starts now; what stands in the file already is history."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path.parent)
         self.cut()
         fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
         self._run_began = self._followed = os.fstat(fd).st_size
@@ -270,3 +261,14 @@ def why_ended(status: int, last_words: str = "") -> str:
         except ValueError:
             return f"killed by signal {-status}"
     return f"exit status {status}" + (f": {last_words}" if status and last_words else "")
+
+
+def command_of(pid: int) -> str:
+    """The command line of a process; empty if there is none, or only the shell of a dead one."""
+    if Path("/proc/self").exists():
+        try:
+            return os.fsdecode(Path(f"/proc/{pid}/cmdline").read_bytes()).replace("\0", " ")
+        except (FileNotFoundError, ProcessLookupError):
+            return ""
+    ps = ["ps", "-ww", "-o", "args=", "-p", str(pid)]
+    return os.fsdecode(subprocess.run(ps, capture_output=True, check=False).stdout).strip()  # noqa: S603

@@ -7,7 +7,6 @@ each service, told where everything is by the same settings that production uses
 """
 
 import errno
-import fcntl
 import json
 import os
 import signal
@@ -22,14 +21,13 @@ from types import FrameType
 
 import psycopg
 
+from devstack.data import check_format, locked, place
+from devstack.files import hand_over, locked_out, require_access, write_whole
 from devstack.postgres import CRASH_RECOVERY, LocalPostgres
 from devstack.process import FIRST_SIGNAL, LogFile, Process
 from devstack.supervisor import Pause, StartFailed, Supervisor, say
 from shop.platform.discovery import PACKAGES
 from shop.platform.running import RUNNING
-
-FORMAT = "1"
-"""Of the data directory. Another number means that an older or newer release can't use it."""
 
 START_TIMEOUT = 60.0
 """Seconds the shop's own processes may take until all of them answer."""
@@ -71,12 +69,15 @@ def shop_command(*words: str) -> list[str]:
 
 def run(options: UpOptions, command: Callable[..., list[str]] = shop_command) -> int:
     """Start everything, keep it running, stop it at SIGINT, SIGTERM or SIGHUP; the exit status."""
-    data = options.data.resolve()
+    data = options.data
     logs: list[LogFile] = []
     try:
-        with _stop_signals() as stop_asked, _locked(data) as was_killed:
+        data = place(data)
+        with _stop_signals() as stop_asked, locked(data) as was_killed:
             pause = _pause(stop_asked, logs, verbose=options.verbose)
-            _check_format(data)
+            hand_over(data)
+            require_access(data, data / "postgres")
+            check_format(data)
             _check_ports(options.services, pause, patience=STOP_TIMEOUT if was_killed else 0.0)
             supervisor = Supervisor(pause=pause)
             try:
@@ -85,6 +86,7 @@ def run(options: UpOptions, command: Callable[..., list[str]] = shop_command) ->
             finally:
                 (data / RUNNING).unlink(missing_ok=True)
                 supervisor.stop(STOP_TIMEOUT)
+                hand_over(data)
     except _Stopped:
         say(f"eventshop has stopped; its data stays in {data}")
         return 0
@@ -92,6 +94,8 @@ def run(options: UpOptions, command: Callable[..., list[str]] = shop_command) ->
         say(f"eventshop did not start: {error}")
     except psycopg.Error as error:
         say(f"eventshop did not start: PostgreSQL: {error}")
+    except PermissionError as error:
+        say(f"eventshop did not start: {locked_out(Path(error.filename or data), data)}")
     except OSError as error:
         say(f"eventshop did not start: {error.strerror}: {error.filename or data}")
     return 1
@@ -124,7 +128,7 @@ def _bring_up(
     settings |= _log_settings(options, data, supervisor, postgres)
     other = _other_log(options, data, supervisor, postgres)
     # For `shop events` and its like, run beside this one.
-    (data / RUNNING).write_text(json.dumps(settings, indent=2) + "\n")
+    write_whole(data / RUNNING, json.dumps(settings, indent=2) + "\n")
     # Unbuffered, because a killed process's last lines are the best. The logs are UTF-8, whatever the
     # terminal is.
     env = {
@@ -215,47 +219,6 @@ def _once(work: Process, pause: Pause, failed: str) -> None:
     for line in work.log.tail():
         if line.startswith(FOR_PEOPLE):
             say(line.removeprefix(FOR_PEOPLE))
-
-
-@contextmanager
-def _locked(data: Path) -> Iterator[bool]:
-    """Hold the data directory; yields whether its last holder was killed.
-
-    The lock ends with the process, however that ends. The number in the file is for people, and
-    is there after the end only if nobody could take it out.
-    """
-    data.mkdir(mode=0o711, parents=True, exist_ok=True)
-    with (data / "lock").open("a+") as lock:
-        lock.seek(0)
-        last_holder = lock.read(32).strip()
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StartFailed(
-                f"another `shop up` (process {last_holder or 'unknown'}) is running on {data}: "
-                "stop it, or choose another directory with --data or SHOP_DATA_DIR"
-            ) from None
-        lock.truncate(0)
-        lock.write(f"{os.getpid()}\n")
-        lock.flush()
-        try:
-            yield bool(last_holder)
-        finally:
-            lock.truncate(0)
-
-
-def _check_format(data: Path) -> None:
-    version = data / "VERSION"
-    try:
-        found = version.read_text().strip()
-    except FileNotFoundError:
-        version.write_text(f"{FORMAT}\n")
-        return
-    if found != FORMAT:
-        raise StartFailed(
-            f"{data} has format {found or 'unknown'} and this release knows format {FORMAT}: use "
-            "the release that made it, or choose another directory with --data or SHOP_DATA_DIR"
-        )
 
 
 def _check_ports(services: Sequence[LocalService], pause: Pause, *, patience: float) -> None:

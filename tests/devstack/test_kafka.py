@@ -1,13 +1,16 @@
 """What is missing for a Kafka on this machine is said in a sentence, with how to get it."""
 
 import os
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from confluent_kafka.admin import AdminClient, ConfigResource
 
 from devstack import kafka
 from devstack.kafka import KafkaNotPossible
 from tests import kafka_fixture
+from tests.devstack.test_up import ODD
 
 
 @pytest.fixture
@@ -54,3 +57,35 @@ def test_tests_that_need_kafka_are_left_out_aloud_and_in_ci_they_fail(
     outcome = pytest.fail.Exception if ci else pytest.skip.Exception
     with pytest.raises(outcome, match=r"left out, since there is no Kafka .*apt-get install"):
         kafka_fixture.need_kafka()
+
+
+@pytest.mark.kafka
+def test_data_and_settings_of_any_characters_reach_kafka_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LC_ALL", "C")
+    monkeypatch.delenv("LANG", raising=False)
+    with ExitStack() as stops:
+        broker = kafka_fixture.start_broker(stops, tmp_path / "place" / ODD, {"broker.rack": ODD})
+        assert (tmp_path / "place" / ODD / "data" / "meta.properties").exists()
+        assert len(list((tmp_path / "place").iterdir())) == 1
+        admin = AdminClient({"bootstrap.servers": broker.bootstrap_servers})
+        (settings,) = admin.describe_configs(
+            [ConfigResource(ConfigResource.Type.BROKER, "1")], request_timeout=20
+        ).values()
+        assert settings.result()["broker.rack"].value == ODD
+        # And it is known again as its own.
+        again = kafka_fixture.start_broker(stops, tmp_path / "place" / ODD, {})
+        assert broker.process is not None and broker.process.wait(10) is not None
+        assert again.process is not None and again.process.poll() is None
+
+
+def test_data_in_a_place_that_java_cannot_name_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(KafkaNotPossible, match="whose name is no UTF-8: choose another directory"):
+        kafka.LocalKafka(tmp_path / os.fsdecode(b"L\xe4den"))
+
+
+def test_files_that_a_full_disk_left_empty_are_made_anew(tmp_path: Path) -> None:
+    (tmp_path / "ports.json").touch()
+    port = kafka.LocalKafka(tmp_path).bootstrap_servers
+    assert kafka.LocalKafka(tmp_path).bootstrap_servers == port

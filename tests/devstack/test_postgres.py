@@ -67,6 +67,14 @@ def test_a_killed_initdb_leaves_nothing_half_done(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["postgres"]
 
 
+def test_a_copy_that_is_open_to_others_is_closed_again(tmp_path: Path) -> None:
+    with LocalPostgres(tmp_path / "postgres", settings=QUICK) as postgres:
+        pass
+    postgres.data_dir.chmod(0o755)
+    with postgres:
+        assert ask(postgres, "SELECT 1") == 1
+
+
 def test_data_of_another_version_is_one_clear_sentence(tmp_path: Path) -> None:
     (tmp_path / "PG_VERSION").write_text("17\n")
     with pytest.raises(StartFailed, match="written by PostgreSQL 17 and this is PostgreSQL 18"):

@@ -1,5 +1,6 @@
 """`shop up`, with stand-ins for the shop's own processes and everything else real."""
 
+import json
 import os
 import re
 import signal
@@ -7,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import psycopg
@@ -44,7 +45,7 @@ from devstack.up import LocalService, UpOptions, run
 data, users, orders, stand_in = sys.argv[1:]
 services = [LocalService("users", int(users)), LocalService("orders", int(orders))]
 sys.exit(run(UpOptions(Path(data), services, verbose=True),
-             lambda *words: [sys.executable, stand_in, *words]))
+             lambda *words: [sys.executable, "-c", stand_in, *words]))
 """
 
 
@@ -58,17 +59,16 @@ def ports() -> tuple[int, int]:
 
 @pytest.fixture
 def start(tmp_path: Path, ports: tuple[int, int]) -> Iterator[Callable[[], subprocess.Popen[str]]]:
-    stand_in = tmp_path / "stand_in.py"
-    stand_in.write_text(STAND_IN)
     started: list[subprocess.Popen[str]] = []
 
-    def start() -> subprocess.Popen[str]:
-        words = [tmp_path / "data", *ports, stand_in]
+    def start(data: Path = tmp_path / "data", prefix: Sequence[str] = ()) -> subprocess.Popen[str]:
+        words = [data, *ports, STAND_IN]
         up = subprocess.Popen(
-            [sys.executable, "-c", UP, *map(str, words)],
+            [*prefix, sys.executable, "-c", UP, *map(str, words)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            errors="replace",
         )
         started.append(up)
         return up
@@ -76,7 +76,9 @@ def start(tmp_path: Path, ports: tuple[int, int]) -> Iterator[Callable[[], subpr
     yield start
     for up in started:
         up.kill()
-        up.communicate()
+        up.wait()
+        assert up.stdout
+        up.stdout.close()
 
 
 def read_until(up: subprocess.Popen[str], text: str) -> list[str]:
@@ -203,3 +205,77 @@ def test_a_migration_that_fails_shows_what_it_said(
     assert re.search(
         r"could not be migrated \(exit status 1: column is gone\); .*migrate.log", said
     )
+
+
+ODD = "Läden ☕, a\\b:c%d #e=f!g'h\"i$(j)` -k"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [ODD, f"-{'x' * 200}/{'y' * 200}", os.fsdecode(b"L\xe4den"), "link"],
+    ids=["odd", "long", "not UTF-8", "link"],
+)
+def test_data_is_where_it_was_told_to_be(
+    start: Callable[..., subprocess.Popen[str]], name: str, tmp_path: Path
+) -> None:
+    """And is found there again."""
+    place = tmp_path / "somewhere"
+    place.mkdir()
+    if name == "link":
+        (tmp_path / "link").symlink_to(place)
+        data = tmp_path / "link" / "data"
+    else:
+        data = place / name
+    for visits in (1, 2):
+        up = start(data)
+        read_until(up, "eventshop is ready")
+        running = json.loads((data / "running.json").read_text())
+        with psycopg.connect(running["SHOP_USERS__DATABASE_URL"]) as connection:
+            assert connection.execute("SELECT count(*) FROM visits").fetchone() == (visits,)
+        stop(up)
+    assert len(list(place.iterdir())) == 1
+    assert (data / "postgres" / "PG_VERSION").exists()
+
+
+def test_a_relative_directory_is_meant_from_here(
+    start: Callable[..., subprocess.Popen[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    up = start(Path("-data/./../-data"))
+    *_, ready = read_until(up, "eventshop is ready")
+    assert f"data in {tmp_path}/-data · " in ready
+    stop(up)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("a\nb", "there is a line break or the like in"),
+        ("x/" * 500, "has more than the 900 bytes that PostgreSQL can deal with"),
+        ("y" * 300, "File name too long"),
+        ("loop", "there is no way to|Too many levels of symbolic links"),
+        ("file/data", "Not a directory"),
+    ],
+)
+def test_data_that_cannot_be_there_is_one_sentence(
+    name: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "file").touch()
+    before = set(tmp_path.rglob("*"))
+    assert run(UpOptions(tmp_path / name, [LocalService("users", 1024)]), never) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("eventshop did not start: ")
+    assert re.search(said, line)
+    assert set(tmp_path.rglob("*")) == before
+
+
+def test_files_that_a_full_disk_left_empty_are_made_anew(
+    start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "VERSION").touch()
+    up = start()
+    read_until(up, "eventshop is ready")
+    stop(up)
+    assert (tmp_path / "data" / "VERSION").read_text() == "1\n"

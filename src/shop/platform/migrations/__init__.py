@@ -48,13 +48,18 @@ def _migrate(url: str, metadata: MetaData, versions: Path, to: str) -> None:
         # Held until the commit: whoever comes second waits, and then finds nothing to do.
         connection.execute(text("SELECT pg_advisory_xact_lock(7406)"))
         config = Config()
-        config.set_main_option("script_location", str(Path(__file__).parent))
-        config.set_main_option("version_locations", str(versions))
+        config.set_main_option("script_location", _literal(Path(__file__).parent))
+        config.set_main_option("version_locations", _literal(versions))
         config.set_main_option("path_separator", "newline")
         config.attributes["connection"] = connection
         config.attributes["metadata"] = metadata
         command.upgrade(config, to)
     engine.dispose()
+
+
+def _literal(path: Path) -> str:
+    """A percent sign would begin a variable."""
+    return str(path).replace("%", "%%")
 
 
 def _connect(url: str) -> psycopg.Connection:
