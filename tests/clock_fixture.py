@@ -19,6 +19,29 @@ from devstack.postgres import LocalPostgres
 _LIBRARIES = ("/usr/lib/*/faketime/libfaketimeMT.so.1", "/usr/lib/faketime/libfaketimeMT.so.1")
 
 
+def leaping(clock: Path) -> dict[str, str]:
+    """The environment of a process whose wall clock is as far from the machine's as `clock` says.
+
+    Skips the test where there is no libfaketime.
+    """
+    return {
+        "LD_PRELOAD": str(_library()),
+        "FAKETIME_TIMESTAMP_FILE": str(clock),
+        "FAKETIME_NO_CACHE": "1",
+        "DONT_FAKE_MONOTONIC": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "NO_FAKE_STAT": "1",
+    }
+
+
+def set_clock(clock: Path, hours: float) -> None:
+    """Ahead of the machine's by so many hours, from now on."""
+    new = clock.with_suffix(".new")
+    new.write_text(f"{3600 * hours:+.0f}")
+    new.chmod(0o644)
+    new.rename(clock)
+
+
 class LeapingPostgres:
     """`leap(26)` sets the server's clock 26 hours ahead of the machine's, from that moment on."""
 
@@ -28,10 +51,7 @@ class LeapingPostgres:
         self._numbers = itertools.count(1)
 
     def leap(self, hours: float) -> None:
-        new = self._clock.with_suffix(".new")
-        new.write_text(f"{3600 * hours:+.0f}")
-        new.chmod(0o644)
-        new.rename(self._clock)
+        set_clock(self._clock, hours)
 
     def new_database(self) -> str:
         """The URL of an empty one."""
@@ -55,7 +75,6 @@ def _library() -> Path:
 
 @pytest.fixture(scope="session")
 def _leaping_postgres() -> Iterator[LeapingPostgres]:
-    library = _library()
     with (
         tempfile.TemporaryDirectory(prefix="eventshop-test-") as directory,
         pytest.MonkeyPatch.context() as patch,
@@ -64,17 +83,14 @@ def _leaping_postgres() -> Iterator[LeapingPostgres]:
         folder.chmod(0o711)
         clock = folder / "clock"
         # The server takes over what is set while it is made.
-        patch.setenv("LD_PRELOAD", str(library))
-        patch.setenv("FAKETIME_TIMESTAMP_FILE", str(clock))
-        patch.setenv("FAKETIME_NO_CACHE", "1")
-        for name in ("DONT_FAKE_MONOTONIC", "FAKETIME_DONT_FAKE_MONOTONIC"):
-            patch.setenv(name, "1")
+        for name, value in leaping(clock).items():
+            patch.setenv(name, value)
         settings = {"fsync": "off", "shared_buffers": "32MB"}
-        leaping = LeapingPostgres(LocalPostgres(folder / "postgres", settings=settings), clock)
-        leaping.leap(0)
+        postgres = LeapingPostgres(LocalPostgres(folder / "postgres", settings=settings), clock)
+        postgres.leap(0)
         patch.undo()
-        with leaping.server:
-            yield leaping
+        with postgres.server:
+            yield postgres
 
 
 @pytest.fixture

@@ -154,7 +154,7 @@ class Settings(BaseSettings):
     )
 
     heartbeat: Path | None = Field(
-        default=None, description="a file that a worker touches every second while it is well"
+        default=None, description="a file that a worker writes every second while it is well"
     )
 
     log_level: Literal["debug", "info", "warning", "error"] = Field(

@@ -1,7 +1,7 @@
 """Whether a process of the shop on this machine is well: the health checks of containers.
 
     python -m shop.platform.processes.healthy api PORT     asks the API whether it can do its work
-    python -m shop.platform.processes.healthy worker       looks how old the file in SHOP_HEARTBEAT is
+    python -m shop.platform.processes.healthy worker       looks how old the heartbeat in SHOP_HEARTBEAT is
 
 The exit status says it, 0 or 1, and one line says why. Only the standard library is imported:
 this runs every few seconds for as long as the shop does, and `shop` itself takes a second to load.
@@ -19,6 +19,20 @@ FRESH_FOR = 10.0
 _ANSWER_WITHIN = 3.0  # seconds
 
 
+def pulse() -> tuple[str, float]:
+    """Which start of this machine it is, and seconds that only rise until the next one.
+
+    All of its processes see the same. A file's date would not do: if the clock were set back, a worker
+    that froze at that moment would look well for as long as it was set back.
+    """
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:  # noqa: PTH123 - pathlib takes longer to load
+            boot = file.read().strip()
+    except OSError:  # not Linux; then the seconds alone have to do
+        boot = ""
+    return boot, time.monotonic()
+
+
 def api_trouble(port: int) -> str:
     """Empty if the API on this port is ready."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_ANSWER_WITHIN)
@@ -34,11 +48,18 @@ def api_trouble(port: int) -> str:
 
 
 def worker_trouble(heartbeat: str) -> str:
-    """Empty if the file has been touched just now."""
+    """Empty if the file holds a pulse of just now."""
+    now_boot, now = pulse()
     try:
-        age = time.time() - os.stat(heartbeat).st_mtime  # noqa: PTH116 - pathlib takes longer to load
+        with open(heartbeat) as file:  # noqa: PTH123
+            boot, _, at = file.read(1000).partition(" ")
+        age = now - float(at)
     except OSError as error:
         return f"no heartbeat: {error.strerror}: {heartbeat}"
+    except ValueError:
+        return f"no heartbeat: {heartbeat} holds something else"
+    if boot != now_boot or age < 0:
+        return "the last heartbeat was before this machine was started"
     return "" if age < FRESH_FOR else f"the last heartbeat was {age:.0f} s ago"
 
 

@@ -1,18 +1,21 @@
-"""How a worker, which answers no requests, shows that it is well: it touches a file every second.
+"""How a worker, which answers no requests, shows that it is well: it writes a file every second.
 
-The touch comes from the event loop that does the work, so a process that is frozen, or whose event
-loop is, stops touching by itself. It also stops when one of the worker's loops has not come round
+What it writes is its pulse, and no date. It comes from the event loop that does the work, so a process that is frozen, or whose event
+loop is, stops writing by itself. It also stops when one of the worker's loops has not come round
 for `STUCK_AFTER`: a loop that waits for a database or a broker comes round with each failure, so
 waiting is being well, and only a call that never returns is not. `shop.platform.processes.healthy` is the reader.
 """
 
 import asyncio
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
 import structlog
+
+from shop.platform.processes.healthy import pulse
 
 _LOG = structlog.get_logger("shop.worker")
 
@@ -38,7 +41,7 @@ async def beat(file: Path, loops: Mapping[str, Loop]) -> None:
         trouble = f"stuck: {', '.join(stuck)}" if stuck else ""
         if not stuck:
             try:
-                file.touch()  # noqa: ASYNC240 - no thread: this loop's own life is to be seen
+                _write(file)  # in no thread: this loop's own life is to be seen
             except OSError as error:  # a full disk, a missing folder: no reason to stop working
                 trouble = str(error)
         if trouble != said:
@@ -48,3 +51,11 @@ async def beat(file: Path, loops: Mapping[str, Loop]) -> None:
             else:
                 _LOG.info("the heart beats again", file=str(file))
         await asyncio.sleep(_EVERY)
+
+
+def _write(file: Path) -> None:
+    """Whoever reads it at that moment finds the one before, whole."""
+    boot, now = pulse()
+    new = file.with_name(f"{file.name}.new")
+    new.write_text(f"{boot} {now:.3f}")
+    os.replace(new, file)  # noqa: PTH105 - as quick as it gets

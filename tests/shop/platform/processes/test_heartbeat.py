@@ -3,6 +3,9 @@
 import asyncio
 import http.server
 import os
+import re
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +20,7 @@ from eventspine.postgres_log import PostgresLog
 from eventspine.relay import Relay
 from shop.platform import discovery
 from shop.platform.processes import healthy, heartbeat
+from tests.clock_fixture import leaping, set_clock
 
 AWAY = "postgresql://nobody@127.0.0.1:1/nothing"
 
@@ -39,10 +43,10 @@ def test_the_heart_beats_while_every_loop_comes_round(
     file = tmp_path / "heartbeat"
 
     def touched() -> bool:
-        return file.exists() and file.stat().st_mtime > 0
+        return file.exists() and file.read_text() != ""
 
     def put_back() -> None:
-        os.utime(file, (0, 0))
+        file.write_text("")
 
     async def live() -> None:
         loops = {"relay": Turning(), "consumer": Turning()}
@@ -102,12 +106,45 @@ def test_a_worker_is_well_as_long_as_its_heartbeat_is_fresh(
     monkeypatch.setenv("SHOP_HEARTBEAT", str(file))
     assert healthy.main(["worker"]) == 1
     assert capsys.readouterr().out == f"no heartbeat: No such file or directory: {file}\n"
-    file.touch()
-    assert healthy.main(["worker"]) == 0
-    assert capsys.readouterr().out == "well\n"
-    os.utime(file, (time.time() - 30, time.time() - 30))
-    assert healthy.main(["worker"]) == 1
-    assert capsys.readouterr().out == "the last heartbeat was 30 s ago\n"
+    boot, now = healthy.pulse()
+    for written, status, told in [
+        (f"{boot} {now}", 0, "well"),
+        (f"{boot} {now - 30}", 1, "the last heartbeat was 30 s ago"),
+        (f"{boot} {now + 3600}", 1, "the last heartbeat was before this machine was started"),
+        (f"another {now}", 1, "the last heartbeat was before this machine was started"),
+        ("", 1, f"no heartbeat: {file} holds something else"),
+    ]:
+        file.write_text(written)
+        assert healthy.main(["worker"]) == status
+        assert capsys.readouterr().out == f"{told}\n"
+
+
+@pytest.mark.parametrize("hours", [26, -26])
+def test_a_clock_that_leaps_makes_no_worker_look_well_and_none_look_unwell(
+    tmp_path: Path, hours: int
+) -> None:
+    file, clock = tmp_path / "heartbeat", tmp_path / "clock"
+    set_clock(clock, hours)
+
+    def checked() -> str:
+        return subprocess.run(
+            [sys.executable, "-m", "shop.platform.processes.healthy", "worker"],
+            env={**os.environ, **leaping(clock), "SHOP_HEARTBEAT": str(file)},
+            capture_output=True,
+            text=True,
+            check=False,
+        ).stdout
+
+    async def beat_once() -> None:
+        beating = asyncio.create_task(heartbeat.beat(file, {}))
+        await until(file.exists)
+        beating.cancel()
+
+    asyncio.run(beat_once())
+    assert checked() == "well\n"
+    boot, now = healthy.pulse()
+    file.write_text(f"{boot} {now - 60}")  # it has been frozen since, and the clock leapt
+    assert re.fullmatch(r"the last heartbeat was 6\d s ago\n", checked())
 
 
 @contextmanager
