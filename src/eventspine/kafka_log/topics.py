@@ -17,6 +17,7 @@ from eventspine.kafka_log.appender import RULE
 from eventspine.kafka_log.client import (
     ANSWER_WITHIN,
     LARGEST_MESSAGE,
+    LOG,
     NO_SUCH_TOPIC,
     SLICE,
     Heard,
@@ -40,6 +41,11 @@ _KEEP_EVERYTHING = MappingProxyType(
 
 _IDENTITY_WITHIN = 3.0
 """Seconds: whoever reads or feeds the log asks now and then, and has something else to do."""
+
+_TIMESTAMPS = "message.timestamp.type"
+_BROKERS_OWN = "LogAppendTime"
+"""A broker refuses a record whose writer's clock is an hour ahead of its own, unless it puts its own time
+in the place of the writer's."""
 
 _MANY = 3
 """Replicas of which one may be away, and a confirmed event is still on two disks."""
@@ -82,16 +88,25 @@ class Topics:
         admin = AdminClient(quiet(self._config, heard))
         try:
             self._create(admin, topic, partitions or self._partitions)
-            wrong = self._wrong(_seen(admin, topic), partitions, _settings(admin, topic))
+            settings = _settings(admin, topic)
+            wrong = self._wrong(_seen(admin, topic), partitions, settings)
         except KafkaException as error:
             admin.poll(0)  # or it would not tell
             raise unavailable(f"create topic {topic}", error, heard.last) from error
         if wrong:
             raise TopicMismatch(f"topic {topic} could lose or reorder events: {'; '.join(wrong)}")
+        if settings[_TIMESTAMPS] != _BROKERS_OWN:
+            LOG.warning(
+                "topic %s takes no event from a machine whose clock is an hour ahead of a broker's; to mend"
+                " that: kafka-configs.sh --bootstrap-server … --alter --entity-type topics --entity-name %s"
+                " --add-config %s=%s",
+                *(topic, topic, _TIMESTAMPS, _BROKERS_OWN),
+            )
 
     def _create(self, admin: AdminClient, topic: str, partitions: int) -> None:
         settings = dict(_KEEP_EVERYTHING)
         settings["max.message.bytes"] = str(LARGEST_MESSAGE)
+        settings[_TIMESTAMPS] = _BROKERS_OWN
         settings["min.insync.replicas"] = "2" if self._replication_factor >= _MANY else "1"
         new = NewTopic(topic, partitions, self._replication_factor, config=settings)
         try:
