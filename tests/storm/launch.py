@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from shop import cli
+from shop.cli.main import main
 from tests.storm import failpoints, ledger, mutations
 from tests.storm.failpoints import POINTS, Fired, arm, disarm, fired
 from tests.storm.ledger import LEDGER_SQL
@@ -52,4 +52,4 @@ def patch(words: list[str], settings: Mapping[str, str]) -> None:
 
 if __name__ == "__main__":
     patch(sys.argv[1:], os.environ)
-    cli.main()
+    main()

@@ -8,7 +8,7 @@ from eventspine.event import envelope
 from eventspine.log import Record
 from eventspine.parking import BEHIND, Parked
 from eventspine.postgres_log import PostgresLog
-from shop.services import load
+from shop.platform.discovery import load
 from tests.conftest import Databases
 from tests.eventspine.conftest import run
 from tests.shop.living import Living, living, shop
