@@ -88,8 +88,9 @@ class Topics:
         admin = AdminClient(quiet(self._config, heard))
         try:
             self._create(admin, topic, partitions or self._partitions)
+            seen = _seen(admin, topic)
             settings = _settings(admin, topic)
-            wrong = self._wrong(_seen(admin, topic), partitions, settings)
+            wrong = self._wrong(seen, partitions, settings)
         except KafkaException as error:
             admin.poll(0)  # or it would not tell
             raise unavailable(f"create topic {topic}", error, heard.last) from error
