@@ -9,8 +9,10 @@ while it was busy. Load makes batches bigger, and bigger batches make each comma
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from math import inf
 from typing import Generic, NamedTuple, TypeVar
 
+from eventspine.context import Request
 from eventspine.database import Database
 from eventspine.errors import Overloaded, Raced, SpineError, Unavailable
 from eventspine.outbox import Transaction, transaction
@@ -21,6 +23,11 @@ Result = TypeVar("Result")
 Run = Callable[[Sequence[Command]], Awaitable[Sequence[Result | Exception]]]
 """Does all commands, in their order, and answers one result for each. A command that is refused
 is a *value*, an exception among the results, and is raised for its own caller only."""
+
+Action = Callable[
+    [Transaction, Sequence[Request[Command]]], Awaitable[Sequence[Result | Exception]]
+]
+"""What a service does: a batch of requests, in one transaction. See `Run` for the results."""
 
 _TRIES = 2
 _TRIES_IN_A_RACE = 5
@@ -74,7 +81,7 @@ class Batcher(Generic[Command, Result]):
         if len(self._waiting) >= self._max_waiting:
             raise Overloaded(f"{len(self._waiting)} callers are waiting already")
 
-    async def submit(self, command: Command, deadline: float | None = None) -> Result:
+    async def submit(self, command: Command, deadline: float = inf) -> Result:
         """The command's own result, once its transaction has committed.
 
         Raises what the command was refused with, `Overloaded`, or whatever the batch failed of:
@@ -83,8 +90,7 @@ class Batcher(Generic[Command, Result]):
         self.admit()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
-        if deadline is None:
-            deadline = loop.time() + self._patience
+        deadline = min(deadline, loop.time() + self._patience)
         self._waiting.append(_Submitted(command, future, deadline))
         if self._timer is None or deadline < self._timer_at:
             self._look_again(deadline)
@@ -203,14 +209,13 @@ def _is_one_commands_fault(error: Exception) -> bool:
 
 
 def in_transaction(
-    database: Database,
-    action: Callable[[Transaction, Sequence[Command]], Awaitable[Sequence[Result | Exception]]],
-) -> Run[Command, Result]:
+    database: Database, action: Action[Command, Result]
+) -> Run[Request[Command], Result]:
     """An action as something a batcher can run: each batch in one transaction, which publishes."""
 
-    async def run(commands: Sequence[Command]) -> Sequence[Result | Exception]:
+    async def run(requests: Sequence[Request[Command]]) -> Sequence[Result | Exception]:
         async with transaction(database) as tx:
             # Leaving the block commits; only then are callers told.
-            return await action(tx, commands)
+            return await action(tx, requests)
 
     return run

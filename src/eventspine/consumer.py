@@ -18,12 +18,14 @@ nothing of it has to be kept, and the others are as fast as ever.
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
+from typing import Any
 
 import structlog
 
 from eventspine.database import Database
 from eventspine.errors import SpineError
-from eventspine.event import Event, NotAnEvent, envelope
+from eventspine.event import NotAnEvent, envelope
 from eventspine.handlers import Handlers
 from eventspine.log import EventLog, LogUnavailable, Record, Subscription
 from eventspine.outbox import Transaction, transaction
@@ -38,7 +40,7 @@ from eventspine.parking import (
     park,
 )
 from eventspine.patience import Patience
-from eventspine.reading import Cursor, Item, Partition, read
+from eventspine.reading import Cursor, Partition, Received, Rejected, read
 from eventspine.which_log import Earlier, take_up
 
 _LOG = structlog.get_logger("eventspine.consumer")
@@ -56,6 +58,9 @@ WHERE consumer = %(consumer)s AND topic = %(topic)s AND partition = %(partition)
 """
 
 _WHICH_LOG_EVERY = 10.0  # seconds: a topic may be made anew while it is read
+
+
+_BEHIND = "an earlier event of its key is parked"
 
 
 class Moved(SpineError):
@@ -124,7 +129,7 @@ class Consumer:
                         # Half as many, should these be too much for a statement's time or for
                         # the memory, which looks like trouble that passes; and then slowly more.
                         tried, most = most, max(1, most // 2)
-                        await self._apply_read(subscription, records)
+                        await self._receive(subscription, records)
                         certain = True
                         most = min(self._batch, tried + tried // 8 + 1)
                     self._patience.over()
@@ -166,6 +171,13 @@ class Consumer:
                 if (await self._log.identity(topic)).id != log
             }
         return set()
+
+    async def _receive(self, subscription: Subscription, records: Sequence[Record]) -> None:
+        around = self._database.steps.receive
+        if around is None:
+            await self._apply_read(subscription, records)
+        else:
+            await around(records, partial(self._apply_read, subscription, records))
 
     async def _apply_read(self, subscription: Subscription, records: Sequence[Record]) -> None:
         partitions: dict[Partition, list[Record]] = {}
@@ -258,14 +270,17 @@ class Consumer:
             for at in sorted(moves):
                 await self._move(tx, at, moves[at])
             held = await held_keys(tx, self._handlers.consumer)
-            events: list[Event] = []
+            received: list[Received[Any]] = []
             parks: list[Park] = []
             for item in items:
-                if reason := self._why_park(item, held):
-                    parks.append(reason)
-                elif item.event is not None:
-                    events.append(item.event)
-            await self._handlers.apply(tx, events)
+                if isinstance(item, Rejected):
+                    parks.append(_rejected(item, held))
+                elif held and held_key(item.record) in held:
+                    parks.append(Park(item.record, item.position, True, BEHIND, _BEHIND))
+                else:
+                    received.append(item)
+            if received:
+                await self._handlers.apply(tx, received)
             await self._park(tx, parks, held)
         self._cursors.update(moves)
         _report(parks)
@@ -300,17 +315,6 @@ class Consumer:
                 raise
             except Exception as failure:  # noqa: BLE001 - it is what is being looked for
                 await self._isolate(half, failure)
-
-    def _why_park(self, item: Item, held: set[HeldKey]) -> Park | None:
-        record, position, _, error = item
-        if error is not None:
-            if position is not None:
-                held.add(held_key(record))
-            return Park(record, position, position is not None, "not an event", error)
-        if held_key(record) in held:
-            detail = "an earlier event of its key is parked"
-            return Park(record, position, holds_key=True, cause=BEHIND, error=detail)
-        return None
 
     async def _park_failed(self, record: Record, error: Exception) -> None:
         at = (record.topic, record.partition)
@@ -355,6 +359,14 @@ class Consumer:
         )
         if moved.rowcount != 1:
             raise Moved(f"another member of {self._handlers.consumer} has moved {at[0]}/{at[1]}")
+
+
+def _rejected(item: Rejected, held: set[HeldKey]) -> Park:
+    """An event that can't be read holds its key from here on; a foreign record holds none."""
+    record, position, error = item
+    if position is not None:
+        held.add(held_key(record))
+    return Park(record, position, position is not None, "not an event", error)
 
 
 def _report(parks: Sequence[Park]) -> None:

@@ -29,6 +29,7 @@ from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from eventspine.errors import Unavailable
+from eventspine.interceptors import NO_STEPS, Steps
 
 if TYPE_CHECKING:
     from sqlalchemy import Executable
@@ -226,9 +227,12 @@ class Database:
         size: int = 6,
         patience: float = 2.0,
         transaction_within: float = inf,
+        steps: Steps = NO_STEPS,
         **settings: str,
     ) -> None:
         self.url = url
+        self.steps = steps
+        """Around what its transactions do."""
         # A connection may be waited for twice, where the first one is stale.
         self.within = 2 * patience + transaction_within + _WORD_COMES_WITHIN
         if transaction_within != inf:

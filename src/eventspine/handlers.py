@@ -4,21 +4,25 @@ A service's handlers are one readable map:
 
     Handlers("orders", {UserCreated: customers_changed, UserErased: customers_changed})
 
-A handler takes a *sequence* of events, so the same function applies one live event or ten
-thousand replayed ones, in a statement or two. It may count on this: no key stands twice in one
+A handler takes a *sequence* of events, each with its envelope (`Received`), so the same function applies
+one live event or ten thousand replayed ones, in a statement or two. It may publish. It may count on this: no key stands twice in one
 call, and every event of a key was handed to its handler before the next one of that key.
 """
 
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from eventspine.event import Event
 from eventspine.outbox import Transaction
 
+if TYPE_CHECKING:
+    from eventspine.reading import Received
+
 Item = TypeVar("Item")
 
-# The argument is a sequence of exactly those events that the map names for the function; a type
-# that said so would need one overload for every number of them.
+# The argument is a sequence of `Received` of exactly those events that the map names for the function;
+# a type that said so would need one overload for every number of them.
 Handler = Callable[[Transaction, Sequence[Any]], Awaitable[None]]
 
 
@@ -50,14 +54,24 @@ class Handlers:
         """Positions can only be compared within a source, so a topic carries one."""
         return source == self._sources[topic]
 
-    async def apply(self, tx: Transaction, events: Sequence[Event]) -> None:
+    async def apply(self, tx: Transaction, received: Sequence["Received[Any]"]) -> None:
         """Hand the events, in the order of the log, to their functions."""
-        for wave in waves(events, key=lambda event: (event.topic, event.id)):
-            groups: dict[Handler, list[Event]] = {}
-            for event in wave:
-                groups.setdefault(self._handlers[type(event)], []).append(event)
+        if tx.steps.apply is None:
+            await self._apply(tx, received)
+        else:
+            await tx.steps.apply(tx, received, partial(self._apply, tx, received))
+
+    async def _apply(self, tx: Transaction, received: Sequence["Received[Any]"]) -> None:
+        for wave in waves(received, key=_topic_and_id):
+            groups: dict[Handler, list[Received[Any]]] = {}
+            for one in wave:
+                groups.setdefault(self._handlers[type(one.event)], []).append(one)
             for handler, group in groups.items():
                 await handler(tx, group)
+
+
+def _topic_and_id(received: "Received[Any]") -> Hashable:
+    return received.event.topic, received.event.id
 
 
 def waves(items: Iterable[Item], *, key: Callable[[Item], Hashable]) -> list[list[Item]]:

@@ -13,13 +13,16 @@ nobody but the client. So it can stay after an erasure, and tells a repeat from 
 The header and its meaning follow the IETF draft "The Idempotency-Key HTTP Header Field".
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
 from hashlib import sha256
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic_core import to_json
 
-from eventspine.batching import Run
+from eventspine.batching import Action, Run
+from eventspine.context import Request
 from eventspine.database import Database
 from eventspine.errors import Raced, SpineError
 from eventspine.outbox import Transaction, transaction
@@ -76,24 +79,64 @@ class Answer(NamedTuple):
 class Key:
     """A key, what it may be used for, and how to put a result into an answer.
 
-    `fingerprint` tells whether a repeat is one: the same key with another is refused. `answer` gives
-    None for a result that a repeat must not be bound to: a refusal for a reason that may pass.
+    `asked` tells whether a repeat is one, in a form that stays the same (`canonical`): the same key with
+    another is refused. `answer` gives None for a result that a repeat must not be bound to: a refusal
+    for a reason that may pass.
     """
 
     __slots__ = ("answer", "hash", "salted")
 
-    def __init__(self, key: str, fingerprint: str, answer: Callable[[Any], Answer | None]) -> None:
+    def __init__(self, key: str, asked: bytes, answer: Callable[[Any], Answer | None]) -> None:
         self.hash = sha256(key.encode()).digest()
-        self.salted = sha256(f"{key} {fingerprint}".encode()).digest()
+        self.salted = _FORM + sha256(b"%b %b" % (key.encode(), asked)).digest()
         """The fingerprint, as it is stored."""
         self.answer = answer
 
 
-class Once(NamedTuple, Generic[Command]):
-    """A command, to be done once for its key; as often as it is sent, if it has none."""
+_FORM = b"\x01"
+"""The number of the form that `canonical` gives. A change of it is a new number."""
 
-    command: Command
-    key: Key | None = None
+_FINGERPRINT_SIZE = len(_FORM) + sha256().digest_size
+
+
+def canonical(command: tuple[Any, ...], caller: str | None) -> bytes:
+    """What was asked for, by whom, in one form: JSON of the command's name and fields, in order.
+
+    `50`, `50.0` and `50.00` are one number. A field at its default is left out, so that a release which
+    adds one still knows the requests of the release before. `command` is a NamedTuple; its name is a
+    part of the form.
+    """
+    defaults = command._field_defaults  # type: ignore[attr-defined]
+    fields = {
+        name: _plain(value)
+        for name, value in sorted(zip(command._fields, command, strict=True))  # type: ignore[attr-defined]
+        if name not in defaults or value != defaults[name]
+    }
+    return to_json([type(command).__name__, fields, caller], inf_nan_mode="strings")
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case Decimal():
+            # Not `normalize`, which rounds to 28 digits.
+            text = f"{value:f}"
+            return text.rstrip("0").rstrip(".") if "." in text else text
+        case datetime():
+            return value.astimezone(UTC).isoformat()
+        case set() | frozenset():
+            return sorted(map(_plain, value))
+        case list() | tuple():
+            return [_plain(each) for each in value]
+    return value
+
+
+def is_comparable(fingerprint: bytes) -> bool:
+    """Whether a stored fingerprint has the form that this release gives.
+
+    One of another release can't be told from another request. Its answer is given: that does nothing
+    twice, where a refusal would have the client ask anew, with another key.
+    """
+    return len(fingerprint) == _FINGERPRINT_SIZE and fingerprint.startswith(_FORM)
 
 
 class KeyReused(SpineError):
@@ -108,8 +151,8 @@ class _Stored(NamedTuple):
 
 def once_in_transaction(
     database: Database,
-    action: Callable[[Transaction, Sequence[Command]], Awaitable[Sequence[Result | Exception]]],
-) -> Run[Once[Command], Result | Answer]:
+    action: Action[Command, Result],
+) -> Run[Request[Command], Result | Answer]:
     """An action as something a batcher can run, each batch in one transaction, each key once.
 
     A command with a key is answered with an `Answer`, and `KeyReused` is a refusal. Raises `Raced`
@@ -121,20 +164,20 @@ def once_in_transaction(
     """
     suspicious = 0
 
-    async def run(commands: Sequence[Once[Command]]) -> Sequence[Result | Answer | Exception]:
+    async def run(requests: Sequence[Request[Command]]) -> Sequence[Result | Answer | Exception]:
         nonlocal suspicious
-        keys = [once.key.hash for once in commands if once.key is not None]
+        keys = [request.key.hash for request in requests if request.key is not None]
         # Leaving the block commits; only then are callers told.
         if not keys:
             async with transaction(database) as tx:
-                return await action(tx, [once.command for once in commands])
+                return await action(tx, requests)
         async with transaction(database, first=_STORING) as tx:
             known = None
             if suspicious:
                 known = await _find(tx, keys)
                 suspicious = _CALM if known else max(0, suspicious - 1)
             try:
-                return await _run(tx, action, commands, known)
+                return await _run(tx, action, requests, known)
             except Raced:
                 suspicious = _CALM
                 raise
@@ -144,22 +187,22 @@ def once_in_transaction(
 
 async def _run(
     tx: Transaction,
-    action: Callable[[Transaction, Sequence[Command]], Awaitable[Sequence[Result | Exception]]],
-    commands: Sequence[Once[Command]],
+    action: Action[Command, Result],
+    requests: Sequence[Request[Command]],
     found: dict[bytes, _Stored] | None,
 ) -> Sequence[Result | Answer | Exception]:
     """`found` is what was stored for these keys; None if nobody has looked."""
     known = found or {}
     # The first of each key not known yet, and all without one, are done; the rest are answered.
-    todo: list[Once[Command]] = []
+    todo: list[Request[Command]] = []
     first: set[bytes] = set()
-    for once in commands:
-        if once.key is None:
-            todo.append(once)
-        elif once.key.hash not in known and once.key.hash not in first:
-            todo.append(once)
-            first.add(once.key.hash)
-    results = await action(tx, [once.command for once in todo])
+    for request in requests:
+        if request.key is None:
+            todo.append(request)
+        elif request.key.hash not in known and request.key.hash not in first:
+            todo.append(request)
+            first.add(request.key.hash)
+    results = await action(tx, todo)
     done = dict(zip(map(id, todo), results, strict=True))
     passing = await _store(tx, todo, results, known)
     if passing and found is None:
@@ -167,8 +210,8 @@ async def _run(
         # stores nothing by which it would be found out.
         known |= await _find(tx, passing)
     return [
-        done[id(once)] if once.key is None else _repeated(once.key, known, passing)
-        for once in commands
+        done[id(request)] if request.key is None else _repeated(request.key, known, passing)
+        for request in requests
     ]
 
 
@@ -187,15 +230,15 @@ def _answer(status: int, headers: list[list[str]], body: str) -> Answer:
 
 async def _store(
     tx: Transaction,
-    todo: Sequence[Once[Command]],
+    todo: Sequence[Request[Command]],
     results: Sequence[Result | Exception],
     known: dict[bytes, _Stored],
 ) -> dict[bytes, tuple[bytes, Result | Exception]]:
     """Store the answers and add them to `known`; gives the results that are not to be stored."""
     passing: dict[bytes, tuple[bytes, Result | Exception]] = {}
     new = []
-    for once, result in zip(todo, results, strict=True):
-        key = once.key
+    for request, result in zip(todo, results, strict=True):
+        key = request.key
         if key is None:
             continue
         answer = key.answer(result)
@@ -226,7 +269,7 @@ def _repeated(
     passing: Mapping[bytes, tuple[bytes, Result | Answer | Exception]],
 ) -> Result | Answer | Exception:
     fingerprint, outcome = known[key.hash] if key.hash in known else passing[key.hash]
-    if fingerprint != key.salted:
+    if fingerprint != key.salted and is_comparable(fingerprint):
         return KeyReused("the idempotency key has been used for another request")
     return outcome
 

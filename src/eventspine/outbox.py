@@ -23,9 +23,11 @@ from psycopg import AsyncClientCursor, errors
 from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow
 
+from eventspine.context import Context
 from eventspine.database import Connection, Database, Params, Query, execute, translated
 from eventspine.errors import MissingEvents, OutcomeUnknown, Unavailable
 from eventspine.event import Event
+from eventspine.interceptors import NO_STEPS, Steps
 
 CHANNEL = "outbox"
 """Where a commit that published says so. A hint for the relay, which polls as well."""
@@ -39,12 +41,16 @@ saves 0.15 ms of a transaction."""
 class Transaction:
     """What an action or a handler works in. Made by `transaction`, never by hand."""
 
-    __slots__ = ("_connection", "_durable", "_events", "accepts_gaps")
+    __slots__ = ("_connection", "_events", "accepts_gaps", "durable", "steps")
 
-    def __init__(self, connection: Connection, *, durable: bool = True) -> None:
+    def __init__(
+        self, connection: Connection, *, durable: bool = True, steps: Steps = NO_STEPS
+    ) -> None:
         self._connection = connection
-        self._durable = durable
+        self.steps = steps
         self._events: list[str] = []
+        self.durable = durable
+        """Whether its commit waits for the disk. A consumer's need not."""
         self.accepts_gaps = False
         """Set by whoever has decided that what is missing will not come."""
 
@@ -72,14 +78,31 @@ class Transaction:
             del self._events[published:]
             raise
 
-    def publish(self, event: Event, *, traceparent: str | None = None) -> None:
-        """Goes out if, and only if, this transaction commits; in the order of these calls."""
-        headers = json.dumps({"traceparent": traceparent}) if traceparent else "null"
+    @property
+    def published(self) -> int:
+        """How many events go out when it commits."""
+        return len(self._events)
+
+    def publish(self, event: Event, context: Context) -> None:
+        """Goes out if, and only if, this transaction commits; in the order of these calls.
+
+        `context` is that of the request, or of the event, that caused it.
+        """
+        if self.steps.publish is not None:
+            context = self.steps.publish(event, context)
+        caused = context.headers()
+        headers = json.dumps(caused) if caused else "null"
         self._events.append(
             f'{{"t":"{event.topic}","k":{json.dumps(event.key)},"y":"{event.type}",'
             f'"s":{event.schema_version},"v":{event.version},"d":{event.as_json()},'
             f'"h":{headers}}}'
         )
+
+    async def _end(self) -> None:
+        if self.steps.commit is None:
+            await self._commit()
+        else:
+            await self.steps.commit(self, self._commit)
 
     async def _commit(self) -> None:
         connection = self._connection
@@ -93,7 +116,7 @@ class Transaction:
         if self._events:
             events = "[" + ",".join(self._events) + "]"
             message, params = f"{_WRITE}; COMMIT", {"count": len(self._events), "events": events}
-        elif not self._durable:
+        elif not self.durable:
             message = "SET LOCAL synchronous_commit = off; COMMIT"
         try:
             # This kind of cursor puts the parameters into the text, so that it stays one message.
@@ -134,11 +157,11 @@ async def transaction(
             connection = await held.enter_async_context(database.connection(until))
             if not await _begun(connection, first):
                 raise Unavailable("the database closes connections as soon as they are used")
-        tx = Transaction(connection, durable=durable)
+        tx = Transaction(connection, durable=durable, steps=database.steps)
         with translated():
             try:
                 yield tx
-                await tx._commit()  # noqa: SLF001 - only this function may
+                await tx._end()  # noqa: SLF001 - only this function may
             except BaseException:
                 await _roll_back(connection)
                 raise

@@ -10,6 +10,7 @@ write to a topic could otherwise stop any key.
 
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any, NamedTuple
 
 from pydantic_core import to_json
@@ -20,6 +21,7 @@ from eventspine.event import NotAnEvent, decode, envelope
 from eventspine.handlers import Handlers
 from eventspine.log import LogUnavailable, Record
 from eventspine.outbox import Transaction, transaction
+from eventspine.reading import Received
 
 PASSING = (Unavailable, OutcomeUnknown, LogUnavailable, OSError, MemoryError)
 """Trouble that is not an event's own: the same may succeed later."""
@@ -154,6 +156,13 @@ async def held_keys(tx: Transaction, consumer: str) -> set[HeldKey]:
 
 
 async def park(tx: Transaction, consumer: str, parks: Sequence[Park]) -> None:
+    if tx.steps.park is None:
+        await _park(tx, consumer, parks)
+    else:
+        await tx.steps.park(tx, parks, partial(_park, tx, consumer, parks))
+
+
+async def _park(tx: Transaction, consumer: str, parks: Sequence[Park]) -> None:
     """All in one statement, or, since values may be of any size, in a few."""
     rows: list[bytes] = []
     room = _AT_ONCE
@@ -293,7 +302,8 @@ async def _apply(tx: Transaction, handlers: Handlers, parked: Parked) -> None:
         raise NotAnEvent(f"its source {found.source} does not publish here")
     event_class = handlers.event_class(record.topic, found.type)
     if event_class is not None and record.value is not None:
-        await handlers.apply(tx, decode(event_class, [record.value]))
+        [event] = decode(event_class, [record.value])
+        await handlers.apply(tx, [Received(event, found.position, record)])
 
 
 async def discard(database: Database, consumer: str, parked: Sequence[Parked]) -> int:

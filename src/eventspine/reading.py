@@ -4,9 +4,12 @@ Nothing here touches a database: records and cursors in, decisions out.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
 from types import MappingProxyType
-from typing import NamedTuple, Protocol
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
+from eventspine.context import Context, from_headers
 from eventspine.event import Event, NotAnEvent, decode, envelope
 from eventspine.handlers import Handlers
 from eventspine.log import Record
@@ -25,21 +28,47 @@ class AppliedBefore(Protocol):
     def covers(self, key: str | None, position: int) -> bool: ...
 
 
-class Item(NamedTuple):
-    """A record that is not a repeat. Either `event` is there, or `error` says what is wrong.
+Published = TypeVar("Published", bound=Event, covariant=True)  # noqa: PLC0105 - a field's type
 
-    Of a stranger's record there is no position.
-    """
+
+class Received(NamedTuple, Generic[Published]):
+    """An event with its envelope, as a handler is given it."""
+
+    event: Published
+    position: int
+    """Its number among all events of its source, from 1, without a hole."""
+    record: Record
+    """As the log holds it: topic, partition, offset, headers."""
+
+    @property
+    def source(self) -> str:
+        """Who published it, like `/users`."""
+        return self.record.headers["ce_source"]
+
+    @property
+    def time(self) -> datetime | None:
+        """When it was published, by the publisher's database; None if that can't be read."""
+        with suppress(KeyError, ValueError):
+            return datetime.fromisoformat(self.record.headers["ce_time"])
+        return None
+
+    @property
+    def context(self) -> Context:
+        """Of the request that caused it. A handler that publishes hands it on."""
+        return from_headers(self.record.headers)
+
+
+class Rejected(NamedTuple):
+    """A record that can't be applied, and why. A foreign record has no position."""
 
     record: Record
     position: int | None
-    event: Event | None
-    error: str | None
+    error: str
 
 
 class Reading(NamedTuple):
     moves: dict[Partition, Cursor]
-    items: list[Item]
+    items: list[Received[Any] | Rejected]
 
 
 def read(
@@ -54,8 +83,8 @@ def read(
     Records must be in the order of their offsets within each partition.
     """
     moves: dict[Partition, Cursor] = {}
-    items: list[Item] = []
-    fresh: list[tuple[int, type[Event]]] = []
+    items: list[Received[Any] | Rejected] = []
+    fresh: dict[type[Event], list[_Fresh]] = {}
     for record in records:
         at = (record.topic, record.partition)
         cursor = moves.get(at) or cursors[at]
@@ -65,11 +94,11 @@ def read(
         try:
             found = envelope(record)
         except NotAnEvent as error:
-            items.append(Item(record, None, None, str(error)))
+            items.append(Rejected(record, None, str(error)))
             continue
         if not handlers.knows_source(record.topic, found.source):
             reason = f"its source {found.source} does not publish here"
-            items.append(Item(record, None, None, reason))
+            items.append(Rejected(record, None, reason))
             continue
         if found.position > cursor.last_position:
             moves[at] = Cursor(record.offset + 1, found.position)
@@ -78,30 +107,33 @@ def read(
                 continue
             event_class = handlers.event_class(record.topic, found.type)
             if event_class is not None:
-                fresh.append((len(items), event_class))
-                items.append(Item(record, found.position, None, None))
-    _decode(items, fresh)
+                fresh.setdefault(event_class, []).append(_Fresh(len(items), found.position, record))
+                # Its place, until it is decoded.
+                items.append(Rejected(record, found.position, ""))
+    for event_class, of_class in fresh.items():
+        _decode(items, event_class, of_class)
     return Reading(moves, items)
 
 
-def _decode(items: list[Item], fresh: Sequence[tuple[int, type[Event]]]) -> None:
+class _Fresh(NamedTuple):
+    place: int
+    position: int
+    record: Record
+
+
+def _decode(
+    items: list[Received[Any] | Rejected], event_class: type[Event], fresh: Sequence[_Fresh]
+) -> None:
     """Fill in the events: all of a class at once, or, if one of them is none, each alone."""
-    by_class: dict[type[Event], list[int]] = {}
-    for index, event_class in fresh:
-        by_class.setdefault(event_class, []).append(index)
-    for event_class, indexes in by_class.items():
-        values = [items[index].record.value or b"" for index in indexes]
-        try:
-            for index, event in zip(indexes, decode(event_class, values), strict=True):
-                record, position, _, _ = items[index]
-                items[index] = Item(record, position, event, None)
-        except NotAnEvent:
-            for index in indexes:
-                items[index] = _alone(items[index], event_class)
-
-
-def _alone(item: Item, event_class: type[Event]) -> Item:
     try:
-        return item._replace(event=decode(event_class, [item.record.value or b""])[0])
+        events = decode(event_class, [record.value or b"" for _, _, record in fresh])
     except NotAnEvent as error:
-        return item._replace(error=str(error))
+        if len(fresh) == 1:
+            place, position, record = fresh[0]
+            items[place] = Rejected(record, position, str(error))
+        else:
+            for one in fresh:
+                _decode(items, event_class, [one])
+    else:
+        for (place, position, record), event in zip(fresh, events, strict=True):
+            items[place] = Received(event, position, record)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
+from functools import partial
 from typing import Any, TypeVar
 
 import structlog
@@ -22,6 +23,7 @@ from eventspine.backlog import Stretch, following
 from eventspine.database import Connection, Params, connect, execute, translated
 from eventspine.errors import SpineError, Unavailable
 from eventspine.event import NotAnEvent, envelope
+from eventspine.interceptors import NO_STEPS, Steps
 from eventspine.log import EventLog
 from eventspine.outbox import CHANNEL
 from eventspine.patience import Patience
@@ -83,6 +85,7 @@ class Relay:
         topics: Sequence[str],
         batch: int,
         frozen_after: float = 10.0,
+        steps: Steps = NO_STEPS,
     ) -> None:
         self._url = database_url
         self._log = log
@@ -90,6 +93,7 @@ class Relay:
         self._topics = list(topics)
         self._batch = batch
         self._frozen_after = frozen_after
+        self._steps = steps
         self._patience = Patience(_LOG, "the relay", of=source)
         self._log_id = ""
         self._looked_at = 0.0
@@ -258,15 +262,20 @@ class Relay:
                 await asyncio.wait([fetching])
                 raise
             more = await fetching
+        save = partial(self._save, connection, epoch, stretch.last_position)
+        if self._steps.save is None:
+            await save()
+        else:
+            await self._steps.save(stretch.last_position, save)
+        return more
+
+    async def _save(self, connection: Connection, epoch: int, position: int) -> None:
         saved = await execute(
-            connection,
-            _SAVE,
-            {"position": stretch.last_position, "source": self._source, "epoch": epoch},
+            connection, _SAVE, {"position": position, "source": self._source, "epoch": epoch}
         )
         if saved.rowcount != 1:
             raise Deposed(f"another relay of {self._source} leads now")
-        self.position = stretch.last_position
-        return more
+        self.position = position
 
     async def _in_office(
         self, connection: Connection, asking: Coroutine[Any, Any, _Answer]
@@ -287,6 +296,12 @@ class Relay:
         return await asked
 
     async def _append(self, stretch: Stretch) -> None:
+        if self._steps.append is None:
+            await self._append_all(stretch)
+        else:
+            await self._steps.append(stretch, partial(self._append_all, stretch))
+
+    async def _append_all(self, stretch: Stretch) -> None:
         for topic, messages in stretch.by_topic().items():
             await self._log.append(topic, messages)
 

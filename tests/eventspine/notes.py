@@ -11,12 +11,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Self
 
 from eventspine.consumer import Consumer
+from eventspine.context import NOBODY
 from eventspine.database import Database
 from eventspine.errors import MissingEvents
 from eventspine.event import Event, dump, message
 from eventspine.handlers import Handlers
 from eventspine.log import EventLog, Message, Record
 from eventspine.outbox import Transaction, transaction
+from eventspine.reading import Received
 from eventspine.relay import Relay
 
 TOPIC, SOURCE = "notes", "/notes"
@@ -64,7 +66,7 @@ async def save(tx: Transaction, events: Sequence[NoteEvent]) -> None:
         {"events": dump(events)},
     )
     for one in events:
-        tx.publish(one)
+        tx.publish(one, NOBODY)
 
 
 async def publish(database: Database, *events: NoteEvent) -> None:
@@ -100,12 +102,12 @@ async def _keep(tx: Transaction, events: Sequence[NoteEvent]) -> None:
         tx.alarm(MissingEvents("note", id_, known=known, got=got))
 
 
-async def taken(tx: Transaction, events: Sequence[NoteTaken]) -> None:
-    await _keep(tx, events)
+async def taken(tx: Transaction, received: Sequence[Received[NoteTaken]]) -> None:
+    await _keep(tx, [one.event for one in received])
 
 
-async def changed(tx: Transaction, events: Sequence[NoteChanged]) -> None:
-    await _keep(tx, events)
+async def changed(tx: Transaction, received: Sequence[Received[NoteChanged]]) -> None:
+    await _keep(tx, [one.event for one in received])
 
 
 def handlers(consumer: str = "copy") -> Handlers:

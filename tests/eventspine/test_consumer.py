@@ -19,12 +19,14 @@ from eventspine.event import NotAnEvent, decode, envelope
 from eventspine.handlers import Handlers
 from eventspine.log import Message, Record
 from eventspine.outbox import Transaction, transaction
+from eventspine.reading import Received
 from tests.eventspine import notes
 from tests.eventspine.conftest import Said, opened, run
 from tests.eventspine.memory_log import MemoryLog, MemorySubscription
 from tests.eventspine.notes import NoteChanged, NoteEvent, NoteTaken
 from tests.eventspine.test_transaction import refusing
 from tests.examples import examples
+from tests.making import heard
 
 PARTITIONS = 3
 
@@ -163,13 +165,13 @@ class Member:
         self._fails = 0
 
     async def start(self) -> None:
-        async def taken(tx: Transaction, events: Sequence[NoteTaken]) -> None:
-            await notes.taken(tx, events)
-            self._fail(events)
+        async def taken(tx: Transaction, received: Sequence[Received[NoteTaken]]) -> None:
+            await notes.taken(tx, received)
+            self._fail([one.event for one in received])
 
-        async def changed(tx: Transaction, events: Sequence[NoteChanged]) -> None:
-            self._fail(events)
-            await notes.changed(tx, events)
+        async def changed(tx: Transaction, received: Sequence[Received[NoteChanged]]) -> None:
+            self._fail([one.event for one in received])
+            await notes.changed(tx, received)
 
         self.handlers = Handlers("copy", {NoteTaken: taken, NoteChanged: changed})
         consumer = Consumer(self._database, self._log, self.handlers)
@@ -303,8 +305,8 @@ def test_the_loser_waits_for_the_winner_and_then_leaves_nothing_behind(copy_url:
             log = MemoryLog()
             inside, go_on = asyncio.Event(), asyncio.Event()
 
-            async def slowly(tx: Transaction, events: Sequence[NoteTaken]) -> None:
-                await notes.taken(tx, events)
+            async def slowly(tx: Transaction, received: Sequence[Received[NoteTaken]]) -> None:
+                await notes.taken(tx, received)
                 inside.set()
                 await go_on.wait()
 
@@ -479,10 +481,10 @@ def test_what_a_handler_did_before_it_raised_is_undone_and_done_again(
             log = MemoryLog(PARTITIONS)
             calls = 0
 
-            async def clumsy(tx: Transaction, events: Sequence[NoteTaken]) -> None:
+            async def clumsy(tx: Transaction, received: Sequence[Received[NoteTaken]]) -> None:
                 nonlocal calls
                 calls += 1
-                await notes.taken(tx, events)
+                await notes.taken(tx, received)
                 if calls < 10:
                     raise Failure
 
@@ -528,7 +530,7 @@ def test_a_missing_event_raises_the_alarm_and_holds_up_its_key_until_it_is_there
                 ]  # fmt: skip
                 # Somebody finds it, and applies it.
                 async with transaction(database) as tx:
-                    await notes.handlers().apply(tx, [notes.event(2, 2)])
+                    await notes.handlers().apply(tx, heard(notes.event(2, 2)))
                 done = await parking.retry(database, notes.handlers(), notes.TOPIC, "2")
                 assert (done.applied, done.left, done.error) == (3, 0, None)
                 log.put(0, notes.wire(10, notes.event(2, 6)))
@@ -665,7 +667,7 @@ def test_a_batch_that_is_too_much_is_read_in_parts_until_it_is_not(notes_url: st
                 log.put(0, notes.wire(position, one))
             tried: list[int] = []
 
-            async def taken(tx: Transaction, given: Sequence[NoteTaken]) -> None:
+            async def taken(tx: Transaction, given: Sequence[Received[NoteTaken]]) -> None:
                 tried.append(len(given))
                 if len(given) > 20 and len(tried) < 50:
                     raise Unavailable("canceling statement due to statement timeout")

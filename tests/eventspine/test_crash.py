@@ -18,6 +18,7 @@ from eventspine.handlers import Handlers
 from eventspine.log import LogUnavailable
 from eventspine.outbox import Transaction
 from eventspine.postgres_log import PostgresLog
+from eventspine.reading import Received
 from tests.eventspine import notes
 from tests.eventspine.conftest import opened, opened_log, run
 from tests.eventspine.memory_log import MemoryLog
@@ -93,10 +94,10 @@ def test_a_consumer_applies_again_what_a_killed_server_has_forgotten(
         async with opened(own_notes(), patience=1.0) as copy:
             handled = 0
 
-            async def count(tx: Transaction, events: Sequence[NoteTaken]) -> None:
+            async def count(tx: Transaction, received: Sequence[Received[NoteTaken]]) -> None:
                 nonlocal handled
-                await notes.taken(tx, events)
-                handled += len(events)
+                await notes.taken(tx, received)
+                handled += len(received)
 
             log = MemoryLog(2)
             for n in range(1, 301):

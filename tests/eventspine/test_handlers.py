@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from eventspine.event import Event
 from eventspine.handlers import Handlers
+from eventspine.reading import Received
 from tests.eventspine.notes import NoteChanged, NoteEvent, NoteTaken
+from tests.making import heard
 
 
 class Note(NoteEvent):
@@ -45,18 +47,19 @@ def test_a_handler_never_sees_a_key_twice_in_a_call_nor_out_of_order(
     """Nothing is lost, even where one function answers several types and another only one."""
     seen: list[Event] = []
 
-    async def see(tx: object, events: Sequence[Event]) -> None:
+    async def see(tx: object, received: Sequence[Received[Event]]) -> None:
+        events = [one.event for one in received]
         keys = [(event.topic, event.id) for event in events]
         assert len(set(keys)) == len(keys)
         seen.extend(events)
 
-    async def see_taken(tx: object, events: Sequence[Event]) -> None:
-        assert {type(event) for event in events} == {NoteTaken}
-        await see(tx, events)
+    async def see_taken(tx: object, received: Sequence[Received[Event]]) -> None:
+        assert {type(one.event) for one in received} == {NoteTaken}
+        await see(tx, received)
 
     handlers = Handlers("all", {NoteTaken: see_taken, NoteChanged: see, Note: see, Other: see})
     events = numbered(history)
-    asyncio.run(handlers.apply(None, events))  # type: ignore[arg-type]
+    asyncio.run(handlers._apply(None, heard(*events)))  # type: ignore[arg-type]
     assert len(seen) == len(events)
     for topic, id_ in {(event.topic, event.id) for event in events}:
         own = [event.version for event in seen if (event.topic, event.id) == (topic, id_)]

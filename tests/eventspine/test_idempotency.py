@@ -5,12 +5,12 @@ from collections.abc import Callable, Sequence
 from hashlib import sha256
 
 from eventspine.batching import Batcher
+from eventspine.context import Request
 from eventspine.database import Database
 from eventspine.idempotency import (
     Answer,
     Key,
     KeyReused,
-    Once,
     forget,
     hold_answers,
     once_in_transaction,
@@ -22,8 +22,8 @@ from tests.eventspine.conftest import opened, run
 GONE = Answer(410, (), b"gone")
 
 
-def keyed(key: str) -> Once[int]:
-    return Once(1, Key(key, "print", lambda text: Answer(200, (), text.encode(), "1")))
+def keyed(key: str) -> Request[int]:
+    return Request(1, key=Key(key, b"print", lambda text: Answer(200, (), text.encode(), "1")))
 
 
 async def read(tx: Transaction) -> str:
@@ -60,8 +60,8 @@ def test_an_answer_made_before_the_erasure_is_not_stored_after_it(notes_url: str
             await notes.publish(database, notes.event(1, 1, "a secret"))
             has_read, go_on = asyncio.Event(), asyncio.Event()
 
-            async def slow(tx: Transaction, commands: Sequence[int]) -> list[str]:
-                texts = [await read(tx) for _ in commands]
+            async def slow(tx: Transaction, requests: Sequence[Request[int]]) -> list[str]:
+                texts = [await read(tx) for _ in requests]
                 has_read.set()
                 await go_on.wait()
                 return texts
@@ -86,8 +86,8 @@ def test_an_answer_made_after_the_erasure_knows_of_it(notes_url: str) -> None:
         async with opened(notes_url) as database:
             await notes.publish(database, notes.event(1, 1, "a secret"))
 
-            async def quick(tx: Transaction, commands: Sequence[int]) -> list[str]:
-                return [await read(tx) for _ in commands]
+            async def quick(tx: Transaction, requests: Sequence[Request[int]]) -> list[str]:
+                return [await read(tx) for _ in requests]
 
             async with transaction(database) as tx:
                 await tx.execute("UPDATE notes SET text = '' WHERE id = 1")
@@ -104,14 +104,14 @@ def test_only_what_is_about_them_is_forgotten(notes_url: str) -> None:
     async def scenario() -> None:
         async with opened(notes_url) as database:
 
-            async def named(tx: Transaction, commands: Sequence[str]) -> list[str]:
-                return list(commands)
+            async def named(tx: Transaction, requests: Sequence[Request[str]]) -> list[str]:
+                return [request.command for request in requests]
 
             def about(whom: str | None) -> Callable[[str], Answer]:
                 return lambda text: Answer(200, (("etag", "x"),), text.encode(), whom)
 
             commands = [
-                Once(key, Key(key, "print", about(whom)))
+                Request(key, key=Key(key, b"print", about(whom)))
                 for key, whom in (("a", "1"), ("b", "2"), ("c", None), ("d", "1"), ("e", "3"))
             ]
             await once_in_transaction(database, named)(commands)
@@ -133,7 +133,10 @@ class Desk:
         self.refuses = False
         self._once = once_in_transaction(database, self._take)
 
-    async def _take(self, tx: Transaction, ids: Sequence[int]) -> list[str | Exception]:
+    async def _take(
+        self, tx: Transaction, requests: Sequence[Request[int]]
+    ) -> list[str | Exception]:
+        ids = [request.command for request in requests]
         self.asked.append(list(ids))
         if self.refuses:
             return [LookupError("not now") for _ in ids]
@@ -149,7 +152,9 @@ class Desk:
         batcher = Batcher(self._once)
         outcomes = await asyncio.gather(
             *(
-                batcher.submit(Once(id_, Key(key, f"take {id_}", answer) if key else None))
+                batcher.submit(
+                    Request(id_, key=Key(key, b"take %d" % id_, answer) if key else None)
+                )
                 for id_, key in wanted
             ),
             return_exceptions=True,

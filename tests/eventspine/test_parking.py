@@ -22,6 +22,7 @@ from eventspine.handlers import Handlers
 from eventspine.log import LogUnavailable, Message, Record
 from eventspine.outbox import Transaction, transaction
 from eventspine.parking import BEHIND, Parked
+from eventspine.reading import Received
 from tests.eventspine import notes
 from tests.eventspine.conftest import Said, opened, run
 from tests.eventspine.memory_log import MemoryLog
@@ -47,13 +48,13 @@ class Copy:
         """What will be raised next, once each, whatever the event."""
 
     def handlers(self) -> Handlers:
-        async def taken(tx: Transaction, events: Sequence[NoteTaken]) -> None:
-            await notes.taken(tx, events)
-            self._break(events)
+        async def taken(tx: Transaction, received: Sequence[Received[NoteTaken]]) -> None:
+            await notes.taken(tx, received)
+            self._break([one.event for one in received])
 
-        async def changed(tx: Transaction, events: Sequence[NoteChanged]) -> None:
-            await notes.changed(tx, events)
-            self._break(events)
+        async def changed(tx: Transaction, received: Sequence[Received[NoteChanged]]) -> None:
+            await notes.changed(tx, received)
+            self._break([one.event for one in received])
 
         return Handlers("copy", {NoteTaken: taken, NoteChanged: changed})
 
@@ -190,11 +191,13 @@ def test_a_real_deadlock_is_waited_out(copy_url: str) -> None:
             await notes.consumer(database, log).apply(log.partitions[0])
             holds_one = asyncio.Event()
 
-            async def one_then_two(tx: Transaction, events: Sequence[NoteChanged]) -> None:
+            async def one_then_two(
+                tx: Transaction, received: Sequence[Received[NoteChanged]]
+            ) -> None:
                 await tx.execute("SELECT FROM notes WHERE id = 1 FOR UPDATE")
                 holds_one.set()
                 await tx.execute("SELECT FROM notes WHERE id = 2 FOR UPDATE")
-                await notes.changed(tx, events)
+                await notes.changed(tx, received)
 
             handlers = Handlers("copy", {NoteTaken: notes.taken, NoteChanged: one_then_two})
             async with transaction(database) as other:
@@ -457,8 +460,8 @@ def test_while_a_key_is_retried_its_later_events_wait(copy_url: str) -> None:
                 await notes.eventually(lambda: has_applied(database, 1))
             inside, go_on = asyncio.Event(), asyncio.Event()
 
-            async def slowly(tx: Transaction, events: Sequence[NoteTaken]) -> None:
-                await notes.taken(tx, events)
+            async def slowly(tx: Transaction, received: Sequence[Received[NoteTaken]]) -> None:
+                await notes.taken(tx, received)
                 inside.set()
                 await go_on.wait()
 

@@ -13,6 +13,7 @@ import psycopg
 import pytest
 
 from eventspine import backlog, patience, relay
+from eventspine.context import NOBODY, Context
 from eventspine.database import Database
 from eventspine.errors import SpineError
 from eventspine.log import EventLog, LogUnavailable, Message, Record
@@ -73,7 +74,7 @@ def test_a_record_carries_what_was_published(notes_url: str) -> None:
         async with opened(notes_url) as database:
             log = MemoryLog()
             async with transaction(database) as tx:
-                tx.publish(notes.event(7, 1, "ü"), traceparent="00-1-2-01")
+                tx.publish(notes.event(7, 1, "ü"), Context("00-1-2-01"))
             async with notes.Running(notes.relay(notes_url, log).run()):
                 await notes.eventually(lambda: holds(log, 1))
             ((record,),) = log.partitions
@@ -147,7 +148,7 @@ def test_large_events_come_a_few_at_a_time(notes_url: str, monkeypatch: pytest.M
             async with transaction(database) as tx:
                 for n in range(1, 31):
                     body = "".join(random.choices(string.ascii_letters, k=5000 if n == 20 else 300))
-                    tx.publish(notes.event(n, 1, body))
+                    tx.publish(notes.event(n, 1, body), NOBODY)
             started = asyncio.get_running_loop().time()
             async with notes.Running(notes.relay(notes_url, log).run()):
                 await notes.eventually(lambda: is_saved(database, 30))

@@ -13,6 +13,7 @@ import uvloop
 
 from devstack.postgres import LocalPostgres
 from eventspine import database as database_module
+from eventspine.context import NOBODY
 from eventspine.database import Connection, Database, connect
 from eventspine.errors import OutcomeUnknown, SpineError, Unavailable
 from eventspine.outbox import transaction
@@ -118,7 +119,7 @@ def test_what_can_not_even_be_sent_is_given_up_likewise(
                     proxy.hold()
                     if moment == "statement":
                         await tx.execute("SELECT %(much)s", {"much": "x" * 30_000_000})
-                    tx.publish(notes.event(1, 1, "x" * 30_000_000))
+                    tx.publish(notes.event(1, 1, "x" * 30_000_000), NOBODY)
 
             error = await failed(keep_much(), within=LIMIT + 5)
             assert type(error) is (OutcomeUnknown if moment == "commit" else Unavailable)

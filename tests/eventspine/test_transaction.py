@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from eventspine.batching import Batcher, in_transaction
+from eventspine.context import NOBODY, Context
 from eventspine.database import Database
 from eventspine.errors import OutcomeUnknown, Unavailable
 from eventspine.outbox import Transaction, transaction
@@ -128,7 +129,7 @@ def test_an_event_that_postgresql_cannot_hold_fails_its_transaction_only(notes_u
         async with opened(notes_url, size=1) as database:
             with pytest.raises(psycopg.DataError):
                 async with transaction(database) as tx:
-                    tx.publish(notes.event(1, 1, "a\0b"))
+                    tx.publish(notes.event(1, 1, "a\0b"), NOBODY)
             texts = [
                 "%(count)s %s %% \\u0000 \\' \\\\",
                 "'; DROP TABLE outbox; --",
@@ -136,7 +137,7 @@ def test_an_event_that_postgresql_cannot_hold_fails_its_transaction_only(notes_u
             ]
             async with transaction(database) as tx:
                 for n, text in enumerate(texts):
-                    tx.publish(notes.event(n + 1, 1, text), traceparent=text)
+                    tx.publish(notes.event(n + 1, 1, text), Context(text))
             assert await database.fetch(
                 "SELECT data->>'text', headers->>'traceparent' FROM outbox ORDER BY position"
             ) == [(text, text) for text in texts]

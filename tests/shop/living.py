@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from eventspine.consumer import Consumer
+from eventspine.context import Request
 from eventspine.database import Database
 from eventspine.outbox import transaction
 from eventspine.postgres_log import PostgresLog
@@ -39,7 +40,9 @@ class Living:
 
     async def create(self, count: int) -> None:
         first = self.users_created + 1
-        commands = [CreateUser(f"u{n}@example.com", f"U {n}") for n in range(first, first + count)]
+        commands = [
+            Request(CreateUser(f"u{n}@example.com", f"U {n}")) for n in range(first, first + count)
+        ]
         async with transaction(self.users) as tx:
             await users.create(tx, commands)
         self.users_created += count
@@ -50,22 +53,22 @@ class Living:
             for id_ in ids:
                 [(name,)] = await tx.fetch("SELECT name FROM users WHERE id = %(id)s", {"id": id_})
                 new = f"{name}!" if len(name) < 100 else name.rstrip("!")
-                await users.update(tx, [UpdateUser(id_, None, new, None)])
+                await users.update(tx, [Request(UpdateUser(id_, None, new, None))])
 
     async def erase(self, *ids: int) -> None:
         async with transaction(self.users) as tx:
-            await users.erase(tx, [EraseUser(id_, None) for id_ in ids])
+            await users.erase(tx, [Request(EraseUser(id_, None)) for id_ in ids])
 
     async def place(self, *user_ids: int) -> None:
         async with transaction(self.orders) as tx:
             results = await orders.place(
-                tx, [PlaceOrder(id_, "tea", 2, Decimal("1.50")) for id_ in user_ids]
+                tx, [Request(PlaceOrder(id_, "tea", 2, Decimal("1.50"))) for id_ in user_ids]
             )
         assert not any(isinstance(result, Exception) for result in results)
 
     async def cancel(self, *ids: int) -> None:
         async with transaction(self.orders) as tx:
-            await orders.cancel(tx, [CancelOrder(id_, None) for id_ in ids])
+            await orders.cancel(tx, [Request(CancelOrder(id_, None)) for id_ in ids])
 
     @asynccontextmanager
     async def moving(self, *names: str) -> AsyncIterator[None]:

@@ -19,6 +19,7 @@ from shop.platform import discovery
 from shop.platform.http.app import ServiceApp
 from shop.platform.processes.api import make_app, server_config
 from shop.platform.settings import Settings, read_settings
+from tests.making import heard
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Served:
             database = Database(self.database_url, size=1)
             await database.open()
             async with transaction(database) as tx:
-                await handlers.apply(tx, events)
+                await handlers.apply(tx, heard(*events))
             await database.close()
 
         asyncio.run(apply())

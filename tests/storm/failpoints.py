@@ -9,20 +9,16 @@ import asyncio
 import os
 import signal
 import subprocess
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from psycopg.rows import TupleRow
-
-from eventspine.consumer import Consumer
-from eventspine.database import Connection
-from eventspine.event import Event
-from eventspine.handlers import Handlers
-from eventspine.log import Record, Subscription
+from eventspine.backlog import Stretch
+from eventspine.interceptors import Interceptor, Proceed
+from eventspine.log import Record
 from eventspine.outbox import Transaction
-from eventspine.relay import Relay
+from eventspine.reading import Received
 
 POINTS: Mapping[str, str] = MappingProxyType(
     {
@@ -93,11 +89,52 @@ def _name(point: str, service: str | None) -> str:
     return f"{service}.{point}" if service else point
 
 
-class _Failpoints:
+class Failpoints(Interceptor):
+    """Those of this kind of process."""
+
     def __init__(self, directory: Path, kind: str, service: str) -> None:
+        global _installed  # noqa: PLW0603 - one a process
+        _installed = self
         self._directory = directory
         self._kind = kind
         self._service = service
+
+    async def commit(self, tx: Transaction, proceed: Proceed) -> None:
+        if self._kind == "worker":
+            await proceed()
+            if not tx.durable:  # a consumer's
+                await self.passes("applied")
+        elif not tx.published:  # all refused: nothing is at stake
+            await proceed()
+        else:
+            if "committing" not in _moved:
+                await self.passes("committing")
+            await proceed()
+            if "committed" not in _moved:
+                await self.passes("committed")
+
+    async def append(self, batch: Stretch, proceed: Proceed) -> None:
+        await self.passes("relay-read")
+        appending = asyncio.ensure_future(proceed())
+        await asyncio.wait([appending], timeout=_IN_MID_APPEND)
+        if not appending.done():
+            await self.passes("appending")
+        await appending
+        await self.passes("appended")
+
+    async def save(self, position: int, proceed: Proceed) -> None:
+        await proceed()
+        await self.passes("saved")
+
+    async def receive(self, records: Sequence[Record], proceed: Proceed) -> None:
+        await self.passes("read")
+        await proceed()
+
+    async def apply(
+        self, tx: Transaction, received: Sequence[Received[Any]], proceed: Proceed
+    ) -> None:
+        await proceed()
+        await self.passes("effects")
 
     async def passes(self, point: str) -> None:
         for name in (_name(point, self._service), point):
@@ -126,8 +163,7 @@ async def _strike(action: str) -> None:
         os.kill(os.getpid(), signal.SIGSTOP)
 
 
-_installed: _Failpoints | None = None
-
+_installed: Failpoints | None = None
 
 _moved: set[str] = set()
 
@@ -141,82 +177,3 @@ async def passes(point: str) -> None:
     """Be struck here, if the point is armed."""
     if _installed is not None:
         await _installed.passes(point)
-
-
-def install(directory: Path, kind: str, service: str) -> None:
-    """Put the points of this kind of process in place."""
-    global _installed  # noqa: PLW0603 - one a process
-    _installed = _Failpoints(directory, kind, service)
-    if kind == "api":
-        _in_api()
-    elif kind == "worker":
-        _in_relay()
-        _in_consumer()
-
-
-def _in_api() -> None:
-    commit = Transaction._commit
-
-    async def _commit(tx: Transaction) -> None:
-        if not tx._events:  # all refused: nothing is at stake
-            await commit(tx)
-            return
-        if "committing" not in _moved:
-            await passes("committing")
-        await commit(tx)
-        if "committed" not in _moved:
-            await passes("committed")
-
-    _replace(Transaction, _commit)
-
-
-def _in_relay() -> None:
-    append, relay = Relay._append, Relay._relay
-
-    async def _append(self: Relay, rows: Sequence[TupleRow]) -> None:
-        await passes("relay-read")
-        appending = asyncio.create_task(append(self, rows))
-        await asyncio.wait([appending], timeout=_IN_MID_APPEND)
-        if not appending.done():
-            await passes("appending")
-        await appending
-        await passes("appended")
-
-    async def _relay(
-        self: Relay, connection: Connection, epoch: int, rows: Sequence[TupleRow]
-    ) -> list[TupleRow]:
-        following = await relay(self, connection, epoch, rows)
-        if rows:
-            await passes("saved")
-        return following
-
-    _replace(Relay, _append)
-    _replace(Relay, _relay)
-
-
-def _in_consumer() -> None:
-    apply_read, handle, commit = Consumer._apply_read, Handlers.apply, Transaction._commit
-
-    async def _apply_read(
-        self: Consumer, subscription: Subscription, records: Sequence[Record]
-    ) -> None:
-        await passes("read")
-        await apply_read(self, subscription, records)
-
-    async def apply(self: Handlers, tx: Transaction, events: Sequence[Event]) -> None:
-        await handle(self, tx, events)
-        if events:
-            await passes("effects")
-
-    async def _commit(tx: Transaction) -> None:
-        await commit(tx)
-        if not tx._durable:  # a consumer's
-            await passes("applied")
-
-    _replace(Consumer, _apply_read)
-    _replace(Handlers, apply)
-    _replace(Transaction, _commit)
-
-
-def _replace(of: type, function: Callable[..., Awaitable[object]]) -> None:
-    setattr(of, function.__name__, function)

@@ -1,6 +1,6 @@
 """`shop`, with places in it where a storm can strike: `python -m tests.storm.launch worker orders`.
 
-The shop itself knows nothing of tests. Here, before it runs, it is patched with
+The shop itself knows nothing of tests. It is run with interceptors, which are
 
 * failpoints: moments between two steps that matter, where this very process is killed or frozen,
   once somebody has armed them (`STORM_ARMED` names the directory where that is done);
@@ -11,10 +11,11 @@ The shop itself knows nothing of tests. Here, before it runs, it is patched with
 
 import os
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
+from eventspine.interceptors import Interceptor
 from shop.cli.main import main
+from shop.platform.interceptors import Interceptors
 from tests.storm import failpoints, ledger, mutations
 from tests.storm.failpoints import POINTS, Fired, arm, disarm, fired
 from tests.storm.ledger import LEDGER_SQL
@@ -39,17 +40,25 @@ def environment(
     return {name: value for name, value in wanted.items() if value is not None}
 
 
-def patch(words: list[str], settings: Mapping[str, str]) -> None:
-    kind, service = (*words, "", "")[:2]
-    if mutation := settings.get("STORM_MUTATION"):
-        mutations.load(mutation).apply()
-    # Around what the mutation has put in place; and an event is entered before `effects` is passed.
-    if settings.get("STORM_LEDGER") == "1":
-        ledger.install()
-    if armed := settings.get("STORM_ARMED"):
-        failpoints.install(Path(armed), kind, service)
+def interceptors(part: str, service: str) -> Interceptors:
+    """What `SHOP_INTERCEPTORS` names. A failpoint strikes around what a mutation does, and an event is
+    in the ledger before `effects` is passed.
+    """
+    chain: list[Interceptor] = []
+    if armed := os.environ.get("STORM_ARMED"):
+        chain.append(failpoints.Failpoints(Path(armed), part, service))
+    if os.environ.get("STORM_LEDGER") == "1":
+        chain.append(ledger.Ledger(retried=part == "parked"))
+    if (mutation := os.environ.get("STORM_MUTATION")) and (takes := mutations.take_away(mutation)):
+        chain.append(takes)
+    return Interceptors(steps=tuple(chain))
 
 
 if __name__ == "__main__":
-    patch(sys.argv[1:], os.environ)
+    if sys.argv[1:2] == ["migrate"]:
+        # It has no steps to intercept, and makes what a mutation changes in the database.
+        if mutation := os.environ.get("STORM_MUTATION"):
+            mutations.take_away(mutation)
+    else:
+        os.environ["SHOP_INTERCEPTORS"] = "tests.storm.launch:interceptors"
     main()

@@ -4,19 +4,14 @@ It is the handler that is not idempotent: an event applied twice stands there tw
 stepped over does not. There is no constraint that would hide it.
 """
 
-from collections.abc import Mapping, Sequence
-from contextvars import ContextVar
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 from pydantic_core import to_json
 
-from eventspine import consumer, parking
-from eventspine.event import Event
-from eventspine.handlers import Handlers
-from eventspine.log import Record
+from eventspine.interceptors import Interceptor, Proceed
 from eventspine.outbox import Transaction
-from eventspine.parking import Parked
-from eventspine.reading import AppliedBefore, Cursor, Partition, Reading
+from eventspine.reading import Received
 
 LEDGER_SQL = """
 CREATE TABLE storm_ledger (
@@ -48,61 +43,26 @@ FROM jsonb_to_recordset(%(entries)s::jsonb) AS e(
 """
 
 
-class _Place(NamedTuple):
-    topic: str
-    partition: int
-    offset: int
-    position: int
-    retried: bool
+class Ledger(Interceptor):
+    """Has every event entered that handlers are given."""
 
+    def __init__(self, *, retried: bool) -> None:
+        self._retried = retried
 
-_places: ContextVar[dict[int, _Place]] = ContextVar("places")
-"""Where the events come from that are being applied, by their identity. The reading that holds them
-lives as long as this does, so no other event has the same."""
-
-
-def install() -> None:
-    """Have every event that a handler is given entered."""
-    read, apply_parked, handle = consumer.read, parking._apply, Handlers.apply
-
-    def read_and_note(
-        records: Sequence[Record],
-        cursors: Mapping[Partition, Cursor],
-        handlers: Handlers,
-        earlier: Mapping[str, AppliedBefore],
-    ) -> Reading:
-        reading = read(records, cursors, handlers, earlier)
-        _places.set(
+    async def apply(
+        self, tx: Transaction, received: Sequence[Received[Any]], proceed: Proceed
+    ) -> None:
+        await proceed()
+        entries = [
             {
-                id(item.event): _Place(
-                    item.record.topic, item.record.partition, item.record.offset,
-                    item.position or 0, retried=False,
-                )
-                for item in reading.items
-                if item.event is not None
+                "topic": record.topic,
+                "partition": record.partition,
+                "offset": record.offset,
+                "position": position,
+                "key": event.key,
+                "version": event.version,
+                "retried": self._retried,
             }
-        )  # fmt: skip
-        return reading
-
-    async def apply_parked_and_note(tx: Transaction, handlers: Handlers, parked: Parked) -> None:
-        _retried.set(
-            _Place(parked.topic, parked.partition, parked.offset, parked.position or 0, True)
-        )
-        await apply_parked(tx, handlers, parked)
-
-    async def apply(self: Handlers, tx: Transaction, events: Sequence[Event]) -> None:
-        await handle(self, tx, events)
-        if events:
-            await tx.execute(_ENTER, {"entries": to_json(list(map(_entry, events))).decode()})
-
-    consumer.read = read_and_note
-    parking._apply = apply_parked_and_note
-    Handlers.apply = apply  # type: ignore[method-assign]
-
-
-_retried: ContextVar[_Place] = ContextVar("retried")
-
-
-def _entry(event: Event) -> dict[str, object]:
-    place = _places.get({}).get(id(event)) or _retried.get()
-    return {**place._asdict(), "key": event.key, "version": event.version}
+            for event, position, record in received
+        ]
+        await tx.execute(_ENTER, {"entries": to_json(entries).decode()})

@@ -11,6 +11,7 @@ import pytest
 
 from eventspine import consumer, migrations, outbox, reading
 from eventspine.consumer import Consumer, Moved
+from eventspine.context import NOBODY
 from eventspine.database import Database
 from eventspine.errors import Unavailable
 from eventspine.kafka_log import KafkaLog
@@ -143,7 +144,7 @@ async def create(users: Database, number: int) -> None:
         await tx.execute(
             "INSERT INTO users (email, name) VALUES (%(email)s, 'n')", {"email": f"{number}@x.org"}
         )
-        tx.publish(notes.event(number, 1))
+        tx.publish(notes.event(number, 1), NOBODY)
 
 
 @pytest.mark.parametrize(("mutated", "seen"), [(False, 0), (True, 1)])

@@ -15,7 +15,7 @@ from shop.cli.common import (
     one_line,
 )
 from shop.platform.discovery import NotAService
-from shop.platform.event_log import NotConfigured
+from shop.platform.settings import NotConfigured
 
 INTERRUPTED = 130
 NOBODY_READS = 141

@@ -19,6 +19,7 @@ from shop.cli.common import (
     what_is_away,
 )
 from shop.platform.event_log import database_url
+from shop.platform.interceptors import steps
 
 if TYPE_CHECKING:
     from shop.cli.parked_printer import Parking
@@ -89,7 +90,9 @@ def _on_parked(
 
     with beside_running_shop(data):
         chosen = service_named(service)
-        parking = Parking(database_url(settings_or_stop(), service), chosen.handlers)
+        settings = settings_or_stop()
+        chain = steps(settings.interceptors, "parked", service)
+        parking = Parking(database_url(settings, service), chosen.handlers, chain)
     say_it_once()
     with what_is_away("cannot use the database"):
         done = asyncio.run(parking.opened(do))

@@ -5,6 +5,7 @@ from collections.abc import Callable, Coroutine
 from eventspine import parking
 from eventspine.database import Database
 from eventspine.handlers import Handlers
+from eventspine.interceptors import NO_STEPS, Steps
 from eventspine.parking import Parked
 from shop.cli.streams import Console
 from shop.platform.terminal import plain
@@ -13,8 +14,8 @@ from shop.platform.terminal import plain
 class Parking:
     """One service's parked events. Each command says what it found or did; True if all went well."""
 
-    def __init__(self, database_url: str, handlers: Handlers) -> None:
-        self._database = Database(database_url, size=1, patience=5.0)
+    def __init__(self, database_url: str, handlers: Handlers, steps: Steps = NO_STEPS) -> None:
+        self._database = Database(database_url, size=1, patience=5.0, steps=steps)
         self._handlers = handlers
         self._console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 

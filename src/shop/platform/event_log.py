@@ -7,13 +7,9 @@ from psycopg.conninfo import conninfo_to_dict
 
 from eventspine.log import EventLog
 from eventspine.postgres_log import PostgresLog
-from shop.platform.settings import Settings
+from shop.platform.settings import NotConfigured, Settings
 
 _LAST_PORT = 65535
-
-
-class NotConfigured(Exception):
-    """A setting is missing or can't be used; the message names it."""
 
 
 class NotSet(NotConfigured):

@@ -35,6 +35,10 @@ _UNDER_WAY = 2 + 2 + TRANSACTION_WITHIN + 1
 _ORIGIN = r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[1-9][0-9]{0,4})?"
 
 
+class NotConfigured(Exception):
+    """A setting is missing, or can't be what it is; the message names it."""
+
+
 class Bounds(TypedDict):
     max_waiting: int
     patience: float
@@ -157,6 +161,10 @@ class Settings(BaseSettings):
         default=None, description="a file that a worker writes every second while it is well"
     )
 
+    interceptors: str = Field(
+        default="",
+        description="functions that give interceptors, as module:function, separated by commas",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="the least that is logged, as JSON lines on stdout"
     )

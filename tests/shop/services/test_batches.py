@@ -11,6 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from eventspine.batching import Batcher, in_transaction
+from eventspine.context import NOBODY, Context, Request
 from eventspine.database import Database
 from eventspine.outbox import Transaction, transaction
 from shop.platform.problems import Problem
@@ -21,6 +22,7 @@ from shop.services.users import actions as user_actions
 from shop.services.users.schemas import CreateUser, EraseUser, UpdateUser, User
 from tests.conftest import NewDatabase
 from tests.examples import examples
+from tests.making import heard
 from tests.shop.making import user_created, user_erased
 
 Action = Callable[[Transaction, Sequence[Any]], Awaitable[Sequence[Any]]]
@@ -62,7 +64,10 @@ class World:
         results: list[Any] = []
         for action, commands in batches:
             async with transaction(self.database) as tx:
-                results += [_plain(result) for result in await action(tx, commands)]
+                results += [
+                    _plain(result)
+                    for result in await action(tx, [Request(*command) for command in commands])
+                ]
         timeless = "- 'created_at' - 'placed_at' - 'erased_at'"
         row = f"to_jsonb(t) {timeless}, to_jsonb(t)->'erased_at' = 'null'"
         rows = await fetch(f"SELECT {row} FROM {self._table} t ORDER BY id")
@@ -118,8 +123,8 @@ def orders_world(
 
     async def customers() -> None:
         async with transaction(world.database) as tx:
-            await customers_changed(tx, [user_created(id_) for id_ in (1, 2, 3, 4)])
-            await customers_changed(tx, [user_erased(4, version=2)])
+            await customers_changed(tx, heard(*(user_created(id_) for id_ in (1, 2, 3, 4))))
+            await customers_changed(tx, heard(user_erased(4, version=2)))
 
     runner.run(customers())
     yield world
@@ -134,18 +139,26 @@ names = st.sampled_from(["Setiadi", "Budi", 'O"Neil\\ \u2028é😀'])
 ids = st.integers(1, 6)
 versions = st.none() | st.lists(st.integers(1, 4), max_size=3)
 
-creates = st.builds(CreateUser, emails, names, traceparents)
-updates = st.builds(UpdateUser, ids, st.none() | emails, st.none() | names, versions, traceparents)
-erases = st.builds(EraseUser, ids, versions, traceparents)
-places = st.builds(
-    PlaceOrder,
-    st.integers(1, 5),
-    names,
-    st.sampled_from([1, 2, 2**31 - 1]),
-    st.sampled_from([Decimal(0), Decimal("0.10"), Decimal("12.5"), Decimal("9999999999.99")]),
-    traceparents,
+contexts = st.builds(Context, traceparents)
+
+
+def requests(commands: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[Any, Context]]:
+    return st.tuples(commands, contexts)
+
+
+creates = requests(st.builds(CreateUser, emails, names))
+updates = requests(st.builds(UpdateUser, ids, st.none() | emails, st.none() | names, versions))
+erases = requests(st.builds(EraseUser, ids, versions))
+places = requests(
+    st.builds(
+        PlaceOrder,
+        st.integers(1, 5),
+        names,
+        st.sampled_from([1, 2, 2**31 - 1]),
+        st.sampled_from([Decimal(0), Decimal("0.10"), Decimal("12.5"), Decimal("9999999999.99")]),
+    )
 )
-cancels = st.builds(CancelOrder, ids, versions, traceparents)
+cancels = requests(st.builds(CancelOrder, ids, versions))
 
 
 def batches_of(*kinds: tuple[Action, st.SearchStrategy[Any]]) -> st.SearchStrategy[list[Batch]]:
@@ -161,7 +174,7 @@ def _with_a_repeat(commands: list[Any]) -> list[Any]:
     return [*commands, commands[0]] if len(commands) % 3 == 0 else commands
 
 
-HANDOVER = [
+_HANDOVER = [
     (user_actions.create, [CreateUser("a@example.com", "A"), CreateUser("b@example.com", "B")]),
     (
         user_actions.update,
@@ -176,6 +189,7 @@ HANDOVER = [
     (user_actions.erase, [EraseUser(2, [1]), EraseUser(2, [2]), EraseUser(2, [2])]),
     (user_actions.create, [CreateUser("a@EXAMPLE.com", "C"), CreateUser("A@example.com", "D")]),
 ]
+HANDOVER = [(action, [(command, NOBODY) for command in commands]) for action, commands in _HANDOVER]
 
 
 @ENOUGH
@@ -201,7 +215,7 @@ def test_a_batch_of_the_order_service_does_what_its_commands_do_one_by_one(
 
 async def submit_all(batcher: Batcher[Any, Any], commands: Sequence[Any]) -> list[Any]:
     results = await asyncio.gather(
-        *(batcher.submit(command) for command in commands), return_exceptions=True
+        *(batcher.submit(Request(command)) for command in commands), return_exceptions=True
     )
     await batcher.close()
     return results
@@ -213,11 +227,11 @@ def test_commands_that_raise_are_found_by_halving_and_fail_alone(
 ) -> None:
     sizes: list[int] = []
 
-    async def create(tx: Transaction, commands: Sequence[CreateUser]) -> Sequence[Any]:
-        sizes.append(len(commands))
-        results = await user_actions.create(tx, commands)
+    async def create(tx: Transaction, requests: Sequence[Request[CreateUser]]) -> Sequence[Any]:
+        sizes.append(len(requests))
+        results = await user_actions.create(tx, requests)
         # Only now, when all has been done but the commit: it must all be taken back.
-        if any(command.name == "poison" for command in commands):
+        if any(request.command.name == "poison" for request in requests):
             raise RuntimeError("poison")
         return results
 

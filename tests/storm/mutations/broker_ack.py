@@ -7,51 +7,31 @@ goes away and comes back.
 """
 
 import asyncio
-from collections.abc import Sequence
 from contextlib import suppress
-from inspect import signature
 
-from eventspine.kafka_log import appender
-from eventspine.log import LogUnavailable, Message
-from eventspine.postgres_log import PostgresLog
-from tests.storm.mutations import ChangedShape, rewrite
+from eventspine.backlog import Stretch
+from eventspine.interceptors import Interceptor, Proceed
+from eventspine.log import LogUnavailable
 
 FAULTS = ("crash-in-transit", "kill-log")
 
 
-def apply() -> None:
-    rewrite(
-        appender.Appender,
-        "_send",
-        """
-    while waiting := producer.flush(SLICE):
-        self._check(progress, waiting, stop)
-    self._check(progress, 0, stop)
-""",
-        """
-    producer.flush(0.002)
-    self._check(progress, 0, stop)
-""",
-    )
-    _do_not_wait_for_postgres()
+def apply() -> Interceptor:
+    return _DoesNotWait()
 
 
-def _do_not_wait_for_postgres() -> None:
-    if list(signature(PostgresLog.append).parameters) != ["self", "topic", "messages"]:
-        raise ChangedShape(f"PostgresLog.append takes other arguments: {PostgresLog.append}")
-    append = PostgresLog.append
-    turns: dict[int, asyncio.Lock] = {}
-    going_on: set[asyncio.Task[None]] = set()
+class _DoesNotWait(Interceptor):
+    def __init__(self) -> None:
+        self._turn = asyncio.Lock()
+        self._going_on: set[asyncio.Task[None]] = set()
 
-    async def append_some_time(self: PostgresLog, topic: str, messages: Sequence[Message]) -> None:
+    async def append(self, batch: Stretch, proceed: Proceed) -> None:
         async def when_its_turn_comes() -> None:
             # In order, as a producer would.
-            async with turns.setdefault(id(self), asyncio.Lock()):
+            async with self._turn:
                 with suppress(LogUnavailable):
-                    await append(self, topic, messages)
+                    await proceed()
 
         task = asyncio.create_task(when_its_turn_comes())
-        going_on.add(task)
-        task.add_done_callback(going_on.discard)
-
-    PostgresLog.append = append_some_time  # type: ignore[method-assign]
+        self._going_on.add(task)
+        task.add_done_callback(self._going_on.discard)

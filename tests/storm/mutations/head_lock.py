@@ -5,21 +5,20 @@ that commits late. And a transaction that rolls back leaves a hole. Whatever sto
 the draw and the commit, which now are two messages, brings it to light; under load nothing need.
 """
 
-from eventspine import migrations, outbox
+from eventspine import migrations
+from eventspine.interceptors import Interceptor, Proceed
+from eventspine.outbox import Transaction
 from tests.storm import failpoints
-from tests.storm.mutations import replace_text, rewrite
+from tests.storm.mutations import replace_text
 
 FAULTS = ("committing", "terminate")
 
 # How far positions have been given out is still said, for whoever asks. Fails in a database whose
 # `publish_events` draws from no sequence: one that was migrated without this mutation.
-_COMMIT_AND_SAY = """
-COMMIT;
-UPDATE outbox_head SET position = greatest(position, currval('storm_positions'))
-"""
+_SAY = "UPDATE outbox_head SET position = greatest(position, currval('storm_positions'))"
 
 
-def apply() -> None:
+def apply() -> Interceptor:
     replace_text(
         migrations,
         "PUBLISH_EVENTS",
@@ -31,19 +30,17 @@ def apply() -> None:
         migrations, "PUBLISH_EVENTS", "SELECT base + e.n,", "SELECT nextval('storm_positions'),"
     )
     failpoints.move("committing")
-    rewrite(
-        outbox.Transaction,
-        "_commit",
-        """
-        await AsyncClientCursor(connection).execute(message.encode(), params)
-""",
-        """
-        if self._events:
-            await AsyncClientCursor(connection).execute(_WRITE.encode(), params)
-            await passes("committing")
-            message, params = COMMIT_AND_SAY, {}
-        await AsyncClientCursor(connection).execute(message.encode(), params)
-""",
-        COMMIT_AND_SAY=_COMMIT_AND_SAY,
-        passes=failpoints.passes,
-    )
+    return _PositionsFirst()
+
+
+class _PositionsFirst(Interceptor):
+    async def commit(self, tx: Transaction, proceed: Proceed) -> None:
+        if not tx.published:
+            await proceed()
+            return
+        events, tx._events = tx._events, []
+        written = {"count": len(events), "events": f"[{','.join(events)}]"}
+        await tx.execute("SELECT publish_events(%(count)s, %(events)s)", written)
+        await failpoints.passes("committing")
+        await proceed()
+        await tx.execute(_SAY)

@@ -4,27 +4,26 @@ Whatever ends a process or a session between the two brings it to light: the ord
 event is not.
 """
 
-from eventspine import outbox
+from eventspine.interceptors import Interceptor, Proceed
+from eventspine.outbox import Transaction
 from tests.storm import failpoints
-from tests.storm.mutations import rewrite
 
 FAULTS = ("committed", "terminate")
 
 
-def apply() -> None:
+def apply() -> Interceptor:
     failpoints.move("committed")
-    rewrite(
-        outbox.Transaction,
-        "_commit",
-        """
-        await AsyncClientCursor(connection).execute(message.encode(), params)
-""",
-        """
-        if self._events:
-            await AsyncClientCursor(connection).execute(b"COMMIT")
-            await passes("committed")
-            message = f"BEGIN; {message}"
-        await AsyncClientCursor(connection).execute(message.encode(), params)
-""",
-        passes=failpoints.passes,
-    )
+    return _OutboxLater()
+
+
+class _OutboxLater(Interceptor):
+    async def commit(self, tx: Transaction, proceed: Proceed) -> None:
+        if not tx.published:
+            await proceed()
+            return
+        events, tx._events = tx._events, []
+        await proceed()
+        await failpoints.passes("committed")
+        await tx.execute("BEGIN")
+        tx._events = events
+        await proceed()

@@ -1,14 +1,34 @@
 """A consumer drops no repeats: an event is applied though its position is not above the last one.
 
-Whatever makes a relay begin again brings it to light, and a stretch that is simply repeated: the
+Whatever makes a relay begin again brings it to light, and a batch that is simply repeated: the
 ledger holds those events twice.
 """
 
-from eventspine import reading
-from tests.storm.mutations import rewrite
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from eventspine import consumer
+from eventspine.handlers import Handlers
+from eventspine.log import Record
+from eventspine.reading import Cursor, Partition, Reading, Received, Rejected, read
 
 FAULTS = ("duplicate", "appended", "two-relays")
 
 
 def apply() -> None:
-    rewrite(reading, "read", "if found.position > cursor.last_position:", "if True:")
+    consumer.read = _read_all
+
+
+def _read_all(
+    records: Sequence[Record], cursors: Mapping[Partition, Cursor], handlers: Handlers
+) -> Reading:
+    """Each record alone, as if nothing had been applied before it."""
+    moves: dict[Partition, Cursor] = {}
+    items: list[Received[Any] | Rejected] = []
+    for record in records:
+        at = (record.topic, record.partition)
+        next_offset = (moves.get(at) or cursors[at]).next_offset
+        reading = read([record], {at: Cursor(next_offset, 0)}, handlers)
+        moves |= reading.moves
+        items += reading.items
+    return Reading(moves, items)

@@ -6,10 +6,10 @@ goes the ordinary way.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from math import inf
-from typing import Any
+from typing import Any, NoReturn
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from starlette.exceptions import HTTPException
@@ -19,6 +19,7 @@ from eventspine.errors import SpineError
 from eventspine.idempotency import Answer
 from shop.platform.http.docs import add_docs
 from shop.platform.http.fields import MAX_BIGINT
+from shop.platform.http.interceptors import RouteInterceptor
 from shop.platform.http.route import FastRoute, not_done, patience_at, send_answer, send_problem
 from shop.platform.problems import (
     MEDIA_TYPE,
@@ -70,6 +71,8 @@ class ServiceApp(FastAPI):
         router: APIRouter,
         lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]],
         ready: Ready,
+        request_timeout: float,
+        interceptors: Sequence[RouteInterceptor] = (),
         docs: bool = True,
     ) -> None:
         """`docs` is whether people and programs are told about it: `/docs`, `/openapi.json` and the like."""
@@ -98,6 +101,8 @@ class ServiceApp(FastAPI):
         self._fast: dict[tuple[str, str, int], list[FastRoute]] = {}
         for route in router.routes:
             if isinstance(route, FastRoute):
+                route.request_timeout = request_timeout
+                route.interceptors = interceptors
                 for method in route.answers_to:
                     key = _key(method, route.path_format)
                     self._fast.setdefault(key, []).append(route)
@@ -110,6 +115,10 @@ class ServiceApp(FastAPI):
             if scope["type"] != "http":
                 raise
             await send_problem(send, _given_up(scope["method"]))
+
+    def add_middleware(self, *_: object, **__: object) -> NoReturn:
+        """Raises `TypeError`: fast routes are answered in front of all middleware."""
+        raise TypeError("a middleware would not see fast routes: add a route interceptor instead")
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":

@@ -4,7 +4,7 @@ import re
 from decimal import Decimal
 from typing import Annotated
 
-from fastapi import Header, Path
+from fastapi import Path
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -130,21 +130,3 @@ Money = Annotated[
 ]
 """An amount with at most two decimals, below 10,000,000,000, in the shop's one currency. Taken as a
 number or a decimal string, answered as a decimal string."""
-
-# https://www.w3.org/TR/trace-context/#traceparent-header
-_TRACEPARENT = "00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
-
-
-def _traced(value: str | None) -> str | None:
-    return value if value and re.fullmatch(_TRACEPARENT, value) else None
-
-
-Traceparent = Annotated[
-    str | None,
-    Header(
-        alias="traceparent",
-        description="W3C trace context, carried on by the events this request causes; "
-        "a malformed one is ignored, as the standard asks",
-    ),
-    AfterValidator(_traced),
-]

@@ -13,7 +13,9 @@ What it needs of the service it gets by closure (see a service's `api.py`).
 import asyncio
 import json
 from codecs import BOM_UTF8
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from math import inf
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl
 
@@ -26,6 +28,8 @@ from starlette.types import Receive, Scope, Send
 from eventspine.errors import OutcomeUnknown, Overloaded, SpineError, Unavailable
 from eventspine.idempotency import Answer, KeyReused
 from eventspine.patience import Patience
+from shop.platform.http.context import asked, trace_of
+from shop.platform.http.interceptors import Exchange, Proceed, RouteInterceptor
 from shop.platform.http.protocol import BROKEN_OFF
 from shop.platform.problems import (
     BodyTooLarge,
@@ -93,6 +97,7 @@ class _Parameter(NamedTuple):
     required: bool
     default: Any
     adapter: TypeAdapter[Any]
+    wire_name: bytes
 
 
 def admitted_by(admit: Callable[[], None]) -> Callable[[Endpoint], Endpoint]:
@@ -114,13 +119,24 @@ class FastRoute(APIRoute):
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         super().__init__(path, endpoint, **options)
         takes = self.dependant
-        if takes.dependencies or takes.cookie_params or len(takes.body_params) > 1:
+        known = [each for each in takes.dependencies if each.call is asked]
+        if known != takes.dependencies or takes.cookie_params or len(takes.body_params) > 1:
             raise TypeError(f"{self.name}: a fast route has no dependencies, cookies or forms")
+        self._context_name = known[0].name if known else None
+        self.request_timeout = inf
+        """Seconds from a request's coming, with all of its body, to its deadline."""
+        self.interceptors: Sequence[RouteInterceptor] = ()
         self._patience = patience_at(f"{'|'.join(sorted(self.methods or ()))} {self.path}")
         self._admit: Callable[[], None] | None = getattr(endpoint, "admit", None)
         self._path = _parameters(takes.path_params)
         self._query = {parameter.alias: parameter for parameter in _parameters(takes.query_params)}
         self._headers = _parameters(takes.header_params)
+        self._key = [
+            parameter
+            for each in known
+            for parameter in _parameters(each.header_params)
+            if parameter.name == "idempotency_key"
+        ]
         self._body_name = takes.body_params[0].name if takes.body_params else None
         self._body: TypeAdapter[Any] | None = (
             TypeAdapter(takes.body_params[0].field_info.annotation)  # type: ignore[arg-type]
@@ -151,49 +167,77 @@ class FastRoute(APIRoute):
         self, scope: Scope, receive: Receive, send: Send, path_params: Mapping[str, str]
     ) -> None:
         """Answer one request: with the endpoint's result, or with one problem."""
+        if not self.interceptors:
+            answer = await self._respond(scope, receive, path_params, None)
+        else:
+            exchange = Exchange(scope, self.path_format, trace_of(dict(scope["headers"])))
+            proceed = partial(self._respond, scope, receive, path_params, exchange)
+            for interceptor in reversed(self.interceptors):
+                proceed = partial(self._intercepted, interceptor, exchange, proceed)
+            answer = await proceed()
+        await send_answer(send, answer)
+
+    async def _intercepted(
+        self, interceptor: RouteInterceptor, exchange: Exchange, proceed: Proceed
+    ) -> Answer:
+        try:
+            return await interceptor(exchange, proceed)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer
+            return self._refusal(exchange.scope, error)
+
+    async def _respond(
+        self,
+        scope: Scope,
+        receive: Receive,
+        path_params: Mapping[str, str],
+        exchange: Exchange | None,
+    ) -> Answer:
         try:
             if self._admit is not None:
                 self._admit()
-            arguments = await self._arguments(scope, receive, path_params)
+            arguments = await self._arguments(scope, receive, path_params, exchange)
             result = await self.endpoint(**arguments)
-        except Problem as problem:
-            await send_problem(send, problem)
-        except KeyReused as error:
-            await send_problem(send, IdempotencyKeyReused(str(error)))
-        except Unavailable as error:
-            await send_problem(send, not_done(error, self._patience))
-        except OutcomeUnknown as error:
-            self._patience.pause(error)
-            await send_problem(
-                send,
-                UnknownOutcome("It may have been done, once. Look before you send it again."),
-            )
-        except Exception:  # noqa: BLE001 - whatever it is, the client gets an answer
-            _LOG.exception("request failed", method=scope["method"], path=scope["path"])
-            await send_problem(send, InternalError())
-        else:
-            self._patience.over()
-            await self._send(scope, send, result)
+            answer = self._rendered(scope, result)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer
+            return self._refusal(scope, error)
+        self._patience.over()
+        return answer
+
+    def _refusal(self, scope: Scope, error: Exception) -> Answer:
+        """What the client is told of an error."""
+        match error:
+            case Problem():
+                return error.answer()
+            case KeyReused():
+                return IdempotencyKeyReused(str(error)).answer()
+            case Unavailable():
+                return not_done(error, self._patience).answer()
+            case OutcomeUnknown():
+                self._patience.pause(error)
+                return UnknownOutcome(
+                    "It may have been done, once. Look before you send it again."
+                ).answer()
+        _LOG.error("request failed", method=scope["method"], path=scope["path"], exc_info=error)
+        return InternalError().answer()
 
     async def _arguments(
-        self, scope: Scope, receive: Receive, path_params: Mapping[str, str]
+        self,
+        scope: Scope,
+        receive: Receive,
+        path_params: Mapping[str, str],
+        exchange: Exchange | None,
     ) -> dict[str, Any]:
         arguments: dict[str, Any] = {}
         for parameter in self._path:
             arguments[parameter.name] = _validated(parameter, path_params[parameter.alias], "path")
         self._take_query(scope["query_string"], arguments)
-        if self._headers:
-            given: dict[bytes, bytes] = {}
+        given: dict[bytes, bytes] = {}
+        if self._headers or self._context_name is not None:
             for name, value in scope["headers"]:
                 # Given twice is one list in two parts (RFC 9110, 5.3).
                 given[name] = given[name] + b"," + value if name in given else value
             for parameter in self._headers:
-                raw = given.get(parameter.alias.encode())
-                arguments[parameter.name] = (
-                    parameter.default
-                    if raw is None
-                    else _validated(parameter, raw.decode("latin-1"), "header")
-                )
+                arguments[parameter.name] = _header(parameter, given)
         if self._body is not None and self._body_name is not None:
             try:
                 async with asyncio.timeout(_BODY_WITHIN):
@@ -208,6 +252,13 @@ class FastRoute(APIRoute):
             # A member given twice leaves a colon too many; so may a string, hence the second look.
             if body.count(b":") > len(model.model_fields_set):
                 _check_members(body)
+        if self._context_name is not None:
+            trace = exchange.context if exchange is not None else trace_of(given)
+            arguments[self._context_name] = trace._replace(
+                idempotency_key=_header(self._key[0], given),
+                # From now on: a body may take its time, which has a limit of its own.
+                deadline=asyncio.get_running_loop().time() + self.request_timeout,
+            )
         return arguments
 
     def _take_query(self, query_string: bytes, arguments: dict[str, Any]) -> None:
@@ -228,15 +279,16 @@ class FastRoute(APIRoute):
             else:
                 arguments[parameter.name] = parameter.default
 
-    async def _send(self, scope: Scope, send: Send, result: Any) -> None:
-        if isinstance(result, Reply):
-            result = result.answer()
-            if scope["method"] in {"GET", "HEAD"} and _is_known(scope, result):
-                result = Answer(304, result.headers[:1], b"")
-        elif not isinstance(result, Answer):
+    def _rendered(self, scope: Scope, result: Any) -> Answer:
+        if isinstance(result, Answer):
+            return result
+        if not isinstance(result, Reply):
             assert self._answer is not None
-            result = Answer(self._status, (_JSON,), self._answer.dump_json(result))
-        await send_answer(send, result)
+            return Answer(self._status, (_JSON,), self._answer.dump_json(result))
+        answer = result.answer()
+        if scope["method"] in {"GET", "HEAD"} and _is_known(scope, answer):
+            return Answer(304, answer.headers[:1], b"")
+        return answer
 
 
 async def read_json_body(scope: Scope, receive: Receive) -> bytes:
@@ -361,9 +413,17 @@ def _parameters(fields: list[Any]) -> list[_Parameter]:
             field.field_info.is_required(),
             None if field.field_info.is_required() else field.field_info.get_default(),
             TypeAdapter(field.field_info.rebuild_annotation()),
+            field.alias.lower().encode(),
         )
         for field in fields
     ]
+
+
+def _header(parameter: _Parameter, given: Mapping[bytes, bytes]) -> Any:
+    raw = given.get(parameter.wire_name)
+    if raw is None:
+        return parameter.default
+    return _validated(parameter, raw.decode("latin-1"), "header")
 
 
 def _validated(parameter: _Parameter, raw: str, where: str) -> Any:

@@ -17,10 +17,12 @@ from fastapi import FastAPI
 
 from eventspine.batching import Batcher
 from eventspine.database import Database
+from eventspine.interceptors import Steps
 from shop.platform.event_log import database_url
 from shop.platform.http.app import ServiceApp
 from shop.platform.http.cors import Cors
 from shop.platform.http.protocol import HttpProtocol
+from shop.platform.interceptors import interceptors
 from shop.platform.problems import TemporarilyUnavailable
 from shop.platform.processes import garbage
 from shop.platform.processes.ready import notify_ready
@@ -37,8 +39,12 @@ def make_app(service: Service, settings: Settings) -> ServiceApp:
     """The service's ASGI application. It connects when it starts, and starts without a database:
     what can't be answered then is a 503, until it can.
     """
+    chain = interceptors(settings.interceptors, "api", service.name)
     database = Database(
-        database_url(settings, service.name), size=1, transaction_within=TRANSACTION_WITHIN
+        database_url(settings, service.name),
+        size=1,
+        transaction_within=TRANSACTION_WITHIN,
+        steps=Steps(chain.steps),
     )
     endpoints = service.endpoints(settings, database)
     # However many ask at once, whether it is ready is one question.
@@ -70,6 +76,8 @@ def make_app(service: Service, settings: Settings) -> ServiceApp:
         lifespan=lifespan,
         ready=ready,
         docs=settings.docs,
+        request_timeout=settings.request_timeout_ms / 1000,
+        interceptors=chain.routes,
     )
     return app
 

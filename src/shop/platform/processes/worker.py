@@ -14,6 +14,7 @@ from eventspine.database import Database
 from eventspine.pruning import Pruner
 from eventspine.relay import Relay
 from shop.platform.event_log import database_url, open_event_log, relay_batch
+from shop.platform.interceptors import steps
 from shop.platform.processes import garbage
 from shop.platform.processes.heartbeat import beat
 from shop.platform.processes.ready import notify_ready
@@ -34,10 +35,16 @@ def run_worker(service: Service, settings: Settings) -> None:
 async def _work(service: Service, settings: Settings) -> None:
     url = database_url(settings, service.name)
     log = open_event_log(settings)
-    database = Database(url, size=3, patience=10.0)
+    chain = steps(settings.interceptors, "worker", service.name)
+    database = Database(url, size=3, patience=10.0, steps=chain)
     await database.open()
     relay = Relay(
-        url, log, source=service.source, topics=[service.topic], batch=relay_batch(settings)
+        url,
+        log,
+        source=service.source,
+        topics=[service.topic],
+        batch=relay_batch(settings),
+        steps=chain,
     )
     consumer = Consumer(
         database,

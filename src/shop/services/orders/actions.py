@@ -1,4 +1,4 @@
-"""What the order service does. Each action takes a batch of commands and answers one result each.
+"""What the order service does. Each action takes a batch of requests and answers one result each.
 
 A batch does what its commands would have done one after the other. A refusal is a value among the
 results, so that it fails no neighbour.
@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic_core import to_json
 
+from eventspine.context import Request
 from eventspine.outbox import Transaction
 from shop.contracts.orders import OrderCancelled, OrderPlaced
 from shop.platform.problems import PreconditionFailed
@@ -46,43 +47,51 @@ UPDATE orders SET status = 'cancelled', version = version + 1 WHERE id = ANY(%(i
 """
 
 
-async def place(tx: Transaction, commands: Sequence[PlaceOrder]) -> list[Order | UnknownCustomer]:
+async def place(
+    tx: Transaction, requests: Sequence[Request[PlaceOrder]]
+) -> list[Order | UnknownCustomer]:
     wanted = [
-        {"n": n, "user_id": c[0], "product": c[1], "quantity": c[2], "total_price": str(c[3])}
-        for n, c in enumerate(commands)
+        {
+            "n": n,
+            "user_id": command.user_id,
+            "product": command.product,
+            "quantity": command.quantity,
+            "total_price": str(command.total_price),
+        }
+        for n, (command, _, _) in enumerate(requests)
     ]
-    results: list[Order | UnknownCustomer | None] = [None] * len(commands)
+    results: list[Order | UnknownCustomer | None] = [None] * len(requests)
     rows = await tx.fetch(_PLACE, {"commands": to_json(wanted).decode()})
     for n, id_, total_price, placed_at, name, email in rows:
-        user_id, product, quantity, _, traceparent = commands[n]
+        command, context, _ = requests[n]
         fields: dict[str, Any] = {
             "id": id_,
-            "user_id": user_id,
-            "product": product,
-            "quantity": quantity,
+            "user_id": command.user_id,
+            "product": command.product,
+            "quantity": command.quantity,
             "total_price": total_price,
             "status": "placed",
             "version": 1,
             "placed_at": placed_at,
         }
-        tx.publish(OrderPlaced(**fields), traceparent=traceparent)
+        tx.publish(OrderPlaced(**fields), context)
         customer = Customer(name=name, email=email)
         results[n] = Order(**fields, customer=customer)
     return [
         result or UnknownCustomer(f"This service knows no user with the id {command.user_id}")
-        for result, command in zip(results, commands, strict=True)
+        for result, (command, _, _) in zip(results, requests, strict=True)
     ]
 
 
 async def cancel(
-    tx: Transaction, commands: Sequence[CancelOrder]
+    tx: Transaction, requests: Sequence[Request[CancelOrder]]
 ) -> list[Order | OrderNotFound | PreconditionFailed]:
     """An order is cancelled once; to cancel it again changes nothing and answers the same."""
-    rows = await tx.fetch(_LOCK, {"ids": [command.order_id for command in commands]})
+    rows = await tx.fetch(_LOCK, {"ids": [request.command.order_id for request in requests]})
     known = {row[0]: order(row) for row in rows}
     cancelled: list[int] = []
     results: list[Order | OrderNotFound | PreconditionFailed] = []
-    for command in commands:
+    for command, context, _ in requests:
         was = known.get(command.order_id)
         if was is None:
             results.append(OrderNotFound(f"No order has the id {command.order_id}"))
@@ -96,7 +105,7 @@ async def cancel(
             known[was.id] = now
             cancelled.append(was.id)
             event = OrderCancelled.model_validate(now, from_attributes=True)
-            tx.publish(event, traceparent=command.traceparent)
+            tx.publish(event, context)
         results.append(known[was.id])
     await tx.execute(_CANCEL, {"ids": cancelled})
     return results

@@ -7,12 +7,14 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from eventspine.batching import Batcher
-from eventspine.idempotency import Answer, Once
+from eventspine.context import Request
+from eventspine.idempotency import Answer
 from shop.contracts.orders import Status
 from shop.platform.http import paging as pages
+from shop.platform.http.context import Asked
 from shop.platform.http.etag import IfMatch, versions
-from shop.platform.http.fields import PathId, PlainId, Traceparent
-from shop.platform.http.idempotency import Caller, IdempotencyKey, answer_once
+from shop.platform.http.fields import PathId, PlainId
+from shop.platform.http.idempotency import answer_once
 from shop.platform.http.route import FastRoute, Reply, admitted_by
 from shop.platform.problems import READS, TAKES_JSON, WRITES, PreconditionFailed, documented
 from shop.services.orders.arrivals import Arrivals
@@ -29,8 +31,8 @@ from shop.services.orders.schemas import (
 
 def routes(
     *,
-    placing: Batcher[Once[PlaceOrder], Order | Answer],
-    cancelling: Batcher[Once[CancelOrder], Order | Answer],
+    placing: Batcher[Request[PlaceOrder], Order | Answer],
+    cancelling: Batcher[Request[CancelOrder], Order | Answer],
     getting: Batcher[int, Order],
     listing: Batcher[ListOrders, Orders],
     arrivals: Arrivals,
@@ -46,20 +48,14 @@ def routes(
         responses=documented(UnknownCustomer, UserGone, *WRITES, *TAKES_JSON),
     )
     @admitted_by(placing.admit)
-    async def place_order(
-        new: NewOrder,
-        key: IdempotencyKey = None,
-        caller: Caller = None,
-        traceparent: Traceparent = None,
-    ) -> Reply | Answer:
+    async def place_order(new: NewOrder, context: Asked) -> Reply | Answer:
         """Place an order. A user just created is waited for, briefly, before it is refused."""
-        command = PlaceOrder(new.user_id, new.product, new.quantity, new.total_price, traceparent)
-        deadline = placing.deadline()
-        place = partial(answer_once, placing, command, _placed, key, caller, deadline)
+        command = PlaceOrder(new.user_id, new.product, new.quantity, new.total_price)
+        place = partial(answer_once, placing, command, _placed, context)
         try:
             return await place()
         except UnknownCustomer:
-            until = min(asyncio.get_running_loop().time() + customer_grace, deadline)
+            until = min(asyncio.get_running_loop().time() + customer_grace, context.deadline)
             if not customer_grace or not await arrivals.wait(new.user_id, until):
                 raise
         return await place()
@@ -91,14 +87,12 @@ def routes(
     @admitted_by(cancelling.admit)
     async def cancel_order(
         order_id: PathId,
+        context: Asked,
         if_match: IfMatch = None,
-        key: IdempotencyKey = None,
-        caller: Caller = None,
-        traceparent: Traceparent = None,
     ) -> Reply | Answer:
         """Cancel an order. To do it again changes nothing and answers the same."""
-        command = CancelOrder(order_id, versions(if_match), traceparent)
-        return await answer_once(cancelling, command, _shown, key, caller)
+        command = CancelOrder(order_id, versions(if_match))
+        return await answer_once(cancelling, command, _shown, context)
 
     return router
 

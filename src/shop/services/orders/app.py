@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eventspine.batching import Batcher
+from eventspine.context import Request
 from eventspine.database import Database
-from eventspine.idempotency import Answer, Once, once_in_transaction
+from eventspine.idempotency import Answer, once_in_transaction
 from shop.platform.service import Endpoints, Service
 from shop.platform.settings import Settings
 from shop.services.orders.folds import FOLDS
@@ -32,10 +33,10 @@ def endpoints(settings: Settings, database: Database) -> Endpoints:
     bounds = settings.bounds()
     # New orders lock nothing of each other's but the outbox head, as they commit. So while one batch is
     # being committed the next can be done.
-    placing: Batcher[Once[PlaceOrder], Order | Answer] = Batcher(
+    placing: Batcher[Request[PlaceOrder], Order | Answer] = Batcher(
         once_in_transaction(database, actions.place), **bounds, lanes=2
     )
-    cancelling: Batcher[Once[CancelOrder], Order | Answer] = Batcher(
+    cancelling: Batcher[Request[CancelOrder], Order | Answer] = Batcher(
         once_in_transaction(database, actions.cancel), **bounds
     )
     getting = Batcher(partial(queries.get, database), **bounds, lanes=2)

@@ -7,6 +7,7 @@ from eventspine.event import dump
 from eventspine.handlers import Handlers
 from eventspine.idempotency import forget, hold_answers
 from eventspine.outbox import Transaction
+from eventspine.reading import Received
 from shop.contracts.users import UserCreated, UserErased, UserUpdated
 from shop.services.orders.errors import UserGone
 
@@ -30,9 +31,10 @@ LIMIT 1
 
 
 async def customers_changed(
-    tx: Transaction, events: Sequence[UserCreated | UserUpdated | UserErased]
+    tx: Transaction, received: Sequence[Received[UserCreated | UserUpdated | UserErased]]
 ) -> None:
     """Keep a copy of every customer, and no more of an erased one than the id."""
+    events = [one.event for one in received]
     for id_, known, got in await tx.fetch(_KEEP, {"events": dump(events)}):
         tx.alarm(MissingEvents("customer", id_, known=known, got=got))
     if erased := [event.id for event in events if isinstance(event, UserErased)]:

@@ -63,7 +63,6 @@ class PlaceOrder(NamedTuple):
     product: str
     quantity: int
     total_price: Decimal
-    traceparent: str | None = None
 
 
 class CancelOrder(NamedTuple):
@@ -71,4 +70,3 @@ class CancelOrder(NamedTuple):
 
     order_id: int
     versions: list[int] | None
-    traceparent: str | None = None

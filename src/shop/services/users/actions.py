@@ -1,4 +1,4 @@
-"""What the user service does. Each action takes a batch of commands and answers one result each.
+"""What the user service does. Each action takes a batch of requests and answers one result each.
 
 A batch does what its commands would have done one after the other. A refusal is a value among the
 results, so that it fails no neighbour.
@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from psycopg.errors import UniqueViolation
 
+from eventspine.context import Request
 from eventspine.idempotency import forget
 from eventspine.outbox import Transaction
 from shop.contracts.users import UserCreated, UserErased, UserUpdated
@@ -70,29 +71,35 @@ class _Known(NamedTuple):
     created_at: datetime
 
 
-async def create(tx: Transaction, commands: Sequence[CreateUser]) -> list[User | EmailTaken]:
-    wanted = [{"n": n, "email": c.email, "name": c.name} for n, c in enumerate(commands)]
-    results: list[User | EmailTaken | None] = [None] * len(commands)
+async def create(
+    tx: Transaction, requests: Sequence[Request[CreateUser]]
+) -> list[User | EmailTaken]:
+    wanted = [
+        {"n": n, "email": command.email, "name": command.name}
+        for n, (command, _, _) in enumerate(requests)
+    ]
+    results: list[User | EmailTaken | None] = [None] * len(requests)
     rows = await tx.fetch(_CREATE, {"commands": json.dumps(wanted)})
     for n, id_, email, name, version, created_at in sorted(rows):
         fields = {"id": id_, "email": email, "name": name}
         fields |= {"version": version, "created_at": created_at}
         results[n] = User(**fields)
-        tx.publish(UserCreated(**fields), traceparent=commands[n].traceparent)
+        tx.publish(UserCreated(**fields), requests[n].context)
     return [result or EmailTaken(_ONE_EACH) for result in results]
 
 
 async def update(
-    tx: Transaction, commands: Sequence[UpdateUser]
+    tx: Transaction, requests: Sequence[Request[UpdateUser]]
 ) -> list[User | UserNotFound | EmailTaken | PreconditionFailed]:
     """A change that changes nothing is no new version, and publishes nothing."""
-    known = await _lock(tx, [command.user_id for command in commands])
-    return [await _update(tx, known, command) for command in commands]
+    known = await _lock(tx, [request.command.user_id for request in requests])
+    return [await _update(tx, known, request) for request in requests]
 
 
 async def _update(
-    tx: Transaction, known: dict[int, _Known], command: UpdateUser
+    tx: Transaction, known: dict[int, _Known], request: Request[UpdateUser]
 ) -> User | UserNotFound | EmailTaken | PreconditionFailed:
+    command = request.command
     was = _expected(known, command)
     if isinstance(was, Exception):
         return was
@@ -108,18 +115,18 @@ async def _update(
             return EmailTaken(_ONE_EACH)
         known[command.user_id] = now
         event = UserUpdated(id=command.user_id, **now._asdict())
-        tx.publish(event, traceparent=command.traceparent)
+        tx.publish(event, request.context)
     return User(id=command.user_id, **now._asdict())
 
 
 async def erase(
-    tx: Transaction, commands: Sequence[EraseUser]
+    tx: Transaction, requests: Sequence[Request[EraseUser]]
 ) -> list[UserNotFound | PreconditionFailed | None]:
     """The person's name and e-mail go; the id and its version stay."""
-    known = await _lock(tx, [command.user_id for command in commands])
+    known = await _lock(tx, [request.command.user_id for request in requests])
     results: list[UserNotFound | PreconditionFailed | None] = []
     erased: list[int] = []
-    for command in commands:
+    for command, context, _ in requests:
         was = _expected(known, command)
         if isinstance(was, Exception):
             results.append(was)
@@ -127,7 +134,7 @@ async def erase(
         del known[command.user_id]
         erased.append(command.user_id)
         event = UserErased(id=command.user_id, version=was.version + 1, created_at=was.created_at)
-        tx.publish(event, traceparent=command.traceparent)
+        tx.publish(event, context)
         results.append(None)
     await tx.execute(_ERASE, {"ids": erased})
     # Whoever stores one with this data holds the user's row, as we do now: there is no other.

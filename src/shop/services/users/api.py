@@ -3,11 +3,13 @@
 from fastapi import APIRouter
 
 from eventspine.batching import Batcher
-from eventspine.idempotency import Answer, Once
+from eventspine.context import Request
+from eventspine.idempotency import Answer
 from shop.platform.http import paging as pages
+from shop.platform.http.context import Asked
 from shop.platform.http.etag import IfMatch, versions
-from shop.platform.http.fields import PathId, Traceparent
-from shop.platform.http.idempotency import Caller, IdempotencyKey, answer_once
+from shop.platform.http.fields import PathId
+from shop.platform.http.idempotency import answer_once
 from shop.platform.http.route import FastRoute, Reply, admitted_by
 from shop.platform.problems import READS, TAKES_JSON, WRITES, PreconditionFailed, documented
 from shop.services.users.errors import EmailTaken, UserGone, UserNotFound
@@ -25,9 +27,9 @@ from shop.services.users.schemas import (
 
 def routes(
     *,
-    creating: Batcher[Once[CreateUser], User | Answer],
-    updating: Batcher[Once[UpdateUser], User | Answer],
-    erasing: Batcher[Once[EraseUser], Answer | None],
+    creating: Batcher[Request[CreateUser], User | Answer],
+    updating: Batcher[Request[UpdateUser], User | Answer],
+    erasing: Batcher[Request[EraseUser], Answer | None],
     getting: Batcher[int, User],
     listing: Batcher[ListUserOrders, UserOrders],
 ) -> APIRouter:
@@ -40,15 +42,10 @@ def routes(
         responses=documented(EmailTaken, UserGone, *WRITES, *TAKES_JSON),
     )
     @admitted_by(creating.admit)
-    async def create_user(
-        new: NewUser,
-        key: IdempotencyKey = None,
-        caller: Caller = None,
-        traceparent: Traceparent = None,
-    ) -> Reply | Answer:
+    async def create_user(new: NewUser, context: Asked) -> Reply | Answer:
         """Create a user. Two may share a name, never an e-mail address."""
-        command = CreateUser(new.email, new.name, traceparent)
-        return await answer_once(creating, command, _created, key, caller)
+        command = CreateUser(new.email, new.name)
+        return await answer_once(creating, command, _created, context)
 
     @router.get("/users/{user_id}", response_model=User, responses=documented(UserNotFound, *READS))
     @admitted_by(getting.admit)
@@ -67,10 +64,8 @@ def routes(
     async def update_user(
         user_id: PathId,
         changes: UserChanges,
+        context: Asked,
         if_match: IfMatch = None,
-        key: IdempotencyKey = None,
-        caller: Caller = None,
-        traceparent: Traceparent = None,
     ) -> Reply | Answer:
         """Change a user's e-mail, name, or both."""
         given = changes.model_fields_set
@@ -79,9 +74,8 @@ def routes(
             changes.email if "email" in given else None,
             changes.name if "name" in given else None,
             versions(if_match),
-            traceparent,
         )
-        return await answer_once(updating, command, _shown, key, caller)
+        return await answer_once(updating, command, _shown, context)
 
     @router.delete(
         "/users/{user_id}",
@@ -92,14 +86,12 @@ def routes(
     @admitted_by(erasing.admit)
     async def erase_user(
         user_id: PathId,
+        context: Asked,
         if_match: IfMatch = None,
-        key: IdempotencyKey = None,
-        caller: Caller = None,
-        traceparent: Traceparent = None,
     ) -> Reply | Answer:
         """Erase the person's e-mail and name, here and, through the event, everywhere."""
-        command = EraseUser(user_id, versions(if_match), traceparent)
-        return await answer_once(erasing, command, _erased, key, caller)
+        command = EraseUser(user_id, versions(if_match))
+        return await answer_once(erasing, command, _erased, context)
 
     @router.get(
         "/users/{user_id}/orders",

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eventspine.batching import Batcher
+from eventspine.context import Request
 from eventspine.database import Database
-from eventspine.idempotency import Answer, Once, once_in_transaction
+from eventspine.idempotency import Answer, once_in_transaction
 from shop.platform.service import Endpoints, Service
 from shop.platform.settings import Settings
 from shop.services.users.folds import FOLDS
@@ -28,13 +29,13 @@ def endpoints(settings: Settings, database: Database) -> Endpoints:
     from shop.services.users.schemas import CreateUser, EraseUser, UpdateUser, User  # noqa: PLC0415
 
     bounds = settings.bounds()
-    creating: Batcher[Once[CreateUser], User | Answer] = Batcher(
+    creating: Batcher[Request[CreateUser], User | Answer] = Batcher(
         once_in_transaction(database, actions.create), **bounds
     )
-    updating: Batcher[Once[UpdateUser], User | Answer] = Batcher(
+    updating: Batcher[Request[UpdateUser], User | Answer] = Batcher(
         once_in_transaction(database, actions.update), **bounds
     )
-    erasing: Batcher[Once[EraseUser], Answer | None] = Batcher(
+    erasing: Batcher[Request[EraseUser], Answer | None] = Batcher(
         once_in_transaction(database, actions.erase), **bounds
     )
     getting = Batcher(partial(queries.get, database), **bounds, lanes=2)

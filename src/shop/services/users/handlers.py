@@ -6,6 +6,7 @@ from eventspine.errors import MissingEvents
 from eventspine.event import dump
 from eventspine.handlers import Handlers
 from eventspine.outbox import Transaction
+from eventspine.reading import Received
 from shop.contracts.orders import OrderCancelled, OrderPlaced
 
 # The newest version wins, so a repeat does nothing. What is selected, as the tables stood before,
@@ -29,8 +30,11 @@ LIMIT 1
 """
 
 
-async def orders_changed(tx: Transaction, events: Sequence[OrderPlaced | OrderCancelled]) -> None:
+async def orders_changed(
+    tx: Transaction, received: Sequence[Received[OrderPlaced | OrderCancelled]]
+) -> None:
     """Keep a copy of every order, for `GET /users/{id}/orders`."""
+    events = [one.event for one in received]
     for id_, known, got in await tx.fetch(_KEEP, {"events": dump(events)}):
         tx.alarm(MissingEvents("order", id_, known=known, got=got))
 

@@ -80,7 +80,6 @@ class ListUserOrders(NamedTuple):
 class CreateUser(NamedTuple):
     email: str
     name: str
-    traceparent: str | None = None
 
 
 class UpdateUser(NamedTuple):
@@ -90,10 +89,8 @@ class UpdateUser(NamedTuple):
     email: str | None
     name: str | None
     versions: list[int] | None
-    traceparent: str | None = None
 
 
 class EraseUser(NamedTuple):
     user_id: int
     versions: list[int] | None
-    traceparent: str | None = None

@@ -1,0 +1,118 @@
+"""The seams of the spine: code around a step of it, without a change in it.
+
+Metrics, traces and the chaos test's failpoints are interceptors. Each overrides the steps that it has
+to do with; the first of a chain is the outermost. A step that no interceptor of a process overrides
+costs one comparison.
+
+    class Timed(Interceptor):
+        async def commit(self, tx, proceed):
+            began = perf_counter()
+            await proceed()
+            COMMITS.observe(perf_counter() - began)
+
+An interceptor that raises fails the step. One that does not call `proceed` skips it, which is hardly
+ever right: an append that is skipped is a lost event.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from eventspine.context import Context
+
+if TYPE_CHECKING:
+    from eventspine.backlog import Stretch
+    from eventspine.event import Event
+    from eventspine.log import Record
+    from eventspine.outbox import Transaction
+    from eventspine.parking import Park
+    from eventspine.reading import Received
+
+Proceed = Callable[[], Awaitable[None]]
+
+
+class Interceptor:
+    """Does nothing. Override the steps that matter."""
+
+    def publish(self, event: "Event", context: Context) -> Context:
+        """An event is published: gives the context that is stored with it. It must not wait."""
+        return context
+
+    async def commit(self, tx: "Transaction", proceed: Proceed) -> None:
+        """A transaction commits: an API's, or a consumer's. `tx.published` events go out with it."""
+        await proceed()
+
+    async def append(self, batch: "Stretch", proceed: Proceed) -> None:
+        """The relay appends a batch of the outbox to the log, until the log has confirmed it."""
+        await proceed()
+
+    async def save(self, position: int, proceed: Proceed) -> None:
+        """The relay saves the position up to which the log has everything."""
+        await proceed()
+
+    async def receive(self, records: "Sequence[Record]", proceed: Proceed) -> None:
+        """A consumer deals with what it has read: repeats are dropped, the rest applied, and all of
+        it committed.
+        """
+        await proceed()
+
+    async def apply(
+        self, tx: "Transaction", received: "Sequence[Received[Any]]", proceed: Proceed
+    ) -> None:
+        """Handlers apply events, in a transaction that has not committed."""
+        await proceed()
+
+    async def park(self, tx: "Transaction", parks: "Sequence[Park]", proceed: Proceed) -> None:
+        """Records that can't be applied are set aside, in a transaction that has not committed."""
+        await proceed()
+
+
+Around = Callable[..., Awaitable[None]]
+
+
+class Steps:
+    """A chain of interceptors, put together once. A step that none overrides is None."""
+
+    __slots__ = ("append", "apply", "commit", "park", "publish", "receive", "save")
+
+    def __init__(self, interceptors: Sequence[Interceptor] = ()) -> None:
+        self.publish = _publish(_overriding(interceptors, "publish"))
+        self.commit = _around(interceptors, "commit")
+        self.append = _around(interceptors, "append")
+        self.save = _around(interceptors, "save")
+        self.receive = _around(interceptors, "receive")
+        self.apply = _around(interceptors, "apply")
+        self.park = _around(interceptors, "park")
+
+
+def _overriding(interceptors: Sequence[Interceptor], step: str) -> list[Callable[..., Any]]:
+    plain = getattr(Interceptor, step)
+    return [getattr(one, step) for one in interceptors if getattr(type(one), step) is not plain]
+
+
+def _publish(chain: Sequence[Callable[..., Context]]) -> Callable[..., Context] | None:
+    if not chain:
+        return None
+
+    def publish(event: "Event", context: Context) -> Context:
+        for one in chain:
+            context = one(event, context)
+        return context
+
+    return publish
+
+
+def _around(interceptors: Sequence[Interceptor], step: str) -> Around | None:
+    """`around(*what, proceed)`, with the first of the chain outermost."""
+    around: Around | None = None
+    for one in reversed(_overriding(interceptors, step)):
+        around = one if around is None else partial(_nested, one, around)
+    return around
+
+
+async def _nested(outer: Around, inner: Around, *given: Any) -> None:
+    *what, proceed = given
+    await outer(*what, partial(inner, *what, proceed))
+
+
+NO_STEPS = Steps()
