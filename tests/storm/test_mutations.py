@@ -3,49 +3,51 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from inspect import signature
 from typing import Any
 
 import psycopg
 import pytest
 
-from eventspine import consumer, migrations, outbox, reading
+from eventspine import consumer, migrations
 from eventspine.consumer import Consumer, Moved
 from eventspine.context import NOBODY
 from eventspine.database import Database
 from eventspine.errors import Unavailable
+from eventspine.interceptors import NO_STEPS, Steps
 from eventspine.kafka_log import KafkaLog
-from eventspine.kafka_log.appender import Appender
 from eventspine.log import EventLog, Message
-from eventspine.outbox import Transaction, transaction
+from eventspine.outbox import transaction
 from eventspine.postgres_log import PostgresLog
 from eventspine.reading import Cursor
 from tests.eventspine import notes
 from tests.eventspine.conftest import opened, run
 from tests.eventspine.memory_log import MemoryLog
 from tests.storm import failpoints, faults, launch, mutations
-from tests.storm.mutations import ChangedShape, replace_text, rewrite
+from tests.storm.mutations import ChangedShape, replace_text
 
 PATCHED: Sequence[tuple[Any, str]] = (
     (migrations, "PUBLISH_EVENTS"),
-    (Transaction, "_commit"),
-    (reading, "read"),
     (consumer, "read"),
     (consumer, "_MOVE"),
-    (Appender, "_send"),
-    (PostgresLog, "append"),
 )
 
-Take = Callable[[str], None]
+Take = Callable[[str], Steps]
 
 
 @pytest.fixture
 def take_away(monkeypatch: pytest.MonkeyPatch) -> Take:
-    """Until the test ends."""
+    """Until the test ends; gives what is around the steps then."""
     for holder, name in PATCHED:
         monkeypatch.setattr(holder, name, getattr(holder, name))
     monkeypatch.setattr(failpoints, "_moved", set())
-    return lambda name: mutations.load(name).apply()
+
+    def take_away(name: str) -> Steps:
+        interceptor = mutations.take_away(name)
+        return Steps([interceptor] if interceptor else [])
+
+    return take_away
 
 
 @pytest.fixture
@@ -89,12 +91,13 @@ async def one(looker: psycopg.AsyncConnection, sql: str) -> Any:
 def test_without_the_heads_lock_positions_are_given_out_while_another_holds_it(
     take_away: Take, with_sequence: str, *, mutated: bool, given_out: list[tuple[int]]
 ) -> None:
+    steps = NO_STEPS
     if mutated:
-        take_away("head_lock")
+        steps = take_away("head_lock")
         migrate_again(with_sequence)
 
     async def scenario() -> None:
-        async with opened(with_sequence) as users:
+        async with opened(with_sequence, steps=steps) as users:
             async with locked(with_sequence, "outbox_head") as looker:
                 committing = [asyncio.create_task(create(users, n)) for n in range(2)]
                 await notes.eventually(lambda: waiting(with_sequence, 2))
@@ -111,7 +114,7 @@ def test_without_the_heads_lock_positions_are_given_out_while_another_holds_it(
 def test_without_the_heads_lock_a_commit_overtakes_another_that_may_never_come(
     take_away: Take, with_sequence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    take_away("head_lock")
+    steps = take_away("head_lock")
     migrate_again(with_sequence)
     stopped, fails = asyncio.Event(), asyncio.Event()
 
@@ -121,10 +124,10 @@ def test_without_the_heads_lock_a_commit_overtakes_another_that_may_never_come(
             await fails.wait()
             raise psycopg.OperationalError("its connection was lost")
 
-    monkeypatch.setattr(outbox, "passes", the_first_stops)
+    monkeypatch.setattr(failpoints, "passes", the_first_stops)
 
     async def scenario() -> None:
-        async with opened(with_sequence) as users:
+        async with opened(with_sequence, steps=steps) as users:
             first = asyncio.create_task(create(users, 0))
             await stopped.wait()
             await create(users, 1)
@@ -151,11 +154,10 @@ async def create(users: Database, number: int) -> None:
 def test_with_the_outbox_in_another_transaction_a_user_is_there_before_its_event(
     take_away: Take, users_url: str, *, mutated: bool, seen: int
 ) -> None:
-    if mutated:
-        take_away("outbox_transaction")
+    steps = take_away("outbox_transaction") if mutated else NO_STEPS
 
     async def scenario() -> None:
-        async with opened(users_url) as users:
+        async with opened(users_url, steps=steps) as users:
             async with locked(users_url, "outbox_head") as looker:
                 creating = asyncio.create_task(create(users, 0))
                 await notes.eventually(lambda: waiting(users_url, 1))
@@ -221,9 +223,10 @@ async def opened_log(url: str) -> AsyncIterator[PostgresLog]:
         await log.close()
 
 
-async def is_told_at_once(log: EventLog) -> bool:
+async def is_told_at_once(log: EventLog, steps: Steps) -> bool:
     """That a message is in the log."""
-    appending = asyncio.create_task(log.append("users", [Message("1", b"{}", {})]))
+    append = partial(log.append, "users", [Message("1", b"{}", {})])
+    appending = asyncio.ensure_future(steps.append(None, append) if steps.append else append())
     await asyncio.wait([appending], timeout=1.0)
     told = appending.done() and appending.exception() is None
     appending.cancel()
@@ -235,13 +238,12 @@ async def is_told_at_once(log: EventLog) -> bool:
 def test_without_the_brokers_confirmation_a_message_to_nobody_is_said_to_be_in_the_log(
     take_away: Take, *, mutated: bool
 ) -> None:
-    if mutated:
-        take_away("broker_ack")
+    steps = take_away("broker_ack") if mutated else NO_STEPS
 
     async def scenario() -> None:
         log = KafkaLog({"bootstrap.servers": "127.0.0.1:1"})
         try:
-            assert await is_told_at_once(log) is mutated
+            assert await is_told_at_once(log, steps) is mutated
         finally:
             await log.close()
 
@@ -252,13 +254,12 @@ def test_without_the_brokers_confirmation_a_message_to_nobody_is_said_to_be_in_t
 def test_without_the_logs_confirmation_a_message_is_said_to_be_in_a_table_that_is_locked(
     take_away: Take, log_url: str, *, mutated: bool
 ) -> None:
-    if mutated:
-        take_away("broker_ack")
+    steps = take_away("broker_ack") if mutated else NO_STEPS
 
     async def scenario() -> None:
         async with opened_log(log_url) as log:
             async with locked(log_url, "log_heads"):
-                assert await is_told_at_once(log) is mutated
+                assert await is_told_at_once(log, steps) is mutated
             if mutated:
                 await notes.eventually(lambda: has_one_record(log))
 
@@ -270,12 +271,12 @@ async def has_one_record(log: PostgresLog) -> bool:
 
 
 def test_what_reads_otherwise_is_not_patched() -> None:
-    with pytest.raises(ChangedShape, match=r"eventspine\.reading\.read has this 0 times"):
-        rewrite(reading, "read", "if something.changed:", "if True:")
+    with pytest.raises(ChangedShape, match=r"eventspine\.consumer\._MOVE has this 0 times"):
+        replace_text(consumer, "_MOVE", "something_else =", "")
     with pytest.raises(ChangedShape, match=r"eventspine\.consumer\._MOVE has this 2 times"):
         replace_text(consumer, "_MOVE", "next_offset =", "")
     with pytest.raises(AttributeError):
-        rewrite(reading, "no_such_function", "", "")
+        replace_text(consumer, "NO_SUCH_TEXT", "", "")
 
 
 @pytest.mark.parametrize("name", mutations.NAMES)

@@ -5,12 +5,13 @@ ledger holds those events twice.
 """
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from eventspine import consumer
 from eventspine.handlers import Handlers
 from eventspine.log import Record
-from eventspine.reading import Cursor, Partition, Reading, Received, Rejected, read
+from eventspine.reading import AppliedBefore, Cursor, Partition, Reading, Received, Rejected, read
 
 FAULTS = ("duplicate", "appended", "two-relays")
 
@@ -20,7 +21,10 @@ def apply() -> None:
 
 
 def _read_all(
-    records: Sequence[Record], cursors: Mapping[Partition, Cursor], handlers: Handlers
+    records: Sequence[Record],
+    cursors: Mapping[Partition, Cursor],
+    handlers: Handlers,
+    earlier: Mapping[str, AppliedBefore] = MappingProxyType({}),
 ) -> Reading:
     """Each record alone, as if nothing had been applied before it."""
     moves: dict[Partition, Cursor] = {}
@@ -28,7 +32,7 @@ def _read_all(
     for record in records:
         at = (record.topic, record.partition)
         next_offset = (moves.get(at) or cursors[at]).next_offset
-        reading = read([record], {at: Cursor(next_offset, 0)}, handlers)
+        reading = read([record], {at: Cursor(next_offset, 0)}, handlers, earlier)
         moves |= reading.moves
         items += reading.items
     return Reading(moves, items)
