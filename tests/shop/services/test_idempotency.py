@@ -1,5 +1,6 @@
 """`Idempotency-Key`: a request sent again is done once, and answered the same."""
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from typing import Any
@@ -8,11 +9,19 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from shop.platform.http.idempotency import _fingerprint
+from eventspine.idempotency import _FORM, canonical
 from shop.services.users.schemas import CreateUser
 from tests.conftest import NewDatabase
 from tests.shop.making import user_created, user_erased
 from tests.shop.serving import Served, problem, serving
+
+
+@pytest.fixture(scope="module")
+def users(new_database: NewDatabase, templates: dict[str, str]) -> Iterator[Served]:
+    """The user service, which knows its callers."""
+    url = new_database(templates["users"])
+    with serving("users", url, interceptors="tests.shop.callers:interceptors") as served:
+        yield served
 
 
 def key() -> dict[str, str]:
@@ -85,6 +94,22 @@ def test_a_refusal_that_may_pass_does_not_use_up_the_key(orders: Served) -> None
     same(placed, orders.client.post("/orders", json=order_of(9002), headers=headers))
 
 
+def test_a_caller_with_a_fresh_token_is_the_same_caller(users: Served) -> None:
+    headers, body = key(), new_user()
+    old, fresh = ({**headers, "Authorization": f"Bearer somebody.{n}"} for n in (1, 2))
+    first = users.client.post("/users", json=body, headers=old)
+    same(first, users.client.post("/users", json=body, headers=fresh))
+
+
+@pytest.mark.parametrize("again", [50, 50.0, "50", "50.0", "50.00"])
+def test_a_price_written_otherwise_is_the_same_price(orders: Served, again: object) -> None:
+    headers = key()
+    orders.hears(user_created(9005))
+    first = orders.client.post("/orders", json=order_of(9005) | {"total_price": 50}, headers=headers)
+    body = order_of(9005) | {"total_price": again}
+    same(first, orders.client.post("/orders", json=body, headers=headers))
+
+
 def test_what_is_no_valid_request_does_not_use_up_the_key(users: Served) -> None:
     headers = key()
     assert users.client.post("/users", json={"name": "x"}, headers=headers).status_code == 422
@@ -102,7 +127,7 @@ def test_a_key_is_refused_for_anything_else(users: Served, other: str) -> None:
         url = first.headers["location"]
         again = users.client.patch(url, json={"name": "x"}, headers=headers)
     else:
-        headers = {**headers, "Authorization": "Bearer of-another"}
+        headers = {**headers, "Authorization": "Bearer another.1"}
         again = users.client.post("/users", json=body, headers=headers)
     problem(again, 422, "idempotency-key-reused")
     assert users.stored() == stored
@@ -208,14 +233,14 @@ def test_what_was_asked_for_can_not_be_guessed_by_what_is_left(users: Served) ->
     assert users.client.post("/users", json=body, headers=refused).status_code == 409
     users.client.delete(created.headers["location"])
     left = kept(users)
-    guess = _fingerprint(CreateUser(body["email"], body["name"]), None)
+    guess = canonical(CreateUser(body["email"], body["name"]), None)
     for headers in (creating, refused):
         text = headers["Idempotency-Key"]
         # Who knows the key can tell, but the key is not there.
-        assert sha256(f"{text} {guess}".encode()).hexdigest() in left
+        assert (_FORM + sha256(text.encode() + b" " + guess).digest()).hex() in left
         assert text not in left
-    assert guess not in left
-    assert sha256(guess.encode()).hexdigest() not in left
+    assert body["email"] not in left
+    assert sha256(guess).hexdigest() not in left
 
 
 @pytest.mark.parametrize("other", ["body", "route", "caller"])
@@ -230,7 +255,7 @@ def test_after_an_erasure_too_a_key_is_refused_for_anything_else(users: Served, 
         case "route":
             again = users.client.delete(created.headers["location"], headers=headers)
         case _:
-            headers_of_other = {**headers, "Authorization": "Bearer of-another"}
+            headers_of_other = {**headers, "Authorization": "Bearer another.1"}
             again = users.client.post("/users", json=body, headers=headers_of_other)
     problem(again, 422, "idempotency-key-reused")
     assert users.stored() == stored

@@ -71,7 +71,7 @@ class ServiceApp(FastAPI):
         router: APIRouter,
         lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]],
         ready: Ready,
-        request_timeout: float,
+        request_timeout: float = inf,
         interceptors: Sequence[RouteInterceptor] = (),
         docs: bool = True,
     ) -> None:
