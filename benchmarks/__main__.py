@@ -18,6 +18,7 @@ from rich.console import Console
 from benchmarks import (
     first_order,
     history,
+    interceptors,
     kafka_events,
     kafka_first_order,
     kafka_orders,
@@ -36,6 +37,7 @@ from devstack.postgres import LocalPostgres
 PAGES: dict[Page, dict[str, Callable[[Stage], Section]]] = {
     report.BENCHMARKS: {
         "orders": orders_a_second.run,
+        "interceptors": interceptors.run,
         "latency": one_at_a_time.run,
         "overload": overload.run,
         "first-order": first_order.run,

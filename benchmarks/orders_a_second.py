@@ -81,24 +81,24 @@ def run(stage: Stage) -> Section:
         HOW,
         [
             Row(
-                "orders a second, against one transaction a request (lean)", _ratios(ours, lean),
+                "orders a second, against one transaction a request (lean)", ratios(ours, lean),
                 "×", at_least=3.0, want=5.0, measured=f"{a} against {c}",
             ),
             Row(
                 "orders a second, against one transaction a request (ordinary)",
-                _ratios(ours, ordinary), "×", measured=f"{a} against {b}",
+                ratios(ours, ordinary), "×", measured=f"{a} against {b}",
             ),
             Row(
-                "orders a second, against pgbench with 32 clients", _ratios(ours, bare), "×",
+                "orders a second, against pgbench with 32 clients", ratios(ours, bare), "×",
                 at_least=0.65, want=1.0, measured=f"{a} against {d}",
             ),
             Row(
                 "orders a second with an `Idempotency-Key` on each, against without",
-                _ratios(keyed, ours), "×", at_least=0.7, want=0.9, measured=f"{f} against {a}",
+                ratios(keyed, ours), "×", at_least=0.7, want=0.9, measured=f"{f} against {a}",
             ),
             Row(
                 "with the workers, against one transaction a request (lean)",
-                _ratios(flowing, lean), "×",
+                ratios(flowing, lean), "×",
                 measured=f"{e} against {c}; at the end of a round events were at most {lag:.1f} s "
                 "behind",
             ),
@@ -106,7 +106,7 @@ def run(stage: Stage) -> Section:
     )  # fmt: skip
 
 
-def _ratios(ours: list[float], theirs: list[float]) -> list[float]:
+def ratios(ours: list[float], theirs: list[float]) -> list[float]:
     return [a / b for a, b in zip(ours, theirs, strict=True)]
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from eventspine.batching import Batcher
 from eventspine.consumer import Consumer
 from eventspine.context import NOBODY, Context, Request, from_headers
 from eventspine.handlers import Handlers
@@ -44,7 +45,9 @@ def test_a_context_of_nothing_costs_no_header(context: Context) -> None:
     assert context.headers() is None
 
 
-def test_a_context_goes_from_the_command_to_the_handler_and_on(notes_url: str, copy_url: str) -> None:
+def test_a_context_goes_from_the_command_to_the_handler_and_on(
+    notes_url: str, copy_url: str
+) -> None:
     seen: list[Received[NoteTaken]] = []
 
     async def take(tx: Transaction, requests: Sequence[Request[int]]) -> list[int]:
@@ -95,7 +98,7 @@ def _next_release() -> type[Any]:
     class Buy(NamedTuple):
         gift: bool = False
         price: Decimal = Decimal(-1)
-        at: datetime = datetime.max
+        at: datetime | None = None
         tags: frozenset[str] = frozenset()
         note: str | None = None
 
@@ -130,7 +133,10 @@ def test_a_field_that_a_release_adds_changes_no_form() -> None:
     [
         (Decimal("1E+2"), Decimal(100)),
         (Decimal("0.0"), Decimal(0)),
-        (Decimal("99999999999999999999999999999999.10"), Decimal("99999999999999999999999999999999.1")),
+        (
+            Decimal("99999999999999999999999999999999.10"),
+            Decimal("99999999999999999999999999999999.1"),
+        ),
     ],
 )
 def test_equal_numbers_have_one_form(one: Decimal, other: Decimal) -> None:
@@ -142,19 +148,22 @@ async def _done(tx: Transaction, requests: Sequence[Request[int]]) -> list[int]:
     return [request.command for request in requests]
 
 
-def test_a_fingerprint_of_another_release_is_given_its_answer_and_does_nothing(notes_url: str) -> None:
+def test_a_fingerprint_of_another_release_is_given_its_answer_and_does_nothing(
+    notes_url: str,
+) -> None:
     async def scenario() -> None:
         async with opened(notes_url) as database:
             key = Key("k", b"asked", lambda _: Answer(200, (), b"the first"))
-            ask = once_in_transaction(database, _done)
-            await ask([Request(1, key=key)])
+            batcher = Batcher(once_in_transaction(database, _done))
+            await batcher.submit(Request(1, key=key))
             for form in (b"\x02" + key.salted[1:], key.salted[1:]):
                 async with transaction(database) as tx:
                     await tx.execute(
                         "UPDATE idempotency_keys SET fingerprint = %(form)s", {"form": form}
                     )
                 other = Key("k", b"asked otherwise", lambda _: Answer(200, (), b"the second"))
-                [again] = await ask([Request(1, key=other)])
+                again = await batcher.submit(Request(1, key=other))
                 assert isinstance(again, Answer) and again.body == b"the first"
+            await batcher.close()
 
     run(scenario())

@@ -62,14 +62,15 @@ def test_every_step_is_seen_and_the_first_of_a_chain_is_outermost(
 
     async def scenario() -> None:
         log = MemoryLog(1)
-        async with opened(notes_url, steps=steps) as database, opened(copy_url, steps=steps) as copy:
+        async with (
+            opened(notes_url, steps=steps) as database,
+            opened(copy_url, steps=steps) as copy,
+        ):
             async with transaction(database) as tx:
                 # The second comes without its predecessor, and is parked.
                 for one in (notes.event(1, 1), notes.event(2, 2)):
                     tx.publish(one, Context("00-1"))
-            [(state,)] = await database.fetch(
-                "SELECT DISTINCT headers->>'tracestate' FROM outbox"
-            )
+            [(state,)] = await database.fetch("SELECT DISTINCT headers->>'tracestate' FROM outbox")
             assert state == "ab"
             relay = notes.relay(notes_url, log, steps=steps)
             consumer = Consumer(copy, log, notes.handlers())

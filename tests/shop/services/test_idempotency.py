@@ -105,7 +105,9 @@ def test_a_caller_with_a_fresh_token_is_the_same_caller(users: Served) -> None:
 def test_a_price_written_otherwise_is_the_same_price(orders: Served, again: object) -> None:
     headers = key()
     orders.hears(user_created(9005))
-    first = orders.client.post("/orders", json=order_of(9005) | {"total_price": 50}, headers=headers)
+    first = orders.client.post(
+        "/orders", json=order_of(9005) | {"total_price": 50}, headers=headers
+    )
     body = order_of(9005) | {"total_price": again}
     same(first, orders.client.post("/orders", json=body, headers=headers))
 

@@ -52,7 +52,7 @@ def test_an_interceptor_sees_method_template_and_answer(users: Served) -> None:
     assert users.client.head("/users/9").status_code == 404
     assert users.client.get("/users/0").status_code == 422
     route = "/users/{user_id}"
-    assert SEEN == [("GET", route, 404), ("HEAD", route, 404), ("GET", route, 422)]
+    assert [("GET", route, 404), ("HEAD", route, 404), ("GET", route, 422)] == SEEN
 
 
 @pytest.mark.parametrize(("do", "status"), [("refuse", 412), ("break", 500)])
@@ -63,7 +63,7 @@ def test_what_an_inner_one_raises_is_an_answer_to_the_outer_one(
     refused = users.client.get("/users/1", headers={"X-Do": do})
     assert refused.status_code == status
     problem(refused, status, {412: "precondition-failed", 500: "internal-error"}[status])
-    assert SEEN == [("GET", "/users/{user_id}", status)]
+    assert [("GET", "/users/{user_id}", status)] == SEEN
 
 
 def test_what_it_puts_into_the_context_is_stored_with_the_event(users: Served) -> None:
