@@ -18,42 +18,27 @@ help:
 	@echo "make bench   the benchmarks; writes docs/benchmarks.md"
 	@echo "make bench-history   the shop after five million events; writes docs/benchmarks-history.md"
 
-# One install per requirements file; the stamp is newer than the file once it is done.
-$(BIN)/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "eventshop needs Python 3.11 or newer; $(PYTHON) is older. Try: make PYTHON=python3.12 up"; exit 1; }
-	@$(PYTHON) -m venv $(VENV) || \
-	  { rm -rf $(VENV); echo "could not make .venv; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+# Nor does anybody's environment lead elsewhere. As root in somebody's folder, no caches of root's stay.
+unexport PYTHONHOME PYTHONPATH PYTHONSAFEPATH
+export PYTHONDONTWRITEBYTECODE ?= $(shell [ "$$(id -u)" != 0 ] || find . -prune ! -user root)
 
-$(VENV)/.local: requirements/local.txt pyproject.toml | $(BIN)/python
-	@echo "installing what the shop needs into .venv (once)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/local.txt
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-	@touch $@
-
-$(VENV)/.dev: requirements/dev.txt $(VENV)/.local
-	@echo "installing what work on the shop needs into .venv (once)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
-	@touch $@
-
-$(VENV)/.docs: requirements/docs.txt $(VENV)/.dev
-	@echo "installing what the documentation site needs into .venv (once)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/docs.txt
-	@touch $@
+# installed-local, installed-dev, installed-docs: .venv is there, right, and has what they need.
+installed-%:
+	@$(PYTHON) -I requirements/venv.py $*
 
 # exec, so that Ctrl-C and signals reach the shop itself and not a shell in between.
 # KAFKA=1 runs on a Kafka broker started here, KAFKA=host:port on one that is there.
-up: $(VENV)/.local
+up: installed-local
 	@exec $(BIN)/shop up $(if $(KAFKA),--kafka $(filter-out 1,$(KAFKA))) $(if $(COPY_LOG_FROM),--copy-log-from $(COPY_LOG_FROM))
 
-test: $(VENV)/.dev
+test: installed-dev
 	$(BIN)/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # SEED=n has the same storm again.
-storm: $(VENV)/.dev
+storm: installed-dev
 	$(BIN)/python -m tests.storm $(if $(SEED),--seed $(SEED)) $(if $(CYCLES),--cycles $(CYCLES)) $(if $(LOG),--log $(LOG))
 
-check: $(VENV)/.dev
+check: installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -61,22 +46,22 @@ check: $(VENV)/.dev
 	$(BIN)/python -m shop.platform.discovery
 
 # A warning is an error: a dead link, a dead anchor, a page that no other one leads to.
-docs: $(VENV)/.docs
+docs: installed-docs
 	@rm -rf docs/reference
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env --builder html docs build/docs
 	@echo "the documentation is in build/docs/index.html"
 
-hooks: $(VENV)/.dev
+hooks: installed-dev
 	$(BIN)/pre-commit install
 
-format: $(VENV)/.dev
+format: installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/.dev
+bench: installed-dev
 	$(BIN)/python -m benchmarks
 
-bench-history: $(VENV)/.dev
+bench-history: installed-dev
 	$(BIN)/python -m benchmarks history --rounds 5
 
 # Pins every version with its hashes. Needs uv on the PATH.
