@@ -338,6 +338,11 @@ def _parameters(url: str, settings: Mapping[str, str]) -> dict[str, Any]:
 
 
 def patience_with(url: str) -> dict[str, Any]:
-    """How long libpq waits for this server's machine, where the URL itself does not say."""
+    """How long libpq waits for this server's machine, and that it takes no standby, where the URL
+    itself does not say.
+    """
     said = conninfo_to_dict(url)
-    return {k: v for k, v in {"connect_timeout": 5, **TCP_LIMITS}.items() if k not in said}
+    # What a standby answers may be old by any length of time; and after a failover the server that
+    # was the primary may be one.
+    wanted = {"connect_timeout": 5, "target_session_attrs": "read-write", **TCP_LIMITS}
+    return {k: v for k, v in wanted.items() if k not in said}

@@ -173,6 +173,8 @@ class Here:
             # What the image's own port is in the container.
             owner = name.partition("-")[0].upper()
             environment |= {"PGPORT": port} if "-db" in name else {f"SHOP_{owner}__PORT": port}
+        if name == "migrate":
+            environment["SHOP_ACCEPT_DATA_LOSS"] = "true"  # fsync is off here
         return environment | {"PATH": "/usr/local/bin:/usr/bin:/bin", "PYTHONUNBUFFERED": "1"}
 
     def _translated(self, text: str, name: str, number: int = 1) -> str:

@@ -12,6 +12,7 @@ from eventspine.audited_log import feeding
 from eventspine.database import connect
 from eventspine.errors import Unavailable
 from eventspine.log import EventLog, LogUnavailable, TopicMismatch
+from eventspine.server import Unfit, check
 from shop.cli.common import (
     log_as,
     one_line,
@@ -42,13 +43,16 @@ def migrate(
     if settings.event_log == "postgres":
         versions = Path(str(files("eventspine.migrations"))) / "log"
         schemas.append(("log", log_url(settings), log_metadata, versions))
+    at = ""
     try:
-        for name, url, tables, migrations in schemas:
-            try:
-                bring_forward(url, tables, migrations)
-            except NotMigrated as error:
-                stop(f"cannot migrate the database {name}: {one_line(error)}")
+        # All of them, before any is changed.
+        for at, url, _, _ in schemas:  # noqa: B007 - told below
+            asyncio.run(check(url, may_lose_data=settings.accept_data_loss))
+        for at, url, tables, migrations in schemas:  # noqa: B007
+            bring_forward(url, tables, migrations)
         asyncio.run(_create_topics(settings, chosen))
+    except (NotMigrated, Unfit) as error:
+        stop(f"cannot migrate the database {at}: {one_line(error)}")
     except (TopicMismatch, LogUnavailable) as error:
         stop(str(error))
     except Unavailable as error:

@@ -82,6 +82,10 @@ class Settings(BaseSettings):
     event_log_url: str = Field(
         default="", description="the PostgreSQL database of the log that is a table"
     )
+    accept_data_loss: bool = Field(
+        default=False,
+        description="`shop migrate` takes a server that may lose, in a crash, what it confirmed",
+    )
     kafka: dict[str, str] = Field(
         default_factory=dict,
         description="any librdkafka property, dots as underscores: "

@@ -3,18 +3,19 @@
 from pathlib import Path
 
 import psycopg
+import structlog
 from alembic import command
 from alembic.config import Config
-from alembic.util import CommandError
-from sqlalchemy import MetaData, create_engine, text
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, MetaData, create_engine, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.pool import NullPool
 
 from eventspine.database import patience_with
 from eventspine.errors import Unavailable
 
-OLDEST_POSTGRES = 17
-"""`transaction_timeout`, and MERGE with RETURNING."""
+_LOG = structlog.get_logger("shop.migrations")
 
 
 class NotMigrated(Exception):
@@ -32,11 +33,8 @@ def migrate(url: str, metadata: MetaData, versions: Path, *, to: str = "head") -
     except OperationalError as error:
         raise Unavailable(str(error.orig)) from error
     except DBAPIError as error:
-        # A role without the right to create, a table that is there already.
+        # A table that is there already, or that belongs to another role.
         raise NotMigrated(str(error.orig)) from error
-    except CommandError as error:
-        # A newer release has been here.
-        raise NotMigrated(str(error)) from error
 
 
 def _migrate(url: str, metadata: MetaData, versions: Path, to: str) -> None:
@@ -53,7 +51,10 @@ def _migrate(url: str, metadata: MetaData, versions: Path, to: str) -> None:
         config.set_main_option("path_separator", "newline")
         config.attributes["connection"] = connection
         config.attributes["metadata"] = metadata
+        _check_revision(connection, ScriptDirectory.from_config(config))
         command.upgrade(config, to)
+        if to == "head":
+            _let_ids_go_on(connection, metadata)
     engine.dispose()
 
 
@@ -62,10 +63,50 @@ def _literal(path: Path) -> str:
     return str(path).replace("%", "%%")
 
 
+def _let_ids_go_on(connection: Connection, metadata: MetaData) -> None:
+    """What copies rows need not copy where their numbers stand: logical replication does not, and
+    moving to another server or another version of PostgreSQL is often done by it. Ids would be given
+    out again, and each refused.
+    """
+    for table in metadata.sorted_tables:
+        for column in table.columns:
+            if column.identity is None:
+                continue
+            last = connection.execute(
+                text(_GO_ON.format(table=table.name, column=column.name))
+            ).scalar()
+            if last is not None:
+                _LOG.warning("ids stood behind the rows, and go on after the last",
+                             table=table.name, last=last)  # fmt: skip
+
+
+_GO_ON = """
+SELECT setval(sequence, last) FROM (
+    SELECT pg_get_serial_sequence('{table}', '{column}')::regclass AS sequence, max({column}) AS last
+    FROM {table}
+) AS ids WHERE last > coalesce(pg_sequence_last_value(sequence), 0)
+"""
+
+
+def _check_revision(connection: Connection, script: ScriptDirectory) -> None:
+    """Revisions are named for what they migrate, and counted: `users_0001`."""
+    known = {each.revision for each in script.walk_revisions()}
+    newest = str(script.get_current_head())
+    for revision in MigrationContext.configure(connection).get_current_heads():
+        if revision in known:
+            continue
+        name = revision.rpartition("_")[0]
+        if name != newest.rpartition("_")[0]:
+            raise NotMigrated(
+                f"it is the database of {name} (it is at {revision}): each service, and the log, needs a"
+                " database of its own"
+            )
+        raise NotMigrated(
+            f"a newer release has been here: the database is at {revision}, and this release knows"
+            f" {newest} at most; nothing was changed: run the newer release, or see docs/operations.md,"
+            " 'Going back a release'"
+        )
+
+
 def _connect(url: str) -> psycopg.Connection:
-    connection = psycopg.connect(url, **patience_with(url))
-    if connection.info.server_version < OLDEST_POSTGRES * 10_000:
-        version = connection.info.parameter_status("server_version")
-        connection.close()
-        raise NotMigrated(f"PostgreSQL {OLDEST_POSTGRES} or newer is needed, and this is {version}")
-    return connection
+    return psycopg.connect(url, **patience_with(url))
