@@ -344,5 +344,5 @@ def patience_with(url: str) -> dict[str, Any]:
     said = conninfo_to_dict(url)
     # What a standby answers may be old by any length of time; and after a failover the server that
     # was the primary may be one.
-    wanted = {"connect_timeout": 5, "target_session_attrs": "read-write", **TCP_LIMITS}
+    wanted = {"connect_timeout": 5, "target_session_attrs": "primary", **TCP_LIMITS}
     return {k: v for k, v in wanted.items() if k not in said}
