@@ -17,13 +17,14 @@ from eventspine.server import check
 from shop.cli.main import main
 from shop.platform import discovery
 from shop.platform.migrations import migrate
-from tests.conftest import NewDatabase
+from tests.conftest import LOG_MIGRATIONS, NewDatabase
 from tests.e2e.shop import free_ports, run_shop, until
 from tests.shop.serving import problem, serving
 
 REFUSED = "shop: cannot migrate the database users: "
 QUICK = {"fsync": "off", "shared_buffers": "16MB"}
-PGBOUNCER = shutil.which("pgbouncer")
+PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
+OPERATIONS = Path(__file__).parents[2] / "docs/operations.md"
 
 
 pytestmark = pytest.mark.usefixtures("logging_as_it_was")
@@ -179,6 +180,14 @@ def test_a_release_that_comes_after_a_newer_one_says_so_and_changes_nothing(
     with serving("users", url) as served:
         created = served.client.post("/users", json={"email": "a@example.com", "name": "A"})
         assert created.status_code == 201
+
+
+def test_the_documentation_says_which_releases_run_on_the_newest_schema() -> None:
+    """Whoever adds a migration has to say there whether the release before can go on."""
+    newest = [list_of_revisions(name)[-1] for name in discovery.names()]
+    newest.append(f"log_{max(path.name[:4] for path in LOG_MIGRATIONS.glob('0*.py'))}")
+    rows = [line for line in OPERATIONS.read_text().splitlines() if line.startswith("| `users_")]
+    assert all(revision in rows[-1] for revision in newest), newest
 
 
 # Poolers
