@@ -10,7 +10,6 @@ import errno
 import json
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +26,9 @@ from devstack.postgres import CRASH_RECOVERY, LocalPostgres
 from devstack.process import FIRST_SIGNAL, LogFile, Process
 from devstack.supervisor import Pause, StartFailed, Supervisor, say
 from shop.platform.discovery import PACKAGES
+from shop.platform.processes import files
+from shop.platform.processes.files import TooFewFiles
+from shop.platform.processes.listening import PortTaken, bind
 from shop.platform.running import RUNNING
 
 START_TIMEOUT = 60.0
@@ -37,7 +39,8 @@ STOP_TIMEOUT = 5.0
 FOR_PEOPLE = "shop: "
 """How a line begins, of a command that runs before the start, that belongs on the terminal."""
 
-_HOST = "127.0.0.1"
+_SHOWN = {"localhost": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - nobody binds here
+"""Where people find what listens there."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,10 @@ class LocalService:
 class UpOptions:
     data: Path
     services: Sequence[LocalService]
+    host: str = "localhost"
+    """Where the APIs listen."""
+    max_connections: int = 0
+    """That each API is to hold."""
     stop_within: float = 0.0
     """Seconds an API may take to finish what it accepted."""
     verbose: bool = False
@@ -77,8 +84,9 @@ def run(options: UpOptions, command: Callable[..., list[str]] = shop_command) ->
             pause = _pause(stop_asked, logs, verbose=options.verbose)
             hand_over(data)
             require_access(data, data / "postgres")
+            _check_files(options.max_connections)
             check_format(data)
-            _check_ports(options.services, pause, patience=STOP_TIMEOUT if was_killed else 0.0)
+            _check_ports(options, pause, patience=STOP_TIMEOUT if was_killed else 0.0)
             supervisor = Supervisor(pause=pause)
             try:
                 _bring_up(options, data, supervisor, logs, pause, command)
@@ -90,7 +98,7 @@ def run(options: UpOptions, command: Callable[..., list[str]] = shop_command) ->
     except _Stopped:
         say(f"eventshop has stopped; its data stays in {data}")
         return 0
-    except StartFailed as error:
+    except (StartFailed, TooFewFiles) as error:
         say(f"eventshop did not start: {error}")
     except psycopg.Error as error:
         say(f"eventshop did not start: PostgreSQL: {error}")
@@ -157,7 +165,8 @@ def _bring_up(
         timeout=START_TIMEOUT,
         stop_within=options.stop_within / FIRST_SIGNAL,
     )
-    addresses = [f"{service.name} http://{_HOST}:{service.port}" for service in options.services]
+    host = _SHOWN.get(options.host, f"[{options.host}]" if ":" in options.host else options.host)
+    addresses = [f"{service.name} http://{host}:{service.port}" for service in options.services]
     with suppress(OSError):  # nobody reads it, or the disk it goes to is full: the shop runs
         sys.stdout.write(
             f"eventshop is ready: {' · '.join(addresses)} · data in {data} · Ctrl-C stops\n"
@@ -221,14 +230,24 @@ def _once(work: Process, pause: Pause, failed: str) -> None:
             say(line.removeprefix(FOR_PEOPLE))
 
 
-def _check_ports(services: Sequence[LocalService], pause: Pause, *, patience: float) -> None:
+def _check_files(max_connections: int) -> None:
+    """As many as the parts want may be open, in them too; says so where they will have to do with less."""
+    held = files.connections(max_connections)
+    if held < max_connections:
+        say(
+            f"only {files.allow(0)} files may be open here (ulimit -n), so an API holds {held} "
+            f"connections, and not {max_connections}"
+        )
+
+
+def _check_ports(options: UpOptions, pause: Pause, *, patience: float) -> None:
     """Each must be free, after `patience` s at the latest.
 
     After a `kill -9` of the last `shop up` its processes may still be finishing.
     """
     ports: dict[int, LocalService] = {}
     deadline = time.monotonic() + patience
-    for service in services:
+    for service in options.services:
         way_out = (
             f"choose another with --port {service.name}=… or SHOP_{service.name.upper()}__PORT"
         )
@@ -237,7 +256,7 @@ def _check_ports(services: Sequence[LocalService], pause: Pause, *, patience: fl
                 f"{twin.name} and {service.name} were both given port {service.port}: {way_out}"
             )
         ports[service.port] = service
-        while (error := _port_error(service.port)) == errno.EADDRINUSE:
+        while (error := _port_error(options.host, service.port)) == errno.EADDRINUSE:
             if time.monotonic() >= deadline:
                 raise StartFailed(
                     f"port {service.port}, which {service.name} wants, is in use: stop what "
@@ -251,14 +270,12 @@ def _check_ports(services: Sequence[LocalService], pause: Pause, *, patience: fl
             )
 
 
-def _port_error(port: int) -> int:
-    with socket.socket() as attempt:
-        # As servers do: what is only waiting for its last packets does not count.
-        attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            attempt.bind((_HOST, port))
-        except OSError as error:
-            return error.errno or errno.EIO
+def _port_error(host: str, port: int) -> int:
+    try:
+        for listener in bind(host, port):
+            listener.close()
+    except PortTaken as error:
+        return error.errno
     return 0
 
 

@@ -175,6 +175,41 @@ def test_a_taken_port_is_one_sentence_that_names_the_way_out(
     )
 
 
+def test_a_port_that_is_taken_on_the_other_localhost_is_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        taken = socket.create_server(("::1", 0), family=socket.AF_INET6)
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    with taken:
+        port = taken.getsockname()[1]
+        assert run(UpOptions(tmp_path / "data", [LocalService("users", port)]), never) == 1
+    assert f"port {port}, which users wants, is in use" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (30, "did not start: only 30 files may be open here, and an API needs "),
+        (160, "only 160 files may be open here (ulimit -n), so an API holds "),
+    ],
+)
+def test_few_files_are_said_before_anything_starts(tmp_path: Path, files: int, said: str) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "VERSION").write_text("not this release's")
+    program = (
+        "import resource, sys; from pathlib import Path; from devstack.up import *;"
+        f"resource.setrlimit(resource.RLIMIT_NOFILE, ({files}, {files}));"
+        f"sys.exit(run(UpOptions(Path({str(tmp_path / 'data')!r}), [], max_connections=8192)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 1
+    assert said in done.stderr
+
+
 def test_data_of_another_release_is_one_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

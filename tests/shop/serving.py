@@ -17,7 +17,7 @@ from eventspine.event import Event
 from eventspine.outbox import transaction
 from shop.platform import discovery
 from shop.platform.http.app import ServiceApp
-from shop.platform.processes.api import make_app, server_config
+from shop.platform.processes.api import Server, make_app
 from shop.platform.settings import Settings, read_settings
 from tests.making import heard
 
@@ -77,7 +77,7 @@ def serving(name: str, database_url: str, **settings: Any) -> Iterator[Served]:
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     port = listener.getsockname()[1]
-    server = uvicorn.Server(server_config(app, given))
+    server = Server(app, given)
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     thread.start()
     started = threading.Event()

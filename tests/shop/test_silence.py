@@ -64,7 +64,7 @@ def test_the_process_ends_in_its_time_though_its_work_does_not(
     monkeypatch.setattr(Settings, "finish_within", lambda _: 2)
     settings = settings_of("users", url)
     app = api_process.make_app(discovery.load("users"), settings)
-    server = api_process._Server(api_process.server_config(app, settings), app, drain=0)
+    server = api_process.Server(app, settings)
     with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
         running = threading.Thread(target=server.run, args=([listener],), daemon=True)
         running.start()

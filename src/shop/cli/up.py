@@ -47,9 +47,15 @@ def up(
     settings = settings_or_stop()
     ports = _ports(settings, port or [])
     local = [LocalService(name, ports[name]) for name in ports]
-    stop_within = settings.stop_within()
     options = UpOptions(
-        data, local, stop_within, verbose=verbose, kafka=kafka, copy_log_from=copy_log_from
+        data,
+        local,
+        host=settings.host,
+        max_connections=settings.max_connections,
+        stop_within=settings.stop_within(),
+        verbose=verbose,
+        kafka=kafka,
+        copy_log_from=copy_log_from,
     )
     raise typer.Exit(run(options))
 

@@ -3,7 +3,9 @@
 from shop.cli.common import (
     Name,
     part,
+    stop,
 )
+from shop.platform.processes.files import TooFewFiles
 
 
 def worker(service: Name) -> None:
@@ -11,4 +13,7 @@ def worker(service: Name) -> None:
     from shop.platform.processes.worker import run_worker  # noqa: PLC0415 - only this needs the consumer
 
     chosen, settings = part("worker", service)
-    run_worker(chosen, settings)
+    try:
+        run_worker(chosen, settings)
+    except TooFewFiles as error:
+        stop(str(error))

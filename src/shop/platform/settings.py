@@ -74,7 +74,10 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter="__")
 
-    host: str = Field(default="127.0.0.1", description="the address APIs listen on")
+    host: str = Field(
+        default="localhost",
+        description="the address APIs listen on; `localhost` is both 127.0.0.1 and ::1, as far as the machine has them",
+    )
 
     event_log: Literal["postgres", "kafka"] = Field(
         default="postgres", description="which log: a PostgreSQL table, or Kafka"
@@ -108,8 +111,10 @@ class Settings(BaseSettings):
     )
     max_connections: Annotated[int, Field(ge=1)] = Field(
         default=8192,
-        description="connections that an API holds; one more is a 503 and closed, a probe's too. Each "
-        "is an open file: the limit on those is raised as far as the system allows",
+        description="connections that an API holds. For one more, the one that has been idle for the longest "
+        "time is closed; where none is idle, one more is a 503 and closed, a probe's too. Each is an open file: "
+        "the limit on those (`ulimit -n`) is raised as far as the system allows, and where that is not enough, "
+        "fewer are held, and the log says so",
     )
     keep_alive_s: Annotated[int, Field(ge=1, le=24 * 3600)] = Field(
         default=75,
@@ -143,7 +148,7 @@ class Settings(BaseSettings):
     drain_ms: Annotated[int, Field(ge=0)] = Field(
         default=0,
         description="how long an API that is asked to stop says that it is not ready and goes on "
-        "answering, so that a balancer can notice; a second signal ends that",
+        "answering, each time with `Connection: close`, so that a balancer can notice; a second signal ends that",
     )
     most_parked: Annotated[int, Field(ge=1)] = Field(
         default=100,

@@ -13,15 +13,16 @@ that is to see that its head came whole.
 """
 
 import re
+import select
 from asyncio import BaseTransport, TimerHandle, Transport
 from collections.abc import Callable, Sized
 from typing import Any, NamedTuple
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
-from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from shop.platform.http.crowd import Crowd
 from shop.platform.problems import (
     HeadTooLarge,
     MalformedRequest,
@@ -42,8 +43,6 @@ _HEAD_WITHIN = 10.0  # seconds, from the connection or from the first byte
 _READ_WITHIN = 10.0  # seconds in which a client must read what fills our buffer
 _LINGER = 2.0  # seconds in which a refused client may read why; closed at once, it might not
 _DRAIN = 1024 * 1024  # bytes of such a client that are still read
-_TOLD = 64
-"""Connections beyond the limit that are still told why."""
 
 
 class _Refused(Exception):
@@ -90,11 +89,9 @@ class HttpProtocol(HttpToolsProtocol):
     scope: Any
     cycle: Any
 
-    def __init__(self, config: Config, *args: Any, **options: Any) -> None:
-        super().__init__(config, *args, **options)
-        # uvicorn would take the connection, and refuse what is asked on it, in plain text.
-        self._most_connections = self.limit_concurrency
-        self.limit_concurrency = None
+    def __init__(self, crowd: Crowd, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._crowd = crowd
         self._head_timer: TimerHandle | None = None
         self._read_timer: TimerHandle | None = None
         self._unread = 0
@@ -109,12 +106,11 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_made(transport)  # type: ignore[arg-type]
         self.flow = _Flow(self.transport, self.pipeline)
         self._head_timer = self.loop.call_later(_HEAD_WITHIN, self._head_is_late)
-        if self._most_connections is not None:
-            surplus = len(self.connections) - self._most_connections
-            if surplus > _TOLD:
-                self.transport.abort()
-            elif surplus > 0:
-                self._refuse(TemporarilyUnavailable("too many connections"))
+        surplus = self._crowd.surplus(self.connections)  # type: ignore[arg-type]
+        if surplus > self._crowd.told:
+            self.transport.abort()
+        elif surplus > 0:
+            self._refuse(TemporarilyUnavailable("too many connections"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         for timer in (self._head_timer, self._read_timer):
@@ -254,8 +250,50 @@ class HttpProtocol(HttpToolsProtocol):
             "connection": "close",
         }
         named = [(name.encode(), value.encode()) for name, value in headers.items()]
-        lines = [b"%s: %s\r\n" % header for header in self.server_state.default_headers + named]
+        own = [header for header in self.server_state.default_headers if header[0] != b"connection"]
+        lines = [b"%s: %s\r\n" % header for header in own + named]
         self.transport.write(b"".join([STATUS_LINE[answer.status], *lines, b"\r\n", answer.body]))
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Nothing has been asked for long; but it may have been just now, and not been read yet. Closed,
+        its client could not know whether it is done.
+        """
+        if self._has_arrived():
+            self.timeout_keep_alive_task = self.loop.call_later(
+                _LINGER, self.timeout_keep_alive_handler
+            )
+        else:
+            super().timeout_keep_alive_handler()
+
+    def idle_until(self) -> float | None:
+        timer = self.timeout_keep_alive_task
+        if timer is None or self._head_timer is not None or self.transport.is_closing():
+            return None
+        # What is still to be read would keep it open.
+        return None if self.transport.get_write_buffer_size() else timer.when()
+
+    def close_idle(self) -> bool:
+        if self._has_arrived():
+            return False
+        self.connections.discard(self)
+        self.transport.close()
+        return True
+
+    def shutdown(self) -> None:
+        """The process is about to stop. What has been asked is answered, also if it has only arrived."""
+        amid_a_head = self.scope is not None and "method" not in self.scope
+        if not self._is_busy() and (amid_a_head or self._has_arrived()):
+            self.loop.call_later(_LINGER, super().shutdown)
+        else:
+            super().shutdown()
+
+    def _has_arrived(self) -> bool:
+        """Whether there is something to read that the event loop has not come to."""
+        if self.transport.is_closing():
+            return False
+        poll = select.poll()
+        poll.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return bool(poll.poll(0))
 
     def pause_writing(self) -> None:
         """The client does not read what it is sent."""

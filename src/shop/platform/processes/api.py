@@ -1,7 +1,7 @@
 """The process that answers HTTP for one service."""
 
 import asyncio
-import resource
+import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Sequence
@@ -18,13 +18,16 @@ from fastapi import FastAPI
 from eventspine.batching import Batcher
 from eventspine.database import Database
 from eventspine.interceptors import Steps
+from eventspine.patience import Patience
 from shop.platform.event_log import database_url
 from shop.platform.http.app import ServiceApp
 from shop.platform.http.cors import Cors
+from shop.platform.http.crowd import Crowd
 from shop.platform.http.protocol import HttpProtocol
 from shop.platform.interceptors import interceptors
 from shop.platform.problems import TemporarilyUnavailable
-from shop.platform.processes import garbage
+from shop.platform.processes import files, garbage
+from shop.platform.processes.listening import bind
 from shop.platform.processes.ready import notify_ready
 from shop.platform.service import Bounded, Service
 from shop.platform.settings import TRANSACTION_WITHIN, Settings
@@ -100,45 +103,67 @@ async def _answers(database: Database, asked: Sequence[None]) -> Sequence[None]:
 
 
 def run_api(service: Service, settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT; then finish what was accepted. Raises `PortTaken`."""
-    port = settings.service(service.name).port
+    """Serve until SIGTERM or SIGINT; then finish what was accepted. Raises `PortTaken`, `TooFewFiles`."""
     app = make_app(service, settings)
-    config = server_config(app, settings)
-    _allow_files(2 * settings.max_connections)
-    bound = _bind(settings.host, port)
+    bound = bind(settings.host, settings.service(service.name).port)
+    held = files.connections(settings.max_connections)
+    if held < settings.max_connections:
+        _LOG.warning(
+            "too few files may be open for all connections",
+            connections=held,
+            asked_for=settings.max_connections,
+            files=files.allow(0),
+        )
     garbage.settle()
-    _Server(config, app, drain=settings.drain_ms / 1000).run(sockets=[bound])
+    Server(app, settings, held).run(sockets=bound)
 
 
-def server_config(app: ServiceApp, settings: Settings) -> uvicorn.Config:
-    """How an app is served, here and in tests."""
-    return uvicorn.Config(
-        Cors(app, settings.cors_origins) if settings.cors_origins else app,
-        loop="uvloop",
-        http=HttpProtocol,
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        access_log=settings.access_log,
-        server_header=False,
-        proxy_headers=settings.access_log,  # nothing else looks at them
-        limit_concurrency=settings.max_connections,
-        timeout_keep_alive=settings.keep_alive_s,
-        timeout_graceful_shutdown=settings.finish_within(),
-    )
+class _OutOfFiles(Exception):
+    """The system lets us open no more."""
 
 
-class PortTaken(Exception):
-    """Something else listens there."""
+class Server(uvicorn.Server):
+    """How an app is served, here and in tests. It holds `most` connections, or as many as are set."""
 
-
-class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, app: ServiceApp, *, drain: float) -> None:
-        super().__init__(config)
+    def __init__(self, app: ServiceApp, settings: Settings, most: int | None = None) -> None:
+        self._crowd = Crowd(settings.max_connections if most is None else most)
+        super().__init__(
+            uvicorn.Config(
+                Cors(app, settings.cors_origins) if settings.cors_origins else app,
+                loop="uvloop",
+                http=partial(HttpProtocol, self._crowd),  # type: ignore[arg-type]
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                access_log=settings.access_log,
+                server_header=False,
+                proxy_headers=settings.access_log,  # nothing else looks at them
+                timeout_keep_alive=settings.keep_alive_s,
+                timeout_graceful_shutdown=settings.finish_within(),
+            )
+        )
         self._app = app
-        self._drain = drain
+        self._drain = settings.drain_ms / 1000
         self._hurry = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._files = Patience(_LOG, "the API")
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second, until it is asked to stop."""
+        if counter % 10 == 0:
+            self._look_for_files()
+        return await super().on_tick(counter)
+
+    def _look_for_files(self) -> None:
+        """Where none is left, the event loop closes whoever connects, and tells nobody."""
+        try:
+            os.close(os.open(os.devnull, os.O_RDONLY))
+        except OSError as error:
+            reason = f"clients are cut off, as no file can be opened for them: {error.strerror}"
+            self._files.pause(_OutOfFiles(reason))
+            self._crowd.close_some(self.server_state.connections)  # type: ignore[arg-type]
+        else:
+            self._files.over()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Asked to stop: not ready any more, still answering; then finish what was accepted.
@@ -146,12 +171,21 @@ class _Server(uvicorn.Server):
         Asked again, it answers no longer than it takes to finish that.
         """
         self._app.stopping = True
+        await self._say_that_connections_close()
         with suppress(TimeoutError):
             async with asyncio.timeout(self._drain):
                 await self._hurry.wait()
         self._drain = 0
         self._app.finish_by = monotonic() + (self.config.timeout_graceful_shutdown or 0)
         await super().shutdown(sockets)
+
+    async def _say_that_connections_close(self) -> None:
+        """With every answer from now on, so that pools send their next request to somebody else."""
+        said = (b"connection", b"close")
+        # What is being answered holds the list as it was; what is asked next gets a new one.
+        self.server_state.default_headers.append(said)
+        self.config.encoded_headers.append(said)
+        await super().on_tick(0)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
@@ -167,23 +201,3 @@ class _Server(uvicorn.Server):
             return
         self.force_exit = self.should_exit and sig == signal.SIGINT
         self.should_exit = True
-
-
-def _allow_files(count: int) -> None:
-    """So many may be open, as far as the system lets us: a connection is one."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY:
-        count = min(count, hard)
-    if soft != resource.RLIM_INFINITY and soft < count:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        raise PortTaken(f"cannot listen on {host}:{port}: {error.strerror}") from error
-    return listener

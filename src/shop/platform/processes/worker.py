@@ -15,7 +15,7 @@ from eventspine.pruning import Pruner
 from eventspine.relay import Relay
 from shop.platform.event_log import database_url, open_event_log, relay_batch
 from shop.platform.interceptors import steps
-from shop.platform.processes import garbage
+from shop.platform.processes import files, garbage
 from shop.platform.processes.heartbeat import beat
 from shop.platform.processes.ready import notify_ready
 from shop.platform.service import Service
@@ -28,7 +28,8 @@ _STAND_BY_AFTER = 5.0  # seconds
 
 
 def run_worker(service: Service, settings: Settings) -> None:
-    """Work until SIGTERM or SIGINT. Stopping it at any moment loses nothing."""
+    """Work until SIGTERM or SIGINT. Stopping it at any moment loses nothing. Raises `TooFewFiles`."""
+    files.for_worker()
     uvloop.run(_work(service, settings))
 
 

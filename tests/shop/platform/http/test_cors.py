@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from shop.platform.http.cors import Cors
-from shop.platform.processes.api import server_config
+from shop.platform.processes.api import Server
 from shop.platform.settings import Settings
 from tests.conftest import NewDatabase
 from tests.shop.serving import Served, problem, serving, stalled
@@ -145,9 +145,9 @@ def test_by_default_there_is_none_of_it(users: Served) -> None:
         assert "vary" not in answer.headers
         assert not [name for name in answer.headers if name.startswith("access-control-")]
     # Nor does a request pass through anything for it.
-    assert server_config(users.app, Settings()).app is users.app
+    assert Server(users.app, Settings()).config.app is users.app
     named = Settings(cors_origins=(SHOP,))
-    assert isinstance(server_config(users.app, named).app, Cors)
+    assert isinstance(Server(users.app, named).config.app, Cors)
 
 
 @pytest.mark.parametrize(

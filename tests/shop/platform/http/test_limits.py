@@ -10,7 +10,6 @@ import pytest
 
 from shop.platform.http import protocol
 from shop.platform.http.protocol import MAX_AHEAD, MAX_HEAD
-from tests.conftest import NewDatabase
 from tests.e2e.shop import until
 from tests.shop.platform.http.test_connections import (
     ALIVE,
@@ -22,7 +21,7 @@ from tests.shop.platform.http.test_connections import (
     connected,
     request,
 )
-from tests.shop.serving import Served, serving, stalled, waits_for_locks
+from tests.shop.serving import Served, stalled, waits_for_locks
 
 
 @pytest.fixture
@@ -265,20 +264,3 @@ def test_who_is_cut_off_while_requests_wait_is_no_fault_of_ours(
 
 def faults(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
-
-
-def test_a_connection_too_many_is_told_so_and_another_is_taken_when_one_has_gone(
-    new_database: NewDatabase, templates: dict[str, str]
-) -> None:
-    with serving("users", new_database(templates["users"]), max_connections=3) as served:
-        with connected(served) as first, connected(served) as second, connected(served) as third:
-            assert first.answers_on() and second.answers_on() and third.answers_on()
-            with connected(served) as fourth:
-                status, headers, body = fourth.answer()
-                assert (status, headers["retry-after"]) == (503, "1")
-                assert json.loads(body)["type"] == "urn:eventshop:problem:temporarily-unavailable"
-                assert fourth.is_closed()
-            assert first.answers_on()
-        until(lambda: not served.server.server_state.connections, "they have gone")
-        with connected(served) as another:
-            assert another.answers_on()

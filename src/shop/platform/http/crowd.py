@@ -1,0 +1,87 @@
+"""How many connections a server holds, and what becomes of one too many.
+
+Most of those that a server holds do nothing: pools keep them for the next request. So a newcomer is not
+refused for them. The one on which nothing has been asked for the longest time is closed, and a few more
+at once, so that not every newcomer makes us look through all of them. Only where every connection is at
+work is one more refused.
+"""
+
+from collections.abc import Collection
+from heapq import nsmallest
+from math import inf
+from time import monotonic
+from typing import Protocol
+
+import structlog
+
+_LOG = structlog.get_logger("shop.web")
+
+_FEWEST_TOLD, _MOST_TOLD = 8, 64
+_AT_ONCE = 64
+"""One in so many is closed at once, where idle ones are."""
+_LOOK_AGAIN_AFTER = 0.1
+"""Seconds after which it looks for idle ones again, when there were too few: it takes a look at all."""
+_SAY_EVERY = 10.0  # seconds
+
+
+class Connection(Protocol):
+    def idle_until(self) -> float | None:
+        """When it would be closed as nothing is asked; None while something is."""
+
+    def close_idle(self) -> bool:
+        """Close it, unless a request has arrived just now."""
+
+
+class Crowd:
+    """See the module. `most` connections are held."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.told = min(_MOST_TOLD, max(_FEWEST_TOLD, most // 4))
+        """Connections beyond that which are still told why they are refused."""
+        self._look_again = 0.0
+        self._counts: dict[str, int] = {}
+        """What was not said yet."""
+        self._said: dict[str, float] = {}
+
+    def surplus(self, connections: Collection[Connection]) -> int:
+        """How many there are too many, once some that were idle have been closed. The log is told."""
+        surplus = len(connections) - self.most
+        if surplus <= 0:
+            return 0
+        now = monotonic()
+        if now >= self._look_again:
+            closed = self.close_some(connections)
+            if closed < surplus:
+                self._look_again = now + _LOOK_AGAIN_AFTER
+            surplus -= closed
+        if surplus > 0:
+            self._say_now_and_then("clients are refused", 1)
+        return max(0, surplus)
+
+    def close_some(self, connections: Collection[Connection]) -> int:
+        """Close a few that are idle, those first that have been so for the longest; how many there were."""
+        count = max(1, self.most // _AT_ONCE)
+        idle = [
+            (until, number, connection)
+            for number, connection in enumerate(connections)
+            if (until := connection.idle_until()) is not None
+        ]
+        closed = 0
+        # A request may have arrived on one of them; then the next has to go.
+        for _, _, connection in nsmallest(2 * count, idle):
+            if closed < count:
+                closed += connection.close_idle()
+        if closed:
+            self._say_now_and_then("idle ones are closed", closed)
+        return closed
+
+    def _say_now_and_then(self, what: str, count: int) -> None:
+        self._counts[what] = self._counts.get(what, 0) + count
+        now = monotonic()
+        if now - self._said.get(what, -inf) >= _SAY_EVERY:
+            self._said[what] = now
+            number = self._counts.pop(what)
+            _LOG.warning(
+                f"the connections are at their limit: {what}", limit=self.most, count=number
+            )
