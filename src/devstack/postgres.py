@@ -24,6 +24,8 @@ from psycopg import sql
 from devstack.files import Account, account_for, everything_in, locked_out, make_folder
 from devstack.process import Process, command_of, spawn
 from devstack.supervisor import Pause, Say, StartFailed, say, wait_ready
+from eventspine.session import MIGRATION_SETTINGS, pinned
+from shop.platform.libpq import forget_libpq_variables
 
 SETTINGS: Mapping[str, str] = {
     # Durable to the letter: what was answered is on disk.
@@ -56,6 +58,8 @@ class LocalPostgres:
     `settings` go over `SETTINGS`: `{"fsync": "off"}` is several times faster and right for data
     that nobody will miss. The superuser is `postgres`.
 
+    libpq's variables (`PGHOST`, `PGTZ`, …) leave the environment of a process that makes one.
+
     PostgreSQL refuses to run as root. There it runs as whoever owns the folder that `data_dir` is in,
     or else as the system user `postgres`, or `nobody`, who then owns `data_dir`.
     """
@@ -70,6 +74,8 @@ class LocalPostgres:
         log: Path | None = None,
         say: Say = say,
     ) -> None:
+        # A process that has a server of its own talks to that one, and so do its children.
+        forget_libpq_variables()
         self.data_dir = data_dir.resolve()
         self.settings = {**SETTINGS, **(settings or {})}
         self._say = say
@@ -189,6 +195,7 @@ class LocalPostgres:
     def ensure_databases(self, names: Iterable[str]) -> None:
         """For each a role and a database of that name, which no other role may enter."""
         with psycopg.connect(self.dsn("postgres"), autocommit=True) as connection:
+            connection.execute(*pinned(MIGRATION_SETTINGS))
             for name in ["postgres", *names]:
                 known = {"name": name}
                 role = sql.Identifier(name)

@@ -20,6 +20,7 @@ from eventspine.fold import COPY_EVENTS, CREATE_EVENTS, Fold, differences, skipp
 from eventspine.handlers import Handlers
 from eventspine.log import EventLog, LogUnavailable, Record
 from eventspine.positions import Seen, Shown, dropped
+from eventspine.session import WHOLE_TABLES
 
 Progress = Callable[[str, int, int], None]
 """Told what is being read, how many records of it are done, and how many there are."""
@@ -94,7 +95,11 @@ async def audit(audited: Audited, log: EventLog, progress: Progress) -> list[Sec
 @asynccontextmanager
 async def _snapshot(url: str) -> AsyncIterator[Connection]:
     connection = await connect(
-        url, statement_within=inf, idle_in_transaction_session_timeout="0", work_mem="64MB"
+        url,
+        statement_within=inf,
+        idle_in_transaction_session_timeout="0",
+        work_mem="64MB",
+        **WHOLE_TABLES,
     )
     try:
         with translated():

@@ -17,6 +17,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -24,21 +25,24 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import psycopg
 from psycopg import AsyncConnection, errors
 from psycopg.abc import PQGen
-from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from eventspine.errors import Unavailable
 from eventspine.interceptors import NO_STEPS, Steps
+from eventspine.session import (
+    CONNECT_WITHIN,
+    SESSION_SETTINGS,
+    STATEMENT_WITHIN,
+    connection_parameters,
+    pinned,
+)
 
 if TYPE_CHECKING:
     from sqlalchemy import Executable
 
 Params = Mapping[str, Any]
 _Result = TypeVar("_Result")
-
-STATEMENT_WITHIN = 15.0
-"""Seconds after which PostgreSQL ends a statement."""
 
 _WORD_COMES_WITHIN = 0.5
 """Seconds that PostgreSQL's own word, that a limit is over, is given to arrive here."""
@@ -47,27 +51,6 @@ _CHECK_WITHIN = 1.0
 """Seconds that a connection nobody uses may take to show that it works."""
 
 _LOOKS_EVERY = 0.1  # seconds: psycopg's own default
-
-# A process may freeze (SIGSTOP, a paused VM) while it holds a row others need: most of all the
-# outbox head. PostgreSQL ends such a session after the first limit; whoever waits for it must wait
-# longer than that, so that one frozen process costs the others a pause and not a refusal.
-SESSION_SETTINGS = {
-    "idle_in_transaction_session_timeout": "2s",
-    "lock_timeout": "5s",
-    "statement_timeout": f"{STATEMENT_WITHIN:g}s",
-    "TimeZone": "UTC",
-    # The server notices in 10 s, instead of hours, that this machine is dead.
-    "tcp_user_timeout": "10s",
-}
-
-# And likewise this side: 10 s after what was sent is not confirmed by the server's kernel, and 11 s
-# after it was last heard of by one who waits.
-TCP_LIMITS = {
-    "tcp_user_timeout": 10_000,  # ms
-    "keepalives_idle": 5,
-    "keepalives_interval": 2,
-    "keepalives_count": 3,
-}
 
 _TRY_AGAIN = (
     psycopg.OperationalError,  # connection lost, out of disk, shutting down, deadlock, lock timeout
@@ -174,12 +157,22 @@ async def connect(
     """
     limit = "0" if statement_within == inf else f"{statement_within * 1000:.0f}ms"
     with translated():
-        connection = await Connection.connect(
-            url, **_parameters(url, {"statement_timeout": limit, **settings}), autocommit=True
-        )
+        connection = await Connection.connect(url, **connection_parameters(url), autocommit=True)
+        await _pin(connection, {"statement_timeout": limit, **settings})
+    connection.until = inf
     if statement_within == inf:
         connection.silent_after = inf
     return connection
+
+
+async def _pin(connection: Connection, settings: Mapping[str, str]) -> None:
+    """The session's settings: `SESSION_SETTINGS`, and these over them. Closes it if that fails."""
+    connection.until = monotonic() + CONNECT_WITHIN
+    try:
+        await connection.execute(*pinned({**SESSION_SETTINGS, **settings}), prepare=False)
+    except BaseException:
+        await connection.close()
+        raise
 
 
 class _Pool(AsyncConnectionPool[Connection]):
@@ -248,7 +241,8 @@ class Database:
             # How long until it is tried again: a restarted PostgreSQL is back within a second.
             reconnect_timeout=0.5,
             reconnect_failed=_try_for_those_who_wait,
-            kwargs={**_parameters(url, settings), "autocommit": True},
+            kwargs={**connection_parameters(url), "autocommit": True},
+            configure=partial(_pin, settings=settings),
             name="eventspine",
         )
 
@@ -328,21 +322,3 @@ async def _try_for_those_who_wait(pool: AsyncConnectionPool[Any]) -> None:
     """The pool itself would try again only for the next who asks."""
     if pool.get_stats().get("requests_waiting"):
         await pool.check()
-
-
-def _parameters(url: str, settings: Mapping[str, str]) -> dict[str, Any]:
-    """libpq's, for a session with these settings."""
-    merged = {**SESSION_SETTINGS, **settings}
-    options = " ".join(f"-c {name}={value}" for name, value in merged.items())
-    return {**patience_with(url), "options": options}
-
-
-def patience_with(url: str) -> dict[str, Any]:
-    """How long libpq waits for this server's machine, and that it takes no standby, where the URL
-    itself does not say.
-    """
-    said = conninfo_to_dict(url)
-    # What a standby answers may be old by any length of time; and after a failover the server that
-    # was the primary may be one.
-    wanted = {"connect_timeout": 5, "target_session_attrs": "primary", **TCP_LIMITS}
-    return {k: v for k, v in wanted.items() if k not in said}

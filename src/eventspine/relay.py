@@ -120,9 +120,7 @@ class Relay:
         async with AsyncExitStack() as held:
             # A frozen leader is put out of office by the server, which ends its idle session.
             limit = f"{self._frozen_after * 1000:.0f}ms"
-            connection = await connect(
-                self._url, idle_session_timeout=limit, client_encoding="UTF8"
-            )
+            connection = await connect(self._url, idle_session_timeout=limit)
             held.push_async_callback(connection.close)
             with translated():
                 while not await _one(connection, LEAD):

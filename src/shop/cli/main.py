@@ -15,6 +15,7 @@ from shop.cli.common import (
     one_line,
 )
 from shop.platform.discovery import NotAService
+from shop.platform.libpq import HEEDED, forget_libpq_variables
 from shop.platform.settings import NotConfigured
 
 INTERRUPTED = 130
@@ -98,11 +99,22 @@ def _with_kafka_value(words: list[str]) -> list[str]:
 
 def main() -> None:
     streams.settle()
+    _ignore_libpq_variables(sys.argv[1:])
     status = _status(sys.argv[1:])
     lost = streams.flush()
     if lost and not set(SERVING) & set(sys.argv[1:2]):
         status = _not_written(lost)
     sys.exit(status)
+
+
+def _ignore_libpq_variables(words: list[str]) -> None:
+    ignored = forget_libpq_variables(HEEDED)
+    # `shop up` has databases of its own, to which none of them could apply.
+    if ignored and words[:1] != ["up"]:
+        streams.tell(
+            f"shop: ignored: {', '.join(ignored)}; where a database is, SHOP_…__DATABASE_URL says"
+            " (docs/operations.md, 'PostgreSQL's own variables')"
+        )
 
 
 def _status(words: list[str]) -> int:

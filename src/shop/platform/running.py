@@ -4,6 +4,8 @@ import json
 import os
 from pathlib import Path
 
+from shop.platform.libpq import forget_libpq_variables
+
 RUNNING = "running.json"
 """In the data directory of `shop up`: the settings its parts run with."""
 
@@ -16,6 +18,10 @@ def use_running_shop(data: Path) -> bool:
     with_settings = data / RUNNING
     if not with_settings.exists():
         return False
-    for name, value in json.loads(with_settings.read_text()).items():
+    settings = json.loads(with_settings.read_text())
+    if not settings.keys() & os.environ.keys():
+        # All databases are that shop's, which asks for no password and no certificate.
+        forget_libpq_variables()
+    for name, value in settings.items():
         os.environ.setdefault(name, value)
     return True

@@ -12,8 +12,8 @@ from sqlalchemy import Connection, MetaData, create_engine, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.pool import NullPool
 
-from eventspine.database import patience_with
 from eventspine.errors import Unavailable
+from eventspine.session import MIGRATION_SETTINGS, connection_parameters, pinned
 
 _LOG = structlog.get_logger("shop.migrations")
 
@@ -109,4 +109,7 @@ def _check_revision(connection: Connection, script: ScriptDirectory) -> None:
 
 
 def _connect(url: str) -> psycopg.Connection:
-    return psycopg.connect(url, **patience_with(url))
+    connection = psycopg.connect(url, **connection_parameters(url))
+    connection.execute(*pinned(MIGRATION_SETTINGS))
+    connection.commit()
+    return connection
