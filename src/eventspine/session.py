@@ -78,6 +78,8 @@ _PLANS = {
     "enable_bitmapscan": "off",
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
+    "enable_sort": "off",
+    "enable_incremental_sort": "off",
     "enable_indexscan": "on",
     "enable_indexonlyscan": "on",
     "enable_nestloop": "on",

@@ -39,7 +39,6 @@ _PAGE = (
     .order_by(orders.c.id.desc())
     .limit(bindparam("limit", type_=BigInteger))
 )
-_OF_USER = orders.c.user_id == bindparam("user_id")
 # Literals and not parameters, so that the planner sees that the partial index serves them.
 _STATUS = {
     "placed": (orders.c.status == literal_column("'placed'"),),
@@ -49,10 +48,19 @@ _STATUS = {
     ),
     None: (),
 }
+# Of one user by `orders_of_user` alone: an expression, or the planner might, while there are few
+# orders, take the partial index, and read all that were ever cancelled.
+_OF_USER = orders.c.user_id == bindparam("user_id")
+_STATUS_OF_USER = {
+    status: (orders.c.status.concat("") == literal_column(f"'{status}'"),) if status else ()
+    for status in _STATUS
+}
 _PAGES = {
-    (of_user, status): query(_PAGE.where(*((_OF_USER,) if of_user else ()), *conditions))
-    for of_user in (True, False)
-    for status, conditions in _STATUS.items()
+    **{(False, status): query(_PAGE.where(*those)) for status, those in _STATUS.items()},
+    **{
+        (True, status): query(_PAGE.where(_OF_USER, *those))
+        for status, those in _STATUS_OF_USER.items()
+    },
 }
 
 

@@ -1,0 +1,308 @@
+"""A plan that was made while a table was small is kept, and must do when it has grown.
+
+No autovacuum comes by in these tests, so nothing makes the sessions plan anew.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from decimal import Decimal
+from typing import NamedTuple
+
+import psycopg
+import pytest
+
+from eventspine.backlog import following
+from eventspine.batching import Run
+from eventspine.consumer import Consumer
+from eventspine.database import Connection, Database, connect
+from eventspine.errors import Raced
+from eventspine.idempotency import Answer, Key, Once, once_in_transaction
+from eventspine.log import Message
+from eventspine.outbox import transaction
+from eventspine.parking import held_keys, retry
+from eventspine.postgres_log import PostgresLog
+from eventspine.pruning import Pruner
+from shop import services
+from shop.services.orders import actions as placing
+from shop.services.orders import queries as orders_read
+from shop.services.orders.schemas import CancelOrder, ListOrders, PlaceOrder
+from shop.services.users import actions as users_act
+from shop.services.users import queries as users_read
+from shop.services.users.schemas import CreateUser, EraseUser, ListUserOrders, UpdateUser
+from tests.conftest import Databases
+from tests.shop.making import order_placed, user_created, user_erased, user_updated
+
+Step = Callable[[], Awaitable[object]]
+
+OFTEN = 12
+"""After five times PostgreSQL decides whether to keep a plan; before, psycopg does not prepare."""
+FEW = 5
+"""Rows that each step is about."""
+SMALL = 40
+GROWN = 10_000
+READ_AT_MOST = 400
+"""Rows and index entries that a step may read: some for each of its few rows, from each table."""
+
+_GROW_ANY = """
+INSERT INTO outbox SELECT n, 't', n::text, 'x', 1, 1, now(), '{"id": 1}', NULL
+FROM generate_series(%(from)s::int, %(to)s) n;
+UPDATE outbox_head SET position = %(to)s;
+INSERT INTO idempotency_keys (key_hash, fingerprint, status, headers, body, about)
+SELECT sha256(n::text::bytea), 'x', 201, '[]', 'x', n::text
+FROM generate_series(%(from)s::int, %(to)s) n;
+INSERT INTO parked (consumer, topic, partition, "offset", position, key, headers, value, holds_key,
+    cause, error)
+SELECT c, t, 7, n, 0, n::text, '{}', 'x', false, 'not an event', 'x'
+FROM generate_series(%(from)s::int, %(to)s) n, (VALUES ('users', 'orders'), ('orders', 'users')) w(c, t);
+"""
+_GROW = {
+    "users": _GROW_ANY
+    + """
+    INSERT INTO users (email, name) SELECT n || '@example.net', 'n'
+    FROM generate_series(%(from)s::int, %(to)s) n;
+    INSERT INTO orders SELECT n, n, 'tea', 1, 1, 'placed', 1, now()
+    FROM generate_series(%(from)s::int, %(to)s) n
+    """,
+    "orders": _GROW_ANY
+    + """
+    INSERT INTO customers SELECT n, n || '@example.net', 'n', 1, false
+    FROM generate_series(%(from)s::int, %(to)s) n;
+    INSERT INTO orders (user_id, product, quantity, total_price, status)
+    SELECT n, 'tea', 1, 1, CASE WHEN n %% 50 = 0 THEN 'cancelled' ELSE 'placed' END
+    FROM generate_series(%(from)s::int, %(to)s) n
+    """,
+    "log": """
+    INSERT INTO log_records (topic, partition, "offset", key, value, headers)
+    SELECT t, 0, n - 1, n::text, '{}', '{}'
+    FROM generate_series(%(from)s::int, %(to)s) n, (VALUES ('users'), ('orders')) topics(t);
+    UPDATE log_heads SET next_offset = %(to)s
+    """,
+}
+
+_NO_AUTOVACUUM = """
+DO $$ DECLARE name text; BEGIN
+    FOR name IN SELECT relname FROM pg_stat_user_tables LOOP
+        EXECUTE format('ALTER TABLE %I SET (autovacuum_enabled = off)', name);
+    END LOOP;
+END $$
+"""
+
+_READ = """
+SELECT (SELECT sum(seq_tup_read) FROM pg_stat_user_tables)
+    + (SELECT sum(idx_tup_read) FROM pg_stat_user_indexes)
+"""
+
+
+def _fill(urls: dict[str, str], first: int, last: int, then: str) -> None:
+    for name, url in urls.items():
+        with psycopg.connect(url, autocommit=True) as connection:
+            psycopg.ClientCursor(connection).execute(_GROW[name], {"from": first, "to": last})
+            connection.execute(then)
+
+
+class _Sessions(NamedTuple):
+    """Of one database: a pool's only one, and one outside it."""
+
+    url: str
+    database: Database
+    relaying: Connection | None
+
+    async def read_by(self, step: Step) -> int:
+        """How many rows and index entries."""
+        before = await self._so_far()
+        await step()
+        return await self._so_far() - before
+
+    async def _so_far(self) -> int:
+        async with self.database.connection() as only:
+            for session in filter(None, (only, self.relaying)):
+                await session.execute("SELECT pg_stat_force_next_flush()")
+                await session.execute("SELECT 1")
+        with psycopg.connect(self.url) as connection:
+            [(count,)] = connection.execute(_READ).fetchall()
+        return int(count)
+
+
+class Steps:
+    """What each service does with its database, a few rows at a time, each by the code that does it."""
+
+    def __init__(self, users: Database, orders: Database, log: PostgresLog) -> None:
+        self.users, self.orders, self.log = users, orders, log
+        self.count = 0
+        self.place: Run[Once[PlaceOrder], object] = once_in_transaction(orders, placing.place)
+
+    def new(self) -> int:
+        self.count += 1
+        return self.count
+
+    def of_orders(self, relaying: Connection | None) -> dict[str, Step]:
+        ids = list(range(1, FEW + 1))
+
+        async def in_transaction(
+            action: Callable[..., Awaitable[object]], commands: list[object]
+        ) -> None:
+            async with transaction(self.orders) as tx:
+                await action(tx, commands)
+
+        async def again_under_one_key() -> None:
+            key = Key("the same", "f", lambda _: Answer(201, (), b"x"))
+            once = Once(PlaceOrder(1, "tea", 1, Decimal(1)), key)
+            try:
+                await self.place([once])
+            except Raced:
+                await self.place([once])
+
+        async def under_keys() -> None:
+            def key() -> Key:
+                return Key(f"key {self.new()}", "f", lambda _: Answer(201, (), b"x", "77777777"))
+
+            await self.place([Once(PlaceOrder(id_, "tea", 1, Decimal(1)), key()) for id_ in ids])
+
+        lists: dict[str, Step] = {
+            f"a list of orders (user {user_id}, {status})": lambda user_id=user_id, status=status: (
+                orders_read.pages(self.orders, [ListOrders(user_id, status, 2**60, FEW)])
+            )
+            for user_id in (None, 3)
+            for status in ("placed", "cancelled", None)
+        }
+        return {
+            **lists,
+            **self._of_any("orders", "users", self.orders, relaying),
+            "placing": lambda: in_transaction(
+                placing.place, [PlaceOrder(id_, "tea", 1, Decimal(1)) for id_ in ids]
+            ),
+            "placing under keys": under_keys,
+            "placing again": again_under_one_key,
+            "cancelling": lambda: in_transaction(
+                placing.cancel, [CancelOrder(id_, None) for id_ in ids]
+            ),
+            "orders by id": lambda: orders_read.get(self.orders, ids),
+            "customers known": lambda: orders_read.known(self.orders, ids),
+            "customers changed": lambda: self._hear(
+                self.orders, "orders",
+                *(user_updated(id_, 2) for id_ in ids), user_created(1_000_000 + self.new()),
+            ),
+            "a customer erased": lambda: self._hear(
+                self.orders, "orders", user_created(id_ := 1_000_000 + self.new()), user_erased(id_, 2)
+            ),
+        }  # fmt: skip
+
+    def of_users(self, relaying: Connection | None) -> dict[str, Step]:
+        ids = list(range(1, FEW + 1))
+
+        async def create() -> None:
+            async with transaction(self.users) as tx:
+                new = [CreateUser(f"new{self.new()}@example.com", "N") for _ in ids]
+                await users_act.create(tx, [*new, CreateUser("1@example.net", "N")])
+
+        async def update() -> None:
+            async with transaction(self.users) as tx:
+                name = f"N {self.new()}"
+                await users_act.update(tx, [UpdateUser(id_, None, name, None) for id_ in ids])
+
+        async def erase() -> None:
+            async with transaction(self.users) as tx:
+                await users_act.erase(tx, [EraseUser(self.new(), None)])
+
+        return {
+            **self._of_any("users", "orders", self.users, relaying),
+            "creating": create,
+            "updating": update,
+            "erasing": erase,
+            "users by id": lambda: users_read.get(self.users, ids),
+            "a user's orders": lambda: users_read.orders_of(
+                self.users, [ListUserOrders(3, 2**60, FEW)]
+            ),
+            "orders changed": lambda: self._hear(
+                self.users, "users",
+                *(order_placed(id_, id_) for id_ in ids), order_placed(1_000_000 + self.new(), 3),
+            ),
+        }  # fmt: skip
+
+    def of_log(self) -> dict[str, Step]:
+        message = Message("k", b"{}", {})
+        return {
+            "appending": lambda: self.log.append("users", [message] * FEW),
+            "reading": lambda: self.log.read("users", 0, 3, FEW),
+            "where it ends": lambda: self.log.end_offsets("users"),
+        }
+
+    def _of_any(
+        self, name: str, topic: str, database: Database, relaying: Connection | None
+    ) -> dict[str, Step]:
+        handlers = services.load(name).handlers
+        pruner = Pruner(database, outbox_seconds=1e6, key_seconds=1e6, parked_seconds=1e6)
+        consumer = Consumer(database, self.log, handlers)
+
+        async def keys_held() -> None:
+            async with transaction(database) as tx:
+                await held_keys(tx, name)
+
+        assert relaying
+        return {
+            "what is to be relayed": lambda: following(relaying, f"/{name}", 3, FEW),
+            "pruning": pruner.prune,
+            "held keys": keys_held,
+            "retrying": lambda: retry(database, handlers, topic, "no such key"),
+            "where to read": lambda: consumer._start_at(topic, 0),
+        }
+
+    async def _hear(self, database: Database, name: str, *events: object) -> None:
+        async with transaction(database) as tx:
+            await services.load(name).handlers.apply(tx, events)  # type: ignore[arg-type]
+
+
+@asynccontextmanager
+async def _steps(urls: dict[str, str]) -> AsyncIterator[dict[str, tuple[Step, "_Sessions"]]]:
+    """By name; with each the sessions that it uses, all of them opened here."""
+    async with AsyncExitStack() as held:
+        databases = {}
+        sessions = {}
+        for name in services.NAMES:
+            databases[name] = Database(urls[name], size=1)
+            await databases[name].open()
+            held.push_async_callback(databases[name].close)
+            relaying = await connect(urls[name])
+            held.push_async_callback(relaying.close)
+            sessions[name] = _Sessions(urls[name], databases[name], relaying)
+        log = PostgresLog(urls["log"])
+        held.push_async_callback(log.close)
+        for name in services.NAMES:
+            await log.create_topic(name)
+        sessions["log"] = _Sessions(urls["log"], log._database, None)
+        steps = Steps(databases["users"], databases["orders"], log)
+        found = {
+            "users": steps.of_users(sessions["users"].relaying),
+            "orders": steps.of_orders(sessions["orders"].relaying),
+            "log": steps.of_log(),
+        }
+        yield {
+            f"{name}: {what}": (step, sessions[name])
+            for name, each in found.items()
+            for what, step in each.items()
+        }
+
+
+@pytest.mark.parametrize("analysed", [False, True], ids=["never-analysed", "analysed-small"])
+def test_no_statement_reads_a_table_whole_that_has_grown_since_it_was_planned(
+    databases: Databases, *, analysed: bool
+) -> None:
+    urls = {"users": databases.users, "orders": databases.orders, "log": databases.log}
+
+    async def scenario() -> dict[str, int]:
+        async with _steps(urls) as steps:
+            _fill(urls, 1, SMALL, "VACUUM ANALYZE" if analysed else _NO_AUTOVACUUM)
+            for _ in range(OFTEN):
+                for step, _ in steps.values():
+                    await step()
+            _fill(urls, GROWN, 2 * GROWN, "SELECT 1")
+            return {what: await sessions.read_by(step) for what, (step, sessions) in steps.items()}
+
+    for url in urls.values():
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(_NO_AUTOVACUUM)
+    read = asyncio.run(scenario())
+    assert {what: rows for what, rows in read.items() if rows > READ_AT_MOST} == {}
+    # Nor has nothing been counted.
+    assert sum(read.values()) > 5 * FEW
