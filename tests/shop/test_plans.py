@@ -23,7 +23,7 @@ from eventspine.outbox import transaction
 from eventspine.parking import held_keys, retry
 from eventspine.postgres_log import PostgresLog
 from eventspine.pruning import Pruner
-from shop import services
+from shop.platform import discovery
 from shop.services.orders import actions as placing
 from shop.services.orders import queries as orders_read
 from shop.services.orders.schemas import CancelOrder, ListOrders, PlaceOrder
@@ -231,7 +231,7 @@ class Steps:
     def _of_any(
         self, name: str, topic: str, database: Database, relaying: Connection | None
     ) -> dict[str, Step]:
-        handlers = services.load(name).handlers
+        handlers = discovery.load(name).handlers
         pruner = Pruner(database, outbox_seconds=1e6, key_seconds=1e6, parked_seconds=1e6)
         consumer = Consumer(database, self.log, handlers)
 
@@ -250,7 +250,7 @@ class Steps:
 
     async def _hear(self, database: Database, name: str, *events: object) -> None:
         async with transaction(database) as tx:
-            await services.load(name).handlers.apply(tx, events)  # type: ignore[arg-type]
+            await discovery.load(name).handlers.apply(tx, events)  # type: ignore[arg-type]
 
 
 @asynccontextmanager
@@ -259,7 +259,7 @@ async def _steps(urls: dict[str, str]) -> AsyncIterator[dict[str, tuple[Step, "_
     async with AsyncExitStack() as held:
         databases = {}
         sessions = {}
-        for name in services.NAMES:
+        for name in discovery.names():
             databases[name] = Database(urls[name], size=1)
             await databases[name].open()
             held.push_async_callback(databases[name].close)
@@ -268,7 +268,7 @@ async def _steps(urls: dict[str, str]) -> AsyncIterator[dict[str, tuple[Step, "_
             sessions[name] = _Sessions(urls[name], databases[name], relaying)
         log = PostgresLog(urls["log"])
         held.push_async_callback(log.close)
-        for name in services.NAMES:
+        for name in discovery.names():
             await log.create_topic(name)
         sessions["log"] = _Sessions(urls["log"], log._database, None)
         steps = Steps(databases["users"], databases["orders"], log)

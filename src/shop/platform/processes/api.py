@@ -135,6 +135,7 @@ class Server(uvicorn.Server):
                 ws="none",
                 lifespan="on",
                 log_config=None,
+                workers=1,  # or uvicorn reads WEB_CONCURRENCY, and ends if that is no number
                 access_log=settings.access_log,
                 server_header=False,
                 proxy_headers=settings.access_log,  # nothing else looks at them

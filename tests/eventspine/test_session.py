@@ -1,0 +1,106 @@
+"""What a session brings along from its database, its role and its URL."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from urllib.parse import quote
+
+import psycopg
+import pytest
+
+from devstack.postgres import LocalPostgres
+from eventspine.database import Database, connect
+from tests.eventspine import notes
+from tests.eventspine.conftest import opened, run
+
+
+def set_for(url: str, whom: str, setting: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        name = connection.info.dbname if whom == "DATABASE" else connection.info.user
+        connection.execute(f"ALTER {whom} {name} SET {setting}".encode())
+
+
+async def show(database: Database, name: str) -> str:
+    [(value,)] = await database.fetch("SELECT current_setting(%(name)s)", {"name": name})
+    return str(value)
+
+
+def test_what_was_committed_is_on_disk_also_where_the_database_would_not_wait_for_it(
+    own_postgres: LocalPostgres, own_notes: Callable[[], str]
+) -> None:
+    url = own_notes()
+    set_for(url, "DATABASE", "synchronous_commit TO off")
+
+    async def scenario() -> None:
+        async with opened(url, size=1, patience=1.0) as database:
+            await notes.publish_notes(database, 1, 1)
+            assert own_postgres.pid
+            os.kill(own_postgres.pid, signal.SIGKILL)
+            while not own_postgres.ended():
+                await asyncio.sleep(0.01)
+            own_postgres.start()
+            while not own_postgres.ready():
+                if own_postgres.ended():
+                    own_postgres.start()
+                await asyncio.sleep(0.02)
+            assert await database.fetch("SELECT position FROM outbox") == [(1,)]
+
+    run(scenario())
+
+
+def test_a_database_may_wait_for_more_than_its_own_disk(notes_url: str) -> None:
+    set_for(notes_url, "DATABASE", "synchronous_commit TO remote_apply")
+
+    async def scenario() -> None:
+        async with opened(notes_url) as database:
+            assert await show(database, "synchronous_commit") == "remote_apply"
+
+    try:
+        run(scenario())
+    finally:
+        with psycopg.connect(notes_url, autocommit=True) as connection:
+            connection.execute(f"ALTER DATABASE {connection.info.dbname} RESET ALL".encode())
+
+
+def test_a_roles_settings_and_the_urls_change_what_a_session_leaves_open_and_nothing_else(
+    notes_url: str,
+) -> None:
+    with psycopg.connect(notes_url, autocommit=True) as connection:
+        connection.execute("CREATE ROLE settled LOGIN SUPERUSER")
+        connection.execute("ALTER ROLE settled SET TimeZone TO 'Asia/Tokyo'")
+        connection.execute("ALTER ROLE settled SET work_mem TO '7MB'")
+    options = quote("-c DateStyle=German -c application_name=ours")
+    url = f"{notes_url.replace('postgres@', 'settled@')}&options={options}"
+
+    async def scenario() -> None:
+        async with opened(url) as database:
+            assert [await show(database, name) for name in ("TimeZone", "work_mem")] == [
+                "UTC",
+                "7MB",
+            ]
+            assert await show(database, "DateStyle") == "ISO, MDY"
+            assert await show(database, "application_name") == "ours"
+        connection = await connect(url)
+        found = await (await connection.execute("SHOW TimeZone")).fetchone()
+        await connection.close()
+        assert found == ("UTC",)
+
+    try:
+        run(scenario())
+    finally:
+        with psycopg.connect(notes_url, autocommit=True) as connection:
+            connection.execute("DROP ROLE settled")
+
+
+def test_a_session_that_can_not_be_pinned_is_not_used(notes_url: str) -> None:
+    async def scenario() -> None:
+        with pytest.raises(psycopg.errors.UndefinedObject, match="no_such_setting"):
+            await connect(notes_url, no_such_setting="on")
+        with psycopg.connect(notes_url, autocommit=True) as connection:
+            sessions = connection.execute(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+            )
+            assert sessions.fetchone() == (1,)
+
+    run(scenario())
