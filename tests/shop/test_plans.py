@@ -15,9 +15,11 @@ import pytest
 from eventspine.backlog import following
 from eventspine.batching import Run
 from eventspine.consumer import Consumer
+from eventspine.context import Request
 from eventspine.database import Connection, Database, connect
 from eventspine.errors import Raced
-from eventspine.idempotency import Answer, Key, Once, once_in_transaction
+from eventspine.event import Event
+from eventspine.idempotency import Answer, Key, once_in_transaction
 from eventspine.log import Message
 from eventspine.outbox import transaction
 from eventspine.parking import held_keys, retry
@@ -31,6 +33,7 @@ from shop.services.users import actions as users_act
 from shop.services.users import queries as users_read
 from shop.services.users.schemas import CreateUser, EraseUser, ListUserOrders, UpdateUser
 from tests.conftest import Databases
+from tests.making import heard
 from tests.shop.making import order_placed, user_created, user_erased, user_updated
 
 Step = Callable[[], Awaitable[object]]
@@ -130,7 +133,7 @@ class Steps:
     def __init__(self, users: Database, orders: Database, log: PostgresLog) -> None:
         self.users, self.orders, self.log = users, orders, log
         self.count = 0
-        self.place: Run[Once[PlaceOrder], object] = once_in_transaction(orders, placing.place)
+        self.place: Run[Request[PlaceOrder], object] = once_in_transaction(orders, placing.place)
 
     def new(self) -> int:
         self.count += 1
@@ -146,8 +149,8 @@ class Steps:
                 await action(tx, commands)
 
         async def again_under_one_key() -> None:
-            key = Key("the same", "f", lambda _: Answer(201, (), b"x"))
-            once = Once(PlaceOrder(1, "tea", 1, Decimal(1)), key)
+            key = Key("the same", b"f", lambda _: Answer(201, (), b"x"))
+            once = Request(PlaceOrder(1, "tea", 1, Decimal(1)), key=key)
             try:
                 await self.place([once])
             except Raced:
@@ -155,9 +158,11 @@ class Steps:
 
         async def under_keys() -> None:
             def key() -> Key:
-                return Key(f"key {self.new()}", "f", lambda _: Answer(201, (), b"x", "77777777"))
+                return Key(f"key {self.new()}", b"f", lambda _: Answer(201, (), b"x", "77777777"))
 
-            await self.place([Once(PlaceOrder(id_, "tea", 1, Decimal(1)), key()) for id_ in ids])
+            await self.place(
+                [Request(PlaceOrder(id_, "tea", 1, Decimal(1)), key=key()) for id_ in ids]
+            )
 
         lists: dict[str, Step] = {
             f"a list of orders (user {user_id}, {status})": lambda user_id=user_id, status=status: (
@@ -170,12 +175,12 @@ class Steps:
             **lists,
             **self._of_any("orders", "users", self.orders, relaying),
             "placing": lambda: in_transaction(
-                placing.place, [PlaceOrder(id_, "tea", 1, Decimal(1)) for id_ in ids]
+                placing.place, [Request(PlaceOrder(id_, "tea", 1, Decimal(1))) for id_ in ids]
             ),
             "placing under keys": under_keys,
             "placing again": again_under_one_key,
             "cancelling": lambda: in_transaction(
-                placing.cancel, [CancelOrder(id_, None) for id_ in ids]
+                placing.cancel, [Request(CancelOrder(id_, None)) for id_ in ids]
             ),
             "orders by id": lambda: orders_read.get(self.orders, ids),
             "customers known": lambda: orders_read.known(self.orders, ids),
@@ -193,17 +198,19 @@ class Steps:
 
         async def create() -> None:
             async with transaction(self.users) as tx:
-                new = [CreateUser(f"new{self.new()}@example.com", "N") for _ in ids]
-                await users_act.create(tx, [*new, CreateUser("1@example.net", "N")])
+                new = [Request(CreateUser(f"new{self.new()}@example.com", "N")) for _ in ids]
+                await users_act.create(tx, [*new, Request(CreateUser("1@example.net", "N"))])
 
         async def update() -> None:
             async with transaction(self.users) as tx:
                 name = f"N {self.new()}"
-                await users_act.update(tx, [UpdateUser(id_, None, name, None) for id_ in ids])
+                await users_act.update(
+                    tx, [Request(UpdateUser(id_, None, name, None)) for id_ in ids]
+                )
 
         async def erase() -> None:
             async with transaction(self.users) as tx:
-                await users_act.erase(tx, [EraseUser(self.new(), None)])
+                await users_act.erase(tx, [Request(EraseUser(self.new(), None))])
 
         return {
             **self._of_any("users", "orders", self.users, relaying),
@@ -248,9 +255,9 @@ class Steps:
             "where to read": lambda: consumer._start_at(topic, 0),
         }
 
-    async def _hear(self, database: Database, name: str, *events: object) -> None:
+    async def _hear(self, database: Database, name: str, *events: Event) -> None:
         async with transaction(database) as tx:
-            await discovery.load(name).handlers.apply(tx, events)  # type: ignore[arg-type]
+            await discovery.load(name).handlers.apply(tx, heard(*events))
 
 
 @asynccontextmanager

@@ -8,6 +8,7 @@ import pytest
 from psycopg import sql
 
 from eventspine.backlog import following
+from eventspine.context import Request
 from eventspine.database import Database, connect
 from eventspine.outbox import transaction
 from shop.services.users import actions, queries
@@ -143,8 +144,10 @@ async def read_and_refused(url: str, *, takes: float = 0.0) -> list[str]:
             await tx.execute("SELECT pg_sleep(%(takes)s)", {"takes": takes})
             await asyncio.sleep(takes)
             # By the error of an index, and by a look-up.
-            refused = [*await actions.update(tx, [UpdateUser(2, "ZOË@example.com", None, None)])]
-            refused += await actions.create(tx, [CreateUser("zoë@EXAMPLE.com", "Zoë")])
+            refused = [
+                *await actions.update(tx, [Request(UpdateUser(2, "ZOË@example.com", None, None))])
+            ]
+            refused += await actions.create(tx, [Request(CreateUser("zoë@EXAMPLE.com", "Zoë"))])
         users = await queries.get(database, [1, 4294967296])
         orders = await queries.orders_of(database, [ListUserOrders(1, 2**60, 10)])
         [messages] = (await following(connection, "/users", 0, 1)).by_topic().values()
