@@ -96,8 +96,9 @@ SESSION_SETTINGS: Mapping[str, str] = {**_MEANING, **_LIMITS, **_PLANS}
 MIGRATION_SETTINGS: Mapping[str, str] = {**_MEANING, **_NO_LIMITS}
 """For a session that changes the schema: that takes the time it takes."""
 
-# What a release of PostgreSQL has no more, or not yet, needs no pin. Names are qualified, since the search path may still be anybody's. An operator may ask for more than
-# `on` (`remote_apply`); with `off`, what was answered could be lost.
+# What a release of PostgreSQL has no more, or not yet, needs no pin. Names are qualified, since the
+# search path may still be anybody's. An operator may ask for more than `on` (`remote_apply`); with `off`,
+# what was answered could be lost.
 _PIN = b"""
 SELECT pg_catalog.set_config(name, value, false)
 FROM pg_catalog.json_each_text(%(settings)s::pg_catalog.json) AS settings(name, value)

@@ -11,6 +11,7 @@ import pytest
 
 from devstack.postgres import LocalPostgres
 from eventspine.database import Database, connect
+from eventspine.session import SESSION_SETTINGS
 from tests.eventspine import notes
 from tests.eventspine.conftest import opened, run
 
@@ -93,10 +94,16 @@ def test_a_roles_settings_and_the_urls_change_what_a_session_leaves_open_and_not
             connection.execute("DROP ROLE settled")
 
 
+def test_every_setting_that_is_pinned_is_one_of_postgresqls(notes_url: str) -> None:
+    with psycopg.connect(notes_url) as connection:
+        [(known,)] = connection.execute("SELECT array_agg(lower(name)) FROM pg_settings").fetchall()
+    assert {name.lower() for name in SESSION_SETTINGS} <= set(known)
+
+
 def test_a_session_that_can_not_be_pinned_is_not_used(notes_url: str) -> None:
     async def scenario() -> None:
-        with pytest.raises(psycopg.errors.UndefinedObject, match="no_such_setting"):
-            await connect(notes_url, no_such_setting="on")
+        with pytest.raises(psycopg.errors.InvalidParameterValue, match="work_mem"):
+            await connect(notes_url, work_mem="plenty")
         with psycopg.connect(notes_url, autocommit=True) as connection:
             sessions = connection.execute(
                 "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
