@@ -330,7 +330,7 @@ class HttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if self._offers():
             return  # to be parsed again
-        hosts = sum(name == b"host" for name, _ in self.headers)
+        hosts = [name for name, _ in self.headers].count(b"host")
         if hosts != 1 and (hosts or self.parser.get_http_version() == "1.1"):
             # RFC 9112, 3.2. Whoever stands in front of us may have gone by the other one.
             self._why = MalformedRequest(f"It names {hosts} hosts: send one Host header")
