@@ -69,7 +69,6 @@ def test_a_broker_of_three_dies_and_events_go_on_flowing(
     migrated = run_shop(
         "migrate",
         timeout=120,
-        SHOP_ACCEPT_DATA_LOSS="true",
         SHOP_EVENT_LOG="kafka",
         SHOP_KAFKA__BOOTSTRAP_SERVERS=servers,
         SHOP_KAFKA_REPLICATION_FACTOR=3,

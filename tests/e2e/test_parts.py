@@ -80,7 +80,6 @@ def parts(
         "SHOP_USERS__PORT": users_port,
         "SHOP_ORDERS__PORT": orders_port,
         "SHOP_LOG_DIR": directory / "logs",
-        "SHOP_ACCEPT_DATA_LOSS": "true",
     }
     if engine.name == "postgres":
         settings["SHOP_EVENT_LOG_URL"] = databases["log"]

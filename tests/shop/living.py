@@ -132,6 +132,8 @@ def settings(urls: Databases) -> dict[str, str]:
         "SHOP_USERS__DATABASE_URL": urls.users,
         "SHOP_ORDERS__DATABASE_URL": urls.orders,
         "SHOP_EVENT_LOG_URL": urls.log,
+        # The tests' own server is one without fsync.
+        "SHOP_ACCEPT_DATA_LOSS": "true",
     }
 
 
