@@ -152,6 +152,14 @@ def test_a_log_that_lacks_what_the_outbox_was_pruned_of_is_named_and_copied(
     again = shop(moved, "log", "copy", "--from", copied.log)
     assert "0 events copied, 26 were there" in again.output
 
+    # Nothing has been read of it yet, and all that was applied stands there.
+    result = shop(moved, "audit")
+    assert result.exit_code == 1
+    assert "start its worker with these settings" in result.output
+    assert not any(
+        words in result.output for words in ("not in the log", "differs", "not compared", "missing")
+    )
+
     work(moved)
     assert shop(moved, "audit").exit_code == 0
 
