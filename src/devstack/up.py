@@ -101,7 +101,7 @@ def run(options: UpOptions, command: Callable[..., list[str]] = shop_command) ->
     except (StartFailed, TooFewFiles) as error:
         say(f"eventshop did not start: {error}")
     except psycopg.Error as error:
-        say(f"eventshop did not start: PostgreSQL: {error}")
+        say(f"eventshop did not start: PostgreSQL: {' '.join(str(error).split())}")
     except PermissionError as error:
         say(f"eventshop did not start: {locked_out(Path(error.filename or data), data)}")
     except OSError as error:

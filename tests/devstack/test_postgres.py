@@ -2,6 +2,7 @@
 
 import os
 import signal
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -100,6 +101,17 @@ def test_a_path_too_long_for_a_socket_gets_a_short_private_directory(tmp_path: P
         assert ask(postgres, "SELECT 1") == 1
         assert short.stat().st_mode & 0o777 == 0o700
     assert not short.exists()
+
+
+def test_a_folder_for_temporary_files_that_will_not_do_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unfit = tmp_path / "a, b"
+    unfit.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(unfit))
+    with LocalPostgres(tmp_path / "c, d" / "postgres", settings=QUICK) as postgres:
+        assert ask(postgres, "SELECT 1") == 1
+    assert not list(unfit.iterdir())
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can't run PostgreSQL as itself")

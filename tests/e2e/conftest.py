@@ -66,10 +66,15 @@ def short_directory() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def shop(engine: Engine) -> Iterator[Shop]:
-    """One that runs, for all tests of a module, with data of its own."""
+    """One that runs, for all tests of a module, with data of its own, on a terminal without UTF-8."""
     engine.forget()
     with short_directory() as directory:
-        shop = Shop(directory / "data", engine.up_options, SHOP_LOG_DIR=directory / "logs")
+        shop = Shop(
+            directory / "data",
+            engine.up_options,
+            SHOP_LOG_DIR=directory / "logs",
+            PYTHONIOENCODING="ascii",
+        )
         try:
             shop.start()
             yield shop

@@ -190,6 +190,11 @@ def test_shop_events_into_a_pipe_that_closes_says_nothing(shop: Shop) -> None:
         assert events.stderr.read() == ""
 
 
+def test_it_says_that_it_is_ready_on_a_terminal_of_any_encoding(shop: Shop) -> None:
+    ready = shop.up.output.until("eventshop is ready")
+    assert f" - data in {shop.data} - Ctrl-C stops" in ready
+
+
 def test_each_process_logs_json_to_a_file_of_its_own(shop: Shop) -> None:
     logs = shop.data.with_name("logs")
     assert {path.stem for path in logs.glob("*.log")} == {*PARTS, "migrate"}

@@ -177,3 +177,39 @@ def test_an_error_that_nobody_foresaw_is_status_70(
     *_, last = capsys.readouterr().err.splitlines()
     assert last.startswith("shop: an error that nobody foresaw")
     assert type(error).__name__ in last
+
+
+def test_files_and_folders_of_any_name_are_found_and_files_are_utf_8(
+    told: dict[str, str], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    odd = tmp_path / "Läden ☕, a\\b:c%d #e=f!g'h\"i -k"
+    odd.mkdir()
+    (odd / "password").write_text("Läden\r\n", encoding="utf-8")
+    directory = tmp_path_factory.getbasetemp()
+    latin = {
+        "LOCPATH": str(directory),
+        "LC_ALL": locale_in(directory, "de_DE", "ISO-8859-1"),
+        "PYTHONUTF8": "0",
+    }
+    own = {
+        "SHOP_LOG_DIR": odd / "logs",
+        "SHOP_USERS__DATABASE_PASSWORD_FILE": odd / "password",
+        "SHOP_ORDERS__DATABASE_PASSWORD_FILE": tmp_path / os.fsdecode(b"L\xe4den"),
+    }
+    (tmp_path / os.fsdecode(b"L\xe4den")).write_text("x")
+    code = (
+        "import sys; from shop.cli.main import main; from shop.cli.common import settings_or_stop;"
+        "print(ascii(settings_or_stop().service('users').database_password));"
+        "sys.argv = ['shop', 'migrate', 'users']; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment(**told, **own) | latin,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[0] == r"'L\xe4den'"
+    assert (odd / "logs" / "migrate.log").exists()
+    assert len(list(tmp_path.iterdir())) == 2
