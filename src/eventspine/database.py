@@ -228,6 +228,7 @@ class Database:
         """Around what its transactions do."""
         # A connection may be waited for twice, where the first one is stale.
         self.within = 2 * patience + transaction_within + _WORD_COMES_WITHIN
+        settings.setdefault("application_name", "eventspine")
         if transaction_within != inf:
             settings["transaction_timeout"] = f"{transaction_within * 1000:.0f}ms"
         self._in_use: set[Connection] = set()

@@ -13,6 +13,7 @@ from pydantic_core import from_json, to_json
 
 from eventspine.database import Connection, Database, connect, execute, translated
 from eventspine.errors import Unavailable
+from eventspine.frozen import LEASE, FrozenSessions
 from eventspine.log import (
     LogUnavailable,
     Message,
@@ -184,6 +185,7 @@ class PostgresSubscription:
         self._paused: dict[tuple[str, int], float] = {}
         """Held, and not to be read before then."""
         self._looked_at = 0.0
+        self._frozen = FrozenSessions()
         self._failed_at: dict[tuple[str, int], float] = {}
         """When it could last not be told where one of the partitions starts."""
 
@@ -241,7 +243,9 @@ class PostgresSubscription:
 
     async def _hold_partitions(self) -> Connection:
         if self._connection is None:
-            self._connection = await connect(self._url, idle_session_timeout="15s")
+            self._connection = await connect(
+                self._url, idle_session_timeout="15s", application_name=LEASE
+            )
             await self._connection.execute("LISTEN log")
             self._looked_at = 0.0
         now = asyncio.get_running_loop().time()
@@ -255,6 +259,7 @@ class PostgresSubscription:
             for at in sorted(there, key=lambda at: (self._failed_at.get(at, 0.0), at)):
                 if at not in self._next and at not in self._paused:
                     await self._try_hold(self._connection, *at)
+            await self._frozen.look(self._connection)
         return self._connection
 
     async def _end_pauses(self) -> None:

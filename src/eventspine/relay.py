@@ -23,6 +23,7 @@ from eventspine.backlog import Stretch, following
 from eventspine.database import Connection, Params, connect, execute, translated
 from eventspine.errors import SpineError, Unavailable
 from eventspine.event import NotAnEvent, envelope
+from eventspine.frozen import LEASE
 from eventspine.interceptors import NO_STEPS, Steps
 from eventspine.log import EventLog
 from eventspine.outbox import CHANNEL
@@ -118,9 +119,12 @@ class Relay:
         self.leads = False
         await self._keep_log_open()
         async with AsyncExitStack() as held:
-            # A frozen leader is put out of office by the server, which ends its idle session.
+            # A frozen leader is put out of office by the server, which ends its idle session, or by
+            # another worker.
             limit = f"{self._frozen_after * 1000:.0f}ms"
-            connection = await connect(self._url, idle_session_timeout=limit)
+            connection = await connect(
+                self._url, idle_session_timeout=limit, application_name=LEASE
+            )
             held.push_async_callback(connection.close)
             with translated():
                 while not await _one(connection, LEAD):

@@ -11,6 +11,7 @@ import uvloop
 
 from eventspine.consumer import Consumer
 from eventspine.database import Database
+from eventspine.frozen import end_frozen_sessions
 from eventspine.pruning import Pruner
 from eventspine.relay import Relay
 from shop.platform.event_log import database_url, open_event_log, relay_batch
@@ -61,6 +62,7 @@ async def _work(service: Service, settings: Settings) -> None:
         parked_seconds=settings.parked_retention_s,
     )
     tasks = [asyncio.create_task(part.run()) for part in (relay, consumer, pruner)]
+    tasks.append(asyncio.create_task(end_frozen_sessions(database)))
     if settings.heartbeat:
         heart = beat(settings.heartbeat, {"relay": relay, "consumer": consumer})
         tasks.append(asyncio.create_task(heart))

@@ -1,0 +1,80 @@
+"""Sessions of frozen processes are ended, also where PostgreSQL does not.
+
+A process that freezes (SIGSTOP, a paused machine) may hold a row, or the office of a relay. PostgreSQL
+ends such a session by its time limits. It measures them by its wall clock: if that is set back by a day
+while a session does nothing, this session lives for a day more. So workers look as well, and count by
+clocks that do not leap.
+"""
+
+import asyncio
+import time
+
+import structlog
+
+from eventspine.database import Connection, Database, execute, translated
+from eventspine.patience import Patience
+
+_LOG = structlog.get_logger("eventspine.frozen")
+
+LEASE = "eventspine-lease"
+"""The `application_name` of sessions that hold something by an advisory lock, and ask something every
+few seconds as long as they are not frozen."""
+
+FROZEN_AFTER = 30.0
+"""Seconds without a sign of life; longer than each limit of PostgreSQL's own for idle sessions."""
+
+LOOK_EVERY = 5.0  # seconds
+
+# Those that should not be still for long. `state_change` is a date, and here only a mark: whether it is
+# another than before.
+_STILL = """
+SELECT pid, state_change::text FROM pg_stat_activity AS session
+WHERE datname = current_database() AND usename = current_user AND (
+    application_name = 'eventspine' AND state LIKE 'idle in transaction%%'
+    OR application_name = %(lease)s AND state LIKE 'idle%%' AND EXISTS (
+        SELECT FROM pg_locks WHERE pid = session.pid AND locktype = 'advisory' AND granted
+    )
+)
+"""
+
+_END = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE pid = %(pid)s AND state_change::text = %(still_since)s
+"""
+
+
+class FrozenSessions:
+    """What one worker has seen of them, in one database."""
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[int, str], float] = {}
+        """When each was first seen as it is, by `time.monotonic()`."""
+        self._looked_at = 0.0
+
+    async def look(self, connection: Connection) -> None:
+        """End those that have been still for too long. Nothing is asked if the last look was just now."""
+        now = time.monotonic()
+        if now - self._looked_at < LOOK_EVERY:
+            return
+        self._looked_at = now
+        with translated():
+            still = await (await execute(connection, _STILL, {"lease": LEASE})).fetchall()
+            self._seen = {(pid, at): self._seen.get((pid, at), now) for pid, at in still}
+            for (pid, at), since in self._seen.items():
+                if now - since >= FROZEN_AFTER:
+                    await execute(connection, _END, {"pid": pid, "still_since": at})
+                    _LOG.warning("ended the session of a frozen process", pid=pid)
+
+
+async def end_frozen_sessions(database: Database) -> None:
+    """Never returns; cancel it to stop."""
+    frozen = FrozenSessions()
+    patience = Patience(_LOG, "the watch for frozen sessions")
+    while True:
+        try:
+            async with database.connection() as connection:
+                await frozen.look(connection)
+            patience.over()
+            await asyncio.sleep(LOOK_EVERY)
+        except Exception as error:  # noqa: BLE001 - it can wait, whatever it is
+            await patience.after(error)
