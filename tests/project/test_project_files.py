@@ -29,11 +29,11 @@ def test_the_licence_that_the_package_names_is_there() -> None:
 
 def test_the_workflow_runs_what_every_ci_runs_with_actions_pinned_by_commit() -> None:
     workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
-    steps = workflow["jobs"]["run"]["steps"]
-    assert steps[-1]["run"] == ".ci/run"
-    used = [step["uses"] for step in steps if "uses" in step]
+    jobs = workflow["jobs"]
+    assert jobs["run"]["steps"][-1]["run"] == ".ci/run"
+    used = [step["uses"] for job in jobs.values() for step in job["steps"] if "uses" in step]
     assert all(re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", action) for action in used)
-    oldest = workflow["jobs"]["run"]["strategy"]["matrix"]["python"][0]
+    oldest = jobs["run"]["strategy"]["matrix"]["python"][0]
     assert PROJECT["requires-python"] == f">={oldest}"
 
 
