@@ -160,6 +160,13 @@ def test_a_whole_url_is_taken_for_its_path(raw: Raw, target: str, path: str) -> 
     assert raw.answers_on()
 
 
+@pytest.mark.parametrize("target", ["//users/1", "//", "/users//1", "*"])
+def test_a_path_is_taken_as_it_is(raw: Raw, target: str) -> None:
+    raw.send(request("GET", target))
+    raw.problem(404, "not-found")
+    assert raw.answers_on()
+
+
 @pytest.mark.parametrize(
     ("target", "allowed"),
     [
