@@ -17,6 +17,7 @@ from rich.console import Console
 
 from benchmarks import (
     first_order,
+    grown,
     history,
     interceptors,
     kafka_events,
@@ -42,6 +43,7 @@ PAGES: dict[Page, dict[str, Callable[[Stage], Section]]] = {
         "overload": overload.run,
         "first-order": first_order.run,
         "events": pipeline.run,
+        "grown": grown.run,
         "memory": memory.run,
         "kafka-events": kafka_events.run,
         "kafka-first-order": kafka_first_order.run,

@@ -33,6 +33,15 @@ HOSTILE = dict.fromkeys(sorted(libpq_variables()), "no such thing") | {
 }
 
 
+def databases(new_database: NewDatabase) -> Databases:
+    return Databases(*(new_database(None) for _ in range(3)))
+
+
+def named(urls: Databases) -> dict[str, str]:
+    """To the tests' server, which does not wait for its disk."""
+    return settings(urls) | {"SHOP_ACCEPT_DATA_LOSS": "true"}
+
+
 @pytest.fixture
 def hostile_shop() -> Iterator[Shop]:
     with short_directory() as directory:
@@ -65,15 +74,15 @@ def test_shop_up_and_what_is_run_beside_it_heed_none(hostile_shop: Shop) -> None
 def test_against_a_database_of_ones_own_only_those_of_who_is_who_are_heeded(
     new_database: NewDatabase,
 ) -> None:
-    urls = Databases(*(new_database(None) for _ in range(3)))
+    urls = databases(new_database)
     ignored = {name: value for name, value in HOSTILE.items() if name not in HEEDED}
-    done = run_shop("migrate", **settings(urls), **ignored)
+    done = run_shop("migrate", **named(urls), **ignored)
     assert done.returncode == 0, done.stderr
     assert done.stderr == (
         f"shop: ignored: {', '.join(sorted(ignored))}; where a database is, SHOP_…__DATABASE_URL says"
         " (docs/operations.md, 'PostgreSQL's own variables')\n"
     )
-    refused = run_shop("migrate", **settings(urls), PGREQUIREAUTH="scram-sha-256")
+    refused = run_shop("migrate", **named(urls), PGREQUIREAUTH="scram-sha-256")
     assert refused.returncode == 2
     assert "scram-sha-256" in refused.stderr
 
@@ -81,13 +90,13 @@ def test_against_a_database_of_ones_own_only_those_of_who_is_who_are_heeded(
 def test_a_password_file_and_a_service_that_the_url_names_are_heeded(
     new_database: NewDatabase, tmp_path: Path
 ) -> None:
-    urls = Databases(*(new_database(None) for _ in range(3)))
+    urls = databases(new_database)
     info = psycopg.conninfo.conninfo_to_dict(urls.users)
     services = tmp_path / "services"
     services.write_text("[ours]\n" + "".join(f"{name}={info[name]}\n" for name in ("host", "port")))
     url = f"postgresql://postgres@/{info['dbname']}?service=ours"
-    named = {**settings(urls), "SHOP_USERS__DATABASE_URL": url}
-    done = run_shop("migrate", **named, PGSERVICEFILE=services, PGPASSFILE=os.devnull)
+    by_service = {**named(urls), "SHOP_USERS__DATABASE_URL": url}
+    done = run_shop("migrate", **by_service, PGSERVICEFILE=services, PGPASSFILE=os.devnull)
     assert done.returncode == 0, done.stderr
     # libpq has read it.
     assert f'password file "{os.devnull}" is not a plain file' in done.stderr
