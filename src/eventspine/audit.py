@@ -16,10 +16,20 @@ import psycopg
 from eventspine.audited_log import Feeding, Reading, feeding, not_there_yet, reading
 from eventspine.database import Connection, connect, execute, translated
 from eventspine.event import Envelope, NotAnEvent, decode, envelope
-from eventspine.fold import COPY_EVENTS, CREATE_EVENTS, Fold, differences, skipped_versions
 from eventspine.handlers import Handlers
 from eventspine.log import EventLog, LogUnavailable, Record
 from eventspine.positions import Seen, Shown, dropped
+from eventspine.projections import (
+    ADD_UNRELAYED,
+    COPY_EVENTS,
+    CREATE_EVENTS,
+    Aggregate,
+    Invariant,
+    Projection,
+    breaches,
+    differences,
+    skipped_versions,
+)
 from eventspine.session import WHOLE_TABLES
 
 Progress = Callable[[str, int, int], None]
@@ -44,7 +54,8 @@ class Audited:
     topic: str
     database_url: str
     handlers: Handlers
-    folds: Sequence[Fold]
+    projections: Sequence[Projection | Aggregate]
+    invariants: Sequence[Invariant] = ()
 
 
 @dataclass
@@ -85,11 +96,15 @@ async def audit(audited: Audited, log: EventLog, progress: Progress) -> list[Sec
             ):  # fmt: skip
                 incomplete.add(topic)
             sections.append(section)
-        tables = [
-            await _table_section(connection, audited, fold, compare=fold.topic not in incomplete)
-            for fold in audited.folds
+        sections += [
+            await _table_section(connection, audited, table, incomplete)
+            for table in audited.projections
         ]
-        return [*sections, *tables, await _versions_section(connection, audited)]
+        sections += [
+            await _invariant_section(connection, audited, invariant)
+            for invariant in audited.invariants
+        ]
+        return [*sections, await _versions_section(connection, audited)]
 
 
 @asynccontextmanager
@@ -132,11 +147,10 @@ async def _read_own(
                 # As every reader does: what is not above the last is a repeat, whatever it says.
                 if highest.get(record.partition, 0) < found.position <= head:
                     highest[record.partition] = found.position
-                    await copy.write_row((audited.topic, found.position, _text(record)))
+                    await copy.write_row(_row(record, found))
     await execute(
         connection,
-        "INSERT INTO audited_events SELECT topic, position, data::text FROM outbox"
-        " WHERE position > %(relayed)s",
+        ADD_UNRELAYED,
         {"relayed": relayed},
     )
     return seen
@@ -179,7 +193,7 @@ async def _read_others(
                     and _can_be_applied(record, found, handlers)
                 ):
                     applied += 1
-                    await copy.write_row((topic, position, _text(record)))
+                    await copy.write_row(_row(record, found))
     not_there = not_there_yet(topic, known.earlier, highest)
     section.problems += [problem for problem in (known.problem, not_there) if problem]
     for partition, end in ends.items():
@@ -245,8 +259,15 @@ def _can_be_applied(record: Record, found: Envelope, handlers: Handlers) -> bool
     return True
 
 
-def _text(record: Record) -> str:
-    return (record.value or b"").decode(errors="replace").replace("\x00", "")
+def _row(record: Record, found: Envelope) -> tuple[str, int, str, str | None, str]:
+    """For `COPY_EVENTS`."""
+    data = (record.value or b"").decode(errors="replace")
+    key = None if record.key is None else _storable(record.key)
+    return record.topic, found.position, _storable(found.type), key, _storable(data)
+
+
+def _storable(text: str) -> str:
+    return text.replace("\x00", "")
 
 
 def _source_section(audited: Audited, seen: Seen, head: int, fed: Feeding) -> Section:
@@ -289,18 +310,23 @@ def _parked_section(audited: Audited, parked: Sequence[Any]) -> Section:
 
 
 async def _table_section(
-    connection: Connection, audited: Audited, fold: Fold, *, compare: bool
+    connection: Connection,
+    audited: Audited,
+    table: Projection | Aggregate,
+    incomplete: set[str],
 ) -> Section:
-    section = Section(f"{audited.name}: table {fold.table} is the fold of topic {fold.topic}")
-    if not compare:
+    topics = [table.topic] if isinstance(table, Projection) else list(table.topics)
+    what = "the latest version of every key in" if isinstance(table, Projection) else "the sum of"
+    section = Section(f"{audited.name}: table {table.table} is {what} topic {', '.join(topics)}")
+    if incomplete.intersection(topics):
         section.problems.append("not compared: events that it was made of are not in this log")
         return section
     try:
         async with connection.transaction():
-            found = await differences(connection, fold)
+            found = await differences(connection, table)
     except psycopg.DataError as error:
         section.problems.append(
-            f"topic {fold.topic} holds values that no column of {fold.table} can hold"
+            f"topic {', '.join(topics)} holds values that no column of {table.table} can hold"
             f" ({error.diag.message_primary}), so its service did not publish them: see to it that"
             " nobody else can write there"
         )
@@ -317,18 +343,36 @@ async def _table_section(
                 f"{name} is {row.found.get(name)!r} and must be {row.expected[name]!r}"
                 for name in differs
             )
-        section.problems.append(f"{fold.table} {row.id} {what}")
+        section.problems.append(f"{table.table} {row.key} {what}")
+    return section
+
+
+async def _invariant_section(
+    connection: Connection, audited: Audited, invariant: Invariant
+) -> Section:
+    section = Section(f"{audited.name}: {invariant.title}")
+    rows, total = await breaches(connection, invariant)
+    section.facts["breaches"] = total
+    section.problems += [f"it does not hold for {row}" for row in rows]
     return section
 
 
 async def _versions_section(connection: Connection, audited: Audited) -> Section:
-    skipped, count = await skipped_versions(connection, audited.topic)
+    key = next(
+        (
+            table.key
+            for table in audited.projections
+            if isinstance(table, Projection) and table.topic == audited.topic
+        ),
+        {"id": "text"},
+    )
+    skipped, count = await skipped_versions(connection, audited.topic, key)
     section = Section(
         f"{audited.name}: versions rise by one in topic {audited.topic}", facts={"skipped": count}
     )
-    for id_, version, previous in skipped:
+    for of, version, previous in skipped:
         section.problems.append(
-            f"key {id_}: version {version} follows version {previous} in topic {audited.topic}"
+            f"key {of}: version {version} follows version {previous} in topic {audited.topic}"
         )
     return section
 

@@ -10,7 +10,7 @@ rest is headers (https://github.com/cloudevents/spec, Kafka protocol binding).
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -23,6 +23,10 @@ _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")  # escaped, and its backslash not
 
 # int() alone would take "1_0", " 1" and the digits of other scripts.
 _POSITION = re.compile(r"[1-9][0-9]{0,18}")
+
+
+# Strict, because a reader in SQL would not take what Python takes as well: 1.0 and true for 1.
+IntegerId = Annotated[int, Field(strict=True, ge=-_END, lt=_END)]
 
 
 class Event(BaseModel):
@@ -40,8 +44,8 @@ class Event(BaseModel):
     type: ClassVar[str]
     schema_version: ClassVar[int] = 1
 
-    # Strict, because a reader in SQL would not take what Python takes as well: 1.0 and true for 1.
-    id: Annotated[int, Field(strict=True, ge=-_END, lt=_END)]
+    id: Any
+    """Of the thing, among those of its topic. A subclass says which type: `IntegerId`, `str`, `UUID`."""
     version: Annotated[int, Field(strict=True, ge=1, lt=_END)]
 
     @property

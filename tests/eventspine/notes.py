@@ -14,7 +14,7 @@ from eventspine.consumer import Consumer
 from eventspine.context import NOBODY
 from eventspine.database import Database
 from eventspine.errors import MissingEvents
-from eventspine.event import Event, dump, message
+from eventspine.event import Event, IntegerId, dump, message
 from eventspine.handlers import Handlers
 from eventspine.log import EventLog, Message, Record
 from eventspine.outbox import Transaction, transaction
@@ -36,6 +36,7 @@ class NoteEvent(Event):
     topic = TOPIC
     source = SOURCE
 
+    id: IntegerId
     text: str
 
 

@@ -88,7 +88,7 @@ def test_another_log_is_said_once_and_told_from_a_loss(copied: Databases, moved:
 
     result = shop(moved, "audit")
     assert result.exit_code == 1
-    assert "users: table users is the fold of topic users" in result.output
+    assert "users: table users is the latest version of every key in topic users" in result.output
     for topic in ("users", "orders"):
         assert f"the cursors on topic {topic} are places in another log (postgres " in result.output
     assert "events are relayed to another log (postgres " in result.output

@@ -50,8 +50,18 @@ def test_of_a_system_at_rest_everything_holds(copied: Databases) -> None:
     assert facts(found, "users: events in topic users") == {
         "published": 26, "relayed": 26, "in_log": 26, "repeats": 0, "not_events": 0
     }  # fmt: skip
-    assert facts(found, "orders: table customers is the fold of topic users")["rows"] == 20
-    assert facts(found, "users: table orders is the fold of topic orders")["rows"] == 22
+    assert (
+        facts(found, "orders: table customers is the latest version of every key in topic users")[
+            "rows"
+        ]
+        == 20
+    )
+    assert (
+        facts(found, "users: table orders is the latest version of every key in topic orders")[
+            "rows"
+        ]
+        == 22
+    )
     assert facts(found, "orders: cursors on topic users")["behind"] == 0
     one = shop(copied, "audit", "orders", "--json")
     titles = [section["title"] for section in json.loads(one.stdout)["sections"]]
@@ -268,7 +278,7 @@ FAULTS: dict[str, tuple[str, list[str], list[str]]] = {
         "log",
         ["""UPDATE log_records SET value = replace(value, '"quantity": 2', '"quantity": 9999999999')
             WHERE topic = 'orders' AND "offset" = 3"""],
-        ["orders: table orders is the fold of topic orders",
+        ["orders: table orders is the latest version of every key in topic orders",
          'topic orders holds values that no column of orders can hold (value "9999999999" is out',
          "orders 4 is in the table but not in the log"],
     ),

@@ -39,7 +39,8 @@ def audit(
                 topic=each.topic,
                 database_url=database_url(settings, each.name),
                 handlers=each.handlers,
-                folds=each.folds,
+                projections=each.projections,
+                invariants=each.invariants,
             )
             for each in services_named(service)
         ]

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from eventspine.event import Event
+from eventspine.event import Event, IntegerId
 from shop.contracts.values import Id, Line, Money, Quantity, Time
 
 Status = Literal["placed", "cancelled"]
@@ -12,6 +12,7 @@ class OrderEvent(Event):
     topic = "orders"
     source = "/orders"
 
+    id: IntegerId
     user_id: Id
     product: Line
     quantity: Quantity

@@ -1,6 +1,6 @@
 """What the user service publishes. Topic `users`, key: the user's id."""
 
-from eventspine.event import Event
+from eventspine.event import Event, IntegerId
 from shop.contracts.values import Email, Line, Time
 
 
@@ -8,6 +8,7 @@ class UserEvent(Event):
     topic = "users"
     source = "/users"
 
+    id: IntegerId
     created_at: Time
 
 

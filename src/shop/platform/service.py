@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from eventspine.database import Database
-from eventspine.fold import Fold
 from eventspine.handlers import Handlers
+from eventspine.projections import Aggregate, Invariant, Projection
 from shop.platform.settings import Settings
 
 if TYPE_CHECKING:
@@ -47,10 +47,12 @@ class Service:
     source: str
     """Its name as a publisher: CloudEvents' `source`."""
     handlers: Handlers
-    folds: tuple[Fold, ...]
-    """What its tables must be, by the log."""
+    projections: tuple[Projection | Aggregate, ...]
+    """Its tables that can be recomputed from the event log."""
     migrations: Path
     # These two are loaded by whoever needs them: a worker needs neither the web framework nor
     # SQLAlchemy, and without them it starts in half of the time and in two thirds of the memory.
     tables: Callable[[], "MetaData"]
     endpoints: Callable[[Settings, Database], Endpoints]
+    invariants: tuple[Invariant, ...] = ()
+    """What holds in its database at every commit. `shop audit` checks it."""

@@ -32,7 +32,7 @@ from eventspine.handlers import Handlers
 from shop.platform.service import Service
 SERVICE = Service(
     name="{name}", title="Notes", topic="{topic}", source="/{name}", handlers=Handlers("{name}", {{}}),
-    folds=(), migrations=Path(__file__).parent, tables=lambda: None, endpoints=lambda *_: None,
+    projections=(), migrations=Path(__file__).parent, tables=lambda: None, endpoints=lambda *_: None,
 )
 """
 

@@ -10,8 +10,8 @@ from eventspine.database import Database
 from eventspine.idempotency import Answer, once_in_transaction
 from shop.platform.service import Endpoints, Service
 from shop.platform.settings import Settings
-from shop.services.orders.folds import FOLDS
 from shop.services.orders.handlers import HANDLERS
+from shop.services.orders.projections import PROJECTIONS
 from shop.services.orders.settings import OrdersSettings
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ SERVICE = Service(
     topic="orders",
     source="/orders",
     handlers=HANDLERS,
-    folds=FOLDS,
+    projections=PROJECTIONS,
     migrations=Path(__file__).parent / "migrations",
     tables=tables,
     endpoints=endpoints,

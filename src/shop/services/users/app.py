@@ -10,8 +10,8 @@ from eventspine.database import Database
 from eventspine.idempotency import Answer, once_in_transaction
 from shop.platform.service import Endpoints, Service
 from shop.platform.settings import Settings
-from shop.services.users.folds import FOLDS
 from shop.services.users.handlers import HANDLERS
+from shop.services.users.projections import PROJECTIONS
 
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
@@ -54,7 +54,7 @@ SERVICE = Service(
     topic="users",
     source="/users",
     handlers=HANDLERS,
-    folds=FOLDS,
+    projections=PROJECTIONS,
     migrations=Path(__file__).parent / "migrations",
     tables=tables,
     endpoints=endpoints,

@@ -1,0 +1,283 @@
+"""Tables that can be recomputed from the event log, declared once for each table.
+
+* A `Projection` holds the latest version of every key of a topic: each event carries the whole state of
+  what it is about. `keep_latest` is its handler.
+* An `Aggregate` accumulates: points, stock levels, a balance. Its handler adds what each event adds, and
+  its declaration is a query that gives the same from all events at once.
+* An `Invariant` is a query that must give no row.
+
+`audit` compares the first two with the log, and runs the third.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from eventspine.database import Connection, execute
+from eventspine.errors import MissingEvents
+from eventspine.event import Event, dump
+from eventspine.outbox import Transaction
+from eventspine.reading import Received
+
+
+class Projection:
+    """A table with the latest version of every key of a topic.
+
+    `columns` gives for each column the PostgreSQL type as which it is read from the event's data, where it
+    has the same name. `computed` gives an SQL expression over these for columns that no event has. `key`
+    are the columns that identify a row; by default the event's `id`. A column `version` is always there.
+    `not_from_events` are columns that nobody can recompute.
+    """
+
+    def __init__(
+        self,
+        table: str,
+        *,
+        topic: str,
+        columns: Mapping[str, str],
+        computed: Mapping[str, str] | None = None,
+        key: Mapping[str, str] | None = None,
+        not_from_events: Sequence[str] = (),
+    ) -> None:
+        self.table = table
+        self.topic = topic
+        self.key = dict(key or {"id": "bigint"})
+        self.not_from_events = frozenset(not_from_events)
+        self._read = dict(columns)
+        self._computed = dict(computed or {})
+
+    @property
+    def columns(self) -> list[str]:
+        """Besides the key and the version."""
+        return [*self._read, *self._computed]
+
+    @property
+    def selected(self) -> str:
+        """The table's columns as an event's data has them, from a relation of `record`."""
+        computed = [f"{sql} AS {name}" for name, sql in self._computed.items()]
+        return ", ".join([*self.key, "version", *self._read, *computed])
+
+    @property
+    def record(self) -> str:
+        """Column definitions for `jsonb_to_record` and the like."""
+        columns = {**self.key, "version": "bigint", **self._read}
+        return ", ".join(f"{name} {type_}" for name, type_ in columns.items())
+
+    @cached_property
+    def keep_latest(self) -> str:
+        """SQL: keeps the latest versions; gives an event whose predecessor never came, if one did.
+
+        What it gives is as the table stood before.
+        """
+        every = ", ".join([*self.key, "version", *self.columns])
+        key = ", ".join(self.key)
+        replaced = ", ".join(f"{name} = excluded.{name}" for name in ("version", *self.columns))
+        of_key = ", ".join(f"e.{name}" for name in self.key)
+        return f"""
+        WITH e AS MATERIALIZED (
+            SELECT {self.selected} FROM jsonb_to_recordset(%(events)s::jsonb) AS r({self.record})
+        ), kept AS (
+            INSERT INTO {self.table} AS t ({every}) SELECT {every} FROM e ORDER BY {key}
+            ON CONFLICT ({key}) DO UPDATE SET {replaced} WHERE t.version < excluded.version
+        )
+        SELECT concat_ws(', ', {of_key}), coalesce(t.version, 0), e.version
+        FROM e LEFT JOIN {self.table} t USING ({key})
+        WHERE e.version > coalesce(t.version, 0) + 1
+        LIMIT 1
+        """  # noqa: S608 - names from the code, not from anybody's input
+
+
+async def keep_latest(
+    tx: Transaction, projection: Projection, received: Sequence[Received[Event]]
+) -> None:
+    """The handler of a projection: writes the whole state of each event, unless the table has a later one.
+
+    A repeat does nothing. Raises `MissingEvents` for a version that does not follow the one before.
+    """
+    events = dump([one.event for one in received])
+    for key, known, got in await tx.fetch(projection.keep_latest, {"events": events}):
+        tx.alarm(MissingEvents(projection.table, key, known=known, got=got))
+
+
+class Aggregate(NamedTuple):
+    """A table that accumulates what events of some topics say.
+
+    `rows` is a SELECT that gives its rows, with `key` and `values` as columns, from a relation
+    `events (topic, position, type, key, version, data)` that holds every event once; `data` is a jsonb.
+    The columns of `key` must have the table's types.
+    """
+
+    table: str
+    topics: Sequence[str]
+    key: Sequence[str]
+    values: Sequence[str]
+    rows: str
+
+
+class Invariant(NamedTuple):
+    """What must hold at every commit. `broken` is a SELECT that gives a row for each breach."""
+
+    title: str
+    broken: str
+
+
+class Difference(NamedTuple):
+    """A row that is not what the log says. `expected` and `found` are None where there is none."""
+
+    key: str
+    expected: dict[str, Any] | None
+    found: dict[str, Any] | None
+
+
+class Differences(NamedTuple):
+    """The first few, and how many there are."""
+
+    first: list[Difference]
+    total: int
+    rows: int
+    """How many rows the table must have."""
+
+
+# Filled from the log, outside any schema: gone with the transaction.
+CREATE_EVENTS = """
+CREATE TEMPORARY TABLE audited_events (
+    topic text NOT NULL, position bigint NOT NULL, type text NOT NULL, key text, data text NOT NULL
+) ON COMMIT DROP
+"""
+
+COPY_EVENTS = "COPY audited_events (topic, position, type, key, data) FROM STDIN"
+
+ADD_UNRELAYED = """
+INSERT INTO audited_events
+SELECT topic, position, type, key, data::text FROM outbox WHERE position > %(relayed)s
+"""
+
+# What can't be understood was never applied: anybody may have written it. (CASE, because the sides
+# of an AND are evaluated in any order.)
+_EVENTS = """
+SELECT topic, position, type, key, version, data
+FROM (
+    SELECT topic, position, type, key, data,
+        CASE WHEN pg_input_is_valid(data->>'version', 'bigint')
+        THEN (data->>'version')::bigint END AS version
+    FROM (
+        SELECT topic, position, type, key,
+            CASE WHEN pg_input_is_valid(data, 'jsonb') THEN data::jsonb END AS data
+        FROM audited_events WHERE topic = ANY(%(topics)s) OFFSET 0
+    ) AS parsed
+) AS understood
+WHERE version IS NOT NULL
+"""
+
+# What is relayed and not saved as such stands in the log and in the outbox.
+_EACH_ONCE = f"""
+SELECT DISTINCT ON (topic, position) * FROM ({_EVENTS}) AS each ORDER BY topic, position
+"""  # noqa: S608 - nobody's input
+
+
+async def differences(
+    connection: Connection, table: Projection | Aggregate, *, most: int = 10
+) -> Differences:
+    """Compare the table with the events in `audited_events`, row by row, in one statement."""
+    if isinstance(table, Projection):
+        topics, key = [table.topic], list(table.key)
+        columns = [*key, "version", *table.columns]
+        events, expected = _EVENTS, _latest(table)
+    else:
+        topics, key = list(table.topics), list(table.key)
+        columns = [*key, *table.values]
+        events, expected = _EACH_ONCE, table.rows
+    every = ", ".join(columns)
+    # Column by column: two whole rows can't be compared where a column of the table has a collation.
+    e, f = (", ".join(f"{side}.{name}" for name in columns) for side in "ef")
+    e_or_f = ", ".join(f"coalesce(e.{name}, f.{name})" for name in key)
+    rows = await _all(
+        connection,
+        f"""
+        WITH events AS ({events}),
+        expected AS MATERIALIZED (SELECT {every} FROM ({expected}) AS rows),
+        found AS (SELECT {every} FROM {table.table})
+        SELECT concat_ws(', ', {e_or_f}), to_jsonb(e), to_jsonb(f), count(*) OVER (),
+            (SELECT count(*) FROM expected)
+        FROM expected e FULL JOIN found f ON {" AND ".join(f"f.{name} = e.{name}" for name in key)}
+        WHERE ({e}) IS DISTINCT FROM ({f})
+        ORDER BY {e_or_f} LIMIT %(most)s
+        """,  # noqa: S608 - names from the code, not from anybody's input
+        {"topics": topics, "most": most},
+    )
+    first = [Difference(key, expected, found) for key, expected, found, _, _ in rows]
+    if rows:
+        return Differences(first, rows[0][3], rows[0][4])
+    [(total,)] = await _all(connection, f"SELECT count(*) FROM {table.table}", {})  # noqa: S608 - as above
+    return Differences([], 0, total)
+
+
+def _latest(table: Projection) -> str:
+    key = ", ".join(table.key)
+    return f"""
+        SELECT {table.selected}
+        FROM (
+            SELECT DISTINCT ON ({", ".join(f"data->>'{name}'" for name in table.key)}) data
+            FROM events WHERE {_understood(table.key)}
+            ORDER BY {", ".join(f"data->>'{name}'" for name in table.key)}, version DESC
+        ) AS latest, jsonb_to_record(latest.data) AS r({table.record})
+        ORDER BY {key}
+        """  # noqa: S608 - as above
+
+
+async def skipped_versions(
+    connection: Connection, topic: str, key: Mapping[str, str], *, most: int = 10
+) -> tuple[list[tuple[str, int, int]], int]:
+    """Keys whose versions do not rise by one in the log's order: (key, version, the one before).
+
+    `key` is that of a projection of the topic.
+    """
+    columns = ", ".join(f"(data->>'{name}')::{type_}" for name, type_ in key.items())
+    rows = await _all(
+        connection,
+        f"""
+        SELECT concat_ws(', ', {_numbered(key)}), version, previous,
+            count(*) OVER ()
+        FROM (
+            SELECT *, coalesce(lag(version) OVER (PARTITION BY {_numbered(key)} ORDER BY position), 0)
+                AS previous
+            FROM (
+                SELECT DISTINCT position, version, {columns}
+                FROM (SELECT * FROM ({_EVENTS}) AS each WHERE {_understood(key)} OFFSET 0) AS understood
+            ) AS events (position, version, {_numbered(key)})
+        ) AS versions
+        WHERE version <> previous + 1
+        ORDER BY {_numbered(key)}, version LIMIT %(most)s
+        """,  # noqa: S608 - names from the code, not from anybody's input
+        {"topics": [topic], "most": most},
+    )
+    return [(key, version, previous) for key, version, previous, _ in rows], (
+        rows[0][3] if rows else 0
+    )
+
+
+def _numbered(key: Mapping[str, str]) -> str:
+    return ", ".join(f"k{n}" for n in range(len(key)))
+
+
+def _understood(key: Mapping[str, str]) -> str:
+    return " AND ".join(
+        f"pg_input_is_valid(data->>'{name}', '{type_}')" for name, type_ in key.items()
+    )
+
+
+async def breaches(
+    connection: Connection, invariant: Invariant, *, most: int = 10
+) -> tuple[list[dict[str, Any]], int]:
+    """The first rows that an invariant gives, and how many there are."""
+    rows = await _all(
+        connection,
+        f"SELECT to_jsonb(broken), count(*) OVER () FROM ({invariant.broken}) AS broken"  # noqa: S608 - as above
+        " LIMIT %(most)s",
+        {"most": most},
+    )
+    return [row for row, _ in rows], (rows[0][1] if rows else 0)
+
+
+async def _all(connection: Connection, sql: str, params: Mapping[str, Any]) -> Sequence[Any]:
+    return await (await execute(connection, sql, params)).fetchall()

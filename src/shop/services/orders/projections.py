@@ -1,0 +1,26 @@
+"""The order service's tables that can be recomputed from the event log."""
+
+from eventspine.projections import Projection
+
+ORDERS = Projection(
+    "orders",
+    topic="orders",
+    columns={
+        "user_id": "bigint",
+        "product": "text",
+        "quantity": "integer",
+        "total_price": "numeric(12, 2)",
+        "status": "text",
+        "placed_at": "timestamptz",
+    },
+)
+
+CUSTOMERS = Projection(
+    "customers",
+    topic="users",
+    columns={"email": "text", "name": "text"},
+    # An erased user's last event carries no address.
+    computed={"erased": "email IS NULL"},
+)
+
+PROJECTIONS = (ORDERS, CUSTOMERS)

@@ -1,0 +1,26 @@
+"""The user service's tables that can be recomputed from the event log."""
+
+from eventspine.projections import Projection
+
+USERS = Projection(
+    "users",
+    topic="users",
+    # An erased user's last event carries neither e-mail nor name.
+    columns={"email": "text", "name": "text", "created_at": "timestamptz"},
+    not_from_events=["erased_at"],
+)
+
+ORDERS = Projection(
+    "orders",
+    topic="orders",
+    columns={
+        "user_id": "bigint",
+        "product": "text",
+        "quantity": "integer",
+        "total_price": "numeric(12, 2)",
+        "status": "text",
+        "placed_at": "timestamptz",
+    },
+)
+
+PROJECTIONS = (USERS, ORDERS)
