@@ -30,7 +30,7 @@ installed-%:
 # exec, so that Ctrl-C and signals reach the shop itself and not a shell in between.
 # KAFKA=1 runs on a Kafka broker started here, KAFKA=host:port on one that is there.
 up: installed-local
-	@exec $(BIN)/shop up $(if $(KAFKA),--kafka $(filter-out 1,$(KAFKA))) $(if $(COPY_LOG_FROM),--copy-log-from $(COPY_LOG_FROM))
+	@exec $(BIN)/shop up $(if $(KAFKA),--kafka $(patsubst 1,local,$(KAFKA))) $(if $(COPY_LOG_FROM),--copy-log-from $(COPY_LOG_FROM))
 
 test: installed-dev
 	$(BIN)/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder

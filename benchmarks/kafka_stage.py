@@ -18,7 +18,7 @@ PARTITIONS = 12
 
 
 def jars() -> Path:
-    """Where `shop up --kafka` keeps Kafka's artifacts as well."""
+    """Where `shop up --kafka local` keeps Kafka's artifacts as well."""
     return PROJECT / ".tools" / f"kafka-{pinned_version()}"
 
 

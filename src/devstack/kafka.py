@@ -1,4 +1,4 @@
-"""A Kafka broker on this machine: one KRaft node on loopback, for `shop up --kafka` and the tests.
+"""A Kafka broker on this machine: one KRaft node on loopback, for `shop up --kafka local` and the tests.
 
 Fetched once as Maven artifacts, in the versions that `deploy/kafka/pom.xml` pins, and run as a
 plain Java process. It is for one machine: replication 1, and like every Kafka it leaves flushing to

@@ -36,6 +36,9 @@ START_TIMEOUT = 60.0
 
 STOP_TIMEOUT = 5.0
 
+LOCAL = "local"
+"""In the place of a Kafka broker's address: one that is started here."""
+
 FOR_PEOPLE = "shop: "
 """How a line begins, of a command that runs before the start, that belongs on the terminal."""
 
@@ -64,7 +67,7 @@ class UpOptions:
     verbose: bool = False
     """Show what the processes log, not only in their files."""
     kafka: str | None = None
-    """None: the log is a table. "local": start a broker here. Else the broker's HOST:PORT."""
+    """None: the log is a table. `LOCAL`: start a broker here. Else the broker's HOST:PORT."""
     copy_log_from: str | None = None
     """"postgres", "kafka" or a broker's HOST:PORT: the log to copy into this one before it is used."""
 
@@ -187,7 +190,7 @@ def _log_settings(
     if options.kafka is None:
         return {"SHOP_EVENT_LOG": "postgres", "SHOP_EVENT_LOG_URL": postgres.dsn("log")}
     servers = options.kafka
-    if servers == "local":
+    if servers == LOCAL:
         # Only now: most people never start a broker, and need none of what it is made from.
         from devstack.broker import Broker  # noqa: PLC0415
 
@@ -210,7 +213,7 @@ def _other_log(
         raise StartFailed(f"there is no log to copy in {data / 'kafka'}: no broker has run here")
     if of not in {"postgres", "kafka"}:
         return {}
-    other = replace(options, kafka="local" if of == "kafka" else None)
+    other = replace(options, kafka=LOCAL if of == "kafka" else None)
     return _log_settings(other, data, supervisor, postgres)
 
 

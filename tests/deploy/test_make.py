@@ -56,8 +56,8 @@ def said(make: subprocess.Popen[str]) -> list[str]:
     return output.splitlines()
 
 
-def from_here(folder: Path) -> str:
-    return f"['up'] from {folder}/src/shop/cli/main.py"
+def from_here(folder: Path, *options: str) -> str:
+    return f"{['up', *options]} from {folder}/src/shop/cli/main.py"
 
 
 def test_make_makes_anew_what_is_not_right(clone: Path, tmp_path: Path) -> None:
@@ -77,6 +77,9 @@ def test_make_makes_anew_what_is_not_right(clone: Path, tmp_path: Path) -> None:
     made = [lines for lines in both if "making .venv anew: it is only half made" in lines]
     assert len(made) == 1
     assert said(start(clone)) == [from_here(clone)]
+
+    for kafka, option in [("1", "local"), ("broker:9091", "broker:9091")]:
+        assert said(start(clone, KAFKA=kafka)) == [from_here(clone, "--kafka", option)]
 
     # Copied; the copy's code is another.
     copy = tmp_path / "copy"

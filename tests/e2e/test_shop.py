@@ -35,7 +35,7 @@ def engine(request: pytest.FixtureRequest) -> Engine:
     """Here Kafka is a broker that `shop up` starts by itself; elsewhere one that is there."""
     if request.param == "kafka":
         need_kafka()
-        return Engine("kafka", up_options=("--kafka",))
+        return Engine("kafka", up_options=("--kafka", "local"))
     return Engine("postgres")
 
 

@@ -58,6 +58,11 @@ pytestmark = pytest.mark.usefixtures("logging_as_it_was")
             {},
             "--port payments=9003: there is no service payments; there are: orders, users",
         ),
+        (
+            "up --kafka --verbose",
+            {},
+            "--kafka --verbose is neither `local`, a broker started here, nor a broker's HOST:PORT",
+        ),
         ("up --port users", {}, "--port users is not SERVICE=PORT with a port from 1 to 65535"),
         (
             "up --port users=70000",

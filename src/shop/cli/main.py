@@ -87,16 +87,6 @@ app.add_typer(log.app, name="log", no_args_is_help=True)
 app.add_typer(parked.app, name="parked", no_args_is_help=True)
 
 
-def _with_kafka_value(words: list[str]) -> list[str]:
-    """`--kafka` alone means a broker started here; Typer has no option with an optional value."""
-    spelled: list[str] = []
-    for word, following in zip(words, [*words[1:], "--"], strict=False):
-        spelled.append(word)
-        if word == "--kafka" and following.startswith("-"):
-            spelled.append("local")
-    return spelled
-
-
 def main() -> None:
     streams.settle()
     _ignore_libpq_variables(sys.argv[1:])
@@ -120,7 +110,7 @@ def _ignore_libpq_variables(words: list[str]) -> None:
 def _status(words: list[str]) -> int:
     """Do what the words say; the exit status."""
     try:
-        app(args=_with_kafka_value(words))
+        app(args=words)
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else 0
     except KeyboardInterrupt:

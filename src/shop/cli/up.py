@@ -23,8 +23,8 @@ def up(
     kafka: Annotated[
         str | None,
         typer.Option(
-            metavar="[HOST:PORT]",
-            help="run on Kafka: on a broker started here (needs Java 17 and Maven), "
+            metavar="local|HOST:PORT",
+            help="run on Kafka: on a broker started here (`local`; needs Java 17 and Maven), "
             "or on the one at HOST:PORT",
         ),
     ] = None,
@@ -40,10 +40,14 @@ def up(
 ) -> None:
     """Start the whole shop on this machine, and keep it running until Ctrl-C."""
     try:
-        from devstack.up import LocalService, UpOptions, run  # noqa: PLC0415 - only this needs a server
+        from devstack.up import LOCAL, LocalService, UpOptions, run  # noqa: PLC0415 - only this needs a server
     except ModuleNotFoundError as error:
         stop(f"`shop up` runs from the project's own folder: {error.name} is not installed here")
 
+    if kafka not in {None, LOCAL} and ":" not in str(kafka):
+        stop(
+            f"--kafka {kafka} is neither `{LOCAL}`, a broker started here, nor a broker's HOST:PORT"
+        )
     settings = settings_or_stop()
     ports = _ports(settings, port or [])
     local = [LocalService(name, ports[name]) for name in ports]
