@@ -128,12 +128,9 @@ def pip(*words: str) -> None:
 
 
 def environment() -> "dict[str, str]":
-    """The caller's, without what would lead Python or pip elsewhere."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith("PYTHON") and name not in {"PIP_TARGET", "PIP_PREFIX", "PIP_ROOT"}
-    }
+    """The caller's, without what would lead pip elsewhere; the Makefile sees to Python."""
+    elsewhere = {"PIP_TARGET", "PIP_PREFIX", "PIP_ROOT"}
+    kept = {name: value for name, value in os.environ.items() if name not in elsewhere}
     # Paths are written to files there, which Python reads as UTF-8.
     return {**kept, "PIP_USER": "0", "PIP_REQUIRE_HASHES": "0", "PYTHONUTF8": "1"}
 

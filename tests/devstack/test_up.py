@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -242,6 +243,14 @@ def test_a_migration_that_fails_shows_what_it_said(
     )
 
 
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A folder with a path so short that only what is added to it may not do for a socket."""
+    with tempfile.TemporaryDirectory(prefix="es-") as directory:
+        os.chmod(directory, 0o711)
+        yield Path(directory)
+
+
 ODD = "Läden ☕, a\\b:c%d #e=f!g'h\"i$(j)` -k"
 
 
@@ -251,11 +260,9 @@ ODD = "Läden ☕, a\\b:c%d #e=f!g'h\"i$(j)` -k"
     ids=["odd", "long", "not UTF-8", "link"],
 )
 def test_data_is_where_it_was_told_to_be(
-    start: Callable[..., subprocess.Popen[str]], name: str, tmp_path: Path
+    start: Callable[..., subprocess.Popen[str]], name: str, tmp_path: Path, place: Path
 ) -> None:
     """And is found there again."""
-    place = tmp_path / "somewhere"
-    place.mkdir()
     if name == "link":
         (tmp_path / "link").symlink_to(place)
         data = tmp_path / "link" / "data"
