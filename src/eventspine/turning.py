@@ -90,9 +90,13 @@ async def holds(connection: Connection, source: str, log: str, position: int) ->
 
 
 def missing_sentence(source: str, first: int, last: int) -> str:
-    span = f"position {first} is" if first == last else f"positions {first} to {last} are"
+    span = (
+        f"position {first} of {source} is"
+        if first == last
+        else f"positions {first} to {last} of {source} are"
+    )
     return (
-        f"the log is another one than before, and {span} of {source} not in the outbox any more: "
-        "nothing is fed to it until they are copied from the log before (`shop log copy`), or given up "
-        "(`shop log accept`); see docs/operations.md, 'Another log'"
+        f"the log is another one than before, and {span} not in the outbox any more: nothing is fed to "
+        "it until they are copied from the log before (`shop log copy`, or `shop up` with "
+        "--copy-log-from), or given up (`shop log accept`); see docs/operations.md, 'Another log'"
     )

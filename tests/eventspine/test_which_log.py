@@ -206,8 +206,8 @@ def test_a_new_log_is_not_fed_with_a_hole(
                 await notes.publish_notes(database, 31, 40)
                 await asyncio.sleep(0.5)
             (line,) = said.troubles()
-            span = "position 1 is" if pruned == 1 else f"positions 1 to {pruned} are"
-            assert f"{span} of /notes not in the outbox any more" in line["reason"]
+            span = "position 1 of /notes is" if pruned == 1 else "positions 1 to 30 of /notes are"
+            assert f"{span} not in the outbox any more" in line["reason"]
             assert await notes.positions_in(other) == [[]]
 
             # Nothing has happened to the log before, which goes on.
