@@ -115,11 +115,16 @@ class EventLog(Protocol):
         """
         ...
 
-    async def append(self, topic: str, messages: Sequence[Message]) -> None:
-        """Append in order; return once all are durable. Raises `LogUnavailable`.
+    async def prepare(self, topic: str) -> None:
+        """Open what `append` needs, so that the next messages do not wait for it.
 
-        Of no messages it opens what the next ones need.
+        Returns at once, whether or not the log can be reached. Call it now and then while there is
+        nothing to append.
         """
+        ...
+
+    async def append(self, topic: str, messages: Sequence[Message]) -> None:
+        """Append in order; return once all are durable. Raises `LogUnavailable`."""
         ...
 
     async def read(self, topic: str, partition: int, offset: int, limit: int) -> list[Record]:

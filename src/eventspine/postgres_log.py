@@ -103,6 +103,9 @@ class PostgresLog:
                 "their number is fixed at a topic's birth, or keys would change partition"
             )
 
+    async def prepare(self, topic: str) -> None:
+        """Nothing to do: a new connection takes no longer than the messages that ask for it."""
+
     async def append(self, topic: str, messages: Sequence[Message]) -> None:
         if not messages:
             return

@@ -117,7 +117,7 @@ class Relay:
 
     async def _lead(self) -> None:
         self.leads = False
-        await self._keep_log_open()
+        await self._prepare_log()
         async with AsyncExitStack() as held:
             # A frozen leader is put out of office by the server, which ends its idle session, or by
             # another worker.
@@ -129,7 +129,7 @@ class Relay:
             with translated():
                 while not await _one(connection, LEAD):
                     self._patience.comes_round()
-                    await self._keep_log_open()
+                    await self._prepare_log()
                     await asyncio.sleep(1.0)
                 await connection.execute(f"LISTEN {CHANNEL}")
                 # What is saved here can be done again: not worth waiting for the disk.
@@ -148,18 +148,13 @@ class Relay:
                         async for _ in connection.notifies(timeout=0.5, stop_after=1):
                             notified = True
                         if not notified:
-                            await self._keep_log_open()
+                            await self._prepare_log()
                         more = await self._after(connection, self.position)
                     stretch = more
 
-    async def _keep_log_open(self) -> None:
-        """Have the log open what an append needs, so that no event has to wait for it.
-
-        To Kafka's producer that is half a second. Open, it has things to tell even while it does
-        nothing, and keeps them until it is asked.
-        """
+    async def _prepare_log(self) -> None:
         for topic in self._topics:
-            await self._log.append(topic, [])
+            await self._log.prepare(topic)
 
     async def _identity(self) -> str:
         return " ".join([(await self._log.identity(topic)).id for topic in self._topics])

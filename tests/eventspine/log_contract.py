@@ -191,9 +191,15 @@ class EventLogContract:
         assert len({record.partition for record in records}) == PARTITIONS
 
     @on_a_log
-    async def test_appending_nothing_is_nothing(self, log: EventLog, topic: str) -> None:
+    async def test_preparing_and_appending_nothing_leave_the_log_as_it_is(
+        self, log: EventLog, topic: str
+    ) -> None:
+        await log.prepare(topic)
         await log.append(topic, [])
         assert set((await log.end_offsets(topic)).values()) == {0}
+        await log.append(topic, numbered(10))
+        await log.prepare(topic)
+        assert sum((await log.end_offsets(topic)).values()) == 10
 
     @on_a_log
     async def test_the_end_is_where_the_next_record_goes(self, log: EventLog, topic: str) -> None:

@@ -17,6 +17,7 @@ class MemoryLog:
         self.partitions: list[list[Record]] = [[] for _ in range(partitions)]
         self.away = False
         self.stop_appending_after: int | None = None
+        self.prepared = 0
         self.subscriptions: list[MemorySubscription] = []
 
     def put(self, partition: int, message: Message | None) -> None:
@@ -26,6 +27,9 @@ class MemoryLog:
         records.append(Record(TOPIC, partition, len(records), key, value, headers))
 
     async def create_topic(self, topic: str, partitions: int | None = None) -> None: ...
+
+    async def prepare(self, topic: str) -> None:
+        self.prepared += 1
 
     async def append(self, topic: str, messages: Sequence[Message]) -> None:
         self._check()

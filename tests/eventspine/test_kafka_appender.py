@@ -4,13 +4,16 @@ Readers drop what they have passed. So an event that is written behind a later o
 is lost, though it stands in the log.
 """
 
+import asyncio
 import logging
+import socket
 import threading
 from collections.abc import Iterator
 
 import pytest
 from confluent_kafka import KafkaError
 
+from eventspine.kafka_log import KafkaLog
 from eventspine.kafka_log.appender import Appender, _size
 from eventspine.kafka_log.client import Reach
 from eventspine.kafka_log.reader import Reader
@@ -54,6 +57,21 @@ def test_what_was_refused_is_not_overtaken(
     assert passed == count
     reader.close()
     appender.end()
+
+
+def test_a_producer_that_is_prepared_connects_before_there_is_a_message() -> None:
+    async def scenario() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as broker:
+            broker.settimeout(10)
+            log = KafkaLog({"bootstrap.servers": f"127.0.0.1:{broker.getsockname()[1]}"})
+            try:
+                await log.prepare(TOPIC)
+                connection, _ = await asyncio.to_thread(broker.accept)
+                connection.close()
+            finally:
+                await log.close()
+
+    asyncio.run(scenario())
 
 
 def append_as_a_relay_does(appender: Appender, messages: list[Message]) -> None:

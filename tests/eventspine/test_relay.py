@@ -159,6 +159,20 @@ def test_large_events_come_a_few_at_a_time(notes_url: str, monkeypatch: pytest.M
     run(scenario())
 
 
+def test_while_there_is_nothing_to_relay_the_log_is_kept_prepared(notes_url: str) -> None:
+    async def scenario() -> None:
+        log = MemoryLog()
+
+        async def is_prepared_more_often_than(times: int) -> bool:
+            return log.prepared > times
+
+        async with notes.Running(notes.relay(notes_url, log).run()):
+            for times in range(4):
+                await notes.eventually(lambda times=times: is_prepared_more_often_than(times))  # type: ignore[misc]
+
+    run(scenario())
+
+
 class FailingLog(MemoryLog):
     """Takes a part of what it is given, and then raises, as often as it is told."""
 

@@ -60,6 +60,10 @@ class KafkaLog:
     async def create_topic(self, topic: str, partitions: int | None = None) -> None:
         await asyncio.to_thread(self._topics.create, topic, partitions)
 
+    async def prepare(self, topic: str) -> None:  # noqa: ARG002 - one producer for all topics
+        async with self._append_turn:
+            await in_thread(lambda _stop: self._appender.prepare())
+
     async def append(self, topic: str, messages: Sequence[Message]) -> None:
         async with self._append_turn:
             await in_thread(partial(self._appender.append, topic, messages))

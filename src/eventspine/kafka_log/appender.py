@@ -76,17 +76,23 @@ class Appender:
         self._failure: KafkaError | None = None
         self._heard_last = "no answer"
 
+    def prepare(self) -> None:
+        """Begin a producer, which connects in threads of its own: half a second that no event waits.
+
+        What it has to tell, also while it does nothing, is kept until it is asked.
+        """
+        producer = self._producer or self._begin()
+        producer.poll(0)
+
     def append(self, topic: str, messages: Sequence[Message], stop: threading.Event) -> None:
         """Return once all are confirmed, or raise with none of them left that could still be sent.
 
         What is on the wire at that moment, a request for a partition at most, may still be written.
         All that was sent before it is there, so it can only repeat, never leave out.
         """
-        producer = self._producer or self._begin()
         if not messages:
-            # What it has to tell is kept until it is asked.
-            producer.poll(0)
             return
+        producer = self._producer or self._begin()
         try:
             room, count = _BYTES_AT_ONCE, 0
             for message in messages:
