@@ -32,7 +32,7 @@ async def work(parts: list[str]) -> None:
         )  # fmt: skip
         tasks.append(asyncio.create_task(relay.run()))
     if "consumer" in parts:
-        database = Database(database_url(settings, "orders"), size=3, patience=10.0)
+        database = Database(database_url(settings, "orders"), size=3, timeout=10.0)
         await database.open()
         consumer = Consumer(database, log, orders.handlers, batch=settings.consumer_batch)
         tasks.append(asyncio.create_task(consumer.run()))

@@ -89,7 +89,7 @@ def run(options: UpOptions, command: Callable[..., list[str]] = shop_command) ->
             require_access(data, data / "postgres")
             _check_files(options.max_connections)
             check_format(data)
-            _check_ports(options, pause, patience=STOP_TIMEOUT if was_killed else 0.0)
+            _check_ports(options, pause, within=STOP_TIMEOUT if was_killed else 0.0)
             supervisor = Supervisor(pause=pause)
             try:
                 _bring_up(options, data, supervisor, logs, pause, command)
@@ -243,13 +243,13 @@ def _check_files(max_connections: int) -> None:
         )
 
 
-def _check_ports(options: UpOptions, pause: Pause, *, patience: float) -> None:
-    """Each must be free, after `patience` s at the latest.
+def _check_ports(options: UpOptions, pause: Pause, *, within: float) -> None:
+    """Each must be free, after `within` s at the latest.
 
     After a `kill -9` of the last `shop up` its processes may still be finishing.
     """
     ports: dict[int, LocalService] = {}
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + within
     for service in options.services:
         way_out = (
             f"choose another with --port {service.name}=… or SHOP_{service.name.upper()}__PORT"

@@ -1,4 +1,4 @@
-"""What stands in the outbox and is still to be relayed, a stretch at a time."""
+"""What stands in the outbox and is still to be relayed, a batch at a time."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +11,7 @@ from eventspine.event import message
 from eventspine.log import Message
 
 MOST_BYTES = 16 * 1024 * 1024
-"""Of the data of one stretch, as it is stored. Few outboxes come near; one of large events must
+"""Of the data of one batch, as it is stored. Few outboxes come near; one of large events must
 not fill the memory of whoever relays it."""
 
 # The first row always, however large it is. Sizes are as stored, so that asking for them costs
@@ -32,7 +32,7 @@ WHERE bytes - pg_column_size(data) < %(most_bytes)s ORDER BY position
 _POSITION, _TOPIC, _KEY, _TYPE, _SCHEMA_VERSION, _TIME, _DATA, _HEADERS, _BYTES = range(9)
 
 
-class Stretch:
+class Batch:
     """Rows of the outbox that follow each other. They remain as the server sent them.
 
     Made into Python's objects all at once, ten thousand would cost the caches and the garbage
@@ -113,10 +113,10 @@ class _Messages(Sequence[Message]):
         )
 
 
-async def following(connection: Connection, source: str, position: int, limit: int) -> Stretch:
+async def following(connection: Connection, source: str, position: int, limit: int) -> Batch:
     """The next events of the outbox: `limit`, or as many as come to `MOST_BYTES`."""
     found = await execute(
         connection, _NEXT, {"position": position, "limit": limit, "most_bytes": MOST_BYTES}
     )
     assert found.pgresult is not None
-    return Stretch(found.pgresult, source, limit=limit)
+    return Batch(found.pgresult, source, limit=limit)

@@ -14,7 +14,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from eventspine.context import Request
 from eventspine.database import Database
-from eventspine.errors import Overloaded, Raced, SpineError, Unavailable
+from eventspine.errors import Conflict, Overloaded, SpineError, Unavailable
 from eventspine.outbox import Transaction, transaction
 
 Command = TypeVar("Command")
@@ -41,14 +41,14 @@ class _Submitted(NamedTuple, Generic[Command, Result]):
 
 
 class Batcher(Generic[Command, Result]):
-    """Gathers commands and runs them in batches of at most `max_batch`, in `lanes` at a time.
+    """Gathers commands and runs them in batches of at most `max_batch`, `concurrency` batches at a time.
 
     A batch is answered in one go, in which the event loop does nothing else: twice as many commands in
     it are hardly cheaper each, and whoever is refused meanwhile hears of it twice as late.
 
-    More lanes keep several transactions in flight; for commands that take the same locks one is
+    More than one keeps several transactions in flight; for commands that take the same locks one is
     best. At most `max_waiting` callers wait; one more is refused with `Overloaded` at once. No
-    command is begun, or begun again, after its deadline, `patience` seconds from its coming: its
+    command is begun, or begun again, after its deadline, `timeout` seconds from its coming: its
     caller has given up by then, or will.
     """
 
@@ -58,15 +58,15 @@ class Batcher(Generic[Command, Result]):
         *,
         max_batch: int = 128,
         max_waiting: int = 1024,
-        patience: float = 10.0,
-        lanes: int = 1,
+        timeout: float = 10.0,
+        concurrency: int = 1,
     ) -> None:
         self._run = run
         self._max_batch = max_batch
         self._max_waiting = max_waiting
-        self._patience = patience
-        self.lanes = lanes
-        self._idle_lanes = lanes
+        self._timeout = timeout
+        self.concurrency = concurrency
+        self._idle = concurrency
         self._waiting: deque[_Submitted[Command, Result]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -74,7 +74,7 @@ class Batcher(Generic[Command, Result]):
 
     def deadline(self) -> float:
         """Of a command that comes now; for whoever submits more than one for the same request."""
-        return asyncio.get_running_loop().time() + self._patience
+        return asyncio.get_running_loop().time() + self._timeout
 
     def admit(self) -> None:
         """Raises `Overloaded` if a command that came now would be one too many."""
@@ -90,12 +90,12 @@ class Batcher(Generic[Command, Result]):
         self.admit()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
-        deadline = min(deadline, loop.time() + self._patience)
+        deadline = min(deadline, loop.time() + self._timeout)
         self._waiting.append(_Submitted(command, future, deadline))
         if self._timer is None or deadline < self._timer_at:
             self._look_again(deadline)
-        if self._idle_lanes:
-            self._idle_lanes -= 1
+        if self._idle:
+            self._idle -= 1
             # Kept, because the event loop itself holds tasks only weakly.
             task = asyncio.create_task(self._lane())
             self._tasks.add(task)
@@ -117,7 +117,7 @@ class Batcher(Generic[Command, Result]):
                 if batch := self._next_batch():
                     await self._settle(batch)
         finally:
-            self._idle_lanes += 1
+            self._idle += 1
 
     def _next_batch(self) -> list[_Submitted[Command, Result]]:
         batch = []
@@ -151,7 +151,7 @@ class Batcher(Generic[Command, Result]):
             if each.deadline > now:
                 in_time.append(each)
             else:
-                _answer(each.future, why or Overloaded(f"no turn came in {self._patience:g} s"))
+                _answer(each.future, why or Overloaded(f"no turn came in {self._timeout:g} s"))
         return in_time
 
     async def _settle(
@@ -167,7 +167,7 @@ class Batcher(Generic[Command, Result]):
             results = await self._run([submitted.command for submitted in batch])
         except Unavailable as error:
             # A deadlock, a terminated backend: certainly not done, and mostly over by now.
-            if tries < (_TRIES_IN_A_RACE if isinstance(error, Raced) else _TRIES):
+            if tries < (_TRIES_IN_A_RACE if isinstance(error, Conflict) else _TRIES):
                 await self._settle(batch, tries + 1, error)
                 return
             _answer_all(batch, [error] * len(batch))

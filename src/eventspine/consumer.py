@@ -4,7 +4,7 @@ For every partition a consumer keeps one row: the next offset to read, and the p
 last event applied. Both move with the effects or not at all, so an event is applied once, however
 often it is read:
 
-* a relay that crashed repeats a stretch: those positions are not above the last one, and dropped;
+* a relay that crashed repeats a batch: those positions are not above the last one, and dropped;
 * two members that both believe they hold a partition: the row is moved by compare-and-set, so one
   of them finds it moved, rolls back, and reads again from where the database says.
 
@@ -23,13 +23,9 @@ from typing import Any
 
 import structlog
 
+from eventspine.backoff import Backoff
 from eventspine.database import Database
-from eventspine.errors import SpineError
-from eventspine.event import NotAnEvent, envelope
-from eventspine.handlers import Handlers
-from eventspine.log import EventLog, LogUnavailable, Record, Subscription
-from eventspine.outbox import Transaction, transaction
-from eventspine.parking import (
+from eventspine.dead_letters import (
     BEHIND,
     PASSING,
     HeldKey,
@@ -39,8 +35,12 @@ from eventspine.parking import (
     held_keys,
     park,
 )
-from eventspine.patience import Patience
-from eventspine.reading import Cursor, Partition, Received, Rejected, read
+from eventspine.errors import SpineError
+from eventspine.event import NotAnEvent, envelope
+from eventspine.handlers import Handlers
+from eventspine.log import EventLog, LogUnavailable, Record, Subscription
+from eventspine.outbox import Transaction, transaction
+from eventspine.reading import Checkpoint, Partition, Received, Rejected, read
 from eventspine.which_log import Earlier, take_up
 
 _LOG = structlog.get_logger("eventspine.consumer")
@@ -92,9 +92,9 @@ class Consumer:
         self._handlers = handlers
         self._batch = batch
         self._most_parked = most_parked
-        self._patience = Patience(_LOG, "the consumer", of=handlers.consumer)
-        self._stopped: dict[Partition, Patience] = {}
-        self._cursors: dict[Partition, Cursor] = {}
+        self._backoff = Backoff(_LOG, "the consumer", of=handlers.consumer)
+        self._stopped: dict[Partition, Backoff] = {}
+        self._checkpoints: dict[Partition, Checkpoint] = {}
         self._reads_next: dict[Partition, int] = {}
         self._logs: dict[str, str] = {}
         """Of each topic, the identity of the log that its cursors are places in."""
@@ -104,7 +104,7 @@ class Consumer:
     @property
     def last_turn(self) -> float:
         """When it last applied, found nothing to apply, or failed and waits; `time.monotonic()`."""
-        return self._patience.last_turn
+        return self._backoff.last_turn
 
     @property
     def reads(self) -> bool:
@@ -132,11 +132,11 @@ class Consumer:
                         await self._receive(subscription, records)
                         certain = True
                         most = min(self._batch, tried + tried // 8 + 1)
-                    self._patience.over()
+                    self._backoff.over()
                 except Moved as error:
                     _LOG.debug("batch not applied", reason=str(error))
                 except Exception as error:  # noqa: BLE001 - nothing may end a consumer
-                    await self._patience.after(error)
+                    await self._backoff.after(error)
         finally:
             await subscription.close()
 
@@ -144,7 +144,7 @@ class Consumer:
         """Read on from where the database's cursors stand, wherever this member believed them."""
         rows = await self._database.fetch(_CURSORS, {"consumer": self._handlers.consumer})
         stand = {
-            (topic, partition): Cursor(*cursor)
+            (topic, partition): Checkpoint(*cursor)
             for topic, partition, log, *cursor in rows
             if log == self._logs.get(topic)
         }
@@ -153,7 +153,7 @@ class Consumer:
             if at not in stand or at[0] in changed:
                 await subscription.seek(*at, await self._start_at(*at))
                 continue
-            cursor = self._cursors[at] = stand[at]
+            cursor = self._checkpoints[at] = stand[at]
             if cursor.next_offset < reads_next:
                 await subscription.seek(*at, cursor.next_offset)
                 self._reads_next[at] = cursor.next_offset
@@ -193,7 +193,7 @@ class Consumer:
         except Exception as error:  # noqa: BLE001 - whatever it is, the line goes on
             too_many = await self._isolate_each(partitions, error)
         for at in partitions:
-            await subscription.commit(*at, self._cursors[at].next_offset)
+            await subscription.commit(*at, self._checkpoints[at].next_offset)
             if at in too_many:
                 await self._pause(subscription, at, too_many[at])
             elif at in self._stopped:
@@ -203,11 +203,11 @@ class Consumer:
         """Let the partition be, for longer each time; the others go on."""
         if at not in self._stopped:
             consumer = self._handlers.consumer
-            self._stopped[at] = Patience(
+            self._stopped[at] = Backoff(
                 _LOG, "the consumer", of=consumer, topic=at[0], partition=at[1]
             )
         await subscription.pause(*at, self._stopped[at].pause(why))
-        self._reads_next[at] = self._cursors[at].next_offset
+        self._reads_next[at] = self._checkpoints[at].next_offset
 
     async def _start_at(self, topic: str, partition: int) -> int:
         at = (topic, partition)
@@ -221,21 +221,21 @@ class Consumer:
                 topic=topic, log=identity.id, before=before,
             )  # fmt: skip
         self._logs[topic] = identity.id
-        self._cursors[at] = cursor
+        self._checkpoints[at] = cursor
         if not await self._is_in_log(at, cursor):
             _LOG.error(
                 "the log is not the one that was read, it has lost its end: reading it again",
                 topic=topic, partition=partition, next_offset=cursor.next_offset,
             )  # fmt: skip
             # From its beginning: what has been applied is known by its positions.
-            cursor = Cursor(0, cursor.last_position)
+            cursor = Checkpoint(0, cursor.last_position)
             async with transaction(self._database) as tx:
                 await self._move(tx, at, cursor)
-            self._cursors[at] = cursor
+            self._checkpoints[at] = cursor
         self._reads_next[at] = cursor.next_offset
         return cursor.next_offset
 
-    async def _is_in_log(self, at: Partition, cursor: Cursor) -> bool:
+    async def _is_in_log(self, at: Partition, cursor: Checkpoint) -> bool:
         """Whether the last record that was read is still where it was.
 
         A log that lost its end and was fed again may hold new events at offsets already passed.
@@ -259,9 +259,9 @@ class Consumer:
         another member has come first, and leaves everything as it was whenever it raises.
         """
         for at in {(record.topic, record.partition) for record in records}:
-            if at not in self._cursors:
+            if at not in self._checkpoints:
                 await self._start_at(*at)
-        moves, items = read(records, self._cursors, self._handlers, self._earlier)
+        moves, items = read(records, self._checkpoints, self._handlers, self._earlier)
         if not moves:
             return
         # Whatever a crash of the server takes back, cursor and effects together, is read again.
@@ -282,7 +282,7 @@ class Consumer:
             if received:
                 await self._handlers.apply(tx, received)
             await self._park(tx, parks, held)
-        self._cursors.update(moves)
+        self._checkpoints.update(moves)
         _report(parks)
 
     async def _isolate_each(
@@ -318,7 +318,7 @@ class Consumer:
 
     async def _park_failed(self, record: Record, error: Exception) -> None:
         at = (record.topic, record.partition)
-        moves, items = read([record], self._cursors, self._handlers, self._earlier)
+        moves, items = read([record], self._checkpoints, self._handlers, self._earlier)
         if not moves:
             return
         async with transaction(self._database) as tx:
@@ -328,7 +328,7 @@ class Consumer:
             parks = [Park(record, item.position, True, cause, str(error)) for item in items]
             held.add(held_key(record))
             await self._park(tx, parks, held)
-        self._cursors.update(moves)
+        self._checkpoints.update(moves)
         _report(parks)
 
     async def _park(self, tx: Transaction, parks: Sequence[Park], held: set[HeldKey]) -> None:
@@ -342,8 +342,8 @@ class Consumer:
         if parks:
             await park(tx, self._handlers.consumer, parks)
 
-    async def _move(self, tx: Transaction, at: Partition, to: Cursor) -> None:
-        was = self._cursors[at]
+    async def _move(self, tx: Transaction, at: Partition, to: Checkpoint) -> None:
+        was = self._checkpoints[at]
         moved = await tx.execute(
             _MOVE,
             {

@@ -207,7 +207,7 @@ class _Pool(AsyncConnectionPool[Connection]):
 class Database:
     """A pool of at most `size` connections, opened when first needed.
 
-    A database that is away makes callers wait `patience` seconds, then `Unavailable`. PostgreSQL ends
+    A database that is away makes callers wait `timeout` seconds, then `Unavailable`. PostgreSQL ends
     a transaction after `transaction_within` seconds; a read or a transaction is over `within` seconds
     after it asked for a connection, even if PostgreSQL says nothing. `settings` are PostgreSQL
     settings of its sessions, on top of `SESSION_SETTINGS`.
@@ -218,7 +218,7 @@ class Database:
         url: str,
         *,
         size: int = 6,
-        patience: float = 2.0,
+        timeout: float = 2.0,
         transaction_within: float = inf,
         steps: Steps = NO_STEPS,
         **settings: str,
@@ -227,7 +227,7 @@ class Database:
         self.steps = steps
         """Around what its transactions do."""
         # A connection may be waited for twice, where the first one is stale.
-        self.within = 2 * patience + transaction_within + _WORD_COMES_WITHIN
+        self.within = 2 * timeout + transaction_within + _WORD_COMES_WITHIN
         settings.setdefault("application_name", "eventspine")
         if transaction_within != inf:
             settings["transaction_timeout"] = f"{transaction_within * 1000:.0f}ms"
@@ -237,7 +237,7 @@ class Database:
             connection_class=Connection,
             min_size=1,
             max_size=size,
-            timeout=patience,
+            timeout=timeout,
             open=False,
             # How long until it is tried again: a restarted PostgreSQL is back within a second.
             reconnect_timeout=0.5,

@@ -3,7 +3,7 @@
 SpineError
 ├── Unavailable        nothing was done: the same call may be made again
 │   ├── Overloaded     … because too many callers wait already
-│   └── Raced          … because somebody else was faster: at once it may succeed
+│   └── Conflict          … because somebody else was faster: at once it may succeed
 ├── OutcomeUnknown     it was done once or not at all, and nobody here can tell
 └── MissingEvents      the log skipped a version of something: do not step over it
 """
@@ -21,7 +21,7 @@ class Overloaded(Unavailable):
     """More callers are waiting than this process can serve in time."""
 
 
-class Raced(Unavailable):
+class Conflict(Unavailable):
     """Somebody else has committed something that this was about to."""
 
 

@@ -11,8 +11,8 @@ import time
 
 import structlog
 
+from eventspine.backoff import Backoff
 from eventspine.database import Connection, Database, execute, translated
-from eventspine.patience import Patience
 
 _LOG = structlog.get_logger("eventspine.frozen")
 
@@ -69,12 +69,12 @@ class FrozenSessions:
 async def end_frozen_sessions(database: Database) -> None:
     """Never returns; cancel it to stop."""
     frozen = FrozenSessions()
-    patience = Patience(_LOG, "the watch for frozen sessions")
+    backoff = Backoff(_LOG, "the watch for frozen sessions")
     while True:
         try:
             async with database.connection() as connection:
                 await frozen.look(connection)
-            patience.over()
+            backoff.over()
             await asyncio.sleep(LOOK_EVERY)
         except Exception as error:  # noqa: BLE001 - it can wait, whatever it is
-            await patience.after(error)
+            await backoff.after(error)

@@ -24,7 +24,7 @@ from pydantic_core import to_json
 from eventspine.batching import Action, Run
 from eventspine.context import Request
 from eventspine.database import Database
-from eventspine.errors import Raced, SpineError
+from eventspine.errors import Conflict, SpineError
 from eventspine.outbox import Transaction, transaction
 
 Command = TypeVar("Command")
@@ -155,7 +155,7 @@ def once_in_transaction(
 ) -> Run[Request[Command], Result | Answer]:
     """An action as something a batcher can run, each batch in one transaction, each key once.
 
-    A command with a key is answered with an `Answer`, and `KeyReused` is a refusal. Raises `Raced`
+    A command with a key is answered with an `Answer`, and `KeyReused` is a refusal. Raises `Conflict`
     when one of the keys turns out to be taken, and nothing has been done then.
 
     Nearly every key is new. So the work is done first, and that a key is taken shows when the answers
@@ -178,7 +178,7 @@ def once_in_transaction(
                 suspicious = _CALM if known else max(0, suspicious - 1)
             try:
                 return await _run(tx, action, requests, known)
-            except Raced:
+            except Conflict:
                 suspicious = _CALM
                 raise
 
@@ -259,7 +259,7 @@ async def _store(
     if new:
         stored = await tx.execute(_STORE, {"answers": to_json(new).decode()})
         if stored.rowcount != len(new):
-            raise Raced("others keep committing the same idempotency keys")
+            raise Conflict("others keep committing the same idempotency keys")
     return passing
 
 

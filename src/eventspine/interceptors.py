@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any
 from eventspine.context import Context
 
 if TYPE_CHECKING:
-    from eventspine.backlog import Stretch
+    from eventspine.backlog import Batch
+    from eventspine.dead_letters import Park
     from eventspine.event import Event
     from eventspine.log import Record
     from eventspine.outbox import Transaction
-    from eventspine.parking import Park
     from eventspine.reading import Received
 
 Proceed = Callable[[], Awaitable[None]]
@@ -42,7 +42,7 @@ class Interceptor:
         """A transaction commits: an API's, or a consumer's. `tx.published` events go out with it."""
         await proceed()
 
-    async def append(self, batch: "Stretch", proceed: Proceed) -> None:
+    async def append(self, batch: "Batch", proceed: Proceed) -> None:
         """The relay appends a batch of the outbox to the log, until the log has confirmed it."""
         await proceed()
 

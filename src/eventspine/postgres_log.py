@@ -76,7 +76,7 @@ class PostgresLog:
     """`EventLog` on the tables of `log_tables.py`. Their schema is made by migration or `create_tables`."""
 
     def __init__(self, database_url: str) -> None:
-        self._database = Database(database_url, size=4, patience=5.0)
+        self._database = Database(database_url, size=4, timeout=5.0)
         self._opened = False
         self._known_partitions: dict[str, int] = {}
 

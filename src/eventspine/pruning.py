@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import structlog
 
+from eventspine.backoff import Backoff
 from eventspine.database import Database, execute, translated
-from eventspine.patience import Patience
 from eventspine.running_time import LONGEST_STEP, RunningTime
 
 _LOG = structlog.get_logger("eventspine.pruning")
@@ -114,17 +114,17 @@ class Pruner:
         self._parked_seconds = parked_seconds
         shortest = min(outbox_seconds, key_seconds, parked_seconds)
         self._every = max(_OFTEN, min(_SELDOM, _LATE * shortest))
-        self._patience = Patience(_LOG, "pruning")
+        self._backoff = Backoff(_LOG, "pruning")
 
     async def run(self) -> None:
         """Never returns; cancel it to stop."""
         while True:
             try:
                 await self.prune()
-                self._patience.over()
+                self._backoff.over()
                 await asyncio.sleep(self._every)
             except Exception as error:  # noqa: BLE001 - it can wait, whatever it is
-                await self._patience.after(error)
+                await self._backoff.after(error)
 
     async def prune(self) -> Pruned:
         """One round, to the end."""

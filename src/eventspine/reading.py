@@ -17,7 +17,7 @@ from eventspine.log import Record
 Partition = tuple[str, int]
 
 
-class Cursor(NamedTuple):
+class Checkpoint(NamedTuple):
     next_offset: int
     last_position: int
 
@@ -67,13 +67,13 @@ class Rejected(NamedTuple):
 
 
 class Reading(NamedTuple):
-    moves: dict[Partition, Cursor]
+    moves: dict[Partition, Checkpoint]
     items: list[Received[Any] | Rejected]
 
 
 def read(
     records: Sequence[Record],
-    cursors: Mapping[Partition, Cursor],
+    cursors: Mapping[Partition, Checkpoint],
     handlers: Handlers,
     earlier: Mapping[str, AppliedBefore] = MappingProxyType({}),
 ) -> Reading:
@@ -82,7 +82,7 @@ def read(
     `earlier` is, for each topic, what was applied from other logs: those are repeats as well.
     Records must be in the order of their offsets within each partition.
     """
-    moves: dict[Partition, Cursor] = {}
+    moves: dict[Partition, Checkpoint] = {}
     items: list[Received[Any] | Rejected] = []
     fresh: dict[type[Event], list[_Fresh]] = {}
     for record in records:
@@ -90,7 +90,7 @@ def read(
         cursor = moves.get(at) or cursors[at]
         if record.offset < cursor.next_offset:
             continue
-        moves[at] = Cursor(record.offset + 1, cursor.last_position)
+        moves[at] = Checkpoint(record.offset + 1, cursor.last_position)
         try:
             found = envelope(record)
         except NotAnEvent as error:
@@ -101,7 +101,7 @@ def read(
             items.append(Rejected(record, None, reason))
             continue
         if found.position > cursor.last_position:
-            moves[at] = Cursor(record.offset + 1, found.position)
+            moves[at] = Checkpoint(record.offset + 1, found.position)
             before = earlier.get(record.topic)
             if before is not None and before.covers(record.key, found.position):
                 continue

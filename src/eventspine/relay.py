@@ -1,11 +1,11 @@
 """The relay: outbox → log, in position order, from its last saved position.
 
 It reads, appends, waits until the log confirms, and saves how far it came. A crash in between
-repeats a stretch, which consumers recognise by its positions; it never leaves a hole, since the
+repeats a batch, which consumers recognise by its positions; it never leaves a hole, since the
 outbox has none and nothing is skipped.
 
 One relay of a service leads, held by an advisory lock; the others wait. That saves work and is
-not what safety rests on: two leading at once only repeat each other's stretches.
+not what safety rests on: two leading at once only repeat each other's batches.
 """
 
 import asyncio
@@ -19,7 +19,8 @@ from typing import Any, TypeVar
 import structlog
 from psycopg.rows import TupleRow
 
-from eventspine.backlog import Stretch, following
+from eventspine.backlog import Batch, following
+from eventspine.backoff import Backoff
 from eventspine.database import Connection, Params, connect, execute, translated
 from eventspine.errors import SpineError, Unavailable
 from eventspine.event import NotAnEvent, envelope
@@ -27,7 +28,6 @@ from eventspine.frozen import LEASE
 from eventspine.interceptors import NO_STEPS, Steps
 from eventspine.log import EventLog
 from eventspine.outbox import CHANNEL
-from eventspine.patience import Patience
 from eventspine.turning import Fed, turn_to
 
 _LOG = structlog.get_logger("eventspine.relay")
@@ -66,7 +66,7 @@ class AnotherLog(SpineError):
     """The log was made anew while it was fed."""
 
 
-class Deposed(SpineError):
+class LeadershipLost(SpineError):
     """Another relay has taken the lead while this one was frozen or cut off."""
 
 
@@ -95,7 +95,7 @@ class Relay:
         self._batch = batch
         self._frozen_after = frozen_after
         self._steps = steps
-        self._patience = Patience(_LOG, "the relay", of=source)
+        self._backoff = Backoff(_LOG, "the relay", of=source)
         self._log_id = ""
         self._looked_at = 0.0
         self.position = 0
@@ -105,7 +105,7 @@ class Relay:
     @property
     def last_turn(self) -> float:
         """When it last relayed, found nothing to relay, or failed and waits; `time.monotonic()`."""
-        return self._patience.last_turn
+        return self._backoff.last_turn
 
     async def run(self) -> None:
         """Never returns; whatever is away is waited for. Cancel it to stop."""
@@ -113,7 +113,7 @@ class Relay:
             try:
                 await self._lead()
             except Exception as error:  # noqa: BLE001 - nothing may end a relay
-                await self._patience.after(error)
+                await self._backoff.after(error)
 
     async def _lead(self) -> None:
         self.leads = False
@@ -128,7 +128,7 @@ class Relay:
             held.push_async_callback(connection.close)
             with translated():
                 while not await _one(connection, LEAD):
-                    self._patience.comes_round()
+                    self._backoff.comes_round()
                     await self._prepare_log()
                     await asyncio.sleep(1.0)
                 await connection.execute(f"LISTEN {CHANNEL}")
@@ -137,10 +137,10 @@ class Relay:
                 self.position, epoch = await self._take_office(connection)
                 self.leads = True
                 _LOG.info("relay leads", source=self._source, position=self.position, epoch=epoch)
-                stretch = await self._after(connection, self.position)
+                batch = await self._after(connection, self.position)
                 while True:
-                    more = await self._relay(connection, epoch, stretch)
-                    self._patience.over()
+                    more = await self._relay(connection, epoch, batch)
+                    self._backoff.over()
                     await self._look_which_log(connection)
                     if more is None:
                         # Polling is the truth, the notification a hint that saves waiting.
@@ -150,7 +150,7 @@ class Relay:
                         if not notified:
                             await self._prepare_log()
                         more = await self._after(connection, self.position)
-                    stretch = more
+                    batch = more
 
     async def _prepare_log(self) -> None:
         for topic in self._topics:
@@ -237,33 +237,33 @@ class Relay:
             end = start
         return last
 
-    async def _after(self, connection: Connection, position: int) -> Stretch:
+    async def _after(self, connection: Connection, position: int) -> Batch:
         return await following(connection, self._source, position, self._batch)
 
-    async def _relay(self, connection: Connection, epoch: int, stretch: Stretch) -> Stretch | None:
+    async def _relay(self, connection: Connection, epoch: int, batch: Batch) -> Batch | None:
         """Append it, and save how far that is; gives what follows, if there likely is more.
 
         That is fetched while the log confirms this: in a backlog neither waits for the other.
         """
-        if not stretch:
+        if not batch:
             return None
-        more: Stretch | None = None
-        if not stretch.is_full:
-            await self._in_office(connection, self._append(stretch))
+        more: Batch | None = None
+        if not batch.is_full:
+            await self._in_office(connection, self._append(batch))
         else:
-            fetching = asyncio.create_task(self._after(connection, stretch.last_position))
+            fetching = asyncio.create_task(self._after(connection, batch.last_position))
             try:
-                await self._in_office(connection, self._append(stretch))
+                await self._in_office(connection, self._append(batch))
             except BaseException:
                 fetching.cancel()
                 await asyncio.wait([fetching])
                 raise
             more = await fetching
-        save = partial(self._save, connection, epoch, stretch.last_position)
+        save = partial(self._save, connection, epoch, batch.last_position)
         if self._steps.save is None:
             await save()
         else:
-            await self._steps.save(stretch.last_position, save)
+            await self._steps.save(batch.last_position, save)
         return more
 
     async def _save(self, connection: Connection, epoch: int, position: int) -> None:
@@ -271,7 +271,7 @@ class Relay:
             connection, _SAVE, {"position": position, "source": self._source, "epoch": epoch}
         )
         if saved.rowcount != 1:
-            raise Deposed(f"another relay of {self._source} leads now")
+            raise LeadershipLost(f"another relay of {self._source} leads now")
         self.position = position
 
     async def _in_office(
@@ -292,14 +292,14 @@ class Relay:
             raise
         return await asked
 
-    async def _append(self, stretch: Stretch) -> None:
+    async def _append(self, batch: Batch) -> None:
         if self._steps.append is None:
-            await self._append_all(stretch)
+            await self._append_all(batch)
         else:
-            await self._steps.append(stretch, partial(self._append_all, stretch))
+            await self._steps.append(batch, partial(self._append_all, batch))
 
-    async def _append_all(self, stretch: Stretch) -> None:
-        for topic, messages in stretch.by_topic().items():
+    async def _append_all(self, batch: Batch) -> None:
+        for topic, messages in batch.by_topic().items():
             await self._log.append(topic, messages)
 
 

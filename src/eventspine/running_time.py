@@ -8,7 +8,7 @@ The count stands in the table `running_time`, in milliseconds, beside the rows t
 a replica holds both as they belong together. Each worker looks at it from time to time. If it finds
 what it found the last time, nobody has counted in between, so it adds what has passed since, by a clock
 that only measures. If it finds more, another worker has counted, and it adds nothing. So each addition
-stands for a stretch of time of its own. Of a row that is stored with the count beside it, this follows:
+stands for a batch of time of its own. Of a row that is stored with the count beside it, this follows:
 the count never grows by more than what has really passed since, plus `LONGEST_STEP`.
 
 It may well grow by less: nothing is counted while no worker runs, nor while machines are suspended,

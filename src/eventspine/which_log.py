@@ -17,7 +17,7 @@ from eventspine.database import Connection, Database, execute
 from eventspine.log import TopicIdentity
 from eventspine.outbox import transaction
 from eventspine.partitions import partition_of
-from eventspine.reading import Cursor
+from eventspine.reading import Checkpoint
 
 _FIND = """
 SELECT next_offset, last_position FROM cursors
@@ -105,7 +105,7 @@ NOTHING_EARLIER = Earlier()
 class TakenUp(NamedTuple):
     """Where a partition is to be read on, and which log was read until now, if it was another."""
 
-    cursor: Cursor
+    cursor: Checkpoint
     earlier: Earlier
     before: str | None
 
@@ -134,7 +134,7 @@ async def take_up(
             await tx.execute(_BEGIN, place)
             rows = await tx.fetch(_FIND, place)
     earlier = Earlier(await database.fetch(_EARLIER, place))
-    return TakenUp(Cursor(*rows[0]), earlier, before)
+    return TakenUp(Checkpoint(*rows[0]), earlier, before)
 
 
 async def earlier_of(connection: Connection, consumer: str, topic: str, log: str) -> Earlier:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventspine.batching import Batcher
-from eventspine.errors import OutcomeUnknown, Overloaded, Raced, Unavailable
+from eventspine.errors import Conflict, OutcomeUnknown, Overloaded, Unavailable
 from tests.eventspine.conftest import run
 
 
@@ -167,7 +167,7 @@ def test_an_outcome_unknown_of_one_half_is_not_the_other_halfs() -> None:
 def test_whose_turn_does_not_come_in_time_is_refused_while_the_others_still_work() -> None:
     async def scenario() -> None:
         work = Work()
-        batcher = Batcher(work, patience=0.1)
+        batcher = Batcher(work, timeout=0.1)
         work.go.clear()
         tasks = submit_all(batcher, [1])
         await turns()
@@ -193,7 +193,7 @@ def test_what_failed_is_not_begun_again_after_its_deadline_and_its_neighbours_ar
                 raise Unavailable
 
         work = Work(fail)
-        batcher = Batcher(work, patience=60)
+        batcher = Batcher(work, timeout=60)
         work.go.clear()
         soon = asyncio.get_running_loop().time() + 0.05
         late, other = (
@@ -217,7 +217,7 @@ def test_a_batch_is_not_halved_for_those_whose_deadline_has_passed() -> None:
                 raise Fault
 
         work = Work(fail)
-        batcher = Batcher(work, patience=60)
+        batcher = Batcher(work, timeout=60)
         work.go.clear()
         soon = asyncio.get_running_loop().time() + 0.05
         tasks = [asyncio.create_task(batcher.submit(1, soon)), *submit_all(batcher, [2, 3, 4])]
@@ -234,7 +234,7 @@ def test_a_batch_is_not_halved_for_those_whose_deadline_has_passed() -> None:
 def test_an_early_deadline_is_kept_behind_later_ones() -> None:
     async def scenario() -> None:
         work = Work()
-        batcher = Batcher(work, patience=60)
+        batcher = Batcher(work, timeout=60)
         work.go.clear()
         tasks = submit_all(batcher, [1])
         await turns()
@@ -253,7 +253,7 @@ def test_who_loses_a_race_runs_again_and_again() -> None:
     async def scenario() -> None:
         def fail(commands: Sequence[int]) -> None:
             if len(work.batches) < 5:
-                raise Raced
+                raise Conflict
 
         work = Work(fail)
         assert await outcomes(submit_all(Batcher(work), [1])) == [2]
@@ -281,7 +281,7 @@ def test_one_caller_too_many_is_refused_at_once() -> None:
 def test_as_many_batches_run_at_a_time_as_there_are_lanes() -> None:
     async def scenario() -> None:
         work = Work()
-        batcher = Batcher(work, lanes=2)
+        batcher = Batcher(work, concurrency=2)
         work.go.clear()
         tasks = []
         for n in range(1, 7):
@@ -292,7 +292,7 @@ def test_as_many_batches_run_at_a_time_as_there_are_lanes() -> None:
         assert await outcomes(tasks) == [2, 4, 6, 8, 10, 12]
         assert work.batches == [[1], [2], [3, 4, 5, 6]]
         await turns()
-        assert batcher._idle_lanes == 2
+        assert batcher._idle == 2
 
     run(scenario())
 
@@ -338,7 +338,7 @@ def test_a_caller_who_gave_up_may_be_the_culprit() -> None:
 def test_closing_finishes_what_was_accepted() -> None:
     async def scenario() -> None:
         work = Work()
-        batcher = Batcher(work, max_batch=2, lanes=2)
+        batcher = Batcher(work, max_batch=2, concurrency=2)
         work.go.clear()
         tasks = submit_all(batcher, range(1, 11))
         await turns()

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventspine import parking, patience
+from eventspine import backoff, dead_letters
 from eventspine.consumer import Consumer, Moved
 from eventspine.database import Database
 from eventspine.errors import Unavailable
@@ -33,8 +33,8 @@ PARTITIONS = 3
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "_FIRST_PAUSE", 0.001)
-    monkeypatch.setattr(patience, "_LONGEST_PAUSE", 0.05)
+    monkeypatch.setattr(backoff, "_FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(backoff, "_LONGEST_PAUSE", 0.05)
 
 
 # What may stand in a log besides the events of ours
@@ -250,7 +250,7 @@ def test_any_interleaving_gives_what_each_event_once_and_in_order_gives(
             for record in records
             if is_strangers(record)
         }
-        parked = await parking.find(database, "copy")
+        parked = await dead_letters.find(database, "copy")
         assert {(each.partition, each.offset) for each in parked} == odd
         assert len(parked) == len(odd)
         assert not any(each.holds_key for each in parked)
@@ -344,7 +344,7 @@ def test_what_can_not_be_understood_is_parked_whole_and_reported(copy_url: str, 
             async with notes.Running(notes.consumer(database, log, batch=25).run()):
                 await notes.eventually(lambda: has_applied(database, len(events)))
             await notes.assert_copied(database, *events)
-            parked = await parking.find(database, "copy")
+            parked = await dead_letters.find(database, "copy")
             records = {2 * n + 1: log.partitions[1][2 * n + 1] for n in range(len(POISON))}
             assert {each.offset: (each.key, each.value, each.headers) for each in parked} == {
                 offset: (record.key, record.value, record.headers)
@@ -424,7 +424,7 @@ def test_while_the_database_is_away_nothing_is_read_past_what_was_not_applied(
     """The batch that failed must come again, though nobody could say where it began."""
 
     async def scenario() -> None:
-        async with opened(copy_url, patience=0.2) as database:
+        async with opened(copy_url, timeout=0.2) as database:
             log = MemoryLog(PARTITIONS)
             events = [notes.event(id_, 1) for id_ in range(1, 301)]
             for n, one in enumerate(events[:100]):
@@ -441,7 +441,7 @@ def test_while_the_database_is_away_nothing_is_read_past_what_was_not_applied(
                     assert subscription.polls <= polls + 2, "it must not read on"
                 await notes.eventually(lambda: has_applied(database, 300))
             await notes.assert_copied(database, *events)
-            assert await parking.find(database, "copy") == []
+            assert await dead_letters.find(database, "copy") == []
         # Perhaps once for the connection that was lost, and once for there being none.
         assert 1 <= len(said.troubles()) <= 3, said
         assert said.at("info")[-1]["event"] == "the consumer goes on"
@@ -455,7 +455,7 @@ async def waits(said: Said) -> bool:
 
 def test_a_consumer_can_be_stopped_while_its_database_is_away(copy_url: str, said: Said) -> None:
     async def scenario() -> None:
-        async with opened(copy_url, patience=5.0) as database:
+        async with opened(copy_url, timeout=5.0) as database:
             log = MemoryLog()
             async with notes.Running(notes.consumer(database, log).run()) as running:
                 await notes.eventually(lambda: is_reading(log))
@@ -495,7 +495,7 @@ def test_what_a_handler_did_before_it_raised_is_undone_and_done_again(
             async with notes.Running(consumer.run()):
                 await notes.eventually(lambda: has_applied(database, 30))
             await notes.assert_copied(database, *events)
-            assert await parking.find(database, "copy") == []
+            assert await dead_letters.find(database, "copy") == []
         assert len(said.at("warning")) == 1
         assert "Failure" in said.at("warning")[0]["reason"]
 
@@ -524,14 +524,14 @@ def test_a_missing_event_raises_the_alarm_and_holds_up_its_key_until_it_is_there
                 await notes.eventually(lambda: has_applied(database, 5))
                 (alarm,) = said.troubles()
                 assert "note 2: version 3 arrived after version 1; 1 event" in alarm["reason"]
-                parked = await parking.find(database, "copy")
+                parked = await dead_letters.find(database, "copy")
                 assert [(each.position, each.key, each.cause) for each in parked] == [
-                    (3, "2", "MissingEvents"), (5, "2", parking.BEHIND), (8, "2", parking.BEHIND)
+                    (3, "2", "MissingEvents"), (5, "2", dead_letters.BEHIND), (8, "2", dead_letters.BEHIND)
                 ]  # fmt: skip
                 # Somebody finds it, and applies it.
                 async with transaction(database) as tx:
                     await notes.handlers().apply(tx, heard(notes.event(2, 2)))
-                done = await parking.retry(database, notes.handlers(), notes.TOPIC, "2")
+                done = await dead_letters.retry(database, notes.handlers(), notes.TOPIC, "2")
                 assert (done.applied, done.left, done.error) == (3, 0, None)
                 log.put(0, notes.wire(10, notes.event(2, 6)))
                 await notes.eventually(lambda: has_applied(database, 10))

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from devstack.postgres import LocalPostgres
-from eventspine import patience
+from eventspine import backoff
 from eventspine.consumer import Consumer
 from eventspine.database import Database
 from eventspine.errors import OutcomeUnknown, SpineError, Unavailable
@@ -29,7 +29,7 @@ OwnNotes = Callable[[], str]
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "_LONGEST_PAUSE", 0.3)
+    monkeypatch.setattr(backoff, "_LONGEST_PAUSE", 0.3)
 
 
 async def start(server: LocalPostgres) -> None:
@@ -62,7 +62,7 @@ def test_a_server_that_was_stopped_and_started_again_is_used_again(
     own_postgres: LocalPostgres, own_notes: OwnNotes
 ) -> None:
     async def scenario() -> None:
-        async with opened(own_notes(), size=4, patience=1.0) as database:
+        async with opened(own_notes(), size=4, timeout=1.0) as database:
             await asyncio.gather(*(notes.publish_notes(database, n, n) for n in range(8)))
             own_postgres.stop()
             for ask in (notes.publish_notes(database, 8, 8), database.fetch("SELECT 1")):
@@ -91,7 +91,7 @@ def test_a_consumer_applies_again_what_a_killed_server_has_forgotten(
     """Its effects and its cursor are forgotten together, and no new event need remind it."""
 
     async def scenario() -> None:
-        async with opened(own_notes(), patience=1.0) as copy:
+        async with opened(own_notes(), timeout=1.0) as copy:
             handled = 0
 
             async def count(tx: Transaction, received: Sequence[Received[NoteTaken]]) -> None:
@@ -122,8 +122,8 @@ def test_a_server_killed_while_everything_runs_on_it_loses_and_doubles_nothing(
             admin.execute("CREATE DATABASE log")
         url, log_url = own_notes(), own_postgres.dsn("log", "postgres")
         async with (
-            opened(url, patience=1.0) as database,
-            opened(own_notes(), patience=1.0) as copy,
+            opened(url, timeout=1.0) as database,
+            opened(own_notes(), timeout=1.0) as copy,
             opened_log(log_url, 3) as log,
         ):
             committed: set[int] = set()

@@ -3,13 +3,13 @@
 import psycopg
 import pytest
 
-from eventspine import parking
+from eventspine import dead_letters
 from eventspine.outbox import transaction
 from tests.eventspine import notes
 from tests.eventspine.conftest import opened, run
 from tests.eventspine.memory_log import MemoryLog
 from tests.eventspine.notes import TOPIC
-from tests.eventspine.test_parking import Copy, has_parked, parked, put
+from tests.eventspine.test_dead_letters import Copy, has_parked, parked, put
 
 PARKED = """
 INSERT INTO parked
@@ -27,7 +27,7 @@ def test_which_keys_are_held_is_found_without_reading_what_is_behind_them(
         connection.execute(PARKED, {"count": 30_000})
         if analyzed:
             connection.execute("VACUUM ANALYZE parked")
-        named = parking._HELD.replace("%(consumer)s", "$1")
+        named = dead_letters._HELD.replace("%(consumer)s", "$1")
         connection.execute(f"PREPARE held (text) AS {named}")
         connection.execute(f"SET plan_cache_mode = {plan}")
         found = connection.execute("EXECUTE held ('copy')").fetchall()
@@ -39,7 +39,7 @@ def test_which_keys_are_held_is_found_without_reading_what_is_behind_them(
         assert explained[0]["Plan"]["Shared Hit Blocks"] < 100, explained
 
 
-@pytest.mark.parametrize("query", [parking._NEXT, parking._LEFT])
+@pytest.mark.parametrize("query", [dead_letters._NEXT, dead_letters._LEFT])
 def test_a_keys_parked_events_are_found_without_reading_the_others(
     notes_url: str, query: str
 ) -> None:
@@ -73,8 +73,8 @@ def test_what_a_key_may_be_holds_up_that_key_and_no_other(copy_url: str) -> None
                             },
                         )  # fmt: skip
             async with transaction(database) as tx:
-                held = await parking.held_keys(tx, "copy")
-                assert await parking.held_keys(tx, "nobody") == set()
+                held = await dead_letters.held_keys(tx, "copy")
+                assert await dead_letters.held_keys(tx, "nobody") == set()
             assert held == {(TOPIC, key) for key in keys if key != "b"}
 
     run(scenario())
@@ -84,7 +84,7 @@ def test_what_a_key_may_be_holds_up_that_key_and_no_other(copy_url: str) -> None
 def test_a_batch_is_parked_in_one_statement_or_a_few_where_it_is_huge(
     copy_url: str, monkeypatch: pytest.MonkeyPatch, at_once: int, statements: int
 ) -> None:
-    monkeypatch.setattr(parking, "_AT_ONCE", at_once)
+    monkeypatch.setattr(dead_letters, "_AT_ONCE", at_once)
     with psycopg.connect(copy_url, autocommit=True) as admin:
         admin.execute(
             """

@@ -7,10 +7,10 @@ import pytest
 
 from eventspine.consumer import Consumer
 from eventspine.context import NOBODY, Context
+from eventspine.dead_letters import Park
 from eventspine.event import Event
 from eventspine.interceptors import NO_STEPS, Interceptor, Proceed, Steps
 from eventspine.outbox import Transaction, transaction
-from eventspine.parking import Park
 from eventspine.reading import Received
 from tests.eventspine import notes
 from tests.eventspine.conftest import opened, run

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import psycopg
 import pytest
 
-from eventspine import backlog, patience, relay
+from eventspine import backlog, backoff, relay
 from eventspine.context import NOBODY, Context
 from eventspine.database import Database
 from eventspine.errors import SpineError
@@ -27,8 +27,8 @@ from tests.eventspine.memory_log import MemoryLog
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "_FIRST_PAUSE", 0.001)
-    monkeypatch.setattr(patience, "_LONGEST_PAUSE", 0.05)
+    monkeypatch.setattr(backoff, "_FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(backoff, "_LONGEST_PAUSE", 0.05)
 
 
 async def holds(log: EventLog, last: int) -> bool:
@@ -304,7 +304,7 @@ def test_a_relay_that_was_deposed_saves_nothing_and_says_so(notes_url: str, said
             async with notes.Running(notes.relay(notes_url, log).run()):
                 await notes.eventually(lambda: is_saved(database, 5))
             assert await notes.positions_in(log) == [[1, 2, 3, 4, 5] * 2]
-        assert ["Deposed" in entry["reason"] for entry in said.troubles()] == [True]
+        assert ["LeadershipLost" in entry["reason"] for entry in said.troubles()] == [True]
 
     run(scenario())
 
@@ -607,4 +607,4 @@ def test_a_topic_that_vanished_from_under_the_relay_loses_nothing(
 
 def test_no_error_of_a_relay_is_unknown_to_the_tree_of_errors() -> None:
     assert issubclass(relay.BehindItsLog, SpineError)
-    assert issubclass(relay.Deposed, SpineError)
+    assert issubclass(relay.LeadershipLost, SpineError)

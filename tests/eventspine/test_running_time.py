@@ -8,9 +8,10 @@ from datetime import UTC, datetime
 import pytest
 
 from eventspine import pruning, running_time
+from eventspine.context import NOBODY, Request
 from eventspine.database import Database
 from eventspine.errors import Unavailable
-from eventspine.idempotency import Answer, Key, Once, once_in_transaction
+from eventspine.idempotency import Answer, Key, once_in_transaction
 from eventspine.outbox import Transaction, transaction
 from eventspine.pruning import KEY_MARGIN, Pruner
 from eventspine.running_time import LONGEST_STEP, RunningTime
@@ -211,12 +212,12 @@ async def store(database: Database, n: int) -> None:
     """A key, an event that is relayed, and a stranger's record."""
 
     async def act(tx: Transaction, commands: object) -> list[str]:
-        tx.publish(notes.event(n, 1))
+        tx.publish(notes.event(n, 1), NOBODY)
         await tx.execute(_STRANGERS)
         return ["done"]
 
-    key = Key(f"key {n}", "asked", lambda result: Answer(201, (), str(result).encode()))
-    await once_in_transaction(database, act)([Once(n, key)])
+    key = Key(f"key {n}", b"asked", lambda result: Answer(201, (), str(result).encode()))
+    await once_in_transaction(database, act)([Request(n, key=key)])
     async with transaction(database) as tx:
         await tx.execute(
             "INSERT INTO relay VALUES ('/notes', %(n)s, 1)"

@@ -34,7 +34,7 @@ def test_what_was_committed_is_on_disk_also_where_the_database_would_not_wait_fo
     set_for(url, "DATABASE", "synchronous_commit TO off")
 
     async def scenario() -> None:
-        async with opened(url, size=1, patience=1.0) as database:
+        async with opened(url, size=1, timeout=1.0) as database:
             await notes.publish_notes(database, 1, 1)
             assert own_postgres.pid
             os.kill(own_postgres.pid, signal.SIGKILL)

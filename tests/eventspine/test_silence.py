@@ -46,7 +46,7 @@ def by(proxy: Proxy, url: str) -> str:
 @asynccontextmanager
 async def distant(proxy: Proxy, url: str, **options: object) -> AsyncIterator[Database]:
     """A database behind the proxy, with one connection open."""
-    database = Database(by(proxy, url), **{"size": 3, "patience": 0.2, **options})  # type: ignore[arg-type]
+    database = Database(by(proxy, url), **{"size": 3, "timeout": 0.2, **options})  # type: ignore[arg-type]
     await database.open()
     async with asyncio.timeout(10):
         await database._pool.wait()
@@ -168,7 +168,7 @@ async def lend_all(database: Database) -> None:
 
 def test_one_silence_is_enough_for_all_connections(proxy: Proxy, notes_url: str) -> None:
     async def scenario() -> None:
-        async with distant(proxy, notes_url, patience=2.0) as database:
+        async with distant(proxy, notes_url, timeout=2.0) as database:
             await lend_all(database)
             database._pool.timeout = 0.1
             proxy.hold()
@@ -186,7 +186,7 @@ def test_looking_for_stale_connections_ends_though_they_are_silent(
     monkeypatch.setattr(database_module, "_CHECK_WITHIN", 0.2)
 
     async def scenario() -> None:
-        async with distant(proxy, notes_url, patience=2.0) as database:
+        async with distant(proxy, notes_url, timeout=2.0) as database:
             await lend_all(database)
             proxy.hold()
             async with asyncio.timeout(3 * 0.2 + 2):
@@ -263,7 +263,7 @@ def test_a_relay_waits_for_what_has_fallen_silent_and_goes_on(
 ) -> None:
     async def scenario() -> None:
         async with opened(notes_url) as database, opened_log(postgres_log_url) as log:
-            log._database = Database(by(proxy, postgres_log_url), patience=0.2)
+            log._database = Database(by(proxy, postgres_log_url), timeout=0.2)
             log._opened = False
             url = notes_url if silent == "its log" else by(proxy, notes_url)
             relay = notes.relay(url, log)

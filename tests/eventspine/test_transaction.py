@@ -420,7 +420,7 @@ async def refusing(database: Database, url: str) -> AsyncIterator[None]:
 
 def test_a_database_that_is_away_is_said_to_be_in_time(notes_url: str) -> None:
     async def scenario() -> None:
-        async with opened(notes_url, size=3, patience=0.5) as database:
+        async with opened(notes_url, size=3, timeout=0.5) as database:
             await notes.publish_notes(database, 1, 1)
             async with refusing(database, notes_url):
                 for ask in (
@@ -440,7 +440,7 @@ def test_a_database_that_is_away_is_said_to_be_in_time(notes_url: str) -> None:
 
 def test_it_is_said_why_no_connection_is_to_be_had_as_long_as_that_is_why(notes_url: str) -> None:
     async def scenario() -> None:
-        async with opened(notes_url, size=1, patience=0.5) as database:
+        async with opened(notes_url, size=1, timeout=0.5) as database:
             async with refusing(database, notes_url):
                 with pytest.raises(Unavailable, match=r"PoolTimeout.*not currently accepting"):
                     await database.fetch("SELECT 1")
@@ -463,7 +463,7 @@ def test_who_waits_for_a_database_is_served_when_it_comes_back(notes_url: str) -
     """And not only who asks for the first time after that."""
 
     async def scenario() -> None:
-        async with opened(notes_url, size=3, patience=15.0) as database:
+        async with opened(notes_url, size=3, timeout=15.0) as database:
             async with refusing(database, notes_url):
                 waiting = asyncio.create_task(notes.publish_notes(database, 1, 1))
                 # Longer than a pool goes on trying by itself.

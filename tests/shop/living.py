@@ -151,7 +151,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> None:
     """What is away is waited for only briefly."""
 
     def database(url: str, **options: Any) -> Database:
-        return Database(url, **{**options, "patience": 0.2})
+        return Database(url, **{**options, "timeout": 0.2})
 
     monkeypatch.setattr(module, "Database", database)
 

@@ -17,12 +17,12 @@ from eventspine.batching import Run
 from eventspine.consumer import Consumer
 from eventspine.context import Request
 from eventspine.database import Connection, Database, connect
-from eventspine.errors import Raced
+from eventspine.dead_letters import held_keys, retry
+from eventspine.errors import Conflict
 from eventspine.event import Event
 from eventspine.idempotency import Answer, Key, once_in_transaction
 from eventspine.log import Message
 from eventspine.outbox import transaction
-from eventspine.parking import held_keys, retry
 from eventspine.postgres_log import PostgresLog
 from eventspine.pruning import Pruner
 from shop.platform import discovery
@@ -153,7 +153,7 @@ class Steps:
             once = Request(PlaceOrder(1, "tea", 1, Decimal(1)), key=key)
             try:
                 await self.place([once])
-            except Raced:
+            except Conflict:
                 await self.place([once])
 
         async def under_keys() -> None:

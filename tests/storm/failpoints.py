@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from eventspine.backlog import Stretch
+from eventspine.backlog import Batch
 from eventspine.interceptors import Interceptor, Proceed
 from eventspine.log import Record
 from eventspine.outbox import Transaction
@@ -26,7 +26,7 @@ POINTS: Mapping[str, str] = MappingProxyType(
         "committing": "api",
         # The database has committed, and nobody has been answered.
         "committed": "api",
-        # Rows of the outbox are read, and not appended: thawed, it repeats a stretch late.
+        # Rows of the outbox are read, and not appended: thawed, it repeats a batch late.
         "relay-read": "worker",
         # The append is on its way: strikes some milliseconds after it began.
         "appending": "worker",
@@ -113,7 +113,7 @@ class Failpoints(Interceptor):
             if "committed" not in _moved:
                 await self.passes("committed")
 
-    async def append(self, batch: Stretch, proceed: Proceed) -> None:
+    async def append(self, batch: Batch, proceed: Proceed) -> None:
         await self.passes("relay-read")
         appending = asyncio.ensure_future(proceed())
         await asyncio.wait([appending], timeout=_IN_MID_APPEND)

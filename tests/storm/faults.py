@@ -161,7 +161,7 @@ def _terminate(scene: Scene, service: str, times: int, pause: float) -> None:
 
 
 def _two_relays(scene: Scene, service: str, hold: float) -> None:
-    """The leader freezes with a stretch in its hands, loses its office, and appends it after all."""
+    """The leader freezes with a batch in its hands, loses its office, and appends it after all."""
     action = f"freeze {hold:g}"
     if _arm(scene, f"{service}-worker", "relay-read", action):
         ended = scene.stage.rows(service, f"SELECT pg_terminate_backend(pid) FROM ({_LEADER}) AS l")

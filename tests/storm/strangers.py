@@ -37,7 +37,7 @@ def is_planted(record: Record) -> bool:
 
 
 def duplicate(open_log: OpenLog, topic: str, *, back: int, length: int, which: int = 0) -> Planted:
-    """What a second relay would do: a stretch that a partition has shown is shown again, in order.
+    """What a second relay would do: a batch that a partition has shown is shown again, in order.
 
     `length` records from `back` records before the end of one of the partitions that have any.
     """
@@ -100,7 +100,7 @@ def forge(open_log: OpenLog, topic: str, which: int) -> Planted:
             tail = await _read(log, topic, partition, max(0, end - _PAGE), end)
             real = [record for record in tail if _position(record) and not is_planted(record)]
             shown.update(map(_position, real))
-            # A stretch that was repeated may stand behind it.
+            # A batch that was repeated may stand behind it.
             last += [max(real, key=_position)] if real else []
         places = [
             (record, position)

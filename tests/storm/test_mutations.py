@@ -20,7 +20,7 @@ from eventspine.kafka_log import KafkaLog
 from eventspine.log import EventLog, Message
 from eventspine.outbox import transaction
 from eventspine.postgres_log import PostgresLog
-from eventspine.reading import Cursor
+from eventspine.reading import Checkpoint
 from tests.eventspine import notes
 from tests.eventspine.conftest import opened, run
 from tests.eventspine.memory_log import MemoryLog
@@ -180,7 +180,7 @@ def test_without_the_repeat_check_a_repeated_stretch_is_read_again(
         for offset, position in enumerate([1, 2, 1, 2])
     ]
     at = (records[0].topic, records[0].partition)
-    found = consumer.read(records, {at: Cursor(0, 0)}, notes.handlers())
+    found = consumer.read(records, {at: Checkpoint(0, 0)}, notes.handlers())
     assert [item.position for item in found.items] == read
 
 
@@ -198,10 +198,10 @@ def test_without_the_compare_and_set_two_members_move_the_same_cursor(
             for member in members:
                 assert await member._start_at(*at) == 0
             async with transaction(database) as tx:
-                await members[0]._move(tx, at, Cursor(2, 2))
+                await members[0]._move(tx, at, Checkpoint(2, 2))
             try:
                 async with transaction(database) as tx:
-                    await members[1]._move(tx, at, Cursor(1, 1))
+                    await members[1]._move(tx, at, Checkpoint(1, 1))
             except Moved:
                 assert not mutated
             else:

@@ -3,10 +3,10 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from eventspine import parking
+from eventspine import dead_letters
+from eventspine.dead_letters import BEHIND, Parked
 from eventspine.event import envelope
 from eventspine.log import Record
-from eventspine.parking import BEHIND, Parked
 from eventspine.postgres_log import PostgresLog
 from shop.platform.discovery import load
 from tests.conftest import Databases
@@ -48,7 +48,7 @@ async def records(system: Living, partition: int) -> list[Record]:
 
 
 async def parked(system: Living) -> list[Parked]:
-    return await parking.find(system.orders, "orders")
+    return await dead_letters.find(system.orders, "orders")
 
 
 def places(found: list[Parked]) -> list[Place]:
@@ -98,7 +98,7 @@ def test_every_kind_of_poison_is_parked_and_holds_nothing(databases: Databases) 
             for topic, partition, offset in planted:
                 [record] = await system.log.read(topic, partition, offset, 1)
                 assert strangers.is_planted(record)
-            assert await parking.discard(system.orders, "orders", found) == 10
+            assert await dead_letters.discard(system.orders, "orders", found) == 10
 
     on_partitions(databases, scenario)
     assert shop(databases, "audit").exit_code == 0
@@ -118,8 +118,8 @@ def test_a_forged_event_holds_its_key_and_passes_over_nothing(databases: Databas
             assert (forged.cause, behind.cause) == ("not an event", BEHIND)
             assert forged.key == behind.key == key
             assert envelope_is_known(forged)
-            await parking.discard(system.orders, "orders", [forged])
-            retried = await parking.retry(system.orders, load("orders").handlers, "users", key)
+            await dead_letters.discard(system.orders, "orders", [forged])
+            retried = await dead_letters.retry(system.orders, load("orders").handlers, "users", key)
             assert (retried.applied, retried.left) == (1, 0)
 
     on_partitions(databases, scenario)

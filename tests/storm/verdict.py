@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import psycopg
 
+from eventspine.dead_letters import BEHIND
 from eventspine.event import NotAnEvent, envelope
 from eventspine.log import LogUnavailable, Record
-from eventspine.parking import BEHIND
 from tests.e2e.checker import Evidence, faults, gather, until_quiet
 from tests.e2e.load import Sent
 from tests.storm.clients import broken_keys, outcomes

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Coroutine
 
-from eventspine import parking
+from eventspine import dead_letters
 from eventspine.database import Database
+from eventspine.dead_letters import Parked
 from eventspine.handlers import Handlers
 from eventspine.interceptors import NO_STEPS, Steps
-from eventspine.parking import Parked
 from shop.cli.streams import Console
 from shop.platform.terminal import plain
 
@@ -15,7 +15,7 @@ class Parking:
     """One service's parked events. Each command says what it found or did; True if all went well."""
 
     def __init__(self, database_url: str, handlers: Handlers, steps: Steps = NO_STEPS) -> None:
-        self._database = Database(database_url, size=1, patience=5.0, steps=steps)
+        self._database = Database(database_url, size=1, timeout=5.0, steps=steps)
         self._handlers = handlers
         self._console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 
@@ -62,7 +62,7 @@ class Parking:
             if dry_run:
                 self._say(f"would retry what is parked of key {of} in topic {topic}")
                 continue
-            done = await parking.retry(
+            done = await dead_letters.retry(
                 self._database, self._handlers, topic, of, accept_gaps=accept_gaps
             )
             well = well and done.left == 0
@@ -81,12 +81,14 @@ class Parking:
                 f"  {each.cause}"
             )
         if not dry_run:
-            gone = await parking.discard(self._database, self._handlers.consumer, found)
+            gone = await dead_letters.discard(self._database, self._handlers.consumer, found)
             self._say(f"{gone} discarded; they stay in the log")
         return True
 
     async def _find(self, key: str | None, cause: str | None) -> list[Parked]:
-        return await parking.find(self._database, self._handlers.consumer, key=key, cause=cause)
+        return await dead_letters.find(
+            self._database, self._handlers.consumer, key=key, cause=cause
+        )
 
 
 def _place(parked: Parked) -> str:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 class Bounded(Protocol):
     @property
-    def lanes(self) -> int:
+    def concurrency(self) -> int:
         """How much of its work is under way at a time; each may hold one connection."""
 
     async def close(self) -> None:

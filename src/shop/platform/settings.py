@@ -41,7 +41,7 @@ class NotConfigured(Exception):
 
 class Bounds(TypedDict):
     max_waiting: int
-    patience: float
+    timeout: float
 
 
 Port = Annotated[
@@ -213,7 +213,7 @@ class Settings(BaseSettings):
 
     def bounds(self) -> Bounds:
         """What every batcher of an API is held to."""
-        return {"max_waiting": self.max_waiting, "patience": self.request_timeout_ms / 1000}
+        return {"max_waiting": self.max_waiting, "timeout": self.request_timeout_ms / 1000}
 
     def finish_within(self) -> int:
         """Seconds after which an API has finished whatever it had accepted: the last body has come,

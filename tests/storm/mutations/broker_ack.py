@@ -9,7 +9,7 @@ goes away and comes back.
 import asyncio
 from contextlib import suppress
 
-from eventspine.backlog import Stretch
+from eventspine.backlog import Batch
 from eventspine.interceptors import Interceptor, Proceed
 from eventspine.log import LogUnavailable
 
@@ -25,7 +25,7 @@ class _DoesNotWait(Interceptor):
         self._turn = asyncio.Lock()
         self._going_on: set[asyncio.Task[None]] = set()
 
-    async def append(self, batch: Stretch, proceed: Proceed) -> None:
+    async def append(self, batch: Batch, proceed: Proceed) -> None:
         async def when_its_turn_comes() -> None:
             # In order, as a producer would.
             async with self._turn:

@@ -11,7 +11,15 @@ from typing import Any
 from eventspine import consumer
 from eventspine.handlers import Handlers
 from eventspine.log import Record
-from eventspine.reading import AppliedBefore, Cursor, Partition, Reading, Received, Rejected, read
+from eventspine.reading import (
+    AppliedBefore,
+    Checkpoint,
+    Partition,
+    Reading,
+    Received,
+    Rejected,
+    read,
+)
 
 FAULTS = ("duplicate", "appended", "two-relays")
 
@@ -22,17 +30,17 @@ def apply() -> None:
 
 def _read_all(
     records: Sequence[Record],
-    cursors: Mapping[Partition, Cursor],
+    cursors: Mapping[Partition, Checkpoint],
     handlers: Handlers,
     earlier: Mapping[str, AppliedBefore] = MappingProxyType({}),
 ) -> Reading:
     """Each record alone, as if nothing had been applied before it."""
-    moves: dict[Partition, Cursor] = {}
+    moves: dict[Partition, Checkpoint] = {}
     items: list[Received[Any] | Rejected] = []
     for record in records:
         at = (record.topic, record.partition)
         next_offset = (moves.get(at) or cursors[at]).next_offset
-        reading = read([record], {at: Cursor(next_offset, 0)}, handlers, earlier)
+        reading = read([record], {at: Checkpoint(next_offset, 0)}, handlers, earlier)
         moves |= reading.moves
         items += reading.items
     return Reading(moves, items)

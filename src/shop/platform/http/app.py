@@ -20,7 +20,7 @@ from eventspine.idempotency import Answer
 from shop.platform.http.docs import add_docs
 from shop.platform.http.fields import MAX_BIGINT
 from shop.platform.http.interceptors import RouteInterceptor
-from shop.platform.http.route import FastRoute, not_done, patience_at, send_answer, send_problem
+from shop.platform.http.route import FastRoute, backoff_at, not_done, send_answer, send_problem
 from shop.platform.problems import (
     MEDIA_TYPE,
     HeadTooLarge,
@@ -94,7 +94,7 @@ class ServiceApp(FastAPI):
         """By `time.monotonic()`: when what it accepted has to be over, as the process has to end."""
         self.include_router(router)
         self._ready = ready
-        self._patience = patience_at("GET /health/ready")
+        self._backoff = backoff_at("GET /health/ready")
         self.include_router(_health(self))
         if docs:
             add_docs(self)
@@ -144,8 +144,8 @@ class ServiceApp(FastAPI):
         except Problem as problem:
             return problem
         except SpineError as error:
-            return not_done(error, self._patience)
-        self._patience.over()
+            return not_done(error, self._backoff)
+        self._backoff.over()
         return None
 
     def methods(self, request: Request) -> list[str]:

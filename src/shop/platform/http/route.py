@@ -25,9 +25,9 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic_core import ValidationError
 from starlette.types import Receive, Scope, Send
 
+from eventspine.backoff import Backoff
 from eventspine.errors import OutcomeUnknown, Overloaded, SpineError, Unavailable
 from eventspine.idempotency import Answer, KeyReused
-from eventspine.patience import Patience
 from shop.platform.http.context import asked, trace_of
 from shop.platform.http.interceptors import Exchange, Proceed, RouteInterceptor
 from shop.platform.http.protocol import BROKEN_OFF
@@ -126,7 +126,7 @@ class FastRoute(APIRoute):
         self.request_timeout = inf
         """Seconds from a request's coming, with all of its body, to its deadline."""
         self.interceptors: Sequence[RouteInterceptor] = ()
-        self._patience = patience_at(f"{'|'.join(sorted(self.methods or ()))} {self.path}")
+        self._backoff = backoff_at(f"{'|'.join(sorted(self.methods or ()))} {self.path}")
         self._admit: Callable[[], None] | None = getattr(endpoint, "admit", None)
         self._path = _parameters(takes.path_params)
         self._query = {parameter.alias: parameter for parameter in _parameters(takes.query_params)}
@@ -200,7 +200,7 @@ class FastRoute(APIRoute):
             answer = self._rendered(scope, result)
         except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer
             return self._refusal(scope, error)
-        self._patience.over()
+        self._backoff.over()
         return answer
 
     def _refusal(self, scope: Scope, error: Exception) -> Answer:
@@ -211,9 +211,9 @@ class FastRoute(APIRoute):
             case KeyReused():
                 return IdempotencyKeyReused(str(error)).answer()
             case Unavailable():
-                return not_done(error, self._patience).answer()
+                return not_done(error, self._backoff).answer()
             case OutcomeUnknown():
-                self._patience.pause(error)
+                self._backoff.pause(error)
                 return UnknownOutcome(
                     "It may have been done, once. Look before you send it again."
                 ).answer()
@@ -377,18 +377,18 @@ def _is_known(scope: Scope, answer: Answer) -> bool:
     return name == "etag" and (b"if-none-match", value.encode()) in scope["headers"]
 
 
-def patience_at(route: str) -> Patience:
+def backoff_at(route: str) -> Backoff:
     """Tells the log why requests are refused there: once, and not for each."""
-    return Patience(_LOG, "the API", route=route)
+    return Backoff(_LOG, "the API", route=route)
 
 
-def not_done(error: SpineError, patience: Patience) -> Problem:
+def not_done(error: SpineError, backoff: Backoff) -> Problem:
     """The refusal. A database's own words may name what is nobody's business, relations, processes,
     files: they are for the log.
     """
     if isinstance(error, Overloaded):
         return TemporarilyUnavailable(str(error))
-    patience.pause(error)
+    backoff.pause(error)
     return TemporarilyUnavailable("The database can't be reached, or can't do it now")
 
 

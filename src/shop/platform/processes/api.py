@@ -15,10 +15,10 @@ import structlog
 import uvicorn
 from fastapi import FastAPI
 
+from eventspine.backoff import Backoff
 from eventspine.batching import Batcher
 from eventspine.database import Database
 from eventspine.interceptors import Steps
-from eventspine.patience import Patience
 from shop.platform.event_log import database_url
 from shop.platform.http.app import ServiceApp
 from shop.platform.http.cors import Cors
@@ -53,9 +53,9 @@ def make_app(service: Service, settings: Settings) -> ServiceApp:
     # However many ask at once, whether it is ready is one question.
     checking: Batcher[None, None] = Batcher(partial(_answers, database), **settings.bounds())
     batchers = (*endpoints.batchers, checking)
-    # A connection for each lane of every batcher, so that none ever waits for another's: were there
+    # A connection for each batch that may be under way, so that none ever waits for another's: were there
     # fewer, those who read lists would keep orders, and the question whether it is ready, waiting.
-    connections = sum(batcher.lanes for batcher in batchers)
+    connections = sum(batcher.concurrency for batcher in batchers)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -147,7 +147,7 @@ class Server(uvicorn.Server):
         self._drain = settings.drain_ms / 1000
         self._hurry = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._files = Patience(_LOG, "the API")
+        self._files = Backoff(_LOG, "the API")
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second, until it is asked to stop."""

@@ -38,7 +38,7 @@ async def _work(service: Service, settings: Settings) -> None:
     url = database_url(settings, service.name)
     log = open_event_log(settings)
     chain = steps(settings.interceptors, "worker", service.name)
-    database = Database(url, size=3, patience=10.0, steps=chain)
+    database = Database(url, size=3, timeout=10.0, steps=chain)
     await database.open()
     relay = Relay(
         url,

@@ -34,15 +34,15 @@ def endpoints(settings: Settings, database: Database) -> Endpoints:
     # New orders lock nothing of each other's but the outbox head, as they commit. So while one batch is
     # being committed the next can be done.
     placing: Batcher[Request[PlaceOrder], Order | Answer] = Batcher(
-        once_in_transaction(database, actions.place), **bounds, lanes=2
+        once_in_transaction(database, actions.place), **bounds, concurrency=2
     )
     cancelling: Batcher[Request[CancelOrder], Order | Answer] = Batcher(
         once_in_transaction(database, actions.cancel), **bounds
     )
-    getting = Batcher(partial(queries.get, database), **bounds, lanes=2)
+    getting = Batcher(partial(queries.get, database), **bounds, concurrency=2)
     # Each reads up to a hundred rows, so together is not cheaper; and two at a time leave the
     # processor, too, to the writes.
-    listing = Batcher(partial(queries.pages, database), **bounds, max_batch=1, lanes=2)
+    listing = Batcher(partial(queries.pages, database), **bounds, max_batch=1, concurrency=2)
     arrivals = Arrivals(partial(queries.known, database), max_waiting=settings.max_waiting)
     router = routes(
         placing=placing,

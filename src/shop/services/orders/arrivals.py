@@ -34,7 +34,7 @@ class _Waiting(NamedTuple):
 class Arrivals:
     """See the module. At most `max_waiting` wait; one more is refused with `Overloaded`."""
 
-    lanes = 1
+    concurrency = 1
 
     def __init__(self, look: Look, *, max_waiting: int) -> None:
         self._look = look

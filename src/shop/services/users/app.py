@@ -38,10 +38,10 @@ def endpoints(settings: Settings, database: Database) -> Endpoints:
     erasing: Batcher[Request[EraseUser], Answer | None] = Batcher(
         once_in_transaction(database, actions.erase), **bounds
     )
-    getting = Batcher(partial(queries.get, database), **bounds, lanes=2)
+    getting = Batcher(partial(queries.get, database), **bounds, concurrency=2)
     # Each reads up to a hundred rows, so together is not cheaper; and two at a time leave the
     # processor, too, to the writes.
-    listing = Batcher(partial(queries.orders_of, database), **bounds, max_batch=1, lanes=2)
+    listing = Batcher(partial(queries.orders_of, database), **bounds, max_batch=1, concurrency=2)
     router = routes(
         creating=creating, updating=updating, erasing=erasing, getting=getting, listing=listing
     )

@@ -10,7 +10,7 @@ import pytest
 import structlog
 from fastapi import APIRouter, Depends, FastAPI
 
-from eventspine.errors import OutcomeUnknown, Overloaded, Raced, Unavailable
+from eventspine.errors import Conflict, OutcomeUnknown, Overloaded, Unavailable
 from shop.platform.http.app import ServiceApp
 from shop.platform.http.fields import Body
 from shop.platform.http.route import FastRoute
@@ -80,7 +80,7 @@ def test_a_problem_is_answered_with_its_status_type_title_and_detail() -> None:
     }
 
 
-@pytest.mark.parametrize("error", [Unavailable("away"), Raced("faster"), Overloaded("too many")])
+@pytest.mark.parametrize("error", [Unavailable("away"), Conflict("faster"), Overloaded("too many")])
 def test_what_was_not_done_may_be_tried_again(error: Exception) -> None:
     response = get(app_of(raising(error)))
     problem(response, 503, "temporarily-unavailable")

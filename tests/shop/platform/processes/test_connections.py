@@ -1,4 +1,4 @@
-"""An API has a database connection for each lane, however many lanes its service has."""
+"""An API has a database connection for each batch that may be under way, however many there are."""
 
 import asyncio
 from collections.abc import Sequence
@@ -17,12 +17,12 @@ from shop.platform.settings import Settings
 from tests.shop.serving import settings_of
 
 
-@pytest.mark.parametrize("lanes", [1, 3])
+@pytest.mark.parametrize("concurrency", [1, 3])
 def test_the_lanes_of_twelve_batchers_never_wait_for_each_others_connections(
-    users_url: str, lanes: int
+    users_url: str, concurrency: int
 ) -> None:
     batchers: list[Batcher[int, int]] = []
-    count = 12 * lanes
+    count = 12 * concurrency
 
     def endpoints(settings: Settings, database: Database) -> Endpoints:
         async def meet(commands: Sequence[int]) -> Sequence[int]:
@@ -32,7 +32,8 @@ def test_the_lanes_of_twelve_batchers_never_wait_for_each_others_connections(
             return commands
 
         batchers.extend(
-            Batcher(meet, **settings.bounds(), max_batch=1, lanes=lanes) for _ in range(12)
+            Batcher(meet, **settings.bounds(), max_batch=1, concurrency=concurrency)
+            for _ in range(12)
         )
         return Endpoints(APIRouter(), tuple(batchers))
 
@@ -42,7 +43,9 @@ def test_the_lanes_of_twelve_batchers_never_wait_for_each_others_connections(
     async def run() -> None:
         app = make_app(service, settings_of("users", users_url))
         async with app.router.lifespan_context(app):
-            await asyncio.gather(*(batcher.submit(n) for batcher in batchers for n in range(lanes)))
+            await asyncio.gather(
+                *(batcher.submit(n) for batcher in batchers for n in range(concurrency))
+            )
             with psycopg.connect(users_url) as connection:
                 found = connection.execute(
                     "SELECT count(*) FROM pg_stat_activity"

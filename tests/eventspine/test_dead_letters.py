@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from psycopg import errors
 from psycopg_pool import PoolTimeout
 
-from eventspine import parking, patience
+from eventspine import backoff, dead_letters
 from eventspine.consumer import Consumer
 from eventspine.database import Database
+from eventspine.dead_letters import BEHIND, Parked
 from eventspine.errors import OutcomeUnknown, Unavailable
 from eventspine.handlers import Handlers
 from eventspine.log import LogUnavailable, Message, Record
 from eventspine.outbox import Transaction, transaction
-from eventspine.parking import BEHIND, Parked
 from eventspine.reading import Received
 from tests.eventspine import notes
 from tests.eventspine.conftest import Said, opened, run
@@ -35,8 +35,8 @@ __all__ = ["runner"]  # a fixture
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "_FIRST_PAUSE", 0.001)
-    monkeypatch.setattr(patience, "_LONGEST_PAUSE", 0.05)
+    monkeypatch.setattr(backoff, "_FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(backoff, "_LONGEST_PAUSE", 0.05)
 
 
 class Copy:
@@ -61,8 +61,8 @@ class Copy:
     def consumer(self, database: Database, log: MemoryLog, **options: Any) -> Consumer:
         return Consumer(database, log, self.handlers(), **options)
 
-    async def retry(self, database: Database, id_: int, **options: Any) -> parking.Retried:
-        return await parking.retry(database, self.handlers(), TOPIC, str(id_), **options)
+    async def retry(self, database: Database, id_: int, **options: Any) -> dead_letters.Retried:
+        return await dead_letters.retry(database, self.handlers(), TOPIC, str(id_), **options)
 
     def _break(self, events: Sequence[NoteEvent]) -> None:
         if self.troubles:
@@ -80,7 +80,7 @@ def put(log: MemoryLog, *events: NoteEvent) -> None:
 
 
 async def parked(database: Database, **which: Any) -> list[Parked]:
-    return await parking.find(database, "copy", **which)
+    return await dead_letters.find(database, "copy", **which)
 
 
 async def places(database: Database) -> list[tuple[str | None, int | None, str]]:
@@ -256,8 +256,8 @@ def test_keys_are_held_up_whatever_they_are_made_of(copy_url: str) -> None:
             assert found[0].headers["odd\ufffd"] == "a\ufffd?\\u0000"
             assert await has_applied(database, 0)
             for each in found[::2]:
-                gone = await parking.discard(database, "copy", [each])
-                done = await parking.retry(
+                gone = await dead_letters.discard(database, "copy", [each])
+                done = await dead_letters.retry(
                     database, notes.handlers(), TOPIC, each.key, accept_gaps=True
                 )
                 assert (gone, done.applied, done.left) == (1, 1, 0)
@@ -293,7 +293,7 @@ def test_when_too_many_are_parked_their_partition_stops_and_says_so_once(
                 assert warning["partition"] == 0
                 if way_out == "discard":
                     found = await parked(database, key="4")
-                    assert await parking.discard(database, "copy", found) == 1
+                    assert await dead_letters.discard(database, "copy", found) == 1
                     await notes.eventually(lambda: has_applied(database, 15))
                     (info,) = said.at("info")
                     assert info["event"] == "the consumer goes on"
@@ -314,8 +314,8 @@ def test_while_a_stopped_partition_waits_the_others_wait_for_nothing(
     copy_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However long it waits: here until the end of the test."""
-    monkeypatch.setattr(patience, "_FIRST_PAUSE", 3600.0)
-    monkeypatch.setattr(patience, "_LONGEST_PAUSE", 3600.0)
+    monkeypatch.setattr(backoff, "_FIRST_PAUSE", 3600.0)
+    monkeypatch.setattr(backoff, "_LONGEST_PAUSE", 3600.0)
 
     async def scenario() -> None:
         async with opened(copy_url) as database:
@@ -346,12 +346,12 @@ def test_trouble_elsewhere_does_not_wake_a_stopped_partition(
             log, copy = MemoryLog(2), Copy(2, 4)
             put(log, notes.event(2, 1), notes.event(4, 1), notes.event(1, 1))
             consumer = copy.consumer(database, log, most_parked=1)
-            monkeypatch.setattr(patience, "_LONGEST_PAUSE", 3600.0)
-            monkeypatch.setattr(patience, "_FIRST_PAUSE", 3600.0)
+            monkeypatch.setattr(backoff, "_LONGEST_PAUSE", 3600.0)
+            monkeypatch.setattr(backoff, "_FIRST_PAUSE", 3600.0)
             async with notes.Running(consumer.run()):
                 await notes.eventually(lambda: has_applied(database, 1))
                 await notes.eventually(lambda: has_paused(log))
-                monkeypatch.setattr(patience, "_FIRST_PAUSE", 0.001)
+                monkeypatch.setattr(backoff, "_FIRST_PAUSE", 0.001)
                 copy.troubles = [Unavailable("away"), Unavailable("away")]
                 put(log, notes.event(1, 2))
                 await notes.eventually(lambda: has_applied(database, 2))
@@ -467,7 +467,8 @@ def test_while_a_key_is_retried_its_later_events_wait(copy_url: str) -> None:
 
             handlers = Handlers("copy", {NoteTaken: slowly, NoteChanged: notes.changed})
             retries = [
-                asyncio.create_task(parking.retry(database, handlers, TOPIC, "1")) for _ in range(2)
+                asyncio.create_task(dead_letters.retry(database, handlers, TOPIC, "1"))
+                for _ in range(2)
             ]
             await inside.wait()
             copy.broken.clear()
@@ -490,7 +491,7 @@ def test_while_a_key_is_retried_its_later_events_wait(copy_url: str) -> None:
 def test_a_long_row_of_parked_events_is_retried_in_chunks_that_let_others_in(
     copy_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parking, "_CHUNK", 4)
+    monkeypatch.setattr(dead_letters, "_CHUNK", 4)
 
     async def scenario() -> None:
         async with opened(copy_url) as database:
@@ -521,7 +522,7 @@ def test_a_long_row_of_parked_events_is_retried_in_chunks_that_let_others_in(
 def test_retries_and_consumers_at_once_lose_nothing_and_apply_nothing_twice(
     copy_url: str, said: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parking, "_CHUNK", 3)
+    monkeypatch.setattr(dead_letters, "_CHUNK", 3)
 
     async def scenario() -> None:
         async with opened(copy_url, size=8) as database:
@@ -570,8 +571,8 @@ def test_what_was_discarded_leaves_a_gap_that_must_be_accepted(copy_url: str) ->
             async with notes.Running(copy.consumer(database, log).run()):
                 await notes.eventually(lambda: has_parked(database, 3))
                 broken = await parked(database, cause="ValueError")
-                assert await parking.discard(database, "copy", broken) == 1
-                assert await parking.discard(database, "copy", broken) == 0
+                assert await dead_letters.discard(database, "copy", broken) == 1
+                assert await dead_letters.discard(database, "copy", broken) == 0
                 # What stood behind it still holds the key up.
                 put(log, events[4], notes.event(2, 1))
                 await notes.eventually(lambda: has_applied(database, 2))
@@ -599,8 +600,8 @@ def test_repeats_restarts_and_several_members_park_nothing_twice(copy_url: str) 
         async with opened(copy_url) as database:
             log, copy = MemoryLog(), Copy(3, 5)
             events = [notes.event(1 + n % 6, 1 + n // 6) for n in range(30)]
-            stretches = [(0, 12), (4, 20), (0, 20), (17, 30), (2, 30)]
-            for start, end in stretches:
+            batches = [(0, 12), (4, 20), (0, 20), (17, 30), (2, 30)]
+            for start, end in batches:
                 for n in range(start, end):
                     log.put(0, notes.wire(n + 1, events[n]))
             for _ in range(3):
@@ -685,7 +686,7 @@ def test_once_all_is_mended_and_retried_the_tables_are_what_the_log_says(
         async def retry_all() -> None:
             for topic, key in {(each.topic, each.key) for each in await parked(database)}:
                 with suppress(Failure):
-                    await parking.retry(database, members[0].handlers, topic, key)
+                    await dead_letters.retry(database, members[0].handlers, topic, key)
 
         for n, (which, step) in enumerate(script):
             await members[which].take(step)
@@ -711,7 +712,7 @@ def test_once_all_is_mended_and_retried_the_tables_are_what_the_log_says(
         # Nothing is left but what strangers wrote.
         strangers = await parked(database)
         assert not any(each.holds_key for each in strangers)
-        await parking.discard(database, "copy", strangers)
+        await dead_letters.discard(database, "copy", strangers)
         assert await parked(database) == []
         await notes.assert_copied(database, *history)
 

@@ -19,7 +19,7 @@ _LASTING = 5.0
 """Seconds after which trouble that came back is news, since this time it stays."""
 
 
-class Patience:
+class Backoff:
     """One for each thing that may have to wait. `context` goes with every line it logs."""
 
     def __init__(self, log: Any, who: str, **context: object) -> None:

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from eventspine import patience
-from eventspine.patience import Patience
+from eventspine import backoff
+from eventspine.backoff import Backoff
 
 
 class Lines:
@@ -27,8 +27,8 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
     async def at_once(_seconds: float) -> None: ...
 
-    monkeypatch.setattr(patience.time, "monotonic", lambda: time[0])
-    monkeypatch.setattr(patience.asyncio, "sleep", at_once)
+    monkeypatch.setattr(backoff.time, "monotonic", lambda: time[0])
+    monkeypatch.setattr(backoff.asyncio, "sleep", at_once)
     return time
 
 
@@ -39,7 +39,7 @@ CUT = ValueError("users/3 was cut")
 def play(now: list[float], *steps: tuple[float, Exception | None]) -> list[str]:
     """Each step: so many seconds later, this failure; or, for None, it works."""
     lines = Lines()
-    one = Patience(lines, "somebody")
+    one = Backoff(lines, "somebody")
 
     async def run() -> None:
         for later, failure in steps:
