@@ -50,7 +50,7 @@ def routes(
     @admitted_by(placing.admit)
     async def place_order(new: NewOrder, context: Asked) -> Reply | Answer:
         """Place an order. A user just created is waited for, briefly, before it is refused."""
-        command = PlaceOrder(new.user_id, new.product, new.quantity, new.total_price)
+        command = PlaceOrder(**vars(new))
         place = partial(answer_once, placing, command, _placed, context)
         try:
             return await place()

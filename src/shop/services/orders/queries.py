@@ -13,18 +13,17 @@ from shop.services.orders.errors import OrderNotFound
 from shop.services.orders.schemas import Customer, ListOrders, Order, Orders
 from shop.services.orders.tables import customers, orders
 
-_WITH_CUSTOMER: Select[Any] = select(
-    orders.c.id,
-    orders.c.user_id,
-    orders.c.product,
-    orders.c.quantity,
-    orders.c.total_price,
-    orders.c.status,
-    orders.c.version,
-    orders.c.placed_at,
-    customers.c.name,
-    customers.c.email,
-).join_from(orders, customers, orders.c.user_id == customers.c.id, isouter=True)
+_WITH_CUSTOMER: Select[Any] = select(orders, customers.c.name, customers.c.email).join_from(
+    orders, customers, orders.c.user_id == customers.c.id, isouter=True
+)
+_COLUMNS = orders.columns.keys()
+
+# In the order of their ids, or two batches could wait for each other.
+LOCK = query(
+    _WITH_CUSTOMER.where(orders.c.id == func.any(bindparam("ids")))
+    .order_by(orders.c.id)
+    .with_for_update(key_share=True, of=orders)
+)
 
 _MANY = query(_WITH_CUSTOMER.where(orders.c.id == func.any(bindparam("ids"))))
 
@@ -67,7 +66,7 @@ _PAGES = {
 async def get(database: Database, ids: Sequence[int]) -> list[Order | OrderNotFound]:
     """The orders of these ids, in the order asked for, in one statement."""
     rows = await database.fetch(_MANY, {"ids": list(ids)})
-    found = {row[0]: order(row) for row in rows}
+    found = {each.id: each for each in map(order, rows)}
     return [found.get(id_) or OrderNotFound(f"No order has the id {id_}") for id_ in ids]
 
 
@@ -97,15 +96,8 @@ async def known(database: Database, ids: Collection[int]) -> set[int]:
 
 def order(row: TupleRow) -> Order:
     """A row of `_WITH_CUSTOMER`'s columns."""
-    *_, name, email = row
+    *columns, name, email = row
     return Order(
-        id=row[0],
-        user_id=row[1],
-        product=row[2],
-        quantity=row[3],
-        total_price=row[4],
-        status=row[5],
-        version=row[6],
-        placed_at=row[7],
+        **dict(zip(_COLUMNS, columns, strict=True)),
         customer=None if name is None else Customer(name=name, email=email),
     )
