@@ -2,7 +2,6 @@
 
 import ctypes
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,10 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from devstack.files import Account, make_folder
+from shop.platform.log_files import LIMIT, cut
 from shop.platform.processes.ready import READY, READY_FD
-
-LOG_LIMIT = 20 * 1024 * 1024
-"""Bytes after which a log is cut; one old file is kept beside it, so twice this is the most."""
 
 FIRST_SIGNAL = 0.8
 """Of the time to stop, where there is a second signal."""
@@ -47,20 +44,10 @@ class LogFile:
         self._run_began = self._followed = os.fstat(fd).st_size
         return fd
 
-    def cut(self, limit: int = LOG_LIMIT) -> None:
-        """Move what there is aside if it has outgrown `limit` bytes.
-
-        What a child writes in the very moment between copy and cut is lost.
-        """
-        try:
-            if self.path.stat().st_size <= limit:
-                return
-        except FileNotFoundError:
-            return
-        with suppress(OSError):  # a full disk is helped by the cut, not by giving up
-            shutil.copyfile(self.path, self.path.with_name(self.path.name + ".1"))
-        os.truncate(self.path, 0)
-        self._run_began = self._followed = 0
+    def cut(self, limit: int = LIMIT) -> None:
+        """See `log_files.cut`."""
+        if cut(self.path, limit):
+            self._run_began = self._followed = 0
 
     def tail(self) -> list[str]:
         """The last lines of the latest run, some 8 KiB of them."""

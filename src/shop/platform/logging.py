@@ -1,21 +1,17 @@
-"""Structured logs: one JSON object a line on stdout, and in rotating files where asked for.
+"""Structured logs: one JSON object a line on stdout, and in files where asked for.
 
 Readable lines instead when stdout is a terminal.
 """
 
 import logging
-import logging.handlers
 import sys
 from pathlib import Path
 from typing import TextIO
 
 import structlog
 
+from shop.platform.log_files import cut
 from shop.platform.terminal import plain
-
-FILE_BYTES = 20 * 1024 * 1024
-"""After which a file is put aside, as name.log.1, and so on."""
-_FILES = 5
 
 
 def configure_logging(process: str, *, level: str = "info", directory: Path | None = None) -> None:
@@ -39,15 +35,9 @@ def configure_logging(process: str, *, level: str = "info", directory: Path | No
     handlers: list[logging.Handler] = [console]
     if directory is not None:
         directory.mkdir(parents=True, exist_ok=True)
-        rotating = logging.handlers.RotatingFileHandler(
-            directory / f"{process.replace(' ', '-')}.log",
-            maxBytes=FILE_BYTES,
-            backupCount=_FILES,
-            encoding="utf-8",
-            errors="backslashreplace",
-        )
-        rotating.setFormatter(as_json)
-        handlers.append(rotating)
+        file = _File(directory / f"{process.replace(' ', '-')}.log")
+        file.setFormatter(as_json)
+        handlers.append(file)
     logging.basicConfig(handlers=handlers, level=level.upper(), force=True)
     # The pool repeats itself every second while a database is away; our own code says it once.
     logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
@@ -63,6 +53,21 @@ class _Stdout(logging.StreamHandler[TextIO]):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         if not isinstance(sys.exception(), OSError):
             super().handleError(record)
+
+
+class _File(logging.FileHandler):
+    """Appended to by every process of its kind, and cut by the one that finds it grown."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, encoding="utf-8", errors="backslashreplace")
+        self._path = path
+
+    def emit(self, record: logging.LogRecord) -> None:
+        super().emit(record)
+        try:
+            cut(self._path)
+        except OSError:
+            self.handleError(record)
 
 
 _console = structlog.dev.ConsoleRenderer()

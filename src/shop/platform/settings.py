@@ -178,7 +178,8 @@ class Settings(BaseSettings):
         default="info", description="the least that is logged, as JSON lines on stdout"
     )
     log_dir: Path | None = Field(
-        default=None, description="a directory for log files, one for each kind of process, rotated"
+        default=None,
+        description="a directory for log files, one for each kind of process; of 20 MiB at most, and one old one beside it",
     )
     access_log: bool = Field(default=False, description="a log line for every request")
 

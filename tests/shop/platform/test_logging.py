@@ -1,9 +1,7 @@
 """What a process logs, where a person reads it."""
 
-import logging
 import os
 import pty
-from collections.abc import Iterator
 
 import pytest
 import structlog
@@ -11,15 +9,7 @@ import structlog
 from shop.platform.logging import configure_logging
 from tests.shop.living import OBEYED, SHOWN
 
-
-@pytest.fixture(autouse=True)
-def logging_as_it_was() -> Iterator[None]:
-    root = logging.getLogger()
-    before, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = before
-    root.setLevel(level)
-    structlog.reset_defaults()
+pytestmark = pytest.mark.usefixtures("logging_as_it_was")
 
 
 def test_what_others_wrote_does_nothing_to_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
