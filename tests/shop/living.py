@@ -26,6 +26,7 @@ from shop.services.orders.schemas import CancelOrder, PlaceOrder
 from shop.services.users import actions as users
 from shop.services.users.schemas import CreateUser, EraseUser, UpdateUser
 from tests.conftest import Databases, NewDatabase
+from tests.eventspine.notes import cancel
 
 
 @dataclass
@@ -86,9 +87,7 @@ class Living:
         try:
             yield
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
+            assert not await cancel(tasks), "a task did not end when it was cancelled"
 
     async def settled(self) -> None:
         """Everything published is relayed and applied."""
