@@ -70,6 +70,9 @@ def test_an_address_in_another_case_is_taken_at_once_later_and_in_a_change(users
     other = users.client.post("/users", json={"email": "other@example.com", "name": "O"}).json()
     changed = users.client.patch(f"/users/{other['id']}", json={"email": "Info@example.com"})
     problem(changed, 409, "email-taken")
+    for email in ("INFO@example.com", "info@example.com", "iNfO@EXAMPLE.COM"):
+        found = users.client.get("/users", params={"email": email}).json()["items"]
+        assert [user["email"] for user in found] == ["INFO@example.com"]
 
 
 # Written by whoever writes to the table: the API takes ASCII alone.

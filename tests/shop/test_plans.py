@@ -6,6 +6,7 @@ No autovacuum comes by in these tests, so nothing makes the sessions plan anew.
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import NamedTuple
 
@@ -26,12 +27,19 @@ from eventspine.outbox import transaction
 from eventspine.postgres_log import PostgresLog
 from eventspine.pruning import Pruner
 from shop.platform import discovery
+from shop.platform.http.fields import MAX_BIGINT
 from shop.services.orders import actions as placing
 from shop.services.orders import queries as orders_read
 from shop.services.orders.schemas import CancelOrder, ListOrders, PlaceOrder
 from shop.services.users import actions as users_act
 from shop.services.users import queries as users_read
-from shop.services.users.schemas import CreateUser, EraseUser, ListUserOrders, UpdateUser
+from shop.services.users.schemas import (
+    CreateUser,
+    EraseUser,
+    ListUserOrders,
+    ListUsers,
+    UpdateUser,
+)
 from tests.conftest import Databases
 from tests.making import heard
 from tests.shop.making import order_placed, user_created, user_erased, user_updated
@@ -44,6 +52,7 @@ FEW = 5
 """Rows that each step is about."""
 SMALL = 40
 GROWN = 10_000
+AGES_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 READ_AT_MOST = 400
 """Rows and index entries that a step may read: some for each of its few rows, from each table."""
 
@@ -171,6 +180,22 @@ class Steps:
             for user_id in (None, 3)
             for status in ("placed", "cancelled", None)
         }
+        asked = ListOrders(None, None, MAX_BIGINT, FEW)
+        lists |= {
+            f"a list of orders ({' '.join(what)})": lambda what=what: orders_read.pages(
+                self.orders, [asked._replace(**what)]
+            )
+            for what in (
+                {"product": "rare"},
+                {"product": "tea"},
+                {"product": "rare", "status": "cancelled"},
+                {"placed_from": AGES_AGO},
+                {"placed_before": AGES_AGO},
+                {"placed_from": AGES_AGO, "product": "tea", "below": 7},
+                {"placed_from": AGES_AGO, "user_id": 3},
+                {"product": "tea", "user_id": 3},
+            )
+        }
         return {
             **lists,
             **self._of_any("orders", "users", self.orders, relaying),
@@ -217,6 +242,12 @@ class Steps:
             "creating": create,
             "updating": update,
             "erasing": erase,
+            "a list of users": lambda: users_read.pages(
+                self.users, [ListUsers(None, MAX_BIGINT, FEW)]
+            ),
+            "a user by address": lambda: users_read.pages(
+                self.users, [ListUsers("17@EXAMPLE.NET", MAX_BIGINT, FEW)]
+            ),
             "users by id": lambda: users_read.get(self.users, ids),
             "a user's orders": lambda: users_read.orders_of(
                 self.users, [ListUserOrders(3, 2**60, FEW)]

@@ -251,9 +251,10 @@ class ProblemDocument(BaseModel):
     type: str = Field(description="names the kind of problem; stable, for programs")
     title: str
     status: int
-    detail: str | None = None
-    errors: list[FieldError] | None = Field(
-        default=None,
+    # Factories, so that these may be absent and have no default: they are never null.
+    detail: str = Field(default_factory=str)
+    errors: list[FieldError] = Field(
+        default_factory=list,
         description=f"the first {_MOST_NAMED}; none if more than {_MOST_LOOKED_AT} are wrong",
     )
 

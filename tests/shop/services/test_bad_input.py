@@ -330,7 +330,7 @@ def test_an_id_that_is_none_is_refused_by_name(
     assert wrong_fields(found) == [("query", "user_id")]
 
 
-LISTS = [("users", "/users/1/orders"), ("orders", "/orders")]
+LISTS = [("users", "/users"), ("users", "/users/1/orders"), ("orders", "/orders")]
 
 
 @pytest.mark.parametrize(("service", "path"), LISTS)
@@ -416,7 +416,7 @@ def test_where_there_is_nothing_is_a_problem_too(
 @pytest.mark.parametrize(
     ("service", "method", "path", "allowed"),
     [
-        ("users", "GET", "/users", "POST"),
+        ("users", "PUT", "/users", "GET, HEAD, POST"),
         ("users", "PUT", "/users/1", "DELETE, GET, HEAD, PATCH"),
         ("users", "POST", "/users/1/orders", "GET, HEAD"),
         ("orders", "DELETE", "/orders", "GET, HEAD, POST"),

@@ -1,11 +1,13 @@
 """The OpenAPI documents: what they say is what the services do."""
 
+import json
 import re
 from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 from uuid import uuid4
 
+import jsonschema_rs
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
@@ -135,6 +137,67 @@ def test_each_limit_is_documented_exactly(name: str) -> None:
         assert (id_["minimum"], id_["maximum"]) == (1, 9223372036854775807)
 
 
+@pytest.mark.parametrize(
+    ("name", "ids"),
+    [
+        ("users", "get_users create_user get_user update_user erase_user get_user_orders"),
+        ("orders", "get_orders place_order get_order cancel_order"),
+    ],
+)
+def test_operations_have_the_names_that_generated_clients_call_them_by(name: str, ids: str) -> None:
+    """Such a name never changes."""
+    found = [operation["operationId"] for operation in operations(document(name))]
+    assert sorted(found) == sorted(ids.split())
+
+
+def test_the_document_names_the_server_it_is_read_from_and_one_on_this_machine(
+    users_url: str,
+) -> None:
+    app = make_app(discovery.load("users"), settings_of("users", users_url, port=9001))
+    own, local = app.openapi()["servers"]
+    assert own["url"] == "/"
+    assert local["url"] == "http://localhost:{port}"
+    assert local["variables"]["port"]["default"] == "9001"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_problem_need_not_have_is_absent_and_never_null(name: str) -> None:
+    found = document(name)
+    schema = found["components"]["schemas"]["Problem"]
+    assert sorted(schema["required"]) == ["status", "title", "type"]
+    for field in ("detail", "errors"):
+        assert "null" not in json.dumps(schema["properties"][field])
+        assert "default" not in schema["properties"][field]
+    examples = [
+        example["value"]
+        for operation in operations(found)
+        for response in operation["responses"].values()
+        for content in response.get("content", {}).values()
+        for example in content.get("examples", {}).values()
+    ]
+    assert examples
+    assert "null" not in json.dumps(examples)
+
+
+def test_problems_are_sent_as_the_schema_says(users: Served) -> None:
+    schemas = users.client.get("/openapi.json").json()["components"]["schemas"]
+    schema = {**schemas["Problem"], "components": {"schemas": schemas}}
+    sent = [
+        users.client.get("/nowhere"),
+        users.client.get(f"/users/{2**62}"),
+        users.client.get("/users/0"),
+        users.client.post("/users", json={}),
+        users.client.post("/users", content="{", headers={"content-type": "application/json"}),
+    ]
+    members = [sorted(response.json()) for response in sent]
+    for response in sent:
+        jsonschema_rs.validate(schema, response.json())
+    bare = ["status", "title", "type"]
+    assert members[0] == bare
+    assert members[1] == ["detail", *bare]
+    assert members[2] == members[3] == ["detail", "errors", *bare]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_no_parameter_may_be_null(name: str) -> None:
     for operation in operations(document(name)):
@@ -188,6 +251,7 @@ def test_the_examples_in_the_documents_run(
         ran = [*run_examples(users), *run_examples(orders)]
     assert ran == [
         ("post", "/users", 201),
+        ("get", "/users", 200),
         ("get", "/users/1", 200),
         ("patch", "/users/1", 200),
         ("get", "/users/1/orders", 200),

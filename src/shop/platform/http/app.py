@@ -12,6 +12,7 @@ from math import inf
 from typing import Any, NoReturn
 
 from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
@@ -71,11 +72,14 @@ class ServiceApp(FastAPI):
         router: APIRouter,
         lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]],
         ready: Ready,
+        port: int,
         request_timeout: float = inf,
         interceptors: Sequence[RouteInterceptor] = (),
         docs: bool = True,
     ) -> None:
-        """`docs` is whether people and programs are told about it: `/docs`, `/openapi.json` and the like."""
+        """`docs` is whether people and programs are told about it: `/docs`, `/openapi.json` and the like.
+        `port` is only said there.
+        """
         super().__init__(
             title=title,
             version=version,
@@ -84,6 +88,8 @@ class ServiceApp(FastAPI):
             docs_url=None,
             redoc_url=None,
             lifespan=lifespan,
+            servers=_servers(port),
+            generate_unique_id_function=_operation_id,
             exception_handlers={HTTPException: _http_exception, Exception: _exception},
             # One address for one thing: no redirect from /users/ to /users.
             redirect_slashes=False,
@@ -172,6 +178,23 @@ class ServiceApp(FastAPI):
             schemas.pop("ValidationError", None)
             _make_exact(document)
         return super().openapi()
+
+
+def _servers(port: int) -> list[dict[str, Any]]:
+    """The first is what the documentation page sends its requests to."""
+    return [
+        {"url": "/", "description": "the server that this document was read from"},
+        {
+            "url": "http://localhost:{port}",
+            "description": "a shop on this machine",
+            "variables": {"port": {"default": str(port)}},
+        },
+    ]
+
+
+def _operation_id(route: APIRoute) -> str:
+    """The function's name. Generated clients call their functions so: to rename one breaks them."""
+    return route.name
 
 
 def _make_exact(document: Any) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import Path
 from pydantic import (
     AfterValidator,
+    AwareDatetime,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -90,6 +91,24 @@ Email = Annotated[
     Field(min_length=3, max_length=254, json_schema_extra={"pattern": f"^{_EMAIL}$"}),
     AfterValidator(_address),
 ]
+
+
+# RFC 3339. Pydantic also takes a number of seconds and a day, and one time would have many spellings.
+_TIME = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})"
+)
+
+
+def _time(value: object) -> object:
+    if not isinstance(value, str) or not _TIME.fullmatch(value):
+        raise ValueError(
+            "must be a time with its offset, like 2026-11-26T09:30:00Z (in a URL, + is %2B)"
+        )
+    return value
+
+
+Time = Annotated[AwareDatetime, BeforeValidator(_time)]
+"""A point in time, to the microsecond."""
 
 
 _AMOUNT = re.compile(r"[0-9]{1,10}(\.[0-9]{1,2})?")

@@ -78,6 +78,7 @@ def make_app(service: Service, settings: Settings) -> ServiceApp:
         router=endpoints.router,
         lifespan=lifespan,
         ready=ready,
+        port=settings.service(service.name).port,
         docs=settings.docs,
         request_timeout=settings.request_timeout_ms / 1000,
         interceptors=chain.routes,

@@ -13,7 +13,7 @@ from shop.contracts.orders import Status
 from shop.platform.http import paging as pages
 from shop.platform.http.context import Asked
 from shop.platform.http.etag import IfMatch, versions
-from shop.platform.http.fields import PathId, PlainId
+from shop.platform.http.fields import Line, PathId, PlainId, Time
 from shop.platform.http.idempotency import answer_once
 from shop.platform.http.route import FastRoute, Reply, admitted_by
 from shop.platform.problems import READS, TAKES_JSON, WRITES, PreconditionFailed, documented
@@ -73,11 +73,16 @@ def routes(
     async def get_orders(
         user_id: Annotated[PlainId | None, Query()] = None,
         status: Annotated[Status | None, Query()] = None,
+        product: Annotated[Line | None, Query(description="exactly this one")] = None,
+        placed_from: Annotated[Time | None, Query(description="placed then or later")] = None,
+        placed_before: Annotated[Time | None, Query(description="placed before then")] = None,
         limit: pages.Limit = pages.DEFAULT_LIMIT,
         cursor: pages.Cursor = None,
     ) -> Orders:
-        """Orders, newest first."""
-        return await listing.submit(ListOrders(user_id, status, pages.decode_cursor(cursor), limit))
+        """Orders for which all that is asked for holds, newest first."""
+        below = pages.decode_cursor(cursor)
+        asked = ListOrders(user_id, status, below, limit, product, placed_from, placed_before)
+        return await listing.submit(asked)
 
     @router.post(
         "/orders/{order_id}/cancel",

@@ -1,13 +1,26 @@
 """What the order service reads."""
 
 from collections.abc import Collection, Sequence
+from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 from psycopg.rows import TupleRow
-from sqlalchemy import BigInteger, Select, bindparam, func, literal_column, select
+from sqlalchemy import (
+    BigInteger,
+    DateTime,
+    Select,
+    bindparam,
+    collate,
+    func,
+    literal_column,
+    select,
+    tuple_,
+)
 
-from eventspine.database import Database, query
+from eventspine.database import Database, Query, query
 from shop.contracts.orders import Status
+from shop.platform.http.fields import MAX_BIGINT
 from shop.platform.http.paging import encode_cursor
 from shop.services.orders.errors import OrderNotFound
 from shop.services.orders.schemas import Customer, ListOrders, Order, Orders
@@ -18,6 +31,8 @@ _WITH_CUSTOMER: Select[Any] = select(orders, customers.c.name, customers.c.email
 )
 _COLUMNS = orders.columns.keys()
 
+_MANY = query(_WITH_CUSTOMER.where(orders.c.id == func.any(bindparam("ids"))))
+
 # In the order of their ids, or two batches could wait for each other.
 LOCK = query(
     _WITH_CUSTOMER.where(orders.c.id == func.any(bindparam("ids")))
@@ -25,19 +40,14 @@ LOCK = query(
     .with_for_update(key_share=True, of=orders)
 )
 
-_MANY = query(_WITH_CUSTOMER.where(orders.c.id == func.any(bindparam("ids"))))
-
 _KNOWN = query(
     select(customers.c.id).where(
         customers.c.id == func.any(bindparam("ids")), customers.c.erased.is_(False)
     )
 )
 
-_PAGE = (
-    _WITH_CUSTOMER.where(orders.c.id < bindparam("below"))
-    .order_by(orders.c.id.desc())
-    .limit(bindparam("limit", type_=BigInteger))
-)
+_PLACED_AT = query(select(orders.c.placed_at).where(orders.c.id == bindparam("id")))
+
 # Literals and not parameters, so that the planner sees that the partial index serves them.
 _STATUS = {
     "placed": (orders.c.status == literal_column("'placed'"),),
@@ -47,20 +57,53 @@ _STATUS = {
     ),
     None: (),
 }
-# Of one user by `orders_of_user` alone: an expression, or the planner might, while there are few
-# orders, take the partial index, and read all that were ever cancelled.
-_OF_USER = orders.c.user_id == bindparam("user_id")
-_STATUS_OF_USER = {
+# An expression, which no index knows, where another index must be taken: the planner might, while
+# there are few orders, take the partial one, and read all that were ever cancelled. Likewise below.
+_FILTER_STATUS = {
     status: (orders.c.status.concat("") == literal_column(f"'{status}'"),) if status else ()
     for status in _STATUS
 }
-_PAGES = {
-    **{(False, status): query(_PAGE.where(*those)) for status, those in _STATUS.items()},
-    **{
-        (True, status): query(_PAGE.where(_OF_USER, *those))
-        for status, those in _STATUS_OF_USER.items()
-    },
-}
+_LIMIT = bindparam("limit", type_=BigInteger)
+_FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+
+
+@cache
+def _by_id(*, of_user: bool, status: Status | None, product: bool, timed: bool) -> Query:
+    """All orders, or those of a user, by their ids."""
+    statement = _WITH_CUSTOMER.where(orders.c.id < bindparam("below"))
+    if of_user:
+        statement = statement.where(
+            orders.c.user_id == bindparam("user_id"), *_FILTER_STATUS[status]
+        )
+    else:
+        statement = statement.where(*_STATUS[status])
+    if product:
+        statement = statement.where(orders.c.product.concat("") == bindparam("product"))
+    if timed:
+        placed_at = orders.c.placed_at.op("+")(literal_column("interval '0'"))
+        statement = statement.where(
+            placed_at >= bindparam("placed_from", type_=DateTime(timezone=True)),
+            placed_at < bindparam("placed_before", type_=DateTime(timezone=True)),
+        )
+    return query(statement.order_by(orders.c.id.desc()).limit(_LIMIT))
+
+
+@cache
+def _by_time(*, status: Status | None, product: bool) -> Query:
+    """By when they were placed, and by id where that is the same."""
+    place = tuple_(orders.c.placed_at, orders.c.id)
+    statement = _WITH_CUSTOMER.where(
+        orders.c.placed_at >= bindparam("placed_from", type_=DateTime(timezone=True)),
+        place
+        < tuple_(
+            bindparam("placed_before", type_=DateTime(timezone=True)),
+            bindparam("below", type_=BigInteger),
+        ),
+        *_FILTER_STATUS[status],
+    )
+    if product:
+        statement = statement.where(collate(orders.c.product, "C") == bindparam("product"))
+    return query(statement.order_by(orders.c.placed_at.desc(), orders.c.id.desc()).limit(_LIMIT))
 
 
 async def get(database: Database, ids: Sequence[int]) -> list[Order | OrderNotFound]:
@@ -72,21 +115,42 @@ async def get(database: Database, ids: Sequence[int]) -> list[Order | OrderNotFo
 
 async def pages(database: Database, asked: Sequence[ListOrders]) -> list[Orders]:
     """The pages asked for, one after the other."""
-    return [await _page(database, *page) for page in asked]
+    return [await _page(database, page) for page in asked]
 
 
-async def _page(
-    database: Database, user_id: int | None, status: Status | None, below: int, limit: int
-) -> Orders:
+async def _page(database: Database, asked: ListOrders) -> Orders:
+    timed = asked.placed_from is not None or asked.placed_before is not None
+    first, end = asked.placed_from or _FIRST, asked.placed_before or _LAST
+    below = asked.below
+    # A user has few orders: those are read by id, whatever else is asked for.
+    if asked.user_id is None and (timed or asked.product is not None):
+        statement = _by_time(status=asked.status, product=asked.product is not None)
+        end, below = await _going_on(database, end, below)
+    else:
+        statement = _by_id(
+            of_user=asked.user_id is not None,
+            status=asked.status,
+            product=asked.product is not None,
+            timed=timed,
+        )
+    values = {"user_id": asked.user_id, "product": asked.product, "below": below}
     rows = await database.fetch(
-        _PAGES[user_id is not None, status],
+        statement,
         # One more than is shown: if it is there, so is a next page.
-        {"user_id": user_id, "below": below, "limit": limit + 1},
+        {**values, "placed_from": first, "placed_before": end, "limit": asked.limit + 1},
     )
-    items = [order(row) for row in rows[:limit]]
+    items = [order(row) for row in rows[: asked.limit]]
     return Orders(
-        items=items, next_cursor=encode_cursor(items[-1].id) if len(rows) > limit else None
+        items=items, next_cursor=encode_cursor(items[-1].id) if len(rows) > asked.limit else None
     )
+
+
+async def _going_on(database: Database, end: datetime, below: int) -> tuple[datetime, int]:
+    """Before which time and id the page begins: at the end of the range, or after the order `below`."""
+    if below != MAX_BIGINT:
+        for (placed_at,) in await database.fetch(_PLACED_AT, {"id": below}):
+            return min((placed_at, below), (end, 0))
+    return end, 0
 
 
 async def known(database: Database, ids: Collection[int]) -> set[int]:

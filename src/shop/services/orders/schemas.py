@@ -50,12 +50,17 @@ class Orders(View):
 
 
 class ListOrders(NamedTuple):
-    """Of one user or of one status where given; ids below `below`, newest first."""
+    """Orders for which all that is given holds, newest first; `below` is where the page before ended."""
 
     user_id: int | None
     status: Status | None
     below: int
     limit: int
+    product: str | None = None
+    placed_from: datetime | None = None
+    """The first moment of a range of time."""
+    placed_before: datetime | None = None
+    """The first moment after it."""
 
 
 class PlaceOrder(NamedTuple):

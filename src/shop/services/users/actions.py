@@ -6,8 +6,6 @@ results, so that it fails no neighbour.
 
 import json
 from collections.abc import Sequence
-from datetime import datetime
-from typing import NamedTuple
 
 from psycopg.errors import UniqueViolation
 
@@ -17,6 +15,7 @@ from eventspine.outbox import Transaction
 from shop.contracts.users import UserCreated, UserErased, UserUpdated
 from shop.platform.problems import PreconditionFailed
 from shop.services.users.errors import EmailTaken, UserGone, UserNotFound
+from shop.services.users.queries import LOCK, user
 from shop.services.users.schemas import CreateUser, EraseUser, UpdateUser, User
 
 # The unique index decides who has an address; the look-up before it only keeps refused commands
@@ -41,13 +40,6 @@ WITH wanted AS (
 SELECT n, id, email, name, version, created_at FROM numbered JOIN created USING (id)
 """
 
-# In the order of their ids, or two batches could wait for each other.
-_LOCK = """
-SELECT id, email, name, version, created_at FROM users
-WHERE id = ANY(%(ids)s) AND erased_at IS NULL
-ORDER BY id FOR NO KEY UPDATE
-"""
-
 _UPDATE = """
 UPDATE users SET email = %(email)s, name = %(name)s, version = %(version)s WHERE id = %(id)s
 """
@@ -60,15 +52,6 @@ WHERE id = ANY(%(ids)s)
 
 # Not the address: it is the other user's, and the answer may be stored beyond their erasure.
 _ONE_EACH = "Addresses that differ in upper and lower case are the same"
-
-
-class _Known(NamedTuple):
-    """A user as the batch has left it so far."""
-
-    email: str
-    name: str
-    version: int
-    created_at: datetime
 
 
 async def create(
@@ -97,7 +80,7 @@ async def update(
 
 
 async def _update(
-    tx: Transaction, known: dict[int, _Known], request: Request[UpdateUser]
+    tx: Transaction, known: dict[int, User], request: Request[UpdateUser]
 ) -> User | UserNotFound | EmailTaken | PreconditionFailed:
     command = request.command
     was = _expected(known, command)
@@ -107,16 +90,16 @@ async def _update(
     name = was.name if command.name is None else command.name
     now = was
     if (email, name) != (was.email, was.name):
-        now = was._replace(email=email, name=name, version=was.version + 1)
+        changed = {"email": email, "name": name, "version": was.version + 1}
+        now = was.model_copy(update=changed)
         try:
             async with tx.savepoint():
-                await tx.execute(_UPDATE, {"id": command.user_id, **now._asdict()})
+                await tx.execute(_UPDATE, dict(now))
         except UniqueViolation:
             return EmailTaken(_ONE_EACH)
         known[command.user_id] = now
-        event = UserUpdated(id=command.user_id, **now._asdict())
-        tx.publish(event, request.context)
-    return User(id=command.user_id, **now._asdict())
+        tx.publish(UserUpdated(**dict(now)), request.context)
+    return now
 
 
 async def erase(
@@ -142,16 +125,17 @@ async def erase(
     return results
 
 
-async def _lock(tx: Transaction, ids: Sequence[int]) -> dict[int, _Known]:
-    return {id_: _Known(*rest) for id_, *rest in await tx.fetch(_LOCK, {"ids": list(ids)})}
+async def _lock(tx: Transaction, ids: Sequence[int]) -> dict[int, User]:
+    """Those of them that are there, and then, as the batch has left them so far."""
+    return {was.id: was for was in map(user, await tx.fetch(LOCK, {"ids": list(ids)}))}
 
 
 def _expected(
-    known: dict[int, _Known], command: UpdateUser | EraseUser
-) -> _Known | UserNotFound | PreconditionFailed:
-    user = known.get(command.user_id)
-    if user is None:
+    known: dict[int, User], command: UpdateUser | EraseUser
+) -> User | UserNotFound | PreconditionFailed:
+    was = known.get(command.user_id)
+    if was is None:
         return UserNotFound(f"No user has the id {command.user_id}")
-    if command.versions is not None and user.version not in command.versions:
-        return PreconditionFailed(f'The user is at version {user.version}: ETag "{user.version}"')
-    return user
+    if command.versions is not None and was.version not in command.versions:
+        return PreconditionFailed(f'The user is at version {was.version}: ETag "{was.version}"')
+    return was

@@ -1,6 +1,8 @@
 """The user service's HTTP interface: schema in, schema or problem out."""
 
-from fastapi import APIRouter
+from typing import Annotated
+
+from fastapi import APIRouter, Query
 
 from eventspine.batching import Batcher
 from eventspine.context import Request
@@ -8,7 +10,7 @@ from eventspine.idempotency import Answer
 from shop.platform.http import paging as pages
 from shop.platform.http.context import Asked
 from shop.platform.http.etag import IfMatch, versions
-from shop.platform.http.fields import PathId
+from shop.platform.http.fields import Email, PathId
 from shop.platform.http.idempotency import answer_once
 from shop.platform.http.route import FastRoute, Reply, admitted_by
 from shop.platform.problems import READS, TAKES_JSON, WRITES, PreconditionFailed, documented
@@ -17,11 +19,13 @@ from shop.services.users.schemas import (
     CreateUser,
     EraseUser,
     ListUserOrders,
+    ListUsers,
     NewUser,
     UpdateUser,
     User,
     UserChanges,
     UserOrders,
+    Users,
 )
 
 
@@ -31,6 +35,7 @@ def routes(
     updating: Batcher[Request[UpdateUser], User | Answer],
     erasing: Batcher[Request[EraseUser], Answer | None],
     getting: Batcher[int, User],
+    finding: Batcher[ListUsers, Users],
     listing: Batcher[ListUserOrders, UserOrders],
 ) -> APIRouter:
     router = APIRouter(route_class=FastRoute, tags=["users"])
@@ -46,6 +51,18 @@ def routes(
         """Create a user. Two may share a name, never an e-mail address."""
         command = CreateUser(new.email, new.name)
         return await answer_once(creating, command, _created, context)
+
+    @router.get("/users", response_model=Users, responses=documented(*READS))
+    @admitted_by(finding.admit)
+    async def get_users(
+        email: Annotated[
+            Email | None, Query(description="the user who has it, without regard to case")
+        ] = None,
+        limit: pages.Limit = pages.DEFAULT_LIMIT,
+        cursor: pages.Cursor = None,
+    ) -> Users:
+        """Users, newest first; who was erased is not among them."""
+        return await finding.submit(ListUsers(email, pages.decode_cursor(cursor), limit))
 
     @router.get("/users/{user_id}", response_model=User, responses=documented(UserNotFound, *READS))
     @admitted_by(getting.admit)

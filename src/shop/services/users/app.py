@@ -41,11 +41,17 @@ def endpoints(settings: Settings, database: Database) -> Endpoints:
     getting = Batcher(partial(queries.get, database), **bounds, concurrency=2)
     # Each reads up to a hundred rows, so together is not cheaper; and two at a time leave the
     # processor, too, to the writes.
+    finding = Batcher(partial(queries.pages, database), **bounds, max_batch=1, concurrency=2)
     listing = Batcher(partial(queries.orders_of, database), **bounds, max_batch=1, concurrency=2)
     router = routes(
-        creating=creating, updating=updating, erasing=erasing, getting=getting, listing=listing
+        creating=creating,
+        updating=updating,
+        erasing=erasing,
+        getting=getting,
+        finding=finding,
+        listing=listing,
     )
-    return Endpoints(router, (creating, updating, erasing, getting, listing))
+    return Endpoints(router, (creating, updating, erasing, getting, finding, listing))
 
 
 SERVICE = Service(

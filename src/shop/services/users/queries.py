@@ -3,30 +3,47 @@
 from collections.abc import Sequence
 from decimal import Decimal
 
-from sqlalchemy import BigInteger, bindparam, case, func, select
+from psycopg.rows import TupleRow
+from sqlalchemy import BigInteger, Text, bindparam, case, cast, collate, func, select
 
 from eventspine.database import Database, query
 from shop.platform.http.paging import encode_cursor
 from shop.services.users.errors import UserNotFound
-from shop.services.users.schemas import ListUserOrders, User, UserOrder, UserOrders
+from shop.services.users.schemas import (
+    ListUserOrders,
+    ListUsers,
+    User,
+    UserOrder,
+    UserOrders,
+    Users,
+)
 from shop.services.users.tables import orders, users
 
-_MANY = query(
-    select(users.c.id, users.c.email, users.c.name, users.c.version, users.c.created_at).where(
-        users.c.id == func.any(bindparam("ids")), users.c.erased_at.is_(None)
+_THERE = select(*(users.c[name] for name in User.model_fields)).where(users.c.erased_at.is_(None))
+
+_MANY_THERE = _THERE.where(users.c.id == func.any(bindparam("ids")))
+_MANY = query(_MANY_THERE)
+
+# In the order of their ids, or two batches could wait for each other.
+LOCK = query(_MANY_THERE.order_by(users.c.id).with_for_update(key_share=True))
+
+_PAGE = query(
+    _THERE.where(users.c.id < bindparam("below"))
+    .order_by(users.c.id.desc())
+    .limit(bindparam("limit", type_=BigInteger))
+)
+
+# Upper and lower case as the column's collation has them, which the index goes by: a parameter has
+# the database's own, and there INFO may not be info.
+_WITH_EMAIL = query(
+    _THERE.where(
+        func.lower(users.c.email)
+        == func.lower(collate(cast(bindparam("email"), Text), users.c.email.type.collation))
     )
 )
 
 _ORDERS = query(
-    select(
-        orders.c.id,
-        orders.c.product,
-        orders.c.quantity,
-        orders.c.total_price,
-        orders.c.status,
-        orders.c.version,
-        orders.c.placed_at,
-    )
+    select(*(orders.c[name] for name in UserOrder.model_fields))
     .where(orders.c.user_id == bindparam("user_id"), orders.c.id < bindparam("below"))
     .order_by(orders.c.id.desc())
     .limit(bindparam("limit", type_=BigInteger))
@@ -42,22 +59,40 @@ _TOTALS = query(
 
 async def get(database: Database, ids: Sequence[int]) -> list[User | UserNotFound]:
     """The users of these ids, in the order asked for, in one statement."""
-    found: dict[int, User] = {}
-    for id_, email, name, version, created_at in await database.fetch(_MANY, {"ids": list(ids)}):
-        found[id_] = User(id=id_, email=email, name=name, version=version, created_at=created_at)
+    found = {one.id: one for one in map(user, await database.fetch(_MANY, {"ids": list(ids)}))}
     return [found.get(id_) or UserNotFound(f"No user has the id {id_}") for id_ in ids]
+
+
+async def pages(database: Database, asked: Sequence[ListUsers]) -> list[Users]:
+    """The pages asked for, one after the other."""
+    return [await _users(database, *page) for page in asked]
+
+
+async def _users(database: Database, email: str | None, below: int, limit: int) -> Users:
+    if email is not None:
+        # One at most. Not below an id in the statement: it is to be found by its address alone.
+        rows = await database.fetch(_WITH_EMAIL, {"email": email})
+        items = [found for found in map(user, rows) if found.id < below]
+        return Users(items=items, next_cursor=None)
+    # One more than is shown: if it is there, so is a next page.
+    rows = await database.fetch(_PAGE, {"below": below, "limit": limit + 1})
+    items = [user(row) for row in rows[:limit]]
+    return Users(
+        items=items, next_cursor=encode_cursor(items[-1].id) if len(rows) > limit else None
+    )
 
 
 async def orders_of(database: Database, asked: Sequence[ListUserOrders]) -> list[UserOrders]:
     """The pages asked for, one after the other."""
-    return [await _page(database, *page) for page in asked]
+    return [await _orders(database, *page) for page in asked]
 
 
-async def _page(database: Database, user_id: int, below: int, limit: int) -> UserOrders:
+async def _orders(database: Database, user_id: int, below: int, limit: int) -> UserOrders:
     rows = await database.fetch(_ORDERS, {"user_id": user_id, "below": below, "limit": limit + 1})
     [(count, total)] = await database.fetch(_TOTALS, {"user_id": user_id})
-    names = ("id", "product", "quantity", "total_price", "status", "version", "placed_at")
-    items = [UserOrder(**dict(zip(names, row, strict=True))) for row in rows[:limit]]
+    items = [
+        UserOrder(**dict(zip(UserOrder.model_fields, row, strict=True))) for row in rows[:limit]
+    ]
     return UserOrders(
         items=items,
         # One row more was asked for than is shown: if it is there, so is a next page.
@@ -65,3 +100,8 @@ async def _page(database: Database, user_id: int, below: int, limit: int) -> Use
         count=count,
         total=Decimal(total).quantize(Decimal("0.01")),
     )
+
+
+def user(row: TupleRow) -> User:
+    """A row with a column for each of a user's fields."""
+    return User(**dict(zip(User.model_fields, row, strict=True)))

@@ -48,6 +48,13 @@ class User(View):
     created_at: datetime
 
 
+class Users(View):
+    """A page of users, newest first."""
+
+    items: list[User]
+    next_cursor: str | None
+
+
 class UserOrder(View):
     """An order, as its events told of it."""
 
@@ -67,6 +74,14 @@ class UserOrders(View):
     next_cursor: str | None
     count: int = Field(description="all the user's orders, on every page")
     total: Decimal = Field(description="what those that are not cancelled cost together")
+
+
+class ListUsers(NamedTuple):
+    """All, or the one who has this address; ids below `below`, newest first."""
+
+    email: str | None
+    below: int
+    limit: int
 
 
 class ListUserOrders(NamedTuple):

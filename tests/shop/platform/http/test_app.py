@@ -49,7 +49,9 @@ def app_of(
     router = APIRouter(route_class=FastRoute)
     if endpoint:
         router.add_api_route("/", endpoint, response_model=Answer)
-    return ServiceApp(title="Test", version="1", router=router, lifespan=nothing, ready=ready)
+    return ServiceApp(
+        title="Test", version="1", router=router, lifespan=nothing, ready=ready, port=80
+    )
 
 
 def get(app: ServiceApp, path: str = "/") -> httpx.Response:
