@@ -17,7 +17,7 @@ from shop.services.users.schemas import (
     UserOrders,
     Users,
 )
-from shop.services.users.tables import orders, users
+from shop.services.users.tables import LETTERS, orders, users
 
 _THERE = select(*(users.c[name] for name in User.model_fields)).where(users.c.erased_at.is_(None))
 
@@ -37,8 +37,7 @@ _PAGE = query(
 # the database's own, and there INFO may not be info.
 _WITH_EMAIL = query(
     _THERE.where(
-        func.lower(users.c.email)
-        == func.lower(collate(cast(bindparam("email"), Text), users.c.email.type.collation))
+        func.lower(users.c.email) == func.lower(collate(cast(bindparam("email"), Text), LETTERS))
     )
 )
 

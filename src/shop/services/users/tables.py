@@ -21,14 +21,16 @@ from eventspine.tables import add_spine_tables
 metadata = MetaData()
 add_spine_tables(metadata)
 
+LETTERS = "pg_c_utf8"
+"""An address's collation says what upper and lower case are: Unicode's rules, one letter for one letter.
+The database's own would be those of its locale, and in Turkish INFO is not info."""
+
 users = Table(
     "users",
     metadata,
     Column("id", BigInteger, Identity(), primary_key=True),
     # An erased user keeps its row, without the person in it: a late event can't bring it back.
-    # Its collation says what upper and lower case are: Unicode's rules, one letter for one letter. The
-    # database's own would be those of its locale, and in Turkish INFO is not info.
-    Column("email", Text(collation="pg_c_utf8")),
+    Column("email", Text(collation=LETTERS)),
     Column("name", Text),
     Column("version", BigInteger, nullable=False, server_default=text("1")),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
