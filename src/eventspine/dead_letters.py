@@ -59,16 +59,17 @@ class Parked(NamedTuple):
 
 
 # Every batch asks, and behind a key may be any number of events. So this goes from key to key in
-# `parked_held_keys`, with a look-up for each (a loose index scan), where DISTINCT would read all.
+# `parked_held_keys`, with a look-up for each (a loose index scan), where DISTINCT would read all. The OR
+# is true of every row there, and makes `parked_by_key`, which has strangers' too, the dearer one.
 _HELD = """
 WITH RECURSIVE held AS (
     (SELECT topic, key, coalesce(hashtextextended(key, 0), 0) AS hash FROM parked
-    WHERE consumer = %(consumer)s AND holds_key
+    WHERE consumer = %(consumer)s AND holds_key AND (holds_key OR position < 0)
     ORDER BY topic, coalesce(hashtextextended(key, 0), 0) LIMIT 1)
     UNION ALL
     SELECT further.* FROM held, LATERAL (
         SELECT topic, key, coalesce(hashtextextended(key, 0), 0) FROM parked
-        WHERE consumer = %(consumer)s AND holds_key
+        WHERE consumer = %(consumer)s AND holds_key AND (holds_key OR position < 0)
             AND (topic, coalesce(hashtextextended(key, 0), 0)) > (held.topic, held.hash)
         ORDER BY topic, coalesce(hashtextextended(key, 0), 0) LIMIT 1
     ) AS further

@@ -67,12 +67,13 @@ class Projection:
     def keep_latest(self) -> str:
         """SQL: keeps the latest versions; gives an event whose predecessor never came, if one did.
 
-        What it gives is as the table stood before.
+        What it gives is as the table stood before. (OFFSET 0 makes it one look-up for each event.)
         """
         every = ", ".join([*self.key, "version", *self.columns])
         key = ", ".join(self.key)
         replaced = ", ".join(f"{name} = excluded.{name}" for name in ("version", *self.columns))
         of_key = ", ".join(f"e.{name}" for name in self.key)
+        same = " AND ".join(f"t.{name} = e.{name}" for name in self.key)
         return f"""
         WITH e AS MATERIALIZED (
             SELECT {self.selected} FROM jsonb_to_recordset(%(events)s::jsonb) AS r({self.record})
@@ -81,7 +82,9 @@ class Projection:
             ON CONFLICT ({key}) DO UPDATE SET {replaced} WHERE t.version < excluded.version
         )
         SELECT concat_ws(', ', {of_key}), coalesce(t.version, 0), e.version
-        FROM e LEFT JOIN {self.table} t USING ({key})
+        FROM e LEFT JOIN LATERAL (
+            SELECT version FROM {self.table} t WHERE {same} OFFSET 0
+        ) AS t ON true
         WHERE e.version > coalesce(t.version, 0) + 1
         LIMIT 1
         """  # noqa: S608 - names from the code, not from anybody's input

@@ -78,6 +78,7 @@ _PLANS = {
     "enable_bitmapscan": "off",
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
+    "enable_material": "off",
     "enable_sort": "off",
     "enable_incremental_sort": "off",
     "enable_indexscan": "on",

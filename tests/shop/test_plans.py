@@ -106,11 +106,16 @@ SELECT (SELECT sum(seq_tup_read) FROM pg_stat_user_tables)
 """
 
 
-def _fill(urls: dict[str, str], first: int, last: int, then: str) -> None:
+def _fill(urls: dict[str, str], first: int, last: int) -> None:
     for name, url in urls.items():
-        with psycopg.connect(url, autocommit=True) as connection:
+        with psycopg.connect(url) as connection:
             psycopg.ClientCursor(connection).execute(_GROW[name], {"from": first, "to": last})
-            connection.execute(then)
+
+
+def _execute(urls: dict[str, str], sql: str) -> None:
+    for url in urls.values():
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(sql.encode())
 
 
 class _Sessions(NamedTuple):
@@ -288,6 +293,7 @@ class Steps:
 
     async def _hear(self, database: Database, name: str, *events: Event) -> None:
         async with transaction(database) as tx:
+            tx.accepts_gaps = True
             await discovery.load(name).handlers.apply(tx, heard(*events))
 
 
@@ -322,24 +328,25 @@ async def _steps(urls: dict[str, str]) -> AsyncIterator[dict[str, tuple[Step, "_
         }
 
 
-@pytest.mark.parametrize("analysed", [False, True], ids=["never-analysed", "analysed-small"])
+@pytest.mark.parametrize("planned", ["empty and analysed", "small", "small and analysed"])
 def test_no_statement_reads_a_table_whole_that_has_grown_since_it_was_planned(
-    databases: Databases, *, analysed: bool
+    databases: Databases, planned: str
 ) -> None:
     urls = {"users": databases.users, "orders": databases.orders, "log": databases.log}
 
     async def scenario() -> dict[str, int]:
         async with _steps(urls) as steps:
-            _fill(urls, 1, SMALL, "VACUUM ANALYZE" if analysed else _NO_AUTOVACUUM)
-            for _ in range(OFTEN):
-                for step, _ in steps.values():
+            if planned.startswith("small"):
+                _fill(urls, 1, SMALL)
+            if planned.endswith("analysed"):
+                _execute(urls, "VACUUM ANALYZE")
+            for step, _ in steps.values():
+                for _ in range(OFTEN):
                     await step()
-            _fill(urls, GROWN, 2 * GROWN, "SELECT 1")
+            _fill(urls, GROWN, 2 * GROWN)
             return {what: await sessions.read_by(step) for what, (step, sessions) in steps.items()}
 
-    for url in urls.values():
-        with psycopg.connect(url, autocommit=True) as connection:
-            connection.execute(_NO_AUTOVACUUM)
+    _execute(urls, _NO_AUTOVACUUM)
     read = asyncio.run(scenario())
     assert {what: rows for what, rows in read.items() if rows > READ_AT_MOST} == {}
     # Nor has nothing been counted.

@@ -25,13 +25,16 @@ _TYPES = ", ".join(f"{name} {orders.c[name].type.compile(_DIALECT)}" for name in
 
 # One statement places every order whose customer is known; the n of those it does not return were
 # refused (n counts from 1). MERGE, because its RETURNING, unlike INSERT's, can name the source's columns.
+# OFFSET 0 makes it one look-up for each order, however many customers there were when it was planned.
 _PLACE = f"""
 MERGE INTO orders AS o
 USING (
     SELECT c.*, u.name AS customer_name, u.email AS customer_email
     FROM ROWS FROM (jsonb_to_recordset(%(commands)s::jsonb) AS ({_TYPES}))
         WITH ORDINALITY AS c({_GIVEN}, n)
-    JOIN customers u ON u.id = c.user_id AND NOT u.erased
+    CROSS JOIN LATERAL (
+        SELECT name, email FROM customers WHERE id = c.user_id AND NOT erased OFFSET 0
+    ) AS u
     ORDER BY c.n
 ) AS c ON false
 WHEN NOT MATCHED THEN INSERT ({_GIVEN}) VALUES ({", ".join(f"c.{name}" for name in PlaceOrder._fields)})

@@ -15,6 +15,7 @@ from sqlalchemy import (
     func,
     literal_column,
     select,
+    true,
     tuple_,
 )
 
@@ -26,8 +27,15 @@ from shop.services.orders.errors import OrderNotFound
 from shop.services.orders.schemas import Customer, ListOrders, Order, Orders
 from shop.services.orders.tables import customers, orders
 
-_WITH_CUSTOMER: Select[Any] = select(orders, customers.c.name, customers.c.email).join_from(
-    orders, customers, orders.c.user_id == customers.c.id, isouter=True
+# OFFSET 0 makes it one look-up for each order.
+_CUSTOMER = (
+    select(customers.c.name, customers.c.email)
+    .where(customers.c.id == orders.c.user_id)
+    .offset(literal_column("0"))
+    .lateral("customer")
+)
+_WITH_CUSTOMER: Select[Any] = select(orders, _CUSTOMER.c.name, _CUSTOMER.c.email).join_from(
+    orders, _CUSTOMER, true(), isouter=True
 )
 _COLUMNS = orders.columns.keys()
 
