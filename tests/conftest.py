@@ -1,4 +1,4 @@
-"""Real PostgreSQL for every test: one server a session, fresh databases a test.
+"""Real PostgreSQL for every test: one server a session, fresh databases a test; all services.
 
 A database is made from a migrated template, which takes some 30 ms; the server keeps its files in
 memory where there is room, since nobody will miss its data. Tests that kill a server start one of
@@ -11,7 +11,6 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
@@ -23,6 +22,12 @@ from shop.platform import discovery
 from shop.platform.migrations import migrate
 
 pytest_plugins = ["tests.clock_fixture", "tests.kafka_fixture"]
+
+# One more than the shop's own, so that nothing here knows how many there are. What a test starts
+# (`tests.e2e.shop.environment`) has only the shop's own, unless it asks for more.
+os.environ["SHOP_SERVICES"] = "shop.services,tests.more.services"
+SHIPPED = tuple(discovery._find("shop.services"))
+"""The shop's own."""
 
 _LONGEST_FIRST = (
     "storm/test_storm.py",
@@ -99,7 +104,7 @@ def new_database(postgres: LocalPostgres) -> Iterator[NewDatabase]:
 
 @pytest.fixture(scope="session")
 def templates(postgres: LocalPostgres) -> dict[str, str]:
-    """Migrated databases, by name: `users`, `orders`, `log`. Nobody connects to them."""
+    """Migrated databases, by service; and the `log`. Nobody connects to them."""
     with psycopg.connect(postgres.dsn("postgres"), autocommit=True) as admin:
         for name in (*discovery.names(), "log"):
             admin.execute(f"CREATE DATABASE template_{name}")
@@ -111,13 +116,29 @@ def templates(postgres: LocalPostgres) -> dict[str, str]:
     return {name: f"template_{name}" for name in (*discovery.names(), "log")}
 
 
-@dataclass(frozen=True)
-class Databases:
-    """URLs of one test's own databases."""
+class Databases(dict[str, str]):
+    """URLs of one test's own databases, by service; and the log's."""
 
-    users: str
-    orders: str
-    log: str
+    @property
+    def users(self) -> str:
+        return self["users"]
+
+    @property
+    def orders(self) -> str:
+        return self["orders"]
+
+    @property
+    def log(self) -> str:
+        return self["log"]
+
+    def but(self, **urls: str) -> "Databases":
+        """With these in the place of some."""
+        return Databases({**self, **urls})
+
+
+@pytest.fixture
+def only_shipped_services(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOP_SERVICES", "shop.services")
 
 
 @pytest.fixture
@@ -136,8 +157,8 @@ def log_url(new_database: NewDatabase, templates: dict[str, str]) -> str:
 
 
 @pytest.fixture
-def databases(users_url: str, orders_url: str, log_url: str) -> Databases:
-    return Databases(users=users_url, orders=orders_url, log=log_url)
+def databases(new_database: NewDatabase, templates: dict[str, str]) -> Databases:
+    return Databases({name: new_database(template) for name, template in templates.items()})
 
 
 @pytest.fixture

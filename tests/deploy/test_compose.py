@@ -18,6 +18,7 @@ from devstack import kafka as local_kafka
 from devstack import postgres as local_postgres
 from shop.platform import discovery
 from shop.platform.settings import Settings
+from tests.conftest import SHIPPED
 from tests.deploy.compose import DEPLOY, PROJECT, Here, instructions, kafka_settings, load
 from tests.e2e.shop import free_ports, until
 from tests.kafka_fixture import StartKafka, start_kafka
@@ -29,7 +30,7 @@ COMPOSE = load()
 SERVICES = COMPOSE["services"]
 ONE_SHOT = {"passwords", "migrate"}
 LONG_RUNNING = SERVICES.keys() - ONE_SHOT
-SHOP = {f"{name}-{part}" for name in discovery.names() for part in ("api", "worker")}
+SHOP = {f"{name}-{part}" for name in SHIPPED for part in ("api", "worker")}
 
 
 def requirement(name: str, file: str) -> str:
@@ -40,7 +41,7 @@ def requirement(name: str, file: str) -> str:
 
 
 def test_every_service_has_its_databases_its_api_and_its_workers() -> None:
-    databases = {f"{name}-db" for name in discovery.names()}
+    databases = {f"{name}-db" for name in SHIPPED}
     assert SERVICES.keys() == SHOP | databases | ONE_SHOT | {"kafka"}
 
 
@@ -121,7 +122,7 @@ def test_nothing_but_the_apis_is_published() -> None:
 @pytest.mark.parametrize("name", sorted(SHOP))
 def test_a_service_reaches_and_may_open_no_database_but_its_own(name: str) -> None:
     owner, _, part = name.partition("-")
-    others = set(discovery.names()) - {owner}
+    others = set(SHIPPED) - {owner}
     service = SERVICES[name]
     assert set(service["networks"]) == {owner} | ({"events"} if part == "worker" else set())
     assert service["volumes"] == [f"{owner}-password:/run/secrets/{owner}:ro"]
@@ -166,7 +167,7 @@ def test_every_image_has_a_version_and_the_versions_are_those_used_everywhere() 
 
 
 def test_the_servers_are_set_up_as_shop_up_does_it() -> None:
-    for name in discovery.names():
+    for name in SHIPPED:
         database = SERVICES[f"{name}-db"]
         settings = dict(word.removeprefix("-c").split("=") for word in database["command"][1:])
         assert settings.items() <= local_postgres.SETTINGS.items()
@@ -254,7 +255,7 @@ def test_the_services_as_processes_walk_the_six_steps(
 
 
 def _only_the_password_opens(here: Here) -> None:
-    for name in discovery.names():
+    for name in SHIPPED:
         url = f"postgresql://{name}:guess@127.0.0.1:{here.ports[f'{name}-db']}/{name}"
         with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
             psycopg.connect(url)
@@ -263,7 +264,7 @@ def _only_the_password_opens(here: Here) -> None:
 def _wait_until_all_partitions_are_held(kafka: str) -> None:
     """A new member takes its share a moment after it is well."""
     admin = AdminClient({"bootstrap.servers": kafka})
-    groups = [discovery.load(name).handlers.consumer for name in discovery.names()]
+    groups = [discovery.load(name).handlers.consumer for name in SHIPPED]
 
     def held() -> bool:
         described = admin.describe_consumer_groups(groups).values()

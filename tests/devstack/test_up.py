@@ -50,6 +50,12 @@ sys.exit(run(UpOptions(Path(data), services, verbose=True),
 """
 
 
+@pytest.fixture(autouse=True)
+def only_shipped_services(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stand-ins run elsewhere, and find no others."""
+    monkeypatch.setenv("SHOP_SERVICES", "shop.services")
+
+
 @pytest.fixture
 def ports() -> tuple[int, int]:
     with socket.socket() as one, socket.socket() as other:

@@ -8,6 +8,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from shop.platform import discovery
 from shop.platform.libpq import HEEDED, libpq_variables
 from tests.conftest import Databases, NewDatabase
 from tests.e2e.conftest import short_directory
@@ -34,7 +35,7 @@ HOSTILE = dict.fromkeys(sorted(libpq_variables()), "no such thing") | {
 
 
 def databases(new_database: NewDatabase) -> Databases:
-    return Databases(*(new_database(None) for _ in range(3)))
+    return Databases({name: new_database(None) for name in (*discovery.names(), "log")})
 
 
 def named(urls: Databases) -> dict[str, str]:

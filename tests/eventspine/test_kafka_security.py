@@ -32,6 +32,8 @@ from eventspine.kafka_log import KafkaLog, appender, reader, topics
 from eventspine.kafka_log.client import Heard, quiet
 from eventspine.log import LogUnavailable, Record
 from shop.cli.main import app
+from shop.platform import discovery
+from shop.platform.discovery import PACKAGES
 from shop.platform.event_log import open_event_log
 from shop.platform.settings import Settings
 from tests.conftest import Databases
@@ -246,29 +248,31 @@ def documented_acls() -> Iterator[AclBinding]:
 def test_services_with_the_documented_rights_move_events_and_start_again(
     secure: Secure, databases: Databases, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    environments = {name: secure.environment_of(name) for name in ("users", "orders")}
+    # Those whose rights docs/operations.md lists.
+    monkeypatch.setenv(PACKAGES, "shop.services")
+    environments = {name: secure.environment_of(name) for name in discovery.names()}
     for name, value in {**settings(databases), **environments["orders"]}.items():
         monkeypatch.setenv(name, value)
     acls = set(documented_acls())
-    assert {acl.principal for acl in acls} == {"User:users", "User:orders"}
+    assert {acl.principal for acl in acls} == {f"User:{name}" for name in discovery.names()}
     for made in secure.admin.create_acls(list(acls)).values():
         made.result()
 
     async def move(first: bool) -> None:
         async with AsyncExitStack() as held:
             opened = {}
-            for name in ("users", "orders"):
-                opened[name] = Database(getattr(databases, name))
+            for name in discovery.names():
+                opened[name] = Database(databases[name])
                 await opened[name].open()
                 held.push_async_callback(opened[name].close)
             systems = {}
             for name, environment in environments.items():
                 log = open_with(environment)
                 held.push_async_callback(log.close)
-                systems[name] = Living(databases, opened["users"], opened["orders"], log)
+                systems[name] = Living(databases, opened, log)
             if first:
                 migrating = open_with(secure.environment)
-                for topic in ("users", "orders"):
+                for topic in discovery.names():
                     await migrating.create_topic(topic, 1)
                 await migrating.close()
             users, orders = systems["users"], systems["orders"]

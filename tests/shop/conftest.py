@@ -1,27 +1,33 @@
-"""The two services, running."""
+"""The services, running: a fixture for each, by its name."""
 
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import structlog
 
+from shop.platform import discovery
 from tests.conftest import NewDatabase
 from tests.shop.serving import Served, serving
 
-
-@pytest.fixture(scope="module")
-def users(new_database: NewDatabase, templates: dict[str, str]) -> Iterator[Served]:
-    """The user service, for all tests of a module: each makes what it needs."""
-    with serving("users", new_database(templates["users"])) as served:
-        yield served
+# The order service does not wait for customers it has not heard of.
+SETTINGS: dict[str, dict[str, Any]] = {"orders": {"customer_grace_ms": 0}}
 
 
-@pytest.fixture(scope="module")
-def orders(new_database: NewDatabase, templates: dict[str, str]) -> Iterator[Served]:
-    """The order service, likewise. It does not wait for customers it has not heard of."""
-    with serving("orders", new_database(templates["orders"]), customer_grace_ms=0) as served:
-        yield served
+def _fixture(service: str) -> Any:
+    @pytest.fixture(scope="module", name=service)
+    def served(new_database: NewDatabase, templates: dict[str, str]) -> Iterator[Served]:
+        """For all tests of a module: each makes what it needs."""
+        url = new_database(templates[service])
+        with serving(service, url, **SETTINGS.get(service, {})) as served:
+            yield served
+
+    return served
+
+
+for name in discovery.names():
+    globals()[name] = _fixture(name)
 
 
 @pytest.fixture

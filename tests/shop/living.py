@@ -1,8 +1,9 @@
-"""Both services' databases and the log, written to by actions and moved by relays and consumers."""
+"""All services' databases and the log, written to by actions and moved by relays and consumers."""
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from decimal import Decimal
@@ -21,6 +22,7 @@ from eventspine.postgres_log import PostgresLog
 from eventspine.relay import Relay
 from shop.cli.main import app
 from shop.platform import discovery
+from shop.platform.discovery import PACKAGES
 from shop.services.orders import actions as orders
 from shop.services.orders.schemas import CancelOrder, PlaceOrder
 from shop.services.users import actions as users
@@ -34,10 +36,17 @@ class Living:
     """The databases, opened, and the log. `users_created` of the users are there."""
 
     urls: Databases
-    users: Database
-    orders: Database
+    opened: Mapping[str, Database]
     log: PostgresLog
     users_created: int = 0
+
+    @property
+    def users(self) -> Database:
+        return self.opened["users"]
+
+    @property
+    def orders(self) -> Database:
+        return self.opened["orders"]
 
     async def create(self, count: int) -> None:
         first = self.users_created + 1
@@ -76,12 +85,12 @@ class Living:
         """Relays and consumers run; only those named, if any are: `users relay`, …"""
         parts = {}
         for service in map(discovery.load, discovery.names()):
-            url = getattr(self.urls, service.name)
+            url = self.urls[service.name]
             parts[f"{service.name} relay"] = Relay(
                 url, self.log, source=service.source, topics=[service.topic], batch=50
             )
             parts[f"{service.name} consumer"] = Consumer(
-                getattr(self, service.name), self.log, service.handlers
+                self.opened[service.name], self.log, service.handlers
             )
         tasks = [asyncio.create_task(parts[name].run()) for name in names or parts]
         try:
@@ -89,47 +98,50 @@ class Living:
         finally:
             assert not await cancel(tasks), "a task did not end when it was cancelled"
 
-    async def settled(self) -> None:
-        """Everything published is relayed and applied."""
+    async def settled(self, *readers: str) -> None:
+        """Everything published is relayed and applied; by these services, if any are named."""
         async with asyncio.timeout(20):
-            while await self._behind():
+            while await self._behind(readers or discovery.names()):
                 await asyncio.sleep(0.01)
 
-    async def _behind(self) -> bool:
-        for own, other, topic in (
-            (self.users, self.orders, "users"),
-            (self.orders, self.users, "orders"),
-        ):
-            [(head,)] = await own.fetch("SELECT position FROM outbox_head")
+    async def _behind(self, readers: Sequence[str]) -> bool:
+        services = {service.topic: service for service in discovery.load_all()}
+        for topic, publisher in services.items():
+            [(head,)] = await self.opened[publisher.name].fetch("SELECT position FROM outbox_head")
             ends = await self.log.end_offsets(topic)
-            moved = await other.fetch("SELECT last_position, next_offset FROM cursors")
-            if head and moved != [(head, sum(ends.values()))]:
-                return True
+            for reader in map(discovery.load, readers):
+                if head and topic in reader.handlers.topics:
+                    moved = await self.opened[reader.name].fetch(
+                        "SELECT last_position, next_offset FROM cursors WHERE topic = %(topic)s",
+                        {"topic": topic},
+                    )
+                    if moved != [(head, sum(ends.values()))]:
+                        return True
         return False
 
 
 @asynccontextmanager
 async def living(urls: Databases) -> AsyncIterator[Living]:
     async with AsyncExitStack() as held:
-        opened = []
-        for url in (urls.users, urls.orders):
-            database = Database(url)
+        opened = {}
+        for name in discovery.names():
+            opened[name] = database = Database(urls[name])
             await database.open()
             held.push_async_callback(database.close)
-            opened.append(database)
         log = PostgresLog(urls.log)
         held.push_async_callback(log.close)
-        for topic in ("users", "orders"):
-            await log.create_topic(topic)
-        [(created,)] = await opened[0].fetch("SELECT count(*) FROM users")
-        yield Living(urls, *opened, log, users_created=created)
+        for service in discovery.load_all():
+            await log.create_topic(service.topic)
+        [(created,)] = await opened["users"].fetch("SELECT count(*) FROM users")
+        yield Living(urls, opened, log, users_created=created)
 
 
 def settings(urls: Databases) -> dict[str, str]:
     """What the command line is told of them."""
+    own = {f"SHOP_{name.upper()}__DATABASE_URL": urls[name] for name in discovery.names()}
     return {
-        "SHOP_USERS__DATABASE_URL": urls.users,
-        "SHOP_ORDERS__DATABASE_URL": urls.orders,
+        **own,
+        PACKAGES: os.environ[PACKAGES],
         "SHOP_EVENT_LOG_URL": urls.log,
         # The tests' own server is one without fsync.
         "SHOP_ACCEPT_DATA_LOSS": "true",
@@ -158,7 +170,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> None:
 @pytest.fixture(scope="module")
 def settled(new_database: NewDatabase, templates: dict[str, str]) -> Databases:
     """Databases with some history, all of it relayed and applied: to be copied, not written to."""
-    urls = Databases(*(new_database(templates[name]) for name in ("users", "orders", "log")))
+    urls = Databases({name: new_database(template) for name, template in templates.items()})
 
     async def live() -> None:
         async with living(urls) as system, system.moving():
@@ -177,11 +189,10 @@ def settled(new_database: NewDatabase, templates: dict[str, str]) -> Databases:
 @pytest.fixture
 def copied(settled: Databases, new_database: NewDatabase) -> Databases:
     """A copy of them for one test."""
-    names = [
-        psycopg.conninfo.conninfo_to_dict(url)["dbname"]
-        for url in (settled.users, settled.orders, settled.log)
-    ]
-    return Databases(*(new_database(str(name)) for name in names))
+    names = {
+        name: psycopg.conninfo.conninfo_to_dict(url)["dbname"] for name, url in settled.items()
+    }
+    return Databases({name: new_database(str(template)) for name, template in names.items()})
 
 
 OBEYED = "a\x1b[2J\x1b]0;b\x07\x9b1m\r\n\u202ec\x7f:smile:[red]"

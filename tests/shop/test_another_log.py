@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
 
 import psycopg
 import pytest
@@ -14,6 +13,7 @@ from eventspine.log import EventLog, LogUnavailable, Message
 from eventspine.log_copy import CannotCopy, copy_topic, no_relay
 from eventspine.postgres_log import PostgresLog
 from shop.cli.main import app
+from shop.platform import discovery
 from tests.conftest import Databases, NewDatabase
 from tests.e2e.conftest import forget_topics
 from tests.e2e.shop import run_shop
@@ -28,12 +28,12 @@ PRUNE = "DELETE FROM outbox WHERE position <= 20"
 @pytest.fixture
 def moved(copied: Databases, new_database: NewDatabase, templates: dict[str, str]) -> Databases:
     """The same services, with settings that name another log, which is empty."""
-    return replace(copied, log=new_database(templates["log"]))
+    return copied.but(log=new_database(templates["log"]))
 
 
 def prune(urls: Databases) -> None:
-    plant(urls.users, PRUNE)
-    plant(urls.orders, PRUNE)
+    for name in ("users", "orders"):
+        plant(urls[name], PRUNE)
 
 
 def migrate(urls: Databases, **more: str) -> str:
@@ -80,9 +80,8 @@ def said_of_lost_records(output: str) -> bool:
 
 
 def test_another_log_is_said_once_and_told_from_a_loss(copied: Databases, moved: Databases) -> None:
-    line = (
-        "shop: the log is another one than before, for orders and users: it is fed from the outbox"
-    )
+    names = " and ".join(discovery.names())
+    line = f"shop: the log is another one than before, for {names}: it is fed from the outbox"
     assert "another" not in migrate(copied)
     assert migrate(moved).count(line) == 1
 
@@ -226,7 +225,8 @@ def test_nothing_is_copied_while_a_worker_runs(copied: Databases, moved: Databas
 
     result = asyncio.run(scenario())
     assert result.exit_code == 2
-    assert "shop: orders: its worker is running, and feeds a log: stop all its workers first" in (
+    first = discovery.names()[0]
+    assert f"shop: {first}: its worker is running, and feeds a log: stop all its workers first" in (
         result.output
     )
 

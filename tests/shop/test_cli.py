@@ -44,9 +44,9 @@ pytestmark = pytest.mark.usefixtures("logging_as_it_was")
             {"ORDERS__DATABASE_URL": NOWHERE, "EVENT_LOG": "kafka"},
             "SHOP_KAFKA__BOOTSTRAP_SERVERS is not set: host:port of a broker",
         ),
-        ("migrate", {}, "SHOP_ORDERS__DATABASE_URL is not set"),
+        ("migrate", {}, "SHOP_GREETINGS__DATABASE_URL is not set"),
         ("events", {}, f"{NONE_RUNS}SHOP_EVENT_LOG_URL is not set: the log's PostgreSQL database"),
-        ("audit", {}, f"{NONE_RUNS}SHOP_ORDERS__DATABASE_URL is not set"),
+        ("audit", {}, f"{NONE_RUNS}SHOP_GREETINGS__DATABASE_URL is not set"),
         ("parked list users", {}, f"{NONE_RUNS}SHOP_USERS__DATABASE_URL is not set"),
         (
             "audit",
@@ -56,7 +56,7 @@ pytestmark = pytest.mark.usefixtures("logging_as_it_was")
         (
             "up --port users=9001 --port payments=9003",
             {},
-            "--port payments=9003: there is no service payments; there are: orders, users",
+            "--port payments=9003: there is no service payments; there are: greetings, orders, users",
         ),
         (
             "up --kafka --verbose",
@@ -74,7 +74,7 @@ pytestmark = pytest.mark.usefixtures("logging_as_it_was")
             {"SERVICES": "shop.services,nowhere"},
             "SHOP_SERVICES: there is no package 'nowhere' that could hold services",
         ),
-        ("api payments", {}, "there is no service payments; there are: orders, users"),
+        ("api payments", {}, "there is no service payments; there are: greetings, orders, users"),
         (
             "api users",
             {"USERS__DATABASE_URL": "users:secret@host"},

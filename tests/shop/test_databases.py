@@ -182,6 +182,7 @@ def test_a_release_that_comes_after_a_newer_one_says_so_and_changes_nothing(
         assert created.status_code == 201
 
 
+@pytest.mark.usefixtures("only_shipped_services")
 def test_the_documentation_says_which_releases_run_on_the_newest_schema() -> None:
     """Whoever adds a migration has to say there whether the release before can go on."""
     newest = [list_of_revisions(name)[-1] for name in discovery.names()]

@@ -18,13 +18,13 @@ from tests.shop.serving import serving
 @pytest.fixture
 def leaping_databases(leaping_postgres: LeapingPostgres) -> Databases:
     urls = {}
-    for name in ("users", "orders"):
+    for name in discovery.names():
         urls[name] = leaping_postgres.new_database()
         service = discovery.load(name)
         migrate(urls[name], service.tables(), service.migrations)
     urls["log"] = leaping_postgres.new_database()
     migrate(urls["log"], log_metadata, LOG_MIGRATIONS)
-    return Databases(**urls)
+    return Databases(urls)
 
 
 def test_every_event_is_applied_once_in_order_whatever_the_date(

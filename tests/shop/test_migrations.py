@@ -68,6 +68,10 @@ DATA = {
         SELECT 1, 'tea', n, n, CASE n % 3 WHEN 0 THEN 'cancelled' ELSE 'placed' END
         FROM generate_series(1, 1000) AS n;
     """,
+    "greetings": """
+        INSERT INTO people VALUES (1, 'A', 1, false), (2, NULL, 2, true);
+        INSERT INTO greetings (user_id, text) VALUES (1, 'Hello');
+    """,
     "log": """
         INSERT INTO log_heads VALUES ('users', 0, 1);
         INSERT INTO log_records VALUES ('users', 0, 0, '1', '{}', '{"ce_id": "1"}', now());

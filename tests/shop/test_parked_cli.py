@@ -33,7 +33,7 @@ def settled(new_database: NewDatabase, templates: dict[str, str]) -> Databases:
     """Users 1 to 10 are applied but for 3, which is parked with two events behind it; and of 7 the
     second event is, with one behind it. Somebody wrote hello to the topic.
     """
-    urls = Databases(*(new_database(templates[name]) for name in ("users", "orders", "log")))
+    urls = Databases({name: new_database(template) for name, template in templates.items()})
     plant(urls.orders, BREAK)
 
     async def live() -> None:
@@ -42,14 +42,14 @@ def settled(new_database: NewDatabase, templates: dict[str, str]) -> Databases:
                 await system.create(10)
                 await system.update(3, 7)
                 await system.update(3, 7, 8)
-                await system.settled()
+                await system.settled("orders")
             plant(
                 urls.log,
                 "INSERT INTO log_records VALUES ('users', 0, 15, '8', 'hello', '{}')",
                 "UPDATE log_heads SET next_offset = next_offset + 1 WHERE topic = 'users'",
             )
             async with system.moving("orders consumer"):
-                await system.settled()
+                await system.settled("orders")
 
     asyncio.run(live())
     return urls
@@ -225,8 +225,11 @@ def test_what_is_wrong_is_one_sentence(copied: Databases, monkeypatch: pytest.Mo
     impatient(monkeypatch, parked_printer)
     unknown = shop(copied, "parked", "list", "payments")
     assert unknown.exit_code == 2
-    assert unknown.stderr == "shop: there is no service payments; there are: orders, users\n"
-    away = Databases(users=copied.users, orders="postgresql://a@/b?host=/nowhere", log=copied.log)
+    assert (
+        unknown.stderr
+        == "shop: there is no service payments; there are: greetings, orders, users\n"
+    )
+    away = copied.but(orders="postgresql://a@/b?host=/nowhere")
     unreachable = shop(away, "parked", "list", "orders")
     assert unreachable.exit_code == 2
     (sentence,) = unreachable.stderr.splitlines()

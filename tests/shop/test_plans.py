@@ -328,6 +328,7 @@ async def _steps(urls: dict[str, str]) -> AsyncIterator[dict[str, tuple[Step, "_
         }
 
 
+@pytest.mark.usefixtures("only_shipped_services")
 @pytest.mark.parametrize("planned", ["empty and analysed", "small", "small and analysed"])
 def test_no_statement_reads_a_table_whole_that_has_grown_since_it_was_planned(
     databases: Databases, planned: str

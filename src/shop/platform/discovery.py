@@ -57,9 +57,14 @@ def names() -> tuple[str, ...]:
     return tuple(_found())
 
 
-def load(name: str) -> Service:
+def find(name: str) -> Found:
     """Raises `NotAService`, and `KeyError` for a name that is not among `names()`."""
-    found = _found()[name]
+    return _found()[name]
+
+
+def load(name: str) -> Service:
+    """As `find`."""
+    found = find(name)
     service = _constant(found, "app", "SERVICE")
     if not isinstance(service, Service):
         raise NotAService(f"{found.folder / 'app.py'}: SERVICE is not a `Service`")
@@ -86,7 +91,7 @@ def sections() -> dict[str, type[ServiceSettings]]:
 
 def contracts(name: str) -> list[type[Event]]:
     """The events that a service publishes: those of its contracts that have a type."""
-    module = import_module(_found()[name].contracts)
+    module = import_module(find(name).contracts)
     return [
         kind
         for kind in vars(module).values()

@@ -49,7 +49,7 @@ Port = Annotated[
     Field(
         ge=1,
         le=65535,
-        description="the port of its API; `shop up --port users=9001` does the same",
+        description="the port of its API; `shop up --port SERVICE=PORT` does the same",
     ),
 ]
 
@@ -106,8 +106,8 @@ class Settings(BaseSettings):
 
     max_waiting: Annotated[int, Field(ge=1)] = Field(
         default=1024,
-        description="requests that may wait for their batch, and orders that may wait for their "
-        "customer; one more is a 503 at once",
+        description="requests that may wait for their batch, and as many that may wait for an event, as an "
+        "order does for its customer; one more is a 503 at once",
     )
     max_connections: Annotated[int, Field(ge=1)] = Field(
         default=8192,

@@ -26,6 +26,7 @@ def fields() -> Iterator[tuple[str, FieldInfo]]:
             yield f"{name} {field}", info
 
 
+@pytest.mark.usefixtures("only_shipped_services")
 def test_the_page_has_the_table_of_the_models() -> None:
     page = (ROOT / PAGE).read_text()
     assert page == page_with(page, table(discovery.sections())), (
@@ -44,6 +45,7 @@ def test_a_setting_is_a_row_with_its_default_and_its_limits() -> None:
     assert any(row.startswith("| `SHOP_OUTBOX_RETENTION_S` | `604800` (7 days) |") for row in rows)
 
 
+@pytest.mark.usefixtures("only_shipped_services")
 def test_settings_that_every_service_has_share_a_row() -> None:
     rows = table({"loyalty": Loyalty, **discovery.sections()})
     assert "| `SHOP_LOYALTY__PORT`, `SHOP_ORDERS__PORT`, `SHOP_USERS__PORT` |" in rows

@@ -1,0 +1,1 @@
+"""The greeting service: greets users, whom it knows from their events."""

@@ -1,0 +1,53 @@
+"""The greeting service, on one screen."""
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from eventspine.batching import Batcher
+from eventspine.context import Request
+from eventspine.database import Database
+from eventspine.idempotency import Answer, once_in_transaction
+from shop.platform.service import Endpoints, Service
+from shop.platform.settings import Settings
+from tests.more.services.greetings.handlers import HANDLERS
+from tests.more.services.greetings.projections import PROJECTIONS
+from tests.more.services.greetings.settings import GreetingsSettings
+
+if TYPE_CHECKING:
+    from sqlalchemy import MetaData
+
+
+def tables() -> "MetaData":
+    from tests.more.services.greetings.tables import metadata
+
+    return metadata
+
+
+def endpoints(settings: Settings, database: Database) -> Endpoints:
+    from tests.more.services.greetings import actions, queries
+    from tests.more.services.greetings.api import routes
+    from tests.more.services.greetings.schemas import Greeting, SendGreeting
+
+    bounds = settings.bounds()
+    sending: Batcher[Request[SendGreeting], Greeting | Answer] = Batcher(
+        once_in_transaction(database, actions.send), **bounds
+    )
+    getting = Batcher(partial(queries.get, database), **bounds)
+    signature = settings.section(GreetingsSettings).signature
+    return Endpoints(
+        routes(sending=sending, getting=getting, signature=signature), (sending, getting)
+    )
+
+
+SERVICE = Service(
+    name="greetings",
+    title="Greeting service",
+    topic="greetings",
+    source="/greetings",
+    handlers=HANDLERS,
+    projections=PROJECTIONS,
+    migrations=Path(__file__).parent / "migrations",
+    tables=tables,
+    endpoints=endpoints,
+)

@@ -1,0 +1,15 @@
+"""The greeting service's tables that can be recomputed from the event log."""
+
+from eventspine.projections import Projection
+
+GREETINGS = Projection(
+    "greetings",
+    topic="greetings",
+    columns={"user_id": "bigint", "text": "text", "sent_at": "timestamptz"},
+)
+
+PEOPLE = Projection(
+    "people", topic="users", columns={"name": "text"}, computed={"erased": "name IS NULL"}
+)
+
+PROJECTIONS = (GREETINGS, PEOPLE)

@@ -1,0 +1,13 @@
+"""The greeting service's settings: `SHOP_GREETINGS__…`."""
+
+from pydantic import Field
+
+from shop.platform.settings import Port, ServiceSettings
+
+
+class GreetingsSettings(ServiceSettings):
+    port: Port = 8003
+    signature: str = Field(default="", description="follows every greeting")
+
+
+SETTINGS = GreetingsSettings
