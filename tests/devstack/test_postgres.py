@@ -103,15 +103,16 @@ def test_a_path_too_long_for_a_socket_gets_a_short_private_directory(tmp_path: P
     assert not short.exists()
 
 
-def test_a_folder_for_temporary_files_that_will_not_do_is_passed_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_path_that_is_no_name_for_a_socket_gets_one_too_and_an_unfit_temporary_one_is_passed_over(
+    place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    unfit = tmp_path / "a, b"
+    unfit = place / "t, t"
     unfit.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(unfit))
-    with LocalPostgres(tmp_path / "c, d" / "postgres", settings=QUICK) as postgres:
+    with LocalPostgres(place / 'Läden ☕, \\:c%d #"' / "postgres", settings=QUICK) as postgres:
         assert ask(postgres, "SELECT 1") == 1
     assert not list(unfit.iterdir())
+    assert len(list(place.iterdir())) == 2
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can't run PostgreSQL as itself")
