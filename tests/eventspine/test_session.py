@@ -71,7 +71,7 @@ def test_a_roles_settings_and_the_urls_change_what_a_session_leaves_open_and_not
         connection.execute("CREATE ROLE settled LOGIN SUPERUSER")
         connection.execute("ALTER ROLE settled SET TimeZone TO 'Asia/Tokyo'")
         connection.execute("ALTER ROLE settled SET work_mem TO '7MB'")
-    options = quote("-c DateStyle=German -c application_name=ours")
+    options = quote("-c DateStyle=German -c maintenance_work_mem=3MB")
     url = f"{notes_url.replace('postgres@', 'settled@')}&options={options}"
 
     async def scenario() -> None:
@@ -81,7 +81,7 @@ def test_a_roles_settings_and_the_urls_change_what_a_session_leaves_open_and_not
                 "7MB",
             ]
             assert await show(database, "DateStyle") == "ISO, MDY"
-            assert await show(database, "application_name") == "ours"
+            assert await show(database, "maintenance_work_mem") == "3MB"
         connection = await connect(url)
         found = await (await connection.execute("SHOW TimeZone")).fetchone()
         await connection.close()

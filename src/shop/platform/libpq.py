@@ -1,7 +1,7 @@
 """libpq's variables (`PGHOST`, `PGTZ`, …), which would reach every connection of a process.
 
 The database's URL says where a connection goes, and the code what its session is like. So of libpq's
-variables only those are heeded that say how each side proves who it is, and a name for people to see.
+variables only those are heeded that say how each side proves who it is.
 """
 
 import os
@@ -11,7 +11,6 @@ from psycopg.pq import Conninfo
 
 HEEDED = frozenset(
     {
-        "PGAPPNAME",
         "PGPASSWORD", "PGPASSFILE", "PGREQUIREAUTH", "PGREQUIREPEER", "PGCHANNELBINDING",
         "PGSSLMODE", "PGSSLNEGOTIATION", "PGSSLCERT", "PGSSLKEY", "PGSSLCERTMODE",
         "PGSSLROOTCERT", "PGSSLCRL", "PGSSLCRLDIR", "PGSSLSNI", "PGSSLCOMPRESSION",
