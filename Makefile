@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help up test storm check bench bench-history docs coverage hooks format requirements clean
+.PHONY: help up test storm check bench bench-history docs coverage clients hooks format requirements clean
 
 help:
 	@echo "make up      start the shop on this machine: PostgreSQL, users on 8001, orders on 8002"
@@ -15,6 +15,7 @@ help:
 	@echo "make check   formatting, lint, types, and who may import whom"
 	@echo "make docs    the documentation site, in build/docs; a dead link fails"
 	@echo "make coverage   how much of the code the tests run; a report in htmlcov"
+	@echo "make clients   installs what generates clients from the OpenAPI documents, for their tests"
 	@echo "make hooks   runs the checks before each commit"
 	@echo "make bench   the benchmarks; writes docs/benchmarks.md"
 	@echo "make bench-history   the shop after five million events; writes docs/benchmarks-history.md"
@@ -62,6 +63,19 @@ coverage: installed-dev
 	@$(BIN)/coverage html --quiet
 	@$(BIN)/coverage report
 
+# What tests/clients generates clients with, in build/clients. Without it those tests are skipped.
+clients: build/clients/python/made build/clients/node_modules/made
+
+build/clients/python/made: requirements/clients.txt
+	$(PYTHON) -m venv --clear build/clients/python
+	build/clients/python/bin/pip install --quiet --require-hashes --requirement $<
+	@touch $@
+
+build/clients/node_modules/made: tests/clients/package.json tests/clients/package-lock.json
+	@mkdir -p build/clients && cp $^ build/clients
+	npm ci --prefix build/clients --no-audit --no-fund
+	@touch $@
+
 hooks: installed-dev
 	$(BIN)/pre-commit install
 
@@ -84,6 +98,7 @@ requirements:
 	$(UV_COMPILE) -c requirements/local.txt requirements/build.in -o requirements/build.txt
 	$(UV_COMPILE) -c requirements/local.txt requirements/dev.in -o requirements/dev.txt
 	$(UV_COMPILE) -c requirements/dev.txt requirements/docs.in -o requirements/docs.txt
+	$(UV_COMPILE) requirements/clients.in -o requirements/clients.txt
 
 clean:
 	rm -rf $(VENV) build docs/reference htmlcov .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis
