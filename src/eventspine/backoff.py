@@ -20,11 +20,14 @@ _LASTING = 5.0
 
 
 class Backoff:
-    """One for each thing that may have to wait. `context` goes with every line it logs."""
+    """One for each thing that may have to wait.
 
-    def __init__(self, log: Any, who: str, **context: object) -> None:
+    It logs `<component>.waiting` and `<component>.recovered`, with the fields in `context`.
+    """
+
+    def __init__(self, log: Any, component: str, **context: object) -> None:
         self._log = log
-        self._who = who
+        self._component = component
         self._context = context
         self._failures = 0
         self._said: dict[str, float] = {}
@@ -53,7 +56,7 @@ class Backoff:
         self._said[kind] = now
         if news:
             self._silent = False
-            self._log.warning(f"{self._who} waits", reason=kind, **self._context)
+            self._log.warning(f"{self._component}.waiting", reason=kind, **self._context)
         pause: float = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(self._failures - 1, 10))
         return pause * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
 
@@ -65,6 +68,8 @@ class Backoff:
         """It works, or works again."""
         self.comes_round()
         if not self._silent:
-            self._log.info(f"{self._who} goes on", after_failures=self._failures, **self._context)
+            self._log.info(
+                f"{self._component}.recovered", after_failures=self._failures, **self._context
+            )
         self._failures = 0
         self._silent = True

@@ -92,7 +92,7 @@ class Consumer:
         self._handlers = handlers
         self._batch = batch
         self._most_parked = most_parked
-        self._backoff = Backoff(_LOG, "the consumer", of=handlers.consumer)
+        self._backoff = Backoff(_LOG, "consumer", consumer=handlers.consumer)
         self._stopped: dict[Partition, Backoff] = {}
         self._checkpoints: dict[Partition, Checkpoint] = {}
         self._reads_next: dict[Partition, int] = {}
@@ -134,7 +134,7 @@ class Consumer:
                         most = min(self._batch, tried + tried // 8 + 1)
                     self._backoff.over()
                 except Moved as error:
-                    _LOG.debug("batch not applied", reason=str(error))
+                    _LOG.debug("consumer.batch_discarded", reason=str(error))
                 except Exception as error:  # noqa: BLE001 - nothing may end a consumer
                     await self._backoff.after(error)
         finally:
@@ -204,7 +204,7 @@ class Consumer:
         if at not in self._stopped:
             consumer = self._handlers.consumer
             self._stopped[at] = Backoff(
-                _LOG, "the consumer", of=consumer, topic=at[0], partition=at[1]
+                _LOG, "consumer", consumer=consumer, topic=at[0], partition=at[1]
             )
         await subscription.pause(*at, self._stopped[at].pause(why))
         self._reads_next[at] = self._checkpoints[at].next_offset
@@ -217,14 +217,14 @@ class Consumer:
         )
         if before is not None:
             _LOG.warning(
-                "the log is another one than before; what was applied from that one is left out",
+                "consumer.log_changed",
                 topic=topic, log=identity.id, before=before,
             )  # fmt: skip
         self._logs[topic] = identity.id
         self._checkpoints[at] = cursor
         if not await self._is_in_log(at, cursor):
             _LOG.error(
-                "the log is not the one that was read, it has lost its end: reading it again",
+                "consumer.log_truncated",
                 topic=topic, partition=partition, next_offset=cursor.next_offset,
             )  # fmt: skip
             # From its beginning: what has been applied is known by its positions.
@@ -374,7 +374,7 @@ def _report(parks: Sequence[Park]) -> None:
     for record, position, _, cause, error in parks:
         if cause != BEHIND:
             _LOG.error(
-                "parked a record that can't be applied", cause=cause, reason=error,
+                "consumer.dead_lettered", cause=cause, reason=error,
                 topic=record.topic, partition=record.partition, offset=record.offset,
                 key=record.key, position=position,
             )  # fmt: skip

@@ -63,13 +63,13 @@ class FrozenSessions:
             for (pid, at), since in self._seen.items():
                 if now - since >= FROZEN_AFTER:
                     await execute(connection, _END, {"pid": pid, "still_since": at})
-                    _LOG.warning("ended the session of a frozen process", pid=pid)
+                    _LOG.warning("frozen_sessions.ended", pid=pid)
 
 
 async def end_frozen_sessions(database: Database) -> None:
     """Never returns; cancel it to stop."""
     frozen = FrozenSessions()
-    backoff = Backoff(_LOG, "the watch for frozen sessions")
+    backoff = Backoff(_LOG, "frozen_sessions")
     while True:
         try:
             async with database.connection() as connection:

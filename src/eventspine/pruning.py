@@ -137,7 +137,7 @@ class Pruner:
         pruned = Pruned(outbox, keys, parked)
         if any(pruned):
             seconds = round(time.monotonic() - began, 3)
-            _LOG.info("pruned", **pruned._asdict(), seconds=seconds)
+            _LOG.info("pruning.finished", **pruned._asdict(), seconds=seconds)
         return pruned
 
     async def _mark(self, now: int) -> None:

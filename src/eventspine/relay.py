@@ -95,7 +95,7 @@ class Relay:
         self._batch = batch
         self._frozen_after = frozen_after
         self._steps = steps
-        self._backoff = Backoff(_LOG, "the relay", of=source)
+        self._backoff = Backoff(_LOG, "relay", source=source)
         self._log_id = ""
         self._looked_at = 0.0
         self.position = 0
@@ -136,7 +136,7 @@ class Relay:
                 await connection.execute("SET synchronous_commit = off")
                 self.position, epoch = await self._take_office(connection)
                 self.leads = True
-                _LOG.info("relay leads", source=self._source, position=self.position, epoch=epoch)
+                _LOG.info("relay.leading", source=self._source, position=self.position, epoch=epoch)
                 batch = await self._after(connection, self.position)
                 while True:
                     more = await self._relay(connection, epoch, batch)
@@ -186,14 +186,11 @@ class Relay:
         if shown < saved:
             first = await _one(connection, _OUTBOX_BEGINS)
             # The log lost its end (a lost disk): feed it again, as far back as the outbox reaches.
-            _LOG.error(
-                "the log has lost events that were relayed; feeding it again from the outbox",
-                source=self._source, relayed=saved, log_has=shown,
-            )  # fmt: skip
+            _LOG.error("relay.log_truncated", source=self._source, relayed=saved, log_has=shown)
             if first > shown + 1 or (first == 0 and saved > shown):
                 last_missing = first - 1 if first else saved
                 _LOG.error(
-                    "these positions are neither in the log nor in the outbox any more",
+                    "relay.positions_missing",
                     source=self._source, first=shown + 1, last=last_missing,
                 )  # fmt: skip
             saved = shown

@@ -70,7 +70,7 @@ async def turn_to(connection: Connection, fed: Fed, *, known: str, saved: int) -
         if first > position + 1:
             raise NotInOutbox(missing_sentence(fed.source, position + 1, first - 1))
         _LOG.warning(
-            "the log is another one than before; feeding it from the outbox",
+            "relay.log_changed",
             source=fed.source, log=fed.log, before=known, from_position=position + 1,
         )  # fmt: skip
     await execute(connection, _TURN, {**fed._asdict(), "position": position})

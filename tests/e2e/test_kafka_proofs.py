@@ -131,7 +131,7 @@ class Stage:
         self.have_workers()
         for client in (self.users, self.orders):
             until(lambda client=client: answers(client), "the API answers", 30)  # type: ignore[misc]
-        self._rest[-1].output.until("worker started")
+        self._rest[-1].output.until("worker.started")
 
     def close(self) -> None:
         self.users.close()
@@ -164,7 +164,7 @@ class Stage:
         while len(self.workers) < count:
             self.add_worker()
         for worker in self.workers:
-            worker.output.until("worker started")
+            worker.output.until("worker.started")
 
     def take_out(self, worker: Running) -> Running:
         self.workers.remove(worker)
@@ -337,7 +337,7 @@ class Shuffle:
 
     def _remove(self) -> None:
         worker = self._stage.take_out(self._any())
-        worker.output.until("worker started")  # before that it has nothing to end in order
+        worker.output.until("worker.started")  # before that it has nothing to end in order
         assert worker.stop(signal.SIGTERM) == 0
 
     def _freeze(self) -> None:

@@ -51,7 +51,7 @@ class Parts:
                 client = self.users if name.startswith("users") else self.orders
                 until(lambda client=client: answers(client), f"{name} answers", 60)  # type: ignore[misc]
             else:
-                self.running[name].output.until("worker started")
+                self.running[name].output.until("worker.started")
 
     def stop(self, *names: str, number: signal.Signals = signal.SIGTERM) -> list[int]:
         return [self.running.pop(name).stop(number) for name in names]

@@ -39,7 +39,7 @@ CUT = ValueError("users/3 was cut")
 def play(now: list[float], *steps: tuple[float, Exception | None]) -> list[str]:
     """Each step: so many seconds later, this failure; or, for None, it works."""
     lines = Lines()
-    one = Backoff(lines, "somebody")
+    one = Backoff(lines, "relay")
 
     async def run() -> None:
         for later, failure in steps:
@@ -53,7 +53,7 @@ def play(now: list[float], *steps: tuple[float, Exception | None]) -> list[str]:
     return lines.said
 
 
-WAITS, GOES_ON = "somebody waits: ConnectionError: the log is away", "somebody goes on"
+WAITS, GOES_ON = "relay.waiting: ConnectionError: the log is away", "relay.recovered"
 
 
 def test_the_same_trouble_is_said_once_until_it_is_over(now: list[float]) -> None:
@@ -62,7 +62,7 @@ def test_the_same_trouble_is_said_once_until_it_is_over(now: list[float]) -> Non
 
 def test_another_trouble_is_said_too(now: list[float]) -> None:
     said = play(now, (1, AWAY), (1, CUT), (1, AWAY), (1, CUT), (1, None))
-    assert said == [WAITS, "somebody waits: ValueError: users/3 was cut", GOES_ON]
+    assert said == [WAITS, "relay.waiting: ValueError: users/3 was cut", GOES_ON]
 
 
 def test_trouble_that_comes_and_goes_every_second_is_not_said_every_second(

@@ -444,7 +444,7 @@ def test_while_the_database_is_away_nothing_is_read_past_what_was_not_applied(
             assert await dead_letters.find(database, "copy") == []
         # Perhaps once for the connection that was lost, and once for there being none.
         assert 1 <= len(said.troubles()) <= 3, said
-        assert said.at("info")[-1]["event"] == "the consumer goes on"
+        assert said.at("info")[-1]["event"] == "consumer.recovered"
 
     run(scenario())
 
@@ -632,7 +632,7 @@ def test_a_log_that_lost_its_end_and_was_fed_again_is_read_again(
                     await notes.eventually(lambda: has_applied(database, 40))
             await notes.assert_copied(database, *(notes.event(n, 1) for n in range(1, 41)))
         (report,) = said.troubles()
-        assert "lost its end" in report["event"]
+        assert report["event"] == "consumer.log_truncated"
 
     async def is_reading_again(log: MemoryLog) -> bool:
         return log.subscriptions[-1].polls > 0
@@ -651,7 +651,7 @@ def test_a_log_that_is_away_is_waited_for(copy_url: str, said: Said) -> None:
                 await asyncio.sleep(0.3)
                 log.away = False
                 await notes.eventually(lambda: has_applied(database, 10))
-        assert [entry["event"] for entry in said] == ["the consumer waits", "the consumer goes on"]
+        assert [entry["event"] for entry in said] == ["consumer.waiting", "consumer.recovered"]
 
     run(scenario())
 

@@ -296,7 +296,7 @@ def test_when_too_many_are_parked_their_partition_stops_and_says_so_once(
                     assert await dead_letters.discard(database, "copy", found) == 1
                     await notes.eventually(lambda: has_applied(database, 15))
                     (info,) = said.at("info")
-                    assert info["event"] == "the consumer goes on"
+                    assert info["event"] == "consumer.recovered"
             if way_out != "discard":
                 async with notes.Running(copy.consumer(database, log, most_parked=4).run()):
                     await notes.eventually(lambda: has_applied(database, 15))

@@ -192,7 +192,7 @@ def test_what_is_refused_is_named_and_tried_again(
         told.append(await refused(log.append(topic, numbered(1))))
         assert all(named in line for line in told), told
         away = said(caplog)
-        assert len(away) == 1 and "is away; waiting for it" in away[0] and named in away[0]
+        assert len(away) == 1 and "kafka.waiting" in away[0] and named in away[0]
 
         # It is never given up: whoever mends the file of users need not restart anything.
         if wrong == "password":

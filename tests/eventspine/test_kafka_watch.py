@@ -14,7 +14,7 @@ from tests.eventspine.test_kafka_log import log_on, new_name, run
 
 pytestmark = pytest.mark.kafka
 
-ANEW = "joins anew"
+ANEW = "kafka.group_rejoined"
 
 
 @pytest.fixture(autouse=True)

@@ -204,7 +204,7 @@ def test_a_relay_that_fails_wherever_it_may_repeats_and_leaves_nothing_out(
                     await asyncio.sleep(0.01)
                 await notes.eventually(lambda: is_saved(database, 200))
             await assert_whole(log, 200)
-        assert "the log has lost" not in str(said)
+        assert "relay.log_truncated" not in str(said)
 
     run(scenario())
 
@@ -283,7 +283,7 @@ def test_one_of_two_relays_leads_and_the_other_takes_over(notes_url: str, said: 
                     await notes.publish_notes(database, 11, 15)
                     await notes.eventually(lambda: is_saved(database, 15))
             assert await notes.positions_in(log) == [[*range(1, 16)]]
-        assert [entry["position"] for entry in said if entry["event"] == "relay leads"] == [0, 10]
+        assert [entry["position"] for entry in said if entry["event"] == "relay.leading"] == [0, 10]
         assert said.troubles() == []
 
     run(scenario())
@@ -457,7 +457,7 @@ def test_a_log_that_lost_its_end_is_fed_again_from_the_outbox(notes_url: str, sa
                 await notes.eventually(lambda: is_saved(database, 60))
             assert await notes.positions_in(log) == [[*range(1, 61)]]
         (report,) = said.troubles()
-        assert "feeding it again" in report["event"]
+        assert report["event"] == "relay.log_truncated"
         assert (report["relayed"], report["log_has"]) == (50, 20)
 
     run(scenario())
@@ -483,7 +483,7 @@ def test_what_is_neither_in_the_log_nor_in_the_outbox_is_named(
                 await notes.eventually(lambda: is_saved(database, 60))
             (positions,) = await notes.positions_in(log)
             assert positions == [*range(1, 21), *range(pruned + 1, 61)]
-        named = [(e["first"], e["last"]) for e in said if "neither" in e["event"]]
+        named = [(e["first"], e["last"]) for e in said if e["event"] == "relay.positions_missing"]
         assert named == ([missing] if missing else [])
 
     run(scenario())
@@ -579,7 +579,7 @@ def test_a_log_that_is_away_is_waited_for_and_named_once(notes_url: str, said: S
             "LogUnavailable: the log is away"
         ]
         assert [entry["event"] for entry in said if entry["level"] == "info"].count(
-            "the relay goes on"
+            "relay.recovered"
         ) == 1
 
     run(scenario())

@@ -247,14 +247,14 @@ def test_a_dead_machine_is_noticed_by_the_kernel(proxy: Proxy, notes_url: str) -
     run(scenario())
 
 
-async def assert_waits(said: Said, who: str) -> None:
+async def assert_waits(said: Said, component: str) -> None:
     async def does() -> bool:
         return any(
-            entry["event"] == f"{who} waits" and "says nothing" in entry["reason"]
+            entry["event"] == f"{component}.waiting" and "says nothing" in entry["reason"]
             for entry in said.troubles()
         )
 
-    await notes.eventually(does, within=5, what=f"word that {who} waits")
+    await notes.eventually(does, within=5, what=f"{component}.waiting")
 
 
 @pytest.mark.parametrize("silent", ["its database", "its log"])
@@ -279,7 +279,7 @@ def test_a_relay_waits_for_what_has_fallen_silent_and_goes_on(
             await relayed(10)
             proxy.hold()
             await notes.publish_notes(database, 11, 20)
-            await assert_waits(said, "the relay")
+            await assert_waits(said, "relay")
             proxy.heal()
             await relayed(20)
             assert not await notes.cancel([relaying])
@@ -315,7 +315,7 @@ def test_a_consumer_waits_for_what_has_fallen_silent_and_goes_on(
                 await copied(10)
                 proxy.hold()
                 await log.append(notes.TOPIC, wires[10:])
-                await assert_waits(said, "the consumer")
+                await assert_waits(said, "consumer")
                 proxy.heal()
                 await copied(20)
                 assert not await notes.cancel([consuming])

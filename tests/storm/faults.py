@@ -175,7 +175,7 @@ def _shuffle(scene: Scene, service: str, which: int, hold: float) -> None:
     another = scene.stage.another_worker(service, len(workers) + 1)
     another.start()
     try:
-        until(lambda: "worker started" in "".join(another.log.tail()), "another worker works", 60)
+        until(lambda: "worker.started" in "".join(another.log.tail()), "another worker works", 60)
         scene.stage.end(workers[which % len(workers)])
         time.sleep(hold)
     finally:

@@ -12,12 +12,15 @@ from contextlib import suppress
 from types import MappingProxyType
 from typing import Any, TypeVar, cast
 
+import structlog
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka import Message as KafkaMessage
 
 from eventspine.log import LogUnavailable, Record
 
-LOG = logging.getLogger("eventspine.kafka")
+_LINES = logging.getLogger("eventspine.kafka")
+# Through `logging`: a command that configures no logs keeps its stdout for its output.
+LOG = structlog.wrap_logger(_LINES, wrapper_class=structlog.stdlib.BoundLogger)
 
 ANSWER_WITHIN = 10.0
 """Seconds that Kafka has to answer a question: for offsets, settings, a topic's birth."""
@@ -141,7 +144,7 @@ class Reach:
         with self._lock:
             if not self._away:
                 self._away = True
-                LOG.warning("Kafka at %s is away; waiting for it: %s", self._servers, why)
+                LOG.warning("kafka.waiting", servers=self._servers, reason=why)
 
     def back(self) -> None:
         if not self._away:
@@ -149,7 +152,7 @@ class Reach:
         with self._lock:
             if self._away:
                 self._away = False
-                LOG.warning("Kafka at %s is back", self._servers)
+                LOG.warning("kafka.recovered", servers=self._servers)
 
 
 class _ClientLines:
@@ -160,7 +163,7 @@ class _ClientLines:
     """
 
     def log(self, _level: int, text: str, *args: object) -> None:
-        LOG.debug(text, *args)
+        _LINES.debug(text, *args)
 
 
 def quiet(settings: Settings, heard: Callable[[KafkaError], None]) -> Settings:

@@ -284,7 +284,7 @@ class KafkaSubscription:
             newcomer = not (self._given or self._reading)
             self._leave()
             if newcomer and self._protocol == "consumer":
-                LOG.info("this Kafka has no new consumer groups, so a classic one it is: %s", why)
+                LOG.info("kafka.classic_group_selected", reason=why)
                 self._protocol = "classic"
             else:
                 self._failures.append(LogUnavailable(f"Kafka put this reader out: {why}"))
@@ -293,7 +293,7 @@ class KafkaSubscription:
         elif why not in self._said:
             # A topic that is not there yet, for one. The client goes on by itself.
             self._said.add(why)
-            LOG.warning("Kafka: %s", why)
+            LOG.warning("kafka.error_reported", reason=why)
 
     def _send_commits(self) -> None:
         now = time.monotonic()
@@ -312,7 +312,7 @@ class KafkaSubscription:
         starts = {at: self._starts[at] for at in self._reading}
         wrong = self._watch.look(consumer, starts, self._given.keys())
         if wrong:
-            LOG.warning("Kafka seems to have forgotten this reader, which joins anew: %s", wrong[0])
+            LOG.warning("kafka.group_rejoined", reason=wrong[0])
             self._leave()
 
     def _told(self, error: KafkaError) -> None:

@@ -179,7 +179,7 @@ def _in_background(look: Callable[[], set[str]]) -> Future[set[str]]:
         try:
             seen.set_result(look())
         except Exception:  # noqa: BLE001 - it only looks
-            LOG.exception("could not look whether Kafka has forgotten this reader")
+            LOG.exception("kafka.watch_failed")
             seen.set_result(set())
 
     threading.Thread(target=run, name="kafka-watch", daemon=True).start()

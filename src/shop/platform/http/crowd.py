@@ -56,7 +56,7 @@ class Crowd:
                 self._look_again = now + _LOOK_AGAIN_AFTER
             surplus -= closed
         if surplus > 0:
-            self._say_now_and_then("clients are refused", 1)
+            self._say_now_and_then("api.connections_refused", 1)
         return max(0, surplus)
 
     def close_some(self, connections: Collection[Connection]) -> int:
@@ -73,15 +73,12 @@ class Crowd:
             if closed < count:
                 closed += connection.close_idle()
         if closed:
-            self._say_now_and_then("idle ones are closed", closed)
+            self._say_now_and_then("api.idle_connections_closed", closed)
         return closed
 
-    def _say_now_and_then(self, what: str, count: int) -> None:
-        self._counts[what] = self._counts.get(what, 0) + count
+    def _say_now_and_then(self, log_event: str, count: int) -> None:
+        self._counts[log_event] = self._counts.get(log_event, 0) + count
         now = monotonic()
-        if now - self._said.get(what, -inf) >= _SAY_EVERY:
-            self._said[what] = now
-            number = self._counts.pop(what)
-            _LOG.warning(
-                f"the connections are at their limit: {what}", limit=self.most, count=number
-            )
+        if now - self._said.get(log_event, -inf) >= _SAY_EVERY:
+            self._said[log_event] = now
+            _LOG.warning(log_event, limit=self.most, count=self._counts.pop(log_event))

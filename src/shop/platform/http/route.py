@@ -217,7 +217,7 @@ class FastRoute(APIRoute):
                 return UnknownOutcome(
                     "It may have been done, once. Look before you send it again."
                 ).answer()
-        _LOG.error("request failed", method=scope["method"], path=scope["path"], exc_info=error)
+        _LOG.error("api.request_failed", method=scope["method"], path=scope["path"], exc_info=error)
         return InternalError().answer()
 
     async def _arguments(
@@ -379,7 +379,7 @@ def _is_known(scope: Scope, answer: Answer) -> bool:
 
 def backoff_at(route: str) -> Backoff:
     """Tells the log why requests are refused there: once, and not for each."""
-    return Backoff(_LOG, "the API", route=route)
+    return Backoff(_LOG, "api", route=route)
 
 
 def not_done(error: SpineError, backoff: Backoff) -> Problem:

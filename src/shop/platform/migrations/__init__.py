@@ -76,8 +76,7 @@ def _let_ids_go_on(connection: Connection, metadata: MetaData) -> None:
                 text(_GO_ON.format(table=table.name, column=column.name))
             ).scalar()
             if last is not None:
-                _LOG.warning("ids stood behind the rows, and go on after the last",
-                             table=table.name, last=last)  # fmt: skip
+                _LOG.warning("migrations.ids_advanced", table=table.name, last=last)
 
 
 _GO_ON = """

@@ -93,7 +93,7 @@ async def _finish(batchers: Sequence[Bounded], database: Database, *, by: float)
     # From here on no connection is to be had, for a second try.
     await database.close()
     if unfinished:
-        _LOG.error("work that does not end is given up", batches=len(unfinished))
+        _LOG.error("api.batches_abandoned", batches=len(unfinished))
         database.cut()
         await asyncio.wait(unfinished, timeout=_GO_WITHIN)
 
@@ -110,7 +110,7 @@ def run_api(service: Service, settings: Settings) -> None:
     held = files.connections(settings.max_connections)
     if held < settings.max_connections:
         _LOG.warning(
-            "too few files may be open for all connections",
+            "api.connections_limited",
             connections=held,
             asked_for=settings.max_connections,
             files=files.allow(0),
@@ -119,7 +119,7 @@ def run_api(service: Service, settings: Settings) -> None:
     Server(app, settings, held).run(sockets=bound)
 
 
-class _OutOfFiles(Exception):
+class OutOfFiles(Exception):
     """The system lets us open no more."""
 
 
@@ -148,7 +148,7 @@ class Server(uvicorn.Server):
         self._drain = settings.drain_ms / 1000
         self._hurry = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._files = Backoff(_LOG, "the API")
+        self._files = Backoff(_LOG, "api")
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second, until it is asked to stop."""
@@ -161,8 +161,8 @@ class Server(uvicorn.Server):
         try:
             os.close(os.open(os.devnull, os.O_RDONLY))
         except OSError as error:
-            reason = f"clients are cut off, as no file can be opened for them: {error.strerror}"
-            self._files.pause(_OutOfFiles(reason))
+            reason = f"clients are cut off, since no file can be opened for them: {error.strerror}"
+            self._files.pause(OutOfFiles(reason))
             self._crowd.close_some(self.server_state.connections)  # type: ignore[arg-type]
         else:
             self._files.over()

@@ -47,9 +47,9 @@ async def beat(file: Path, loops: Mapping[str, Loop]) -> None:
         if trouble != said:
             said = trouble
             if trouble:
-                _LOG.error("no heartbeat", reason=trouble, file=str(file))
+                _LOG.error("worker.heartbeat_stopped", reason=trouble, file=str(file))
             else:
-                _LOG.info("the heart beats again", file=str(file))
+                _LOG.info("worker.heartbeat_resumed", file=str(file))
         await asyncio.sleep(_EVERY)
 
 

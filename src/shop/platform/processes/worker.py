@@ -69,7 +69,7 @@ async def _work(service: Service, settings: Settings) -> None:
     stopping = asyncio.Event()
     for signal_ in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signal_, stopping.set)
-    _LOG.info("worker started", service=service.name, log=settings.event_log)
+    _LOG.info("worker.started", service=service.name, log=settings.event_log)
     garbage.settle()
     announcing = asyncio.create_task(_announce(relay, consumer))
     stopped = asyncio.create_task(stopping.wait())

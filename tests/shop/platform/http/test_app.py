@@ -110,7 +110,7 @@ def test_what_the_database_said_is_for_the_log_and_not_for_the_client(
             assert "secret" not in response.text
             assert "database" in response.text or error is OutcomeUnknown
     (line,) = logs
-    assert (line["event"], line["log_level"]) == ("the API waits", "warning")
+    assert (line["event"], line["log_level"]) == ("api.waiting", "warning")
     assert (line["route"], line["reason"]) == (f"GET {path}", f"{error.__name__}: {SECRET}")
 
 
@@ -131,9 +131,9 @@ def test_the_log_is_told_of_other_trouble_and_when_it_is_over(path: str) -> None
         while troubles:
             get(app, path)
     assert [(line["event"], line.get("reason")) for line in logs] == [
-        ("the API waits", "Unavailable: no such database"),
-        ("the API waits", "Unavailable: no such password"),
-        ("the API goes on", None),
+        ("api.waiting", "Unavailable: no such database"),
+        ("api.waiting", "Unavailable: no such password"),
+        ("api.recovered", None),
     ]
 
 
@@ -149,7 +149,7 @@ def test_a_fault_of_ours_is_logged_and_tells_the_client_nothing() -> None:
     assert "secret" not in response.text
     assert "Traceback" not in response.text
     assert set(problem(response, 500, "internal-error")) == {"type", "title", "status"}
-    assert [line["event"] for line in logs] == ["request failed"]
+    assert [line["event"] for line in logs] == ["api.request_failed"]
 
 
 def test_a_fault_outside_the_fast_routes_tells_the_client_nothing_either() -> None:

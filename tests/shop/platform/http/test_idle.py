@@ -190,7 +190,7 @@ def test_a_newcomer_takes_the_place_of_the_one_that_was_idle_for_the_longest(sma
         assert second.is_closed()
         assert first.answers_on() and third.answers_on() and newcomer.answers_on()
     (line,) = logs
-    assert line["event"] == "the connections are at their limit: idle ones are closed"
+    assert line["event"] == "api.idle_connections_closed"
     assert (line["limit"], line["count"]) == (3, 1)
 
 
@@ -213,7 +213,7 @@ def test_one_at_work_gives_its_place_to_nobody(small: Served) -> None:
                     assert newcomer.is_closed()
         assert [raw.answer()[0] for raw in working] == [201] * 3
     (line,) = logs  # once, not for each
-    assert line["event"] == "the connections are at their limit: clients are refused"
+    assert line["event"] == "api.connections_refused"
     assert (line["limit"], line["count"]) == (3, 1)
     until(lambda: not small.server.server_state.connections, "they have gone")
     with connected(small) as another:

@@ -30,7 +30,9 @@ def users_api(url: str) -> Iterator[tuple[httpx.Client, Running]]:
 
 
 def waits(running: Running, route: str) -> list[dict[str, Any]]:
-    lines = [line for line in running.output.lines if "the API " in line]
+    lines = [
+        line for line in running.output.lines if "api.waiting" in line or "api.recovered" in line
+    ]
     return [dict(line) for line in json_lines("\n".join(lines)) if line["route"] == route]
 
 
@@ -45,7 +47,7 @@ def missing(postgres: LocalPostgres) -> Iterator[str]:
 
 def test_the_log_says_why_before_anybody_has_asked(missing: str) -> None:
     with users_api(missing) as (_, running):
-        line = running.output.until("the API waits")
+        line = running.output.until("api.waiting")
     assert 'database \\"not_there_yet\\" does not exist' in line
 
 
@@ -53,7 +55,7 @@ def test_the_log_says_why_once_and_the_client_is_not_told(
     missing: str, postgres: LocalPostgres, templates: dict[str, str]
 ) -> None:
     with users_api(missing) as (client, running):
-        running.output.until("the API waits")
+        running.output.until("api.waiting")
         with ThreadPoolExecutor() as many:
             for response in many.map(client.get, ["/users/1", "/health/ready"] * 5):
                 found = problem(response, 503, "temporarily-unavailable")
@@ -70,5 +72,5 @@ def test_the_log_says_why_once_and_the_client_is_not_told(
         assert client.get(f"/users/{made['id']}").status_code == 200
         until(lambda: len(waits(running, "GET /users/{user_id}")) == 2, "the log says so")
     for route in ("GET /users/{user_id}", "GET /health/ready"):
-        assert [line["event"] for line in waits(running, route)][-1] == "the API goes on"
+        assert [line["event"] for line in waits(running, route)][-1] == "api.recovered"
     assert waits(running, "POST /users") == []

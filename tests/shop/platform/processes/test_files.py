@@ -77,7 +77,7 @@ def test_an_api_holds_as_many_connections_as_it_may_open_files_for(databases: Da
     if soft < 1024:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(1024, hard), hard))
     with api(160, databases) as (client, port, process), ExitStack() as stack:
-        (said,) = lines(process, "too few files may be open for all connections")
+        (said,) = lines(process, "api.connections_limited")
         assert (said["files"], said["asked_for"]) == (160, 8192)
         held = said["connections"]
         assert 50 < held < 160
@@ -90,7 +90,7 @@ def test_an_api_holds_as_many_connections_as_it_may_open_files_for(databases: Da
             heard[connection.recv(12)[9:]] += 1
         # Each took the place of one that had nothing more to ask.
         assert heard == {b"200": 300, b"503": 0, b"": 0}
-        (full,) = lines(process, "idle ones are closed")
+        (full,) = lines(process, "api.idle_connections_closed")
         assert full["limit"] == held
         # Its database still had its files.
         assert client.post("/users", json=new_user()).status_code == 201
@@ -103,7 +103,7 @@ def test_connections_that_all_ask_at_once_are_answered_or_told_why_not(
 ) -> None:
     """None of them is idle: they have only begun to ask."""
     with api(160, databases) as (client, port, process), ExitStack() as stack:
-        held = lines(process, "too few files may be open")[0]["connections"]
+        held = lines(process, "api.connections_limited")[0]["connections"]
         many = [
             stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
             for _ in range(held)
@@ -116,7 +116,7 @@ def test_connections_that_all_ask_at_once_are_answered_or_told_why_not(
         for connection in many:
             connection.sendall(ALIVE[-2:])
             assert connection.recv(100).startswith(b"HTTP/1.1 200")
-        (full,) = lines(process, "clients are refused")
+        (full,) = lines(process, "api.connections_refused")
         assert (full["limit"], full["count"]) == (held, 1)
         assert client.get("/health/ready").status_code == 200
 
@@ -138,7 +138,7 @@ def test_files_that_run_out_all_the_same_are_named_in_the_log(databases: Databas
             line = process.output.until("clients are cut off")
             assert "Too many open files" in line
             # Those that are idle go, and what is left is enough to go on with.
-            process.output.until("the API goes on")
+            process.output.until("api.recovered")
         assert len(lines(process, "clients are cut off")) == 1
         with httpx.Client(base_url=client.base_url, timeout=20) as another:
             assert another.post("/users", json=new_user()).status_code == 201
@@ -158,5 +158,5 @@ def test_too_few_files_to_begin_with_is_one_sentence(databases: Databases, part:
 
 def test_a_worker_works_with_few_files(databases: Databases) -> None:
     with running(64, "worker", "users", **settings_of(databases)) as process:
-        process.output.until("worker started")
+        process.output.until("worker.started")
         until(lambda: psutil.Process(process.process.pid).num_fds() > 12, "it has connected")
