@@ -152,9 +152,8 @@ def hand_over(*folders: Path) -> None:
     if os.geteuid() != 0 or owner.st_uid == 0:
         return
     for folder in folders:
-        for where, _, names in os.walk(folder):
-            for name in (where, *(os.path.join(where, name) for name in names)):
-                os.chown(name, owner.st_uid, owner.st_gid, follow_symlinks=False)
+        for path in (folder, *folder.rglob("*")):
+            os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
 if __name__ == "__main__":
