@@ -63,12 +63,12 @@ _WHICH_LOG_EVERY = 10.0  # seconds: a topic may be made anew while it is read
 _BEHIND = "an earlier event of its key is parked"
 
 
-class Moved(SpineError):
+class CheckpointConflict(SpineError):
     """Another member moved this partition's cursor: what was read is applied already, or stale."""
 
 
 # Tried again, for as long as it takes.
-_PASSING = (Moved, *PASSING)
+_PASSING = (CheckpointConflict, *PASSING)
 
 
 class Consumer:
@@ -133,7 +133,7 @@ class Consumer:
                         certain = True
                         most = min(self._batch, tried + tried // 8 + 1)
                     self._backoff.over()
-                except Moved as error:
+                except CheckpointConflict as error:
                     _LOG.debug("consumer.batch_discarded", reason=str(error))
                 except Exception as error:  # noqa: BLE001 - nothing may end a consumer
                     await self._backoff.after(error)
@@ -255,7 +255,7 @@ class Consumer:
     async def apply(self, records: Sequence[Record]) -> None:
         """Apply what has not been applied, and move the cursors, in one transaction.
 
-        Records must be in the order of their offsets within each partition. Raises `Moved` when
+        Records must be in the order of their offsets within each partition. Raises `CheckpointConflict` when
         another member has come first, and leaves everything as it was whenever it raises.
         """
         for at in {(record.topic, record.partition) for record in records}:
@@ -358,7 +358,9 @@ class Consumer:
             },
         )
         if moved.rowcount != 1:
-            raise Moved(f"another member of {self._handlers.consumer} has moved {at[0]}/{at[1]}")
+            raise CheckpointConflict(
+                f"another member of {self._handlers.consumer} has moved {at[0]}/{at[1]}"
+            )
 
 
 def _rejected(item: Rejected, held: set[HeldKey]) -> Park:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventspine import backoff, dead_letters
-from eventspine.consumer import Consumer, Moved
+from eventspine.consumer import CheckpointConflict, Consumer
 from eventspine.database import Database
 from eventspine.errors import Unavailable
 from eventspine.event import NotAnEvent, decode, envelope
@@ -281,7 +281,7 @@ def test_of_two_members_in_the_same_stretch_at_the_same_moment_one_has_to_read_a
                     ),
                     return_exceptions=True,
                 )
-                assert [type(result) for result in results].count(Moved) == 3, results
+                assert [type(result) for result in results].count(CheckpointConflict) == 3, results
                 # They learn where they stand, and the rest is nobody's yet.
                 for member in members:
                     await member._start_at(notes.TOPIC, 0)
@@ -320,7 +320,7 @@ def test_the_loser_waits_for_the_winner_and_then_leaves_nothing_behind(copy_url:
             assert not done
             go_on.set()
             await winner
-            with pytest.raises(Moved):
+            with pytest.raises(CheckpointConflict):
                 await loser
             await notes.assert_copied(database, notes.event(1, 1))
 

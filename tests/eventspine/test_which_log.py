@@ -175,7 +175,7 @@ def test_a_reader_of_the_log_before_that_comes_late_applies_nothing(
             assert await late._start_at(TOPIC, 0) == 0
             # At the same place, so that only the log tells one from the other.
             assert await next_one._start_at(TOPIC, 0) == 0
-            with pytest.raises(consumer_module.Moved):
+            with pytest.raises(consumer_module.CheckpointConflict):
                 await late.apply(await one.read(TOPIC, 0, 0, 20))
             await next_one.apply(await other.read(TOPIC, 0, 0, 20))
             await notes.assert_copied(copy, *events(20))

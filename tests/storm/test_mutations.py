@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from eventspine import consumer, migrations
-from eventspine.consumer import Consumer, Moved
+from eventspine.consumer import CheckpointConflict, Consumer
 from eventspine.context import NOBODY
 from eventspine.database import Database
 from eventspine.errors import Unavailable
@@ -202,7 +202,7 @@ def test_without_the_compare_and_set_two_members_move_the_same_cursor(
             try:
                 async with transaction(database) as tx:
                     await members[1]._move(tx, at, Checkpoint(1, 1))
-            except Moved:
+            except CheckpointConflict:
                 assert not mutated
             else:
                 assert mutated
