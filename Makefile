@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help up test storm check bench bench-history docs coverage clients hooks format requirements clean
+.PHONY: help up test storm check bench bench-history docs coverage clients hooks format migration requirements clean
 
 help:
 	@echo "make up      start the shop on this machine: PostgreSQL, users on 8001, orders on 8002"
@@ -17,6 +17,7 @@ help:
 	@echo "make coverage   how much of the code the tests run; a report in htmlcov"
 	@echo "make clients   installs what generates clients from the OpenAPI documents, for their tests"
 	@echo "make hooks   runs the checks before each commit"
+	@echo "make migration   writes what has changed in tables.py as a migration: SERVICE=, NAME="
 	@echo "make bench   the benchmarks; writes docs/benchmarks.md"
 	@echo "make bench-history   the shop after five million events; writes docs/benchmarks-history.md"
 
@@ -82,6 +83,10 @@ hooks: installed-dev
 format: installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# SERVICE=orders NAME=note: a new migration, from what has changed in the service's tables.py.
+migration: installed-dev
+	@$(BIN)/python -m devstack.migration "$(SERVICE)" "$(NAME)"
 
 bench: installed-dev
 	$(BIN)/python -m benchmarks

@@ -11,7 +11,6 @@ from sqlalchemy import (
     DateTime,
     Select,
     bindparam,
-    collate,
     func,
     literal_column,
     select,
@@ -110,7 +109,7 @@ def _by_time(*, status: Status | None, product: bool) -> Query:
         *_FILTER_STATUS[status],
     )
     if product:
-        statement = statement.where(collate(orders.c.product, "C") == bindparam("product"))
+        statement = statement.where(orders.c.product == bindparam("product"))
     return query(statement.order_by(orders.c.placed_at.desc(), orders.c.id.desc()).limit(_LIMIT))
 
 
