@@ -6,7 +6,7 @@ from shop.platform.settings import Port, ServiceSettings
 
 
 class GreetingsSettings(ServiceSettings):
-    port: Port = 8003
+    port: Port = 9003
     signature: str = Field(default="", description="follows every greeting")
 
 
