@@ -151,7 +151,7 @@ def hand_over(*folders: Path) -> None:
     owner = PROJECT.stat()
     if os.geteuid() != 0 or owner.st_uid == 0:
         return
-    for folder in folders:
+    for folder in filter(Path.exists, folders):
         for path in (folder, *folder.rglob("*")):
             os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
