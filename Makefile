@@ -6,10 +6,11 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help up test storm check bench bench-history docs coverage clients hooks format migration requirements clean
+.PHONY: help up dev test storm check bench bench-history docs coverage clients hooks format migration requirements clean
 
 help:
 	@echo "make up      start the shop on this machine: PostgreSQL, users on 8001, orders on 8002"
+	@echo "make dev     make up, and what runs code that you edit is started again at every save"
 	@echo "make test    every test, against real PostgreSQL"
 	@echo "make storm   strikes a running shop for as long as you like, and judges it: SEED=, CYCLES=, LOG=postgres"
 	@echo "make check   formatting, lint, types, and who may import whom"
@@ -31,8 +32,13 @@ installed-%:
 
 # exec, so that Ctrl-C and signals reach the shop itself and not a shell in between.
 # KAFKA=1 runs on a Kafka broker started here, KAFKA=host:port on one that is there.
+UP_OPTIONS = $(if $(KAFKA),--kafka $(patsubst 1,local,$(KAFKA))) $(if $(COPY_LOG_FROM),--copy-log-from $(COPY_LOG_FROM))
 up: installed-local
-	@exec $(BIN)/shop up $(if $(KAFKA),--kafka $(patsubst 1,local,$(KAFKA))) $(if $(COPY_LOG_FROM),--copy-log-from $(COPY_LOG_FROM))
+	@exec $(BIN)/shop up $(UP_OPTIONS)
+
+# The same, and what runs code that was edited is started again.
+dev: installed-local
+	@exec $(BIN)/shop up --reload $(UP_OPTIONS)
 
 test: installed-dev
 	$(BIN)/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder

@@ -5,6 +5,7 @@ loop, nothing that blocks for long: a signal is noticed at the next `pause`, and
 happen at once.
 """
 
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -92,6 +93,10 @@ class _Child:
     """In a row: counted anew once it has lived for `STEADY_AFTER`."""
     ready: bool = False
     was_ready: bool = False
+    restart_by: float | None = None
+    """It was asked to stop, to be started again; by when at the latest."""
+    failed: Callable[[str], None] | None = None
+    """It was started again on purpose and is not ready yet; who is told if it does not start."""
 
 
 @dataclass(frozen=True)
@@ -129,10 +134,24 @@ class Supervisor:
                 raise StartFailed(f"not ready after {timeout:g} s: {', '.join(late)}")
             self._pause(pause)
 
-    def watch(self) -> NoReturn:
-        """Keep everything running until `pause` raises."""
+    def watch(self, look: Callable[[], None] = lambda: None) -> NoReturn:
+        """Keep everything running until `pause` or `look`, which is called every 0.1 s, raises."""
         while True:
+            look()
             self._pause(self._tend())
+
+    def restart(self, server: Server, *, timeout: float, failed: Callable[[str], None]) -> None:
+        """Have it stopped, within `timeout` s, and started again by `watch`; returns at once.
+
+        If it ends before it is ready, `failed` is told why, and it stays down until it is restarted.
+        """
+        child = next(
+            child for stage in self._stages for child in stage.children if child.server is server
+        )
+        child.server.terminate()
+        child.restart_by = time.monotonic() + timeout
+        child.start_again_at = None
+        child.failed = failed
 
     def stop(self, timeout: float = 5.0) -> None:
         """Stop everything within `timeout` s and what stages were granted, last started first.
@@ -160,7 +179,14 @@ class Supervisor:
 
     def _look_after(self, child: _Child) -> float:
         now = time.monotonic()
-        if child.start_again_at is not None:
+        if child.restart_by is not None:
+            if child.server.ended() is None and now < child.restart_by:
+                return 0.02
+            child.server.stop(0.0)
+            child.restart_by = None
+            child.deaths = 0
+            self._start(child)
+        elif child.start_again_at is not None:
             if now >= child.start_again_at:
                 self._start(child)
         elif (why := child.server.ended()) is not None:
@@ -169,6 +195,7 @@ class Supervisor:
             self._died(child, why)
         elif not child.ready and child.server.ready():
             child.ready = True
+            child.failed = None
             if child.was_ready:
                 self._say(f"{child.server.name} is ready again")
             child.was_ready = True
@@ -186,6 +213,10 @@ class Supervisor:
             self._died(child, str(error))
 
     def _died(self, child: _Child, why: str) -> None:
+        if child.failed is not None:
+            child.start_again_at = math.inf  # until the next `restart`
+            child.failed(why)
+            return
         pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2**child.deaths)
         child.deaths += 1
         if not child.was_ready and child.deaths >= FIRST_STARTS:

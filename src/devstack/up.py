@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from types import FrameType
 
@@ -68,6 +70,8 @@ class UpOptions:
     """Show what the processes log, not only in their files."""
     kafka: str | None = None
     """None: the log is a table. `LOCAL`: start a broker here. Else the broker's HOST:PORT."""
+    reload: bool = False
+    """Start again what runs code that was edited."""
     copy_log_from: str | None = None
     """"postgres", "kafka" or a broker's HOST:PORT: the log to copy into this one before it is used."""
 
@@ -83,7 +87,7 @@ def run(options: UpOptions, command: Callable[..., list[str]] = shop_command) ->
     logs: list[LogFile] = []
     try:
         data = place(data)
-        with _stop_signals() as stop_asked, locked(data) as was_killed:
+        with _stop_signals() as stop_asked, locked(data) as was_killed, _edits(options) as look:
             pause = _pause(stop_asked, logs, verbose=options.verbose)
             hand_over(data)
             require_access(data, data / "postgres")
@@ -92,8 +96,8 @@ def run(options: UpOptions, command: Callable[..., list[str]] = shop_command) ->
             _check_ports(options, pause, within=STOP_TIMEOUT if was_killed else 0.0)
             supervisor = Supervisor(pause=pause)
             try:
-                _bring_up(options, data, supervisor, logs, pause, command)
-                supervisor.watch()
+                parts, migrate = _bring_up(options, data, supervisor, logs, pause, command)
+                supervisor.watch(partial(look, supervisor, parts, migrate))
             finally:
                 (data / RUNNING).unlink(missing_ok=True)
                 supervisor.stop(STOP_TIMEOUT)
@@ -119,7 +123,9 @@ def _bring_up(
     logs: list[LogFile],
     pause: Pause,
     command: Callable[..., list[str]],
-) -> None:
+) -> tuple[Mapping[str, Sequence[Process]], Callable[[], None]]:
+    """Each service's processes, and what migrates the databases."""
+
     def process(name: str, *words: str) -> Process:
         child = Process(name, command(*words), log=data / "logs" / f"{name}.log", env=env)
         logs.append(child.log)
@@ -149,22 +155,27 @@ def _bring_up(
         "PYTHONIOENCODING": "utf-8:backslashreplace",
     }
 
+    migrating = process("migrate", "migrate")
+
+    def migrate() -> None:
+        _once(migrating, pause, migrated)
+
     migrated = "the databases could not be migrated"
     if other:
         # That log's own tables too: an older release may have made them.
         env = {**env, **other}
         _once(process("migrate-other-log", "migrate"), pause, migrated)
         env = {**env, **settings}
-    _once(process("migrate", "migrate"), pause, migrated)
+    migrate()
     if options.copy_log_from:
         copying = process("copy-log", "log", "copy", "--from", options.copy_log_from)
         _once(copying, pause, "the log could not be copied")
+    parts = {
+        name: [process(f"{name}-{part}", part, name) for part in ("api", "worker")]
+        for name in (service.name for service in options.services)
+    }
     supervisor.start(
-        *(
-            process(f"{service.name}-{part}", part, service.name)
-            for service in options.services
-            for part in ("api", "worker")
-        ),
+        *chain.from_iterable(parts.values()),
         timeout=START_TIMEOUT,
         stop_within=options.stop_within / FIRST_SIGNAL,
     )
@@ -175,6 +186,7 @@ def _bring_up(
             f"eventshop is ready: {' · '.join(addresses)} · data in {data} · Ctrl-C stops\n"
         )
         sys.stdout.flush()
+    return parts, migrate
 
 
 def _around(settings: Mapping[str, str]) -> dict[str, str]:
@@ -280,6 +292,19 @@ def _port_error(host: str, port: int) -> int:
     except PortTaken as error:
         return error.errno
     return 0
+
+
+@contextmanager
+def _edits(options: UpOptions) -> Iterator[Callable[..., None]]:
+    """What looks for edited files; watched from now on, so that no save of a file that runs is missed."""
+    if not options.reload:
+        yield lambda *_: None
+        return
+    # Only now: `make up` watches no files.
+    from devstack.reload import Reload  # noqa: PLC0415
+
+    with Reload() as reload:
+        yield reload.look
 
 
 class _Stopped(Exception):

@@ -36,6 +36,9 @@ def up(
             " one, when going over from one to the other",
         ),
     ] = None,
+    reload: Annotated[
+        bool, typer.Option(help="start again what runs code that was edited, at every save")
+    ] = False,
     verbose: Annotated[bool, typer.Option(help="show every process's log here")] = False,
 ) -> None:
     """Start the whole shop on this machine, and keep it running until Ctrl-C."""
@@ -59,6 +62,7 @@ def up(
         stop_within=settings.stop_within(),
         verbose=verbose,
         kafka=kafka,
+        reload=reload,
         copy_log_from=copy_log_from,
     )
     raise typer.Exit(run(options))
