@@ -73,6 +73,11 @@ def load(name: str) -> Service:
             f"{found.folder / 'app.py'}: the service is named {service.name} and its folder {name}; "
             "give both the same name"
         )
+    if service.handlers.consumer != name:
+        raise NotAService(
+            f"{found.folder / 'app.py'}: the service's handlers are named {service.handlers.consumer} and "
+            f"its folder {name}; give both the same name"
+        )
     return service
 
 

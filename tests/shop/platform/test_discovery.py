@@ -136,6 +136,15 @@ def test_the_two_names_of_a_service_must_be_the_same(write: Write) -> None:
     )
 
 
+def test_handlers_of_another_name_are_refused(write: Write) -> None:
+    """Their checkpoints would be kept under a name that the audit does not look for."""
+    folder = write("notes", app=APP.replace('Handlers("{name}"', 'Handlers("note"'))
+    assert refused() == (
+        f"{folder}/app.py: the service's handlers are named note and its folder notes; "
+        "give both the same name"
+    )
+
+
 def test_two_services_with_one_port_are_refused(write: Write) -> None:
     write("greetings")
     write("notes")

@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 
 def tables() -> "MetaData":
-    from shop.services.orders.tables import metadata  # noqa: PLC0415
+    from shop.services.orders.tables import metadata
 
     return metadata
 
 
 def endpoints(settings: Settings, database: Database) -> Endpoints:
-    from shop.services.orders import actions, queries  # noqa: PLC0415
-    from shop.services.orders.api import routes  # noqa: PLC0415
-    from shop.services.orders.arrivals import Arrivals  # noqa: PLC0415
-    from shop.services.orders.schemas import CancelOrder, Order, PlaceOrder  # noqa: PLC0415
+    from shop.services.orders import actions, queries
+    from shop.services.orders.api import routes
+    from shop.services.orders.arrivals import Arrivals
+    from shop.services.orders.schemas import CancelOrder, Order, PlaceOrder
 
     bounds = settings.bounds()
     # New orders lock nothing of each other's but the outbox head, as they commit. So while one batch is

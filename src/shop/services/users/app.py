@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 
 def tables() -> "MetaData":
-    from shop.services.users.tables import metadata  # noqa: PLC0415
+    from shop.services.users.tables import metadata
 
     return metadata
 
 
 def endpoints(settings: Settings, database: Database) -> Endpoints:
-    from shop.services.users import actions, queries  # noqa: PLC0415
-    from shop.services.users.api import routes  # noqa: PLC0415
-    from shop.services.users.schemas import CreateUser, EraseUser, UpdateUser, User  # noqa: PLC0415
+    from shop.services.users import actions, queries
+    from shop.services.users.api import routes
+    from shop.services.users.schemas import CreateUser, EraseUser, UpdateUser, User
 
     bounds = settings.bounds()
     creating: Batcher[Request[CreateUser], User | Answer] = Batcher(
