@@ -25,7 +25,7 @@ from shop.platform import discovery
 from shop.platform.migrations import migrate
 
 _USAGE = (
-    "usage: make migration SERVICE=orders NAME=what_is_new (a service, and words in lower case)"
+    "usage: make migration SERVICE=its_name NAME=what_is_new (a service, and words in lower case)"
 )
 
 

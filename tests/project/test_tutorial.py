@@ -1,7 +1,7 @@
 """docs/tutorial.md does what it says: a reader follows it, block by block, in a copy of the project.
 
 A Python block goes into the file that its first line names; a `diff` is applied; `sh` is run, and what
-follows as `text` is what it must print, where … stands for anything. Only ports, and the number of a migration that is taken by now, are others.
+follows as `text` is what it must print, where … stands for anything. Only ports are others.
 """
 
 import os
@@ -64,7 +64,6 @@ class Reader:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._ports = dict(zip(PORTS, free_ports(3), strict=True))
-        self.wrote: set[str] = set()
         self._up: subprocess.Popen[str] | None = None
         self._output: Output | None = None
         tracked = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
@@ -87,12 +86,10 @@ class Reader:
     def follow(self, block: Block) -> None:
         match block.language:
             case "python":
-                block = self._numbered(block)
                 path = self.folder / block.path
                 assert not path.exists(), f"line {block.line}: {block.path} is there already"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(block.text)
-                self.wrote.add(block.path)
             case "diff":
                 self._succeeds(block, ["git", "apply", "-C1"], block.text)
             case "sh" if block.text == "make up\n":
@@ -119,19 +116,6 @@ class Reader:
         self._up.wait(30)
         self._output.close()
         self._up = None
-
-    def _numbered(self, block: Block) -> Block:
-        """A migration with the next number of its folder: the page names one that may be taken."""
-        number = re.search(r"/migrations/(\d{4})_", block.path)
-        if number is None:
-            return block
-        folder = (self.folder / block.path).parent
-        last = max((int(path.name[:4]) for path in folder.glob("0*.py")), default=0)
-        by = last + 1 - int(number[1])
-        moved = re.sub(
-            r'(?<=[/_])\d{4}(?=[_"])', lambda found: f"{int(found[0]) + by:04}", block.text
-        )
-        return block._replace(text=moved)
 
     def _start(self, block: Block) -> None:
         self._up = subprocess.Popen(
@@ -214,7 +198,8 @@ def test_the_page_does_what_it_says_and_the_service_goes_without_a_trace(reader:
     touched = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
     diffs = "".join(block.text for block in page if block.language == "diff")
     named = {
-        *reader.wrote,
+        *(block.path for block in page if block.language == "python"),
+        *(path for path in touched if re.search(r"/migrations/\d{4}_note\.py$", path)),
         *re.findall(r"^\+\+\+ b/(.*)$", diffs, re.MULTILINE),
     }
     assert touched == {path for path in named if not path.startswith((SERVICE, CONTRACTS))}
