@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import psycopg
 
@@ -39,7 +40,7 @@ _OFTEN = 12  # psycopg prepares after five, and PostgreSQL keeps a plan after fi
 
 _OURS = "by index"
 _FREE = "as PostgreSQL likes"
-_SESSIONS = {_OURS: {}, _FREE: WHOLE_TABLES}
+_SESSIONS: dict[str, dict[str, Any]] = {_OURS: {}, _FREE: WHOLE_TABLES}
 
 Figures = dict[str, list[float]]
 

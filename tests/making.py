@@ -1,11 +1,15 @@
 """Events as a handler is given them."""
 
+from typing import TypeVar
+
 from eventspine.event import Event, message
 from eventspine.log import Record
 from eventspine.reading import Received
 
+Kind = TypeVar("Kind", bound=Event)
 
-def heard(*events: Event, first: int = 1) -> list[Received[Event]]:
+
+def heard(*events: Kind, first: int = 1) -> list[Received[Kind]]:
     """At positions from `first` on, as if each topic had one partition."""
     return [
         Received(event, position, _record(event, position))

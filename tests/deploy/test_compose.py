@@ -16,10 +16,11 @@ from confluent_kafka.admin import AdminClient
 
 from devstack import kafka as local_kafka
 from devstack import postgres as local_postgres
+from devstack.kafka import PROJECT
 from shop.platform import discovery
 from shop.platform.settings import Settings
 from tests.conftest import SHIPPED
-from tests.deploy.compose import DEPLOY, PROJECT, Here, instructions, kafka_settings, load
+from tests.deploy.compose import DEPLOY, Here, instructions, kafka_settings, load
 from tests.e2e.shop import free_ports, until
 from tests.kafka_fixture import StartKafka, start_kafka
 

@@ -97,7 +97,7 @@ def test_make_makes_anew_what_is_not_right(clone: Path, tmp_path: Path) -> None:
     assert [path for path in copy.rglob("*") if path.lstat().st_uid != copy.stat().st_uid] == []
     assert lines[0] == "making .venv anew: it was made in another folder"
     assert lines[-1] == from_here(copy)
-    own = [copy / ".venv" / "bin" / "shop", "up"]
+    own = [str(copy / ".venv" / "bin" / "shop"), "up"]
     assert (
         subprocess.run(own, capture_output=True, text=True, check=True).stdout == f"{lines[-1]}\n"
     )

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -23,7 +24,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalPostgres]:
         yield postgres
 
 
-def ask(postgres: LocalPostgres, query: str, database: str = "postgres") -> object:
+def ask(postgres: LocalPostgres, query: str, database: str = "postgres") -> Any:
     with psycopg.connect(postgres.dsn(database)) as connection:
         row = connection.execute(query).fetchone()
     return row and row[0]

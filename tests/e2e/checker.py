@@ -284,9 +284,9 @@ def _log_of(service: str, evidence: Evidence) -> tuple[list[str], list[Shown]]:
 
 def _incomplete(service: str, events: Sequence[Shown], outbox: Outbox) -> Iterator[str]:
     """The positions 1 to N, all of them, and each as it was published."""
-    for last, event in pairwise([0, *(event.position for event in events), outbox.head + 1]):
-        if event != last + 1:
-            yield f"{service}: positions {last + 1} to {event - 1} of {outbox.head} are not logged"
+    for last, next_ in pairwise([0, *(event.position for event in events), outbox.head + 1]):
+        if next_ != last + 1:
+            yield f"{service}: positions {last + 1} to {next_ - 1} of {outbox.head} are not logged"
     logged = {event.position: event for event in events}
     for row in outbox.rows:
         event = logged.get(row["position"])

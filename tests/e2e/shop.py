@@ -152,7 +152,7 @@ class Running:
 class Shop:
     """`shop up` on a data directory: started, stopped, killed and started again."""
 
-    def __init__(self, data: Path, options: Sequence[str] = (), **settings: object) -> None:
+    def __init__(self, data: Path, options: Sequence[str] = (), **settings: Any) -> None:
         self.data = data
         self.users_port, self.orders_port = free_ports(2)
         self._options = options
@@ -190,7 +190,7 @@ class Shop:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
 
-    def run(self, *words: object, **settings: object) -> subprocess.CompletedProcess[str]:
+    def run(self, *words: object, **settings: Any) -> subprocess.CompletedProcess[str]:
         """Another command, beside it."""
         return run_shop(*words, "--data", self.data, **settings)
 

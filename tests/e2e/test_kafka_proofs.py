@@ -98,7 +98,7 @@ class Stage:
     def __init__(self, kafka: LocalKafka, databases: Mapping[str, str], directory: Path) -> None:
         self.kafka = kafka
         self.users_port, self.orders_port = free_ports(2)
-        self.settings: Mapping[str, object] = {
+        self.settings: Mapping[str, Any] = {
             "SHOP_EVENT_LOG": "kafka",
             "SHOP_KAFKA__BOOTSTRAP_SERVERS": kafka.bootstrap_servers,
             "SHOP_USERS__DATABASE_URL": databases["users"],
@@ -130,7 +130,7 @@ class Stage:
         self._rest.append(self._worker("users"))
         self.have_workers()
         for client in (self.users, self.orders):
-            until(lambda client=client: answers(client), "the API answers", 30)  # type: ignore[misc]
+            until(lambda client=client: answers(client), "the API answers", 30)
         self._rest[-1].output.until("worker.started")
 
     def close(self) -> None:
@@ -495,6 +495,7 @@ def test_a_foreign_client_reads_what_is_documented(stage: Stage, kcat: Kcat) -> 
     order = until(
         lambda: answer.json() if (answer := place()).is_success else None, "the customer", 30
     )
+    assert order is not None
     stage.orders.post(f"/orders/{order['id']}/cancel").raise_for_status()
     assert stage.users.delete(f"/users/{user['id']}").status_code == 204
     stage.quiet()

@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -38,7 +39,7 @@ def databases(new_database: NewDatabase) -> Databases:
     return Databases({name: new_database(None) for name in (*discovery.names(), "log")})
 
 
-def named(urls: Databases) -> dict[str, str]:
+def named(urls: Databases) -> dict[str, Any]:
     """To the tests' server, which does not wait for its disk."""
     return settings(urls) | {"SHOP_ACCEPT_DATA_LOSS": "true"}
 
@@ -76,7 +77,7 @@ def test_against_a_database_of_ones_own_only_those_of_who_is_who_are_heeded(
     new_database: NewDatabase,
 ) -> None:
     urls = databases(new_database)
-    ignored = {name: value for name, value in HOSTILE.items() if name not in HEEDED}
+    ignored: dict[str, Any] = {name: value for name, value in HOSTILE.items() if name not in HEEDED}
     done = run_shop("migrate", **named(urls), **ignored)
     assert done.returncode == 0, done.stderr
     assert done.stderr == (

@@ -49,7 +49,7 @@ class Parts:
         for name in names:
             if name.endswith("-api"):
                 client = self.users if name.startswith("users") else self.orders
-                until(lambda client=client: answers(client), f"{name} answers", 60)  # type: ignore[misc]
+                until(lambda client=client: answers(client), f"{name} answers", 60)
             else:
                 self.running[name].output.until("worker.started")
 

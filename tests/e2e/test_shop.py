@@ -113,6 +113,7 @@ def test_a_users_orders_are_known_to_the_user_service_soon(shop: Shop) -> None:
         return answer if [one["version"] for one in answer["items"]] == [1, 1, 2] else None
 
     known = until(caught_up, "three orders, the first of them cancelled")
+    assert known is not None
     assert (known["count"], known["total"]) == (3, "23.75")
     cancelled = {**placed[0], "status": "cancelled", "version": 2}
     for theirs, ours in zip(known["items"], [placed[2], placed[1], cancelled], strict=True):

@@ -1,11 +1,11 @@
 """What is waited for is said once, and again only when it is news."""
 
 import asyncio
+import time as time_module
 from typing import Any
 
 import pytest
 
-from eventspine import backoff
 from eventspine.backoff import Backoff
 
 
@@ -27,8 +27,8 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
     async def at_once(_seconds: float) -> None: ...
 
-    monkeypatch.setattr(backoff.time, "monotonic", lambda: time[0])
-    monkeypatch.setattr(backoff.asyncio, "sleep", at_once)
+    monkeypatch.setattr(time_module, "monotonic", lambda: time[0])
+    monkeypatch.setattr(asyncio, "sleep", at_once)
     return time
 
 

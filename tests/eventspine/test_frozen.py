@@ -14,6 +14,7 @@ import pytest
 from eventspine import frozen
 from eventspine.frozen import end_frozen_sessions
 from eventspine.postgres_log import PostgresLog
+from eventspine.relay import Relay
 from tests.clock_fixture import LeapingPostgres
 from tests.eventspine import notes
 from tests.eventspine.conftest import make_tables, opened, run
@@ -115,7 +116,7 @@ def test_a_frozen_leader_loses_its_office(
                 async with notes.Running(relay.run(), end_frozen_sessions(database)):
                     await notes.eventually(lambda: leads(relay), within=10.0)
 
-    async def leads(relay: notes.Relay) -> bool:
+    async def leads(relay: Relay) -> bool:
         return relay.leads
 
     run(scenario())

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from hashlib import sha256
+from typing import Any
 
 from eventspine.batching import Batcher
 from eventspine.context import Request
@@ -66,7 +67,9 @@ def test_an_answer_made_before_the_erasure_is_not_stored_after_it(notes_url: str
                 await go_on.wait()
                 return texts
 
-            answering = asyncio.create_task(once_in_transaction(database, slow)([keyed("k")]))
+            answering: asyncio.Future[Sequence[Any]] = asyncio.ensure_future(
+                once_in_transaction(database, slow)([keyed("k")])
+            )
             await has_read.wait()
             erasing = asyncio.create_task(erase(database))
             await waits(database, "ExclusiveLock")
@@ -92,7 +95,9 @@ def test_an_answer_made_after_the_erasure_knows_of_it(notes_url: str) -> None:
             async with transaction(database) as tx:
                 await tx.execute("UPDATE notes SET text = '' WHERE id = 1")
                 await hold_answers(tx)
-                answering = asyncio.create_task(once_in_transaction(database, quick)([keyed("k")]))
+                answering: asyncio.Future[Sequence[Any]] = asyncio.ensure_future(
+                    once_in_transaction(database, quick)([keyed("k")])
+                )
                 await waits(database, "ShareLock")
                 await forget(tx, ["1"], GONE)
             assert [answer.body for answer in await answering] == [b""]

@@ -76,6 +76,7 @@ class TestRecordsOfStrangers:
         stranger = Producer({"bootstrap.servers": kafka.bootstrap_servers})
         stranger.produce(topic, None, None, partition=0)
         stranger.produce(topic, b"\xff\x00", b"\xfe\x00", partition=0)
+        headers: list[tuple[str, str | bytes | None]]
         headers = [("twice", b"1"), ("twice", b"2"), ("bytes", b"\xff\x00z"), ("null", None)]
         stranger.produce(topic, b"", b"", partition=0, headers=headers)
         stranger.flush()

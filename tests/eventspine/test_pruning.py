@@ -305,7 +305,7 @@ def test_a_pruner_waits_for_a_database_that_is_away(notes_url: str) -> None:
                     await notes.eventually(lambda: is_empty(database))
 
     async def has_failed(pruner: Pruner) -> bool:
-        return pruner._patience._failures > 0
+        return pruner._backoff._failures > 0
 
     async def is_empty(database: Database) -> bool:
         return await outbox(database) == []

@@ -120,7 +120,7 @@ def test_a_notification_makes_it_quick_and_a_lost_one_does_no_harm(
                 for n in range(2, 5):
                     began = loop.time()
                     await notes.publish_notes(database, n, n)
-                    await notes.eventually(lambda n=n: holds(log, n), within=2.0)  # type: ignore[misc]
+                    await notes.eventually(lambda n=n: holds(log, n), within=2.0)
                     took.append(loop.time() - began)
                 if notified:
                     assert min(took) < 0.2
@@ -168,7 +168,7 @@ def test_while_there_is_nothing_to_relay_the_log_is_kept_prepared(notes_url: str
 
         async with notes.Running(notes.relay(notes_url, log).run()):
             for times in range(4):
-                await notes.eventually(lambda times=times: is_prepared_more_often_than(times))  # type: ignore[misc]
+                await notes.eventually(lambda times=times: is_prepared_more_often_than(times))
 
     run(scenario())
 

@@ -220,7 +220,7 @@ def test_whoever_waits_for_an_answer_can_be_told_that_it_will_not_come(
         async with distant(proxy, notes_url) as database:
             for moment, expected in (("statement", Unavailable), ("commit", OutcomeUnknown)):
                 keeping = asyncio.create_task(
-                    keep(database, lambda now, at=moment: proxy.hold() if now == at else None)  # type: ignore[misc]
+                    keep(database, lambda now, at=moment: proxy.hold() if now == at else None)
                 )
                 await asyncio.sleep(0.2)
                 database.cut()

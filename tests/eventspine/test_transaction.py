@@ -2,14 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import psycopg
 import pytest
 
 from eventspine.batching import Batcher, in_transaction
-from eventspine.context import NOBODY, Context
+from eventspine.context import NOBODY, Context, Request
 from eventspine.database import Database
 from eventspine.errors import OutcomeUnknown, Unavailable
 from eventspine.outbox import Transaction, transaction
@@ -244,20 +244,24 @@ def test_a_batch_that_was_a_deadlocks_victim_is_run_again(notes_url: str) -> Non
             met = asyncio.Barrier(2)
             runs = 0
 
-            async def change(tx: Transaction, commands: list[tuple[int, int]]) -> list[int]:
+            async def change(
+                tx: Transaction, requests: Sequence[Request[tuple[int, int]]]
+            ) -> list[int]:
                 nonlocal runs
                 runs += 1
                 first_time = runs <= 2
-                for first, second in commands:
+                for (first, second), *_ in requests:
                     await notes.save(tx, [notes.event(first, 2)])
                     if first_time:
                         await met.wait()
                     await notes.save(tx, [notes.event(second, 2)])
-                return [1 for _ in commands]
+                return [1 for _ in requests]
 
             batchers = [Batcher(in_transaction(database, change)) for _ in range(2)]
-            results = await asyncio.gather(batchers[0].submit((1, 2)), batchers[1].submit((2, 1)))
-            assert results == [1, 1]
+            results = await asyncio.gather(
+                batchers[0].submit(Request((1, 2))), batchers[1].submit(Request((2, 1)))
+            )
+            assert list(results) == [1, 1]
             # The second run may meet the other one again.
             assert runs in {3, 4}
             _, positions = await stored(database)

@@ -17,6 +17,7 @@ from typer.testing import CliRunner, Result
 from eventspine.consumer import Consumer
 from eventspine.context import Request
 from eventspine.database import Database
+from eventspine.log import EventLog
 from eventspine.outbox import transaction
 from eventspine.postgres_log import PostgresLog
 from eventspine.relay import Relay
@@ -37,7 +38,7 @@ class Living:
 
     urls: Databases
     opened: Mapping[str, Database]
-    log: PostgresLog
+    log: EventLog
     users_created: int = 0
 
     @property
@@ -83,7 +84,7 @@ class Living:
     @asynccontextmanager
     async def moving(self, *names: str) -> AsyncIterator[None]:
         """Relays and consumers run; only those named, if any are: `users relay`, …"""
-        parts = {}
+        parts: dict[str, Relay | Consumer] = {}
         for service in map(discovery.load, discovery.names()):
             url = self.urls[service.name]
             parts[f"{service.name} relay"] = Relay(
@@ -136,7 +137,7 @@ async def living(urls: Databases) -> AsyncIterator[Living]:
         yield Living(urls, opened, log, users_created=created)
 
 
-def settings(urls: Databases) -> dict[str, str]:
+def settings(urls: Databases) -> dict[str, Any]:
     """What the command line is told of them."""
     own = {f"SHOP_{name.upper()}__DATABASE_URL": urls[name] for name in discovery.names()}
     return {

@@ -345,7 +345,7 @@ def test_from_the_table_to_kafka_and_back_although_the_outbox_was_pruned(
     async def go_on() -> None:
         log = KafkaLog({"bootstrap.servers": kafka.bootstrap_servers})
         async with living(copied) as system:
-            system.log = log  # type: ignore[assignment]
+            system.log = log
             async with system.moving():
                 await system.create(3)
                 async with asyncio.timeout(40):

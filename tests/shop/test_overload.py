@@ -82,7 +82,7 @@ def fill_the_lanes(
     sent = []
     for lane in range(1, LANES + 1):
         sent.append(sending.send())
-        until(lambda lane=lane: waits_for_locks(served) == lane, "its batch waits")  # type: ignore[misc]
+        until(lambda lane=lane: waits_for_locks(served) == lane, "its batch waits")
     return sent
 
 

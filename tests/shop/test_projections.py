@@ -4,6 +4,7 @@ import pytest
 
 from eventspine.projections import Projection
 from shop.platform import discovery
+from shop.platform.service import Service
 from tests.shop.making import order_cancelled, order_placed
 from tests.shop.serving import Served
 
@@ -16,7 +17,7 @@ PROJECTIONS = [
 
 
 @pytest.mark.parametrize(("service", "table"), PROJECTIONS)
-def test_no_column_is_forgotten(service: discovery.Service, table: Projection) -> None:
+def test_no_column_is_forgotten(service: Service, table: Projection) -> None:
     """A column that no event carries has to be named in `not_from_events`."""
     columns = {column.name for column in service.tables().tables[table.table].columns}
     named = {*table.key, "version", *table.columns}
@@ -25,7 +26,7 @@ def test_no_column_is_forgotten(service: discovery.Service, table: Projection) -
 
 
 @pytest.mark.parametrize(("service", "table"), PROJECTIONS)
-def test_its_key_is_the_tables(service: discovery.Service, table: Projection) -> None:
+def test_its_key_is_the_tables(service: Service, table: Projection) -> None:
     key = [column.name for column in service.tables().tables[table.table].primary_key]
     assert key == list(table.key)
 

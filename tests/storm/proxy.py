@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
-from typing import Literal, Self, TypeVar, cast
+from typing import Literal, Self, TypeVar, cast, cast
 
 import uvloop
 
@@ -114,9 +114,9 @@ class Proxy:
         return asyncio.run_coroutine_threadsafe(do(), self._loop).result(10)
 
     async def _listen(self) -> int:
-        self._server = await self._loop.create_server(
-            lambda: _Side(self), "127.0.0.1", 0, backlog=1024
-        )
+        server = await self._loop.create_server(lambda: _Side(self), "127.0.0.1", 0, backlog=1024)
+        # uvloop's has them too.
+        self._server = cast("asyncio.Server", server)
         return int(self._server.sockets[0].getsockname()[1])
 
     async def _end(self) -> None:

@@ -5,15 +5,15 @@ from typing import Any
 from tests.e2e.load import Action, Outcome, Sent
 from tests.storm.clients import broken_keys, outcomes
 
+Told = tuple[int | None, dict[str, Any], bytes]
+
 DONE = (201, {"id": 1}, b"201 one")
 UNKNOWN = (503, {"type": "urn:eventshop:problem:unknown-outcome"}, b"503")
 NOT_DONE = (503, {"type": "urn:eventshop:problem:temporarily-unavailable"}, b"503")
 NO_CUSTOMER = (404, {"type": "urn:eventshop:problem:unknown-customer"}, b"404")
 TAKEN = (409, {"type": "urn:eventshop:problem:email-taken"}, b"409")
 REUSED = (422, {"type": "urn:eventshop:problem:idempotency-key-reused"}, b"422")
-NOTHING = (None, {}, b"")
-
-Told = tuple[int | None, dict[str, Any], bytes]
+NOTHING: Told = (None, {}, b"")
 
 
 def asked(*told: Told, key: str | None = "k", action: Action = "place_order") -> list[Sent]:

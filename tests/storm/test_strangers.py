@@ -24,7 +24,9 @@ async def read_to_the_end(system: Living) -> None:
             [(published,)] = await system.users.fetch("SELECT position FROM outbox_head")
             [(relayed,)] = await system.users.fetch("SELECT position FROM relay")
             ends = await system.log.end_offsets("users")
-            read = dict(await system.orders.fetch("SELECT partition, next_offset FROM cursors"))
+            read: dict[int, int] = dict(
+                await system.orders.fetch("SELECT partition, next_offset FROM cursors")
+            )
             if relayed == published and read == {at: end for at, end in ends.items() if end}:
                 return
             await asyncio.sleep(0.01)

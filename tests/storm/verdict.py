@@ -64,7 +64,7 @@ def judge(scene: Scene, sent: Sequence[Sent]) -> Faults:
     for service in SERVICES:
         demand(
             f"{service} applied each event once, in order",
-            lambda service=service: _applied_once(stage, service, evidence),  # type: ignore[misc]
+            lambda service=service: _applied_once(stage, service, evidence),
         )
     demand("shop audit says the same", lambda: _audit(stage))
     if found:

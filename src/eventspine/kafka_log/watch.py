@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
+from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from eventspine.kafka_log.client import LOG, Settings, quiet
 from eventspine.log import Record

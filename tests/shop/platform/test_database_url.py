@@ -7,8 +7,8 @@ from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy.engine import make_url
 
 from shop.platform import discovery
-from shop.platform.event_log import NotConfigured, database_url
-from shop.platform.settings import read_settings
+from shop.platform.event_log import database_url
+from shop.platform.settings import NotConfigured, read_settings
 
 SECRET = "p@ss:w/rd?#%&+ é"
 

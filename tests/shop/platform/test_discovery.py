@@ -78,7 +78,7 @@ def test_a_folder_with_its_parts_is_a_service(write: Write) -> None:
     discovery.check()
     assert discovery.names() == ("notes",)
     assert discovery.load("notes").title == "Notes"
-    assert discovery.sections()["notes"]().port == 9013
+    assert discovery.sections()["notes"].model_validate({}).port == 9013
     assert [event.type for event in discovery.contracts("notes")] == ["notes.noted"]
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 import pytest
-from pydantic import Field
+from pydantic import BaseModel, Field
 from pydantic.fields import FieldInfo
 
 from shop.platform import discovery
@@ -21,7 +21,8 @@ class Loyalty(ServiceSettings):
 
 
 def fields() -> Iterator[tuple[str, FieldInfo]]:
-    for name, model in {"": Settings, **discovery.sections()}.items():
+    models: dict[str, type[BaseModel]] = {"": Settings, **discovery.sections()}
+    for name, model in models.items():
         for field, info in model.model_fields.items():
             yield f"{name} {field}", info
 

@@ -1,7 +1,7 @@
 """A batch does what its commands would have done one after the other, and no command fails another."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -43,7 +43,9 @@ class Outcome(NamedTuple):
 class World:
     """A database that is made empty again for every run."""
 
-    def __init__(self, run: Callable[[Awaitable[Any]], Any], url: str, table: str) -> None:
+    def __init__(
+        self, run: Callable[[Coroutine[Any, Any, Any]], Any], url: str, table: str
+    ) -> None:
         self._run = run
         self._table = table
         self.database = Database(url, size=2)
@@ -174,7 +176,7 @@ def _with_a_repeat(commands: list[Any]) -> list[Any]:
     return [*commands, commands[0]] if len(commands) % 3 == 0 else commands
 
 
-_HANDOVER = [
+_HANDOVER: list[tuple[Any, Sequence[Any]]] = [
     (user_actions.create, [CreateUser("a@example.com", "A"), CreateUser("b@example.com", "B")]),
     (
         user_actions.update,

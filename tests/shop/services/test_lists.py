@@ -160,7 +160,7 @@ def test_an_order_placed_while_somebody_turns_pages_of_a_product_shifts_nothing(
     orders: Served, customer: int, product: str
 ) -> None:
     ids = [place(orders, customer, product) for _ in range(4)]
-    params = {"product": product, "limit": 2}
+    params: dict[str, Any] = {"product": product, "limit": 2}
     first = orders.client.get("/orders", params=params).json()
     place(orders, customer, product)
     second = orders.client.get("/orders", params={**params, "cursor": first["next_cursor"]}).json()

@@ -25,7 +25,7 @@ FAULTS = ("duplicate", "appended", "two-relays")
 
 
 def apply() -> None:
-    consumer.read = _read_all
+    vars(consumer)["read"] = _read_all
 
 
 def _read_all(

@@ -145,7 +145,8 @@ def test_by_default_there_is_none_of_it(users: Served) -> None:
         assert "vary" not in answer.headers
         assert not [name for name in answer.headers if name.startswith("access-control-")]
     # Nor does a request pass through anything for it.
-    assert Server(users.app, Settings()).config.app is users.app
+    own: object = Server(users.app, Settings()).config.app
+    assert own is users.app
     named = Settings(cors_origins=(SHOP,))
     assert isinstance(Server(users.app, named).config.app, Cors)
 

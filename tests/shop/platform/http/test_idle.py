@@ -91,7 +91,7 @@ def test_a_request_that_has_just_arrived_is_answered_whatever_its_connection_is_
             assert arrived.wait(10)
             getattr(connection, closing)()
 
-        connection.loop.call_soon_threadsafe(close)  # type: ignore[union-attr]
+        connection.loop.call_soon_threadsafe(close)
         assert busy.wait(10)
         raw.send(new_user())
         time.sleep(0.05)  # in which it gets there
