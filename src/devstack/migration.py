@@ -1,4 +1,4 @@
-"""`make migration SERVICE=orders NAME=note`: a new migration, from what has changed in tables.py.
+"""`make migration SERVICE=… NAME=…`: a new migration, from what has changed in tables.py.
 
 A fresh PostgreSQL is migrated to the newest revision, and Alembic compares it with the tables in the code.
 Alembic does not look at CHECK constraints, generated columns and the order of columns: read what was written,
@@ -99,7 +99,7 @@ def main() -> None:
         case [service, name] if service in discovery.names() and re.fullmatch("[a-z0-9_]+", name):
             found = discovery.load(service)
         case _:
-            sys.exit(_USAGE)
+            sys.exit(f"{_USAGE} {', '.join(discovery.names())}")
     with tempfile.TemporaryDirectory(prefix="eventshop-migration-") as directory:
         # Local, for a moment, and thrown away.
         with LocalPostgres(Path(directory) / "postgres", settings={"fsync": "off"}) as server:

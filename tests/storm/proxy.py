@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
-from typing import Literal, Self, TypeVar, cast, cast
+from typing import Literal, Self, TypeVar, cast
 
 import uvloop
 
