@@ -20,9 +20,8 @@ from psycopg.rows import DictRow, dict_row
 
 from eventspine.event import NotAnEvent, envelope
 from eventspine.log import EventLog, Record
+from shop.platform import discovery
 from tests.e2e.load import Action, Outcome, Sent
-
-SERVICES = ("users", "orders")
 
 _SHOWN = 5
 """Faults of one kind that are listed; when one thing is wrong, thousands often are."""
@@ -30,10 +29,9 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class Sources:
-    """Where the evidence is: URLs of the two databases, and a way to open the log."""
+    """Where the evidence is: URLs of the services' databases, and a way to open the log."""
 
-    users: str
-    orders: str
+    databases: Mapping[str, str]
     open_log: Callable[[], EventLog]
 
 
@@ -55,6 +53,9 @@ class Evidence:
     customers: Sequence[DictRow]
     orders: Sequence[DictRow]
     orders_copy: Sequence[DictRow]
+    greetings: Sequence[DictRow] = ()
+    people: Sequence[DictRow] | None = None
+    """None where there is no such service."""
 
 
 def check(sources: Sources, sent: Sequence[Sent], *, quiet_within: float = 30) -> list[str]:
@@ -77,17 +78,18 @@ def until_quiet(sources: Sources, timeout: float = 30) -> None:
 def _not_quiet(sources: Sources) -> str:
     ends: dict[str, dict[int, int]] = {}
     try:
-        for service, url in _databases(sources):
+        for service, url in sources.databases.items():
             with psycopg.connect(url, row_factory=dict_row) as db:
                 outbox = _outbox(db)
                 if outbox.relayed < outbox.head:
                     return f"{service} has {outbox.head} events, and {outbox.relayed} are relayed"
-        ends = asyncio.run(_ends(sources.open_log()))
-        for service, url in _databases(sources):
+        topics = {name: discovery.load(name).handlers.topics for name in sources.databases}
+        ends = asyncio.run(_ends(sources.open_log(), topics))
+        for service, url in sources.databases.items():
             with psycopg.connect(url) as db:
                 cursors = db.execute("SELECT topic, partition, next_offset FROM cursors").fetchall()
             reached = {(topic, partition): offset for topic, partition, offset in cursors}
-            for topic in ends.keys() - {service}:
+            for topic in topics[service]:
                 for partition, end in ends[topic].items():
                     if (at := reached.get((topic, partition), 0)) < end:
                         return f"{service} has read {topic}/{partition} up to {at} of {end}"
@@ -99,8 +101,12 @@ def _not_quiet(sources: Sources) -> str:
 def gather(sources: Sources, sent: Sequence[Sent]) -> Evidence:
     tables: dict[str, list[DictRow]] = {}
     outboxes: dict[str, Outbox] = {}
-    wanted = {"users": ("users", "orders"), "orders": ("orders", "customers")}
-    for service, url in _databases(sources):
+    wanted = {
+        "users": ("users", "orders"),
+        "orders": ("orders", "customers"),
+        "greetings": ("greetings", "people"),
+    }
+    for service, url in sources.databases.items():
         with psycopg.connect(url, row_factory=dict_row) as db:
             db.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
             outboxes[service] = _outbox(db)
@@ -110,17 +116,15 @@ def gather(sources: Sources, sent: Sequence[Sent]) -> Evidence:
                 ).fetchall()
     return Evidence(
         sent=list(sent),
-        log=asyncio.run(_read_all(sources.open_log())),
+        log=asyncio.run(_read_all(sources.open_log(), tuple(sources.databases))),
         outboxes=outboxes,
         users=tables["users.users"],
         customers=tables["orders.customers"],
         orders=tables["orders.orders"],
         orders_copy=tables["users.orders"],
+        greetings=tables.get("greetings.greetings", ()),
+        people=tables.get("greetings.people"),
     )
-
-
-def _databases(sources: Sources) -> Sequence[tuple[str, str]]:
-    return (("users", sources.users), ("orders", sources.orders))
 
 
 def _outbox(db: psycopg.Connection[DictRow]) -> Outbox:
@@ -133,17 +137,17 @@ def _outbox(db: psycopg.Connection[DictRow]) -> Outbox:
     return Outbox(row["head"], row["relayed"], rows)
 
 
-async def _ends(log: EventLog) -> dict[str, dict[int, int]]:
+async def _ends(log: EventLog, topics: Iterable[str]) -> dict[str, dict[int, int]]:
     try:
-        return {topic: await log.end_offsets(topic) for topic in SERVICES}
+        return {topic: await log.end_offsets(topic) for topic in topics}
     finally:
         await log.close()
 
 
-async def _read_all(log: EventLog) -> dict[str, list[Record]]:
+async def _read_all(log: EventLog, topics: Sequence[str]) -> dict[str, list[Record]]:
     found: dict[str, list[Record]] = {}
     try:
-        for topic in SERVICES:
+        for topic in topics:
             records = found[topic] = []
             for partition, end in (await log.end_offsets(topic)).items():
                 offset = 0
@@ -161,8 +165,8 @@ async def _read_all(log: EventLog) -> dict[str, list[Record]]:
 
 
 def faults(evidence: Evidence) -> list[str]:
-    users_log, user_events = _log_of("users", evidence)
-    orders_log, order_events = _log_of("orders", evidence)
+    logs = {service: _log_of(service, evidence) for service in evidence.outboxes}
+    user_events, order_events = logs["users"][1], logs["orders"][1]
     users = [_user(row) for row in evidence.users]
     orders = [_order(row) for row in evidence.orders]
     kinds: list[Iterable[str]] = [
@@ -171,8 +175,7 @@ def faults(evidence: Evidence) -> list[str]:
         _kept("place_order", "product", evidence.sent, evidence.orders),
         _changed("rename_user", evidence.sent, evidence.users, _renamed),
         _changed("cancel_order", evidence.sent, evidence.orders, _cancelled),
-        users_log,
-        orders_log,
+        *(wrong for wrong, _ in logs.values()),
         _one_first_event(evidence.orders, order_events, "order.placed"),
         _one_first_event(evidence.users, user_events, "user.created"),
         _differ("users", users, "the fold of their events", _fold(user_events, _user)),
@@ -180,6 +183,18 @@ def faults(evidence: Evidence) -> list[str]:
         _differ("users", users, "the order service's customers", map(_user, evidence.customers)),
         _differ("orders", orders, "the user service's copies", map(_order, evidence.orders_copy)),
     ]
+    if evidence.people is not None:
+        events = logs["greetings"][1]
+        greetings = [_greeting(row) for row in evidence.greetings]
+        kinds += [
+            _kept("send_greeting", "text", evidence.sent, evidence.greetings),
+            _one_first_event(evidence.greetings, events, "greeting.sent"),
+            _differ("greetings", greetings, "the fold of their events", _fold(events, _greeting)),
+            _differ(
+                "users", map(_person, evidence.users),
+                "the greeting service's people", map(_person, evidence.people),
+            ),
+        ]  # fmt: skip
     return [fault for kind in kinds for fault in islice(kind, _SHOWN)]
 
 
@@ -214,7 +229,7 @@ def _kept_once(ones: Sequence[Sent], found: Sequence[DictRow]) -> Iterator[str]:
 
 
 def _as_asked_for(one: Sent, row: DictRow) -> Iterator[str]:
-    for name in ("user_id", "product", "quantity", "total_price", "email"):
+    for name in ("user_id", "product", "quantity", "total_price", "email", "text"):
         if name in one.fields and str(row[name]) != str(one.fields[name]):
             yield f"{name} is {row[name]}: {one}"
 
@@ -359,6 +374,14 @@ def _order(row: Mapping[str, Any]) -> Order:
     if isinstance(placed_at := row["placed_at"], str):
         values["placed_at"] = datetime.fromisoformat(placed_at)
     return Order(**values)
+
+
+def _greeting(row: Mapping[str, Any]) -> Hashable:
+    return (row["id"], row["user_id"], row["text"], row["version"])
+
+
+def _person(row: Mapping[str, Any]) -> Hashable:
+    return (row["id"], row["name"], row["version"])
 
 
 def _json(event: Shown) -> Any:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from shop.platform import discovery
 from tests.e2e.shop import Shop
 
 
@@ -45,7 +46,7 @@ def forget_topics(servers: str) -> None:
     from tests.e2e.shop import until
 
     admin = AdminClient({"bootstrap.servers": servers})
-    ours = {"users", "orders"}
+    ours = {discovery.load(name).topic for name in discovery.names()}
 
     def there() -> set[str]:
         return ours & admin.list_topics(timeout=10).topics.keys()

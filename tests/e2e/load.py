@@ -11,13 +11,15 @@ import random
 import select
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self
 
-Action = Literal["create_user", "rename_user", "place_order", "cancel_order", "reuse_key"]
+Action = Literal[
+    "create_user", "rename_user", "place_order", "cancel_order", "send_greeting", "reuse_key"
+]
 
 _JSON = {"Content-Type": "application/json", "Accept": "*/*"}
 TIMEOUT = 15.0  # seconds a client waits for its answer
@@ -59,27 +61,28 @@ class Sent:
         return f"{self.action} {dict(self.fields)}{by} → {told}"
 
 
+Ports = Mapping[str, Sequence[int]]
+"""Of each service's APIs."""
+
+
 class Load:
     """Runs in a `with` block. `name` keeps what it sends apart from another load's."""
 
     def __init__(
         self,
-        users_port: int,
-        orders_port: int,
+        ports: Ports,
         *,
         name: str,
         clients: int = 12,
         seed: int = 0,
-        kind: "Callable[[Load, int, int, str, int], Client] | None" = None,
+        kind: "Callable[[Load, Ports, str, int], Client] | None" = None,
     ) -> None:
         self.sent: list[Sent] = []
         self._news = threading.Condition()
         self._stop = threading.Event()
         make = kind or Client
         self._threads = [
-            threading.Thread(
-                target=make(self, users_port, orders_port, f"{name}-{n}", seed).run, daemon=True
-            )
+            threading.Thread(target=make(self, ports, f"{name}-{n}", seed).run, daemon=True)
             for n in range(clients)
         ]
 
@@ -130,6 +133,7 @@ class Request(NamedTuple):
     """What a client asks for; `about` is what its record says of it besides the body."""
 
     action: Action
+    service: str
     connection: http.client.HTTPConnection
     method: str
     path: str
@@ -140,8 +144,7 @@ class Request(NamedTuple):
 @dataclass
 class Client:
     load: Load
-    users_port: int
-    orders_port: int
+    ports: Ports
     name: str
     seed: int
     users: list[dict[str, Any]] = field(default_factory=list)
@@ -150,25 +153,33 @@ class Client:
 
     def run(self) -> None:
         self._chance = random.Random(f"{self.seed}/{self.name}")
-        self._users = http.client.HTTPConnection("127.0.0.1", self.users_port, timeout=TIMEOUT)
-        self._orders = http.client.HTTPConnection("127.0.0.1", self.orders_port, timeout=TIMEOUT)
+        # Each begins at one of a service's APIs, so that all of them have work.
+        begins = random.Random(self.name)
+        self._connections = {
+            service: http.client.HTTPConnection(
+                "127.0.0.1", begins.choice(self.ports[service]), timeout=TIMEOUT
+            )
+            for service in sorted(self.ports)
+        }
         self._count = 0
         todo: list[tuple[Callable[[], None], int]] = [
             (self._create_user, 12), (self._rename_user, 3), (self._cancel_order, 7),
             (self._be_refused, 3), (self._place_order, 75),
         ]  # fmt: skip
+        if "greetings" in self.ports:
+            todo.append((self._send_greeting, 25))
         what, weights = zip(*todo, strict=True)
         while not self.load.wait(0):
             self._count += 1
             step = self._chance.choices(what, weights)[0] if self.users else self._create_user
             step()
-        self._users.close()
-        self._orders.close()
+        for connection in self._connections.values():
+            connection.close()
 
     def _create_user(self) -> None:
         email = f"{self.name}-{self._count}@example.com"
         sent = self._send(
-            "create_user", self._users, "POST", "/users", {"email": email, "name": "Setiadi"}
+            "create_user", "users", "POST", "/users", {"email": email, "name": "Setiadi"}
         )
         if sent.outcome is Outcome.DONE:
             user = dict(sent.answer)
@@ -181,7 +192,7 @@ class Client:
         if self.not_renamed:
             user = self.not_renamed.pop(self._chance.randrange(len(self.not_renamed)))
             self._send(
-                "rename_user", self._users, "PATCH", f"/users/{user['id']}",
+                "rename_user", "users", "PATCH", f"/users/{user['id']}",
                 {"name": f"{self.name}-{self._count}"}, id=user["id"],
             )  # fmt: skip
 
@@ -193,7 +204,7 @@ class Client:
             "quantity": self._chance.randint(1, 100),
             "total_price": f"{self._chance.randint(0, 99_999) / 100:.2f}",
         }
-        sent = self._send("place_order", self._orders, "POST", "/orders", order)
+        sent = self._send("place_order", "orders", "POST", "/orders", order)
         if sent.outcome is Outcome.DONE:
             self.not_cancelled.append(sent.answer["id"])
 
@@ -202,34 +213,48 @@ class Client:
             chosen = self._chance.randrange(len(self.not_cancelled))
             id_ = self.not_cancelled.pop(chosen)
             self._send(
-                "cancel_order", self._orders, "POST", f"/orders/{id_}/cancel", None, id=id_
+                "cancel_order", "orders", "POST", f"/orders/{id_}/cancel", None, id=id_
             )  # fmt: skip
+
+    def _send_greeting(self) -> None:
+        greeting = {"user_id": self._chance.choice(self.users)["id"]}
+        greeting["text"] = f"{self.name}-{self._count}"
+        self._send("send_greeting", "greetings", "POST", "/greetings", greeting)
 
     def _be_refused(self) -> None:
         if self._chance.random() < 0.5:
             email = self._chance.choice(self.users)["email"].upper()
-            self._send(
-                "create_user", self._users, "POST", "/users", {"email": email, "name": "Twin"}
-            )
+            self._send("create_user", "users", "POST", "/users", {"email": email, "name": "Twin"})
         else:
             order = {"user_id": self.users[0]["id"], "product": f"{self.name}-{self._count}"}
             order |= {"quantity": 0, "total_price": "1.00"}
-            self._send("place_order", self._orders, "POST", "/orders", order)
+            self._send("place_order", "orders", "POST", "/orders", order)
 
     def _send(
         self,
         action: Action,
-        connection: http.client.HTTPConnection,
+        service: str,
         method: str,
         path: str,
         body: Mapping[str, Any] | None,
         **about: Any,
     ) -> Sent:
         """Ask, once; for those who ask otherwise."""
-        return self._ask(Request(action, connection, method, path, body, about))
+        return self._ask(self._request(action, service, method, path, body, about))
+
+    def _request(
+        self,
+        action: Action,
+        service: str,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None,
+        about: Mapping[str, Any],
+    ) -> Request:
+        return Request(action, service, self._connections[service], method, path, body, about)
 
     def _ask(self, request: Request, key: str | None = None) -> Sent:
-        action, connection, method, path, body, about = request
+        action, _, connection, method, path, body, about = request
         sent_at = time.monotonic()
         status: int | None = None
         answer: Mapping[str, Any] = {}

@@ -20,6 +20,8 @@ import psutil
 import psycopg
 from psycopg.rows import TupleRow
 
+from shop.platform import discovery
+from shop.platform.discovery import PACKAGES
 from shop.platform.event_log import open_event_log
 from shop.platform.settings import Settings
 from tests.e2e.checker import Sources
@@ -154,7 +156,11 @@ class Shop:
 
     def __init__(self, data: Path, options: Sequence[str] = (), **settings: Any) -> None:
         self.data = data
-        self.users_port, self.orders_port = free_ports(2)
+        packages = str(settings.get(PACKAGES, "shop.services"))
+        self.services = tuple(discovery._find(packages))
+        free = free_ports(len(self.services))
+        self.ports = {name: [port] for name, port in zip(self.services, free, strict=True)}
+        [self.users_port], [self.orders_port] = self.ports["users"], self.ports["orders"]
         self._options = options
         self._settings = settings
         self._up: Running | None = None
@@ -169,10 +175,12 @@ class Shop:
     def start(self) -> str:
         """The line that says that all is ready."""
         self._up = Running(
-            "up", "--data", self.data, "--port", f"users={self.users_port}",
-            "--port", f"orders={self.orders_port}", *self._options, **self._settings,
+            "up", "--data", self.data, *self._at_ports(), *self._options, **self._settings,
         )  # fmt: skip
         return self.up.output.until("eventshop is ready", timeout=90)
+
+    def _at_ports(self) -> list[str]:
+        return [f"--port={name}={port}" for name, [port] in self.ports.items()]
 
     def close(self) -> None:
         """End everything that is still there, whatever became of it."""
@@ -233,8 +241,7 @@ class Shop:
             kafka=kafka,
         )
         return Sources(
-            users=self._url("users"),
-            orders=self._url("orders"),
+            {name: self._url(name) for name in self.services},
             open_log=lambda: open_event_log(settings),
         )
 

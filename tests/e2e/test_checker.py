@@ -64,8 +64,22 @@ RIGHT = Evidence(
 )
 
 
+GREETING = {"id": 1, "user_id": 1, "text": "Hello", "version": 1}
+greeted, greeted_row = published(1, "greetings", "greeting.sent", GREETING)
+PERSON = {"id": 1, "name": "Ada", "version": 1}
+WITH_GREETINGS = replace(
+    RIGHT,
+    sent=[*RIGHT.sent, sent("send_greeting", 201, {"id": 1}, user_id=1, text="Hello")],
+    log={**RIGHT.log, "greetings": [greeted]},
+    outboxes={**RIGHT.outboxes, "greetings": Outbox(1, 1, [greeted_row])},
+    greetings=[GREETING],
+    people=[PERSON],
+)
+
+
 def test_a_right_history_is_right() -> None:
     assert faults(RIGHT) == []
+    assert faults(WITH_GREETINGS) == []
 
 
 def test_a_stretch_that_is_repeated_is_right() -> None:
@@ -197,6 +211,22 @@ WRONG: dict[str, tuple[Callable[[], Evidence], str]] = {
             RIGHT, users=[{**USER, "name": "Eve"}], customers=[{**USER, "name": "Eve"}]
         ),
         "users, but not in the fold of their events",
+    ),
+    "a greeting is lost": (
+        lambda: replace(WITH_GREETINGS, greetings=[]),
+        "0 rows, not 1 to 1: send_greeting",
+    ),
+    "a greeting is not in the log": (
+        lambda: replace(WITH_GREETINGS, log={**WITH_GREETINGS.log, "greetings": []}),
+        "greetings: positions 1 to 1 of 1 are not logged",
+    ),
+    "a person has another name": (
+        lambda: replace(WITH_GREETINGS, people=[{**PERSON, "name": "Eve"}]),
+        "users, but not in the greeting service's people",
+    ),
+    "nobody is known to greet": (
+        lambda: replace(WITH_GREETINGS, people=[]),
+        "users, but not in the greeting service's people",
     ),
 }
 

@@ -32,9 +32,7 @@ class Witnessed:
     def load(self) -> Iterator[Load]:
         """Clients that are buying when the block begins, and buy until it ends."""
         self._loads += 1
-        load = Load(
-            self.shop.users_port, self.shop.orders_port, name=f"load{self._loads}", seed=self._loads
-        )
+        load = Load(self.shop.ports, name=f"load{self._loads}", seed=self._loads)
         try:
             with load:
                 load.until(SOME)

@@ -109,7 +109,7 @@ class Stage:
             "SHOP_DATA_DIR": directory / "none",
         }
         self.databases = databases
-        self.sources = Sources(databases["users"], databases["orders"], self.open_log)
+        self.sources = Sources(databases, self.open_log)
         self.users = httpx.Client(base_url=f"http://127.0.0.1:{self.users_port}", timeout=10)
         self.orders = httpx.Client(base_url=f"http://127.0.0.1:{self.orders_port}", timeout=10)
         self.sent: list[Sent] = []
@@ -193,7 +193,12 @@ class Stage:
         """Clients that buy until the block ends."""
         self._loads += 1
         name = f"load{self._loads}"
-        load = Load(self.users_port, self.orders_port, name=name, seed=SEED, **options)
+        load = Load(
+            {"users": [self.users_port], "orders": [self.orders_port]},
+            name=name,
+            seed=SEED,
+            **options,
+        )
         try:
             with load:
                 yield load

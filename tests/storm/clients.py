@@ -6,17 +6,15 @@ is written down, each time; `outcomes` says what it comes to.
 """
 
 import http.client
-import random
 import statistics
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
-from tests.e2e.load import TIMEOUT, Action, Client, Load, Outcome, Request, Sent
+from tests.e2e.load import TIMEOUT, Action, Client, Load, Outcome, Ports, Request, Sent
 
 THINKING = 0.04
 """Seconds between an answer and the next request, on average: what is looked for is what meets
@@ -27,20 +25,15 @@ WINDOW = 2.0
 
 _RETRY_PAUSE = 0.1  # seconds
 
-PASSING = ("unknown-outcome", "temporarily-unavailable", "unknown-customer")
+PASSING = ("unknown-outcome", "temporarily-unavailable", "unknown-customer", "unknown-person")
 """Answers that bind no key: the same request may be answered otherwise."""
 
 
 class Crowd(Load):
-    """All clients of one round. `orders_ports` are the order service's APIs."""
+    """All clients of one round."""
 
-    def __init__(
-        self, users_port: int, orders_ports: Sequence[int], *, name: str, clients: int, seed: int
-    ) -> None:
-        super().__init__(
-            users_port, orders_ports[0],
-            name=name, clients=clients, seed=seed, kind=partial(Shopper, orders_ports=orders_ports),
-        )  # fmt: skip
+    def __init__(self, ports: Ports, *, name: str, clients: int, seed: int) -> None:
+        super().__init__(ports, name=name, clients=clients, seed=seed, kind=Shopper)
 
     def latest_rate(self) -> float:
         """Requests done a second, in the window that ends now."""
@@ -69,27 +62,24 @@ class Crowd(Load):
 
 @dataclass
 class Shopper(Client):
-    orders_ports: Sequence[int] = ()
     settled: list[tuple[Request, str]] = field(default_factory=list)
     """Requests whose keys are bound, to be sent again."""
 
     def run(self) -> None:
-        # Each begins at one of the APIs, so that all of them have work.
-        self.orders_port = random.Random(self.name).choice(self.orders_ports)
         self._keys = 0
         super().run()
 
     def _send(
         self,
         action: Action,
-        connection: http.client.HTTPConnection,
+        service: str,
         method: str,
         path: str,
         body: Mapping[str, Any] | None,
         **about: Any,
     ) -> Sent:
         self.load.wait(self._chance.uniform(0, 2 * THINKING))
-        request = Request(action, connection, method, path, body, about)
+        request = self._request(action, service, method, path, body, about)
         # All draws at once, so that what happens to one request changes no other's.
         with_key, twice, later, reused = (self._chance.random() for _ in range(4))
         if self.settled and later < 0.05:
@@ -121,8 +111,8 @@ class Shopper(Client):
 
     def _ask_elsewhere(self, request: Request, key: str) -> Sent:
         """By a connection of its own, and to any of the service's APIs."""
-        to_users = request.connection is self._users
-        port = self.users_port if to_users else self._chance.choice(self.orders_ports)
+        ports = self.ports[request.service]
+        port = self._chance.choice(ports) if len(ports) > 1 else ports[0]
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
         try:
             return self._ask(request._replace(connection=connection), key)
@@ -130,7 +120,7 @@ class Shopper(Client):
             connection.close()
 
     def _reuse(self, request: Request, key: str) -> None:
-        name = "name" if "name" in (request.body or {}) else "product"
+        name = next(name for name in ("name", "product", "text") if name in (request.body or {}))
         body = {**(request.body or {}), name: f"{key} for something else"}
         self._ask(request._replace(action="reuse_key", body=body), key)
 

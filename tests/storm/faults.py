@@ -20,7 +20,7 @@ from tests.e2e.load import Outcome, Sent
 from tests.e2e.rush import Rush
 from tests.e2e.shop import until
 from tests.storm import disk, launch, planting
-from tests.storm.stage import APIS, MAX_WAITING, SERVERS, SERVICES, WORKERS, Stage
+from tests.storm.stage import APIS, DATABASES, MAX_WAITING, SERVERS, SERVICES, WORKERS, Stage
 
 Params = Mapping[str, Any]
 Draw = Callable[[Random, float], Any]
@@ -52,7 +52,7 @@ class Scene:
             rows = self.stage.rows("orders", "SELECT id FROM customers ORDER BY id LIMIT 100")
             self.customers = [id_ for (id_,) in rows]
         name = f"rush-{time.monotonic_ns()}"
-        port = self.stage.orders_ports[api]
+        port = self.stage.ports["orders"][api]
         # All that was ever sent is kept here, and to collect among it would be a tenth of the time.
         gc.disable()
         try:
@@ -303,9 +303,8 @@ def _one_partition(stage: Stage) -> str | None:
     return "its log has one partition" if stage.options.log == "postgres" else None
 
 
-_WORKER_KINDS = ("users-worker", "orders-worker")
-_ANY_API = one_of("users-api", "orders-api", "orders-api")
-_ANY_WORKER = one_of(*_WORKER_KINDS)
+_ANY_API = one_of(*(name.rpartition("-")[0] for name in APIS))
+_ANY_WORKER = one_of(*(f"{service}-worker" for service in SERVICES))
 _SERVICE = one_of(*SERVICES)
 _SERVER = one_of(*SERVERS)
 
@@ -314,7 +313,7 @@ ALL: Sequence[Fault] = (
     Fault("stop-api", {"victim": one_of(*APIS)}, _stop),
     Fault("kill-worker", {"victim": one_of(*WORKERS)}, _kill),
     Fault("kill-backend", {"service": _SERVICE, "which": number(0, 99)}, _kill_backend),
-    Fault("kill-postgres", {"victim": one_of("users-db", "orders-db")}, _kill),
+    Fault("kill-postgres", {"victim": one_of(*DATABASES)}, _kill),
     Fault("kill-log", {"victim": one_of("log")}, _kill),
     Fault("freeze-api", {"victim": one_of(*APIS), "hold": seconds(1, 40)}, _freeze),
     Fault("freeze-worker", {"victim": one_of(*WORKERS), "hold": seconds(1, 40)}, _freeze),
@@ -369,5 +368,8 @@ ALL: Sequence[Fault] = (
     Fault(
         "forge", {"topic": _SERVICE, "which": number(0, 99)}, _planted(planting.forge), _one_partition
     ),
-    Fault("unfit", {"topic": _SERVICE}, _planted(planting.unfit)),
+    Fault(
+        "unfit", {"topic": one_of(*(topic for topic, readers in planting.READERS.items() if readers))},
+        _planted(planting.unfit),
+    ),
 )  # fmt: skip

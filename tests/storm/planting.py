@@ -10,13 +10,19 @@ from typing import Any
 import httpx
 
 from eventspine.log import LogUnavailable
+from shop.platform import discovery
 from tests.e2e.load import Action, Sent
 from tests.e2e.shop import until
 from tests.storm import strangers
 from tests.storm.stage import UNFIT, Stage
 
-READER = {"users": "orders", "orders": "users"}
-"""Which service listens to a topic."""
+READERS = {
+    service.topic: {
+        each.name for each in discovery.load_all() if service.topic in each.handlers.topics
+    }
+    for service in discovery.load_all()
+}
+"""Which services listen to a topic."""
 
 
 @dataclass
@@ -34,7 +40,7 @@ class Planted:
 
 
 def unfit(stage: Stage, planted: Planted, topic: str) -> str:
-    """Two events of a key that the other service can't apply: one fails, one waits behind it."""
+    """Two events of a key that no other service can apply: one fails, one waits behind it."""
     name = f"{UNFIT}-{next(planted.numbers)}"
 
     def ask(action: Action, path: str, body: Mapping[str, Any] | None, **about: Any) -> Any:
@@ -99,7 +105,7 @@ def ask_by_key(
     """Asked by key until it is known what became of it."""
     service = path.split("/")[1]
     method = "PATCH" if action == "rename_user" else "POST"
-    port = stage.users_port if service == "users" else stage.orders_ports[0]
+    port = stage.ports[service][0]
     url = f"http://127.0.0.1:{port}{path}"
     began = time.monotonic()
 

@@ -1,6 +1,6 @@
-"""The shop as a storm meets it: three servers, each behind a proxy, and processes that are supervised.
+"""The shop as a storm meets it: servers, each behind a proxy, and processes that are supervised.
 
-Users and orders have a PostgreSQL server each, and the log is Kafka or a third one. Whatever dies is
+Each service has a PostgreSQL server, and the log is Kafka or another one. Whatever dies is
 started again by the same supervisor that `shop up` has, in a thread of its own, since the children
 end with the thread that started them.
 """
@@ -30,6 +30,8 @@ from devstack.postgres import LocalPostgres
 from devstack.process import Process
 from devstack.supervisor import Server, StartFailed, Supervisor
 from eventspine.log import EventLog
+from shop.platform import discovery
+from shop.platform.discovery import PACKAGES
 from shop.platform.event_log import open_event_log
 from shop.platform.settings import Settings
 from tests.e2e.checker import Sources
@@ -39,15 +41,20 @@ from tests.storm.proxy import Proxy
 
 LogKind = Literal["kafka", "postgres"]
 
-SERVICES = ("users", "orders")
-SERVERS = ("users-db", "orders-db", "log")
-APIS = ("users-api", "orders-api-1", "orders-api-2")
-WORKERS = (
-    "users-worker-1",
-    "users-worker-2",
-    "orders-worker-1",
-    "orders-worker-2",
-    "orders-worker-3",
+SERVICES = discovery.names()
+DATABASES = tuple(f"{service}-db" for service in SERVICES)
+SERVERS = (*DATABASES, "log")
+_APIS = {"orders": 2}
+_WORKERS = {"orders": 3}
+APIS = tuple(
+    f"{service}-api-{number}"
+    for service in SERVICES
+    for number in range(1, _APIS.get(service, 1) + 1)
+)
+WORKERS = tuple(
+    f"{service}-worker-{number}"
+    for service in SERVICES
+    for number in range(1, _WORKERS.get(service, 2) + 1)
 )
 PROCESSES = (*APIS, *WORKERS)
 
@@ -69,13 +76,10 @@ _POSTGRES = {
 # What no event may do to the copies, as a fault of ours would have it: so an event that is right
 # can't be applied until the fault is mended.
 UNFIT = "unfit"
-_REFUSE_UNFIT = {
-    "users": f"ALTER TABLE orders ADD CONSTRAINT fit CHECK (product NOT LIKE '{UNFIT}%') NOT VALID",
-    "orders": f"ALTER TABLE customers ADD CONSTRAINT fit CHECK (name NOT LIKE '{UNFIT}%') NOT VALID",
-}
-_TAKE_UNFIT = {
-    "users": "ALTER TABLE orders DROP CONSTRAINT fit",
-    "orders": "ALTER TABLE customers DROP CONSTRAINT fit",
+_COPIES = {
+    "users": ("orders", "product"),
+    "orders": ("customers", "name"),
+    "greetings": ("people", "name"),
 }
 
 
@@ -104,7 +108,10 @@ class Stage:
         self.servers: dict[str, Supervised] = {}
         self.processes: dict[str, Process] = {}
         self.settings: dict[str, str] = {}
-        self.users_port, *self.orders_ports = free_ports(3)
+        free = iter(free_ports(len(APIS)))
+        self.ports = {
+            service: [next(free) for _ in range(_APIS.get(service, 1))] for service in SERVICES
+        }
         self._stopping = threading.Event()
         self._began = threading.Event()
         self._failed: BaseException | None = None
@@ -176,9 +183,10 @@ class Stage:
             # Not the one of a shop that a person may be running here.
             "SHOP_DATA_DIR": str(self.directory / "none"),
             "SHOP_MAX_WAITING": str(MAX_WAITING),
+            PACKAGES: os.environ[PACKAGES],
         }
         # Past the proxies, so that what looks on is not struck.
-        self.sources = Sources(databases["users"], databases["orders"], self.open_log)
+        self.sources = Sources(databases, self.open_log)
         migrated = self.run("migrate")
         if migrated.returncode:
             raise StartFailed(f"the databases could not be migrated: {migrated.stderr}")
@@ -238,9 +246,8 @@ class Stage:
         self.armed(name).mkdir(parents=True, exist_ok=True)
         own = {"STORM_ARMED": str(self.armed(name)), "STORM_LEDGER": "1"}
         if part == "api":
-            ports = [self.users_port] if service == "users" else self.orders_ports
-            number = int(name.rpartition("-")[2]) - 1 if len(ports) > 1 else 0
-            own[f"SHOP_{service.upper()}__PORT"] = str(ports[number])
+            number = int(name.rpartition("-")[2]) - 1
+            own[f"SHOP_{service.upper()}__PORT"] = str(self.ports[service][number])
         return Process(
             name,
             _command(part, service),
@@ -319,9 +326,7 @@ class Stage:
 
     def url(self, database: str) -> str:
         """Past the proxy."""
-        return {"users": self.sources.users, "orders": self.sources.orders}.get(
-            database, getattr(self, "_log_url", "")
-        )
+        return self._log_url if database == "log" else self.sources.databases[database]
 
     def rows(self, database: str, sql: str, *params: object) -> list[TupleRow]:
         """As the superuser. Asked again until the server answers."""
@@ -346,11 +351,13 @@ class Stage:
 
     def refuse_unfit(self) -> None:
         for service in SERVICES:
-            self.execute(service, _REFUSE_UNFIT[service])
+            table, column = _COPIES[service]
+            fit = f"CHECK ({column} NOT LIKE '{UNFIT}%') NOT VALID"
+            self.execute(service, f"ALTER TABLE {table} ADD CONSTRAINT fit {fit}")
 
     def take_unfit(self) -> None:
         for service in SERVICES:
-            self.execute(service, _TAKE_UNFIT[service])
+            self.execute(service, f"ALTER TABLE {_COPIES[service][0]} DROP CONSTRAINT fit")
 
 
 class _Stopped(Exception):

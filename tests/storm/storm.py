@@ -118,8 +118,7 @@ def run(plan: Plan, stage: Stage, tell: Callable[[str], None]) -> Result:
     for number, begin in enumerate(range(0, len(everything), plan.round_of), start=1):
         blows = everything[begin : begin + plan.round_of]
         crowd = Crowd(
-            stage.users_port, stage.orders_ports,
-            name=f"round{number}", clients=plan.clients, seed=plan.seed,
+            stage.ports, name=f"round{number}", clients=plan.clients, seed=plan.seed,
         )  # fmt: skip
         slow = _round(plan, scene, crowd, blows, result, tell)
         sent += [*crowd.sent, *scene.rushed]

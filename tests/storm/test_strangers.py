@@ -8,7 +8,8 @@ from eventspine.dead_letters import BEHIND, Parked
 from eventspine.event import envelope
 from eventspine.log import Record
 from eventspine.postgres_log import PostgresLog
-from shop.platform.discovery import load
+from shop.platform.discovery import load_all
+from shop.platform.service import Service
 from tests.conftest import Databases
 from tests.eventspine.conftest import run
 from tests.shop.living import Living, living, shop
@@ -16,6 +17,7 @@ from tests.storm import strangers
 from tests.storm.strangers import Place, Planted
 
 PARTITIONS = 3
+READERS = [each for each in load_all() if "users" in each.handlers.topics]
 
 
 async def read_to_the_end(system: Living) -> None:
@@ -24,12 +26,20 @@ async def read_to_the_end(system: Living) -> None:
             [(published,)] = await system.users.fetch("SELECT position FROM outbox_head")
             [(relayed,)] = await system.users.fetch("SELECT position FROM relay")
             ends = await system.log.end_offsets("users")
-            read: dict[int, int] = dict(
-                await system.orders.fetch("SELECT partition, next_offset FROM cursors")
-            )
-            if relayed == published and read == {at: end for at, end in ends.items() if end}:
+            wanted = {at: end for at, end in ends.items() if end}
+            if relayed == published and all(
+                [await read_by(system, reader.name) == wanted for reader in READERS]
+            ):
                 return
             await asyncio.sleep(0.01)
+
+
+async def read_by(system: Living, reader: str) -> dict[int, int]:
+    return dict(
+        await system.opened[reader].fetch(
+            "SELECT partition, next_offset FROM cursors WHERE topic = 'users'"
+        )
+    )
 
 
 async def some_users(system: Living) -> None:
@@ -49,8 +59,8 @@ async def records(system: Living, partition: int) -> list[Record]:
     return await system.log.read("users", partition, 0, 10_000)
 
 
-async def parked(system: Living) -> list[Parked]:
-    return await dead_letters.find(system.orders, "orders")
+async def parked(system: Living, reader: Service) -> list[Parked]:
+    return await dead_letters.find(system.opened[reader.name], reader.handlers.consumer)
 
 
 def places(found: list[Parked]) -> list[Place]:
@@ -75,7 +85,8 @@ def test_a_duplicated_stretch_stands_where_its_keys_do_and_nobody_applies_it(
             assert said[-4:] == said[-10:-6]
             assert planted.places == []
             assert set(planted.keys) == {key for key, _, _ in said[-4:]}
-            assert await parked(system) == []
+            for reader in READERS:
+                assert await parked(system, reader) == []
             assert not [one for some in after for one in some if strangers.is_planted(one)]
 
     on_partitions(databases, scenario)
@@ -93,14 +104,17 @@ def test_every_kind_of_poison_is_parked_and_holds_nothing(databases: Databases) 
                 ]
                 await system.update(1, 2, 3)
                 await read_to_the_end(system)
-            found = await parked(system)
-            assert places(found) == sorted(planted)
             assert len(planted) == 10
-            assert {(each.cause, each.holds_key) for each in found} == {("not an event", False)}
+            for reader in READERS:
+                found = await parked(system, reader)
+                assert places(found) == sorted(planted)
+                assert {(each.cause, each.holds_key) for each in found} == {("not an event", False)}
+                database = system.opened[reader.name]
+                gone = await dead_letters.discard(database, reader.handlers.consumer, found)
+                assert gone == 10
             for topic, partition, offset in planted:
                 [record] = await system.log.read(topic, partition, offset, 1)
                 assert strangers.is_planted(record)
-            assert await dead_letters.discard(system.orders, "orders", found) == 10
 
     on_partitions(databases, scenario)
     assert shop(databases, "audit").exit_code == 0
@@ -115,14 +129,16 @@ def test_a_forged_event_holds_its_key_and_passes_over_nothing(databases: Databas
                 [key] = planted.keys
                 await system.update(*range(1, 31))
                 await read_to_the_end(system)
-            forged, behind = await parked(system)
-            assert places([forged]) == planted.places
-            assert (forged.cause, behind.cause) == ("not an event", BEHIND)
-            assert forged.key == behind.key == key
-            assert envelope_is_known(forged)
-            await dead_letters.discard(system.orders, "orders", [forged])
-            retried = await dead_letters.retry(system.orders, load("orders").handlers, "users", key)
-            assert (retried.applied, retried.left) == (1, 0)
+            for reader in READERS:
+                forged, behind = await parked(system, reader)
+                assert places([forged]) == planted.places
+                assert (forged.cause, behind.cause) == ("not an event", BEHIND)
+                assert forged.key == behind.key == key
+                assert envelope_is_known(forged)
+                database = system.opened[reader.name]
+                await dead_letters.discard(database, reader.handlers.consumer, [forged])
+                retried = await dead_letters.retry(database, reader.handlers, "users", key)
+                assert (retried.applied, retried.left) == (1, 0)
 
     on_partitions(databases, scenario)
     assert shop(databases, "audit").exit_code == 0
