@@ -24,9 +24,7 @@ from devstack.postgres import LocalPostgres
 from shop.platform import discovery
 from shop.platform.migrations import migrate
 
-_USAGE = (
-    "usage: make migration SERVICE=its_name NAME=what_is_new (a service, and words in lower case)"
-)
+_USAGE = "usage: make migration SERVICE=its_name NAME=what_is_new (in lower case); services:"
 
 
 class NothingChanged(Exception):
