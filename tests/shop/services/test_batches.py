@@ -151,14 +151,14 @@ def requests(commands: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[Any, C
 creates = requests(st.builds(CreateUser, emails, names))
 updates = requests(st.builds(UpdateUser, ids, st.none() | emails, st.none() | names, versions))
 erases = requests(st.builds(EraseUser, ids, versions))
+# Not `builds`, which would make up what a command need not have.
 places = requests(
-    st.builds(
-        PlaceOrder,
+    st.tuples(
         st.integers(1, 5),
         names,
         st.sampled_from([1, 2, 2**31 - 1]),
         st.sampled_from([Decimal(0), Decimal("0.10"), Decimal("12.5"), Decimal("9999999999.99")]),
-    )
+    ).map(lambda given: PlaceOrder(*given))
 )
 cancels = requests(st.builds(CancelOrder, ids, versions))
 
