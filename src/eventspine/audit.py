@@ -1,7 +1,7 @@
 """The audit: whether the log holds everything, and the tables what the log says.
 
 It reads a live system and stops nothing. One database is audited in one snapshot (REPEATABLE READ):
-its tables, its outbox and its cursors are seen as of one moment, and compared with the log up to
+its tables, its outbox and its checkpoints are seen as of one moment, and compared with the log up to
 exactly where they were at that moment.
 """
 
@@ -87,7 +87,7 @@ async def audit(audited: Audited, log: EventLog, progress: Progress) -> list[Sec
         sections.append(_source_section(audited, own, head_now, fed))
         incomplete = {audited.topic} if fed.lacks else set()
         for topic in audited.handlers.topics:
-            section = Section(f"{audited.name}: cursors on topic {topic}")
+            section = Section(f"{audited.name}: checkpoints on topic {topic}")
             identity = (await log.identity(topic)).id
             known = await reading(connection, audited.name, topic, identity)
             if not await _read_others(
@@ -141,7 +141,7 @@ async def _read_own(
             async for record in _topic(log, audited.topic, progress):
                 found = _envelope(record)
                 if found is None or found.source != audited.source:
-                    seen.strangers += 1
+                    seen.foreign += 1
                     continue
                 seen.add(found.position)
                 # As every reader does: what is not above the last is a repeat, whatever it says.
@@ -166,13 +166,13 @@ async def _read_others(
     section: Section,
     progress: Progress,
 ) -> bool:
-    """Another's events, up to this service's cursors, and what was applied from logs before; checks
-    the cursors on the way. Whether this log holds all that was applied.
+    """Another's events, up to this service's checkpoints, and what was applied from logs before; checks
+    the checkpoints on the way. Whether this log holds all that was applied.
     """
     ends = await log.end_offsets(topic)
     shown = {partition: Shown() for partition in ends}
     applied = highest = 0
-    cursors = {at: known.cursors.get(at, (0, 0)) for at in ends}
+    checkpoints = {at: known.checkpoints.get(at, (0, 0)) for at in ends}
     async with connection.cursor() as cursor:
         async with cursor.copy(COPY_EVENTS) as copy:
             async for record in _topic(log, topic, progress):
@@ -183,7 +183,7 @@ async def _read_others(
                 highest = max(highest, position)
                 seen, new = shown[record.partition], False
                 before = known.earlier.covers(record.key, position)
-                if record.offset < cursors[record.partition][0]:
+                if record.offset < checkpoints[record.partition][0]:
                     new = seen.add(position, record.offset)
                     if before and seen.passed_over[-1:] == [position]:
                         seen.passed_over.pop()
@@ -197,17 +197,17 @@ async def _read_others(
     not_there = not_there_yet(topic, known.earlier, highest)
     section.problems += [problem for problem in (known.problem, not_there) if problem]
     for partition, end in ends.items():
-        next_offset, last_position = cursors[partition]
+        next_offset, last_position = checkpoints[partition]
         if next_offset > end:
             section.problems.append(
-                f"the cursor on {topic}/{partition} is at offset {next_offset} but the log ends at"
+                f"the checkpoint of {topic}/{partition} is at offset {next_offset} but the log ends at"
                 f" {end}: the log has lost records; restore it, or feed it again from the outbox"
             )
         elif last_position != shown[partition].highest:
             section.problems.append(
-                f"the cursor on {topic}/{partition} says that position {last_position} was applied"
+                f"the checkpoint of {topic}/{partition} says that position {last_position} was applied"
                 f" last, but before its offset {next_offset} the log's highest is"
-                f" {shown[partition].highest}: records were removed, or the cursor was moved by hand"
+                f" {shown[partition].highest}: records were removed, or the checkpoint was moved by hand"
             )
         if lost := dropped(partition, shown):
             section.problems.append(
@@ -217,7 +217,7 @@ async def _read_others(
                 " came before them, so somebody else wrote it; see"
                 " docs/operations.md, 'A position that nobody gave out'"
             )
-    behind = sum(end - cursors[at][0] for at, end in ends.items())
+    behind = sum(end - checkpoints[at][0] for at, end in ends.items())
     section.facts |= {"partitions": len(ends), "records_applied": applied, "behind": max(0, behind)}
     return not_there is None
 
@@ -278,7 +278,7 @@ def _source_section(audited: Audited, seen: Seen, head: int, fed: Feeding) -> Se
             "relayed": fed.relayed,
             "in_log": seen.different,
             "repeats": seen.repeats,
-            "not_events": seen.strangers,
+            "not_events": seen.foreign,
         },
     )
     if fed.problem:

@@ -13,7 +13,7 @@ SELECT coalesce((SELECT log FROM relay WHERE source = %(source)s), ''),
         (SELECT position FROM earlier_relay WHERE source = %(source)s AND log = %(log)s), 0)
 """
 
-_CURSORS = """
+_CHECKPOINTS = """
 SELECT topic, partition, next_offset, last_position FROM cursors
 WHERE consumer = %(consumer)s AND topic = %(topic)s AND log IN ('', %(log)s)
 """
@@ -53,7 +53,7 @@ async def feeding(connection: Connection, source: str, log: str) -> Feeding:
 class Reading(NamedTuple):
     """How a service reads a topic of this log."""
 
-    cursors: dict[int, tuple[int, int]]
+    checkpoints: dict[int, tuple[int, int]]
     """Of each partition, the next offset and the last position."""
     earlier: Earlier
     problem: str | None
@@ -61,17 +61,17 @@ class Reading(NamedTuple):
 
 async def reading(connection: Connection, consumer: str, topic: str, log: str) -> Reading:
     place = {"consumer": consumer, "topic": topic, "log": log}
-    cursors = {
+    checkpoints = {
         partition: (next_offset, last_position)
-        for _, partition, next_offset, last_position in await _all(connection, _CURSORS, place)
+        for _, partition, next_offset, last_position in await _all(connection, _CHECKPOINTS, place)
     }
     others = ", ".join(sorted(name for (name,) in await _all(connection, _OTHERS, place)))
     problem = (
-        f"the cursors on topic {topic} are places in another log ({others}) than this one ({log}):"
+        f"the checkpoints on topic {topic} belong to another log ({others}) than this one ({log}):"
         f" {_WAY_OUT}"
     )
     earlier = await earlier_of(connection, consumer, topic, log)
-    return Reading(cursors, earlier, problem if others else None)
+    return Reading(checkpoints, earlier, problem if others else None)
 
 
 def not_there_yet(topic: str, earlier: Earlier, highest: int) -> str | None:

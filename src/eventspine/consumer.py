@@ -1,4 +1,4 @@
-"""The consumer: log → handlers, with the cursor in the transaction of the effects.
+"""The consumer: log → handlers, with the checkpoint in the transaction of the effects.
 
 For every partition a consumer keeps one row: the next offset to read, and the position of the
 last event applied. Both move with the effects or not at all, so an event is applied once, however
@@ -45,7 +45,7 @@ from eventspine.which_log import Earlier, take_up
 
 _LOG = structlog.get_logger("eventspine.consumer")
 
-_CURSORS = """
+_CHECKPOINTS = """
 SELECT topic, partition, log, next_offset, last_position FROM cursors WHERE consumer = %(consumer)s
 """
 
@@ -64,7 +64,7 @@ _BEHIND = "an earlier event of its key is parked"
 
 
 class CheckpointConflict(SpineError):
-    """Another member moved this partition's cursor: what was read is applied already, or stale."""
+    """Another member moved this partition's checkpoint: what was read is applied already, or stale."""
 
 
 # Tried again, for as long as it takes.
@@ -97,7 +97,7 @@ class Consumer:
         self._checkpoints: dict[Partition, Checkpoint] = {}
         self._reads_next: dict[Partition, int] = {}
         self._logs: dict[str, str] = {}
-        """Of each topic, the identity of the log that its cursors are places in."""
+        """Of each topic, the identity of the log that its checkpoints are places in."""
         self._earlier: dict[str, Earlier] = {}
         self._looked_at = 0.0
 
@@ -141,11 +141,11 @@ class Consumer:
             await subscription.close()
 
     async def _find_back(self, subscription: Subscription) -> None:
-        """Read on from where the database's cursors stand, wherever this member believed them."""
-        rows = await self._database.fetch(_CURSORS, {"consumer": self._handlers.consumer})
+        """Read on from where the database's checkpoints stand, wherever this member believed them."""
+        rows = await self._database.fetch(_CHECKPOINTS, {"consumer": self._handlers.consumer})
         stand = {
-            (topic, partition): Checkpoint(*cursor)
-            for topic, partition, log, *cursor in rows
+            (topic, partition): Checkpoint(*checkpoint)
+            for topic, partition, log, *checkpoint in rows
             if log == self._logs.get(topic)
         }
         changed = await self._changed_topics()
@@ -153,10 +153,10 @@ class Consumer:
             if at not in stand or at[0] in changed:
                 await subscription.seek(*at, await self._start_at(*at))
                 continue
-            cursor = self._checkpoints[at] = stand[at]
-            if cursor.next_offset < reads_next:
-                await subscription.seek(*at, cursor.next_offset)
-                self._reads_next[at] = cursor.next_offset
+            checkpoint = self._checkpoints[at] = stand[at]
+            if checkpoint.next_offset < reads_next:
+                await subscription.seek(*at, checkpoint.next_offset)
+                self._reads_next[at] = checkpoint.next_offset
 
     async def _changed_topics(self) -> set[str]:
         """Those that have been made anew under this member's hands; looked for now and then."""
@@ -212,7 +212,7 @@ class Consumer:
     async def _start_at(self, topic: str, partition: int) -> int:
         at = (topic, partition)
         identity = await self._log.identity(topic)
-        cursor, self._earlier[topic], before = await take_up(
+        checkpoint, self._earlier[topic], before = await take_up(
             self._database, self._handlers.consumer, topic, partition, identity
         )
         if before is not None:
@@ -221,39 +221,39 @@ class Consumer:
                 topic=topic, log=identity.id, before=before,
             )  # fmt: skip
         self._logs[topic] = identity.id
-        self._checkpoints[at] = cursor
-        if not await self._is_in_log(at, cursor):
+        self._checkpoints[at] = checkpoint
+        if not await self._is_in_log(at, checkpoint):
             _LOG.error(
                 "consumer.log_truncated",
-                topic=topic, partition=partition, next_offset=cursor.next_offset,
+                topic=topic, partition=partition, next_offset=checkpoint.next_offset,
             )  # fmt: skip
             # From its beginning: what has been applied is known by its positions.
-            cursor = Checkpoint(0, cursor.last_position)
+            checkpoint = Checkpoint(0, checkpoint.last_position)
             async with transaction(self._database) as tx:
-                await self._move(tx, at, cursor)
-            self._checkpoints[at] = cursor
-        self._reads_next[at] = cursor.next_offset
-        return cursor.next_offset
+                await self._move(tx, at, checkpoint)
+            self._checkpoints[at] = checkpoint
+        self._reads_next[at] = checkpoint.next_offset
+        return checkpoint.next_offset
 
-    async def _is_in_log(self, at: Partition, cursor: Checkpoint) -> bool:
+    async def _is_in_log(self, at: Partition, checkpoint: Checkpoint) -> bool:
         """Whether the last record that was read is still where it was.
 
         A log that lost its end and was fed again may hold new events at offsets already passed.
         """
-        if cursor.next_offset == 0:
+        if checkpoint.next_offset == 0:
             return True
-        last = await self._log.read(*at, cursor.next_offset - 1, 1)
-        if not last or last[0].offset >= cursor.next_offset:
+        last = await self._log.read(*at, checkpoint.next_offset - 1, 1)
+        if not last or last[0].offset >= checkpoint.next_offset:
             return False
         try:
             found = envelope(last[0])
         except NotAnEvent:
             return True
         known = self._handlers.knows_source(at[0], found.source)
-        return not known or found.position <= cursor.last_position
+        return not known or found.position <= checkpoint.last_position
 
     async def apply(self, records: Sequence[Record]) -> None:
-        """Apply what has not been applied, and move the cursors, in one transaction.
+        """Apply what has not been applied, and move the checkpoints, in one transaction.
 
         Records must be in the order of their offsets within each partition. Raises `CheckpointConflict` when
         another member has come first, and leaves everything as it was whenever it raises.
@@ -264,7 +264,7 @@ class Consumer:
         moves, items = read(records, self._checkpoints, self._handlers, self._earlier)
         if not moves:
             return
-        # Whatever a crash of the server takes back, cursor and effects together, is read again.
+        # Whatever a crash of the server takes back, checkpoint and effects together, is read again.
         async with transaction(self._database, durable=False) as tx:
             # In one order everywhere, or two members could wait for each other for ever.
             for at in sorted(moves):

@@ -1,7 +1,7 @@
 """Dead letters that do not stop the line.
 
 An event that fails for itself, again and again, is parked with its error, and its key's later events
-are parked behind it, in the transaction that moves the cursor past them. Every other key goes on.
+are parked behind it, in the transaction that moves the checkpoint past them. Every other key goes on.
 Once the cause is mended, a retry runs the key's parked events in their order.
 
 A record that is no event of ours is parked too, whole, but holds nothing behind it: anybody who can
@@ -60,7 +60,7 @@ class Parked(NamedTuple):
 
 # Every batch asks, and behind a key may be any number of events. So this goes from key to key in
 # `parked_held_keys`, with a look-up for each (a loose index scan), where DISTINCT would read all. The OR
-# is true of every row there, and makes `parked_by_key`, which has strangers' too, the dearer one.
+# is true of every row there, and makes `parked_by_key`, which has foreign records too, the dearer one.
 _HELD = """
 WITH RECURSIVE held AS (
     (SELECT topic, key, coalesce(hashtextextended(key, 0), 0) AS hash FROM parked
@@ -85,7 +85,7 @@ SELECT %(consumer)s, topic, "partition", "offset", position, key, headers, decod
 FROM json_to_recordset(%(parks)s::json) AS p(
     topic text, "partition" integer, "offset" bigint, position bigint, key text, headers jsonb,
     value text, holds_key boolean, cause text, error text)
--- A stranger's record, read again after the log had lost its end.
+-- A foreign record, read again after the log had lost its end.
 ON CONFLICT (consumer, topic, "partition", "offset", position) DO UPDATE
 SET key = excluded.key, headers = excluded.headers, value = excluded.value, error = excluded.error
 WHERE excluded.position = 0
@@ -123,7 +123,7 @@ SELECT count(*) FROM (
 ) AS of_key
 """
 
-# Whoever applies events of a topic holds its cursor's row: hold it too, and the key stands still.
+# Whoever applies events of a topic holds its checkpoint's row: hold it too, and the key stands still.
 _STAND_STILL = """
 SELECT FROM cursors WHERE consumer = %(consumer)s AND topic = %(topic)s
 ORDER BY "partition" FOR UPDATE

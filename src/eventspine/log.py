@@ -66,7 +66,7 @@ class TopicMismatch(Exception):
 
 
 StartAt = Callable[[str, int], Awaitable[int]]
-"""Given a topic and a partition, the offset to read next: the consumer's own cursor, asked for
+"""Given a topic and a partition, the offset to read next: the consumer's own checkpoint, asked for
 each time a partition is assigned, or its pause is over. The log's idea of a committed offset is never used."""
 
 
@@ -74,7 +74,7 @@ class Subscription(Protocol):
     """A member of a consumer group, reading the partitions it currently holds.
 
     Any number of members share a group's partitions. For a moment two members may both believe
-    they hold one: the log does not prevent it, the cursor's compare-and-set decides.
+    they hold one: the log does not prevent it, the checkpoint's compare-and-set decides.
     """
 
     async def poll(self, max_records: int, timeout: float) -> list[Record]:

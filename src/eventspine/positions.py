@@ -14,7 +14,7 @@ class Seen:
     highest: int = 0
     different: int = 0
     repeats: int = 0
-    strangers: int = 0
+    foreign: int = 0
 
     def __post_init__(self) -> None:
         self._met = bytearray(self.head + 1)
@@ -74,7 +74,7 @@ class Shown:
 def dropped(partition: int, shown: Mapping[int, Shown]) -> list[int]:
     """The positions of a partition that its readers took for repeats, and that stand nowhere else.
 
-    One that stands in its turn in another partition is a stranger's, and nothing was lost by it.
+    One that stands in its turn in another partition is a foreign record, and nothing was lost by it.
     """
     others = [other for at, other in shown.items() if at != partition]
     return [

@@ -210,7 +210,7 @@ class PostgresSubscription:
             self._paused[topic, partition] = until
 
     async def commit(self, topic: str, partition: int, offset: int) -> None:
-        """Nothing to tell: the cursors are in the consumer's database for all to see."""
+        """Nothing to do: the checkpoints are in the consumer's database for all to see."""
 
     async def close(self) -> None:
         connection, self._connection = self._connection, None

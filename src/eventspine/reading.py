@@ -1,6 +1,6 @@
-"""What a batch of records comes to: cursors to move, events to apply, records to park.
+"""What a batch of records comes to: checkpoints to move, events to apply, records to park.
 
-Nothing here touches a database: records and cursors in, decisions out.
+Nothing here touches a database: records and checkpoints in, decisions out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -73,7 +73,7 @@ class Reading(NamedTuple):
 
 def read(
     records: Sequence[Record],
-    cursors: Mapping[Partition, Checkpoint],
+    checkpoints: Mapping[Partition, Checkpoint],
     handlers: Handlers,
     earlier: Mapping[str, AppliedBefore] = MappingProxyType({}),
 ) -> Reading:
@@ -87,10 +87,10 @@ def read(
     fresh: dict[type[Event], list[_Fresh]] = {}
     for record in records:
         at = (record.topic, record.partition)
-        cursor = moves.get(at) or cursors[at]
-        if record.offset < cursor.next_offset:
+        checkpoint = moves.get(at) or checkpoints[at]
+        if record.offset < checkpoint.next_offset:
             continue
-        moves[at] = Checkpoint(record.offset + 1, cursor.last_position)
+        moves[at] = Checkpoint(record.offset + 1, checkpoint.last_position)
         try:
             found = envelope(record)
         except NotAnEvent as error:
@@ -100,7 +100,7 @@ def read(
             reason = f"its source {found.source} does not publish here"
             items.append(Rejected(record, None, reason))
             continue
-        if found.position > cursor.last_position:
+        if found.position > checkpoint.last_position:
             moves[at] = Checkpoint(record.offset + 1, found.position)
             before = earlier.get(record.topic)
             if before is not None and before.covers(record.key, found.position):

@@ -214,7 +214,7 @@ class Relay:
         self, topic: str, partition: int, end: int, at_once: int
     ) -> tuple[int, str]:
         # The end may be a batch that a relay put out of office has repeated: look behind it, where
-        # positions are lower than any in that batch. Or records of strangers: look behind them.
+        # positions are lower than any in that batch. Or foreign records: look behind them.
         last, lowest = (0, ""), 0
         while end > 0:
             start = max(0, end - at_once)

@@ -50,7 +50,7 @@ def add_spine_tables(metadata: MetaData) -> None:
         metadata,
         Column("source", Text, primary_key=True),
         Column("position", BigInteger, nullable=False),
-        # Rises with every leader: a leader that finds another's number here is deposed.
+        # Rises with every leader: a leader that finds another number here has lost leadership.
         Column("epoch", BigInteger, nullable=False),
         # The identity of the log that the position is one of; empty until a leader has looked.
         Column("log", Text, nullable=False, server_default=text("''")),
@@ -93,7 +93,7 @@ def add_spine_tables(metadata: MetaData) -> None:
         Column("key", Text),
         Column("headers", JSONB, nullable=False),
         Column("value", LargeBinary),
-        # An event that failed holds its key's later events behind it; a stranger's record does not.
+        # An event that failed holds its key's later events behind it; a foreign record does not.
         Column("holds_key", Boolean, nullable=False),
         Column("cause", Text, nullable=False),
         Column("error", Text, nullable=False),

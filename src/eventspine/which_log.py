@@ -1,6 +1,6 @@
 """Which log a service reads and feeds, and what it has applied from those it read before.
 
-A database remembers, with each cursor and with the relay's position, the identity of the log that they
+A database remembers, with each checkpoint and with the relay's position, the identity of the log that they
 are places in. Under another log they mean nothing: they are set aside, and that log is read from its
 beginning, or from where it was left, if it was read before.
 
@@ -29,7 +29,7 @@ SELECT log, partition, last_position, partitions, rule FROM earlier_cursors
 WHERE consumer = %(consumer)s AND topic = %(topic)s AND log <> %(log)s AND last_position > 0
 """
 
-# As long as no reader has been there since the log changed, the cursors are still the other's.
+# As long as no reader has been there since the log changed, the checkpoints are still the other's.
 _NOT_READ = """
 SELECT log, partition, last_position, partitions, rule FROM cursors
 WHERE consumer = %(consumer)s AND topic = %(topic)s AND log NOT IN ('', %(log)s)
@@ -39,7 +39,7 @@ _ONE_AT_A_TIME = """
 SELECT pg_advisory_xact_lock(hashtextextended(%(consumer)s || '/' || %(topic)s, 7409))
 """
 
-# Cursors from before they knew their log.
+# Checkpoints from before they knew their log.
 _ADOPT = """
 UPDATE cursors SET log = %(log)s, partitions = %(partitions)s, rule = %(rule)s
 WHERE consumer = %(consumer)s AND topic = %(topic)s AND log = ''
@@ -105,7 +105,7 @@ NOTHING_EARLIER = Earlier()
 class TakenUp(NamedTuple):
     """Where a partition is to be read on, and which log was read until now, if it was another."""
 
-    cursor: Checkpoint
+    checkpoint: Checkpoint
     earlier: Earlier
     before: str | None
 
@@ -113,7 +113,7 @@ class TakenUp(NamedTuple):
 async def take_up(
     database: Database, consumer: str, topic: str, partition: int, identity: TopicIdentity
 ) -> TakenUp:
-    """Whoever moves a cursor of the log before, at that moment or later, finds it gone."""
+    """Whoever moves a checkpoint of the log before, at that moment or later, finds it gone."""
     place = {
         "consumer": consumer,
         "topic": topic,

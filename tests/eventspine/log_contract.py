@@ -319,7 +319,7 @@ class EventLogContract:
         await log.append(topic, numbered(300))
         ends = await log.end_offsets(topic)
         starts = {(topic, partition): end - 5 for partition, end in ends.items()}
-        # Whatever the log was told to remember, the cursor decides.
+        # Whatever the log was told to remember, the checkpoint decides.
         for _ in range(2):
             member = log.subscribe(f"group-{topic}", [topic], from_offsets(starts))
             records = await poll_until(member, 5 * PARTITIONS)
@@ -453,7 +453,7 @@ class EventLogContract:
 
         async def poll(member: Subscription) -> None:
             for record in await member.poll(1000, 0.2):
-                # As the consumer does it: the cursor decides who has it first.
+                # As the consumer does it: the checkpoint decides who has it first.
                 if record.offset == cursors.get((topic, record.partition), 0):
                     cursors[topic, record.partition] = record.offset + 1
                     seen.append(record)

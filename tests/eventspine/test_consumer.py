@@ -98,7 +98,7 @@ ODD = {
 UNKNOWN = changed(notes.wire(1, notes.event(901, 1)), ce_type="note.burnt")
 
 
-def is_strangers(record: Record) -> bool:
+def is_foreign(record: Record) -> bool:
     try:
         return envelope(record).source != notes.SOURCE
     except NotAnEvent:
@@ -112,7 +112,7 @@ def is_strangers(record: Record) -> bool:
 def logs(draw: st.DrawFn) -> tuple[list[NoteEvent], MemoryLog]:
     """A history, and a log fed with it by relays that start again from earlier positions.
 
-    Strangers have written to it as well.
+    Others have written to it as well.
     """
     history: list[NoteEvent] = []
     versions: Counter[int] = Counter()
@@ -243,12 +243,12 @@ def test_any_interleaving_gives_what_each_event_once_and_in_order_gives(
         for member in members:
             await member.stop()
         await notes.assert_copied(database, *history)
-        # A stranger's record is parked where it stands, and holds nothing up.
+        # A foreign record is parked where it stands, and holds nothing up.
         odd = {
             (n, record.offset)
             for n, records in enumerate(log.partitions)
             for record in records
-            if is_strangers(record)
+            if is_foreign(record)
         }
         parked = await dead_letters.find(database, "copy")
         assert {(each.partition, each.offset) for each in parked} == odd
@@ -350,9 +350,9 @@ def test_what_can_not_be_understood_is_parked_whole_and_reported(copy_url: str, 
                 offset: (record.key, record.value, record.headers)
                 for offset, record in records.items()
             }
-            # Who claims one of our positions holds up the key it claims; a stranger nothing.
+            # Who claims one of our positions holds up the key it claims; a foreign record nothing.
             assert {each.offset for each in parked if each.holds_key} == {
-                offset for offset, record in records.items() if not is_strangers(record)
+                offset for offset, record in records.items() if not is_foreign(record)
             }
         reports = {(entry["topic"], entry["partition"], entry["offset"]) for entry in said}
         assert reports == {(notes.TOPIC, 1, 2 * n + 1) for n in range(len(POISON))}

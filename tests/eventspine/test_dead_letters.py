@@ -364,7 +364,7 @@ def test_trouble_elsewhere_does_not_wake_a_stopped_partition(
     run(scenario())
 
 
-def test_strangers_never_stop_a_partition(copy_url: str) -> None:
+def test_foreign_records_never_stop_a_partition(copy_url: str) -> None:
     """Or anybody who can write to a topic could."""
 
     async def scenario() -> None:
@@ -496,7 +496,7 @@ def test_a_long_row_of_parked_events_is_retried_in_chunks_that_let_others_in(
     async def scenario() -> None:
         async with opened(copy_url) as database:
             log, copy = MemoryLog(), Copy(1)
-            # Strangers write to the key as well, more of them than a chunk holds.
+            # Others write to the key as well, more of them than a chunk holds.
             for _ in range(6):
                 log.put(0, Message("1", b"hello", {}))
             events = [notes.event(1, version) for version in range(1, 16)]
@@ -709,7 +709,7 @@ def test_once_all_is_mended_and_retried_the_tables_are_what_the_log_says(
         assert {id_: note for id_, note in found.items() if str(id_) not in held} == free
         broken.clear()
         await retry_all()
-        # Nothing is left but what strangers wrote.
+        # Nothing is left but foreign records.
         strangers = await parked(database)
         assert not any(each.holds_key for each in strangers)
         await dead_letters.discard(database, "copy", strangers)

@@ -71,7 +71,7 @@ def make_topic(kafka: LocalKafka, name: str, *, partitions: int = 3, **settings:
 
 
 @pytest.mark.kafka
-class TestRecordsOfStrangers:
+class TestForeignRecords:
     def test_any_bytes_come_through(self, kafka: LocalKafka, topic: str) -> None:
         stranger = Producer({"bootstrap.servers": kafka.bootstrap_servers})
         stranger.produce(topic, None, None, partition=0)
@@ -223,7 +223,7 @@ class TestOffsetsThatAreNotThere:
             assert (errors[0].partition, errors[0].offset) == (1, ends[1] + 1)
             assert f"{topic}/1 has no offset {ends[1] + 1}" in str(errors[0])
 
-            # Whoever decided has set the cursor back: no restart is needed.
+            # Whoever decided has set the checkpoint back: no restart is needed.
             cursors[topic, 1] = 0
             while len(records) < 300:
                 with suppress(OffsetNotInLog):
@@ -535,7 +535,7 @@ def frozen(kafka: LocalKafka) -> Iterator[None]:
 
 @pytest.mark.kafka
 def test_three_members_share_come_and_go(kafka: LocalKafka, topic: str) -> None:
-    """Every record is applied once, since the cursor decides, and none is left unread."""
+    """Every record is applied once, since the checkpoint decides, and none is left unread."""
     cursors: dict[tuple[str, int], int] = {}
     applied: list[int] = []
 

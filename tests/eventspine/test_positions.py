@@ -18,5 +18,5 @@ def test_what_came_behind_a_higher_position_and_stands_nowhere_else_was_dropped(
     assert dropped(0, {0: shown(1, 900, 4, 6), 1: shown(2, 3, 5)}) == [4, 6]
 
 
-def test_a_position_that_another_partition_holds_in_its_turn_is_a_strangers_copy() -> None:
+def test_a_position_that_another_partition_holds_in_its_turn_is_a_foreign_record() -> None:
     assert dropped(0, {0: shown(1, 4, 6, 3), 1: shown(2, 3, 5)}) == []

@@ -289,7 +289,7 @@ def test_one_of_two_relays_leads_and_the_other_takes_over(notes_url: str, said: 
     run(scenario())
 
 
-def test_a_relay_that_was_deposed_saves_nothing_and_says_so(notes_url: str, said: Said) -> None:
+def test_a_relay_that_was_former_saves_nothing_and_says_so(notes_url: str, said: Said) -> None:
     class Log(MemoryLog):
         async def append(self, topic: str, messages: Sequence[Message]) -> None:
             await super().append(topic, messages)
@@ -489,7 +489,7 @@ def test_what_is_neither_in_the_log_nor_in_the_outbox_is_named(
     run(scenario())
 
 
-def test_a_batch_that_a_deposed_relay_repeated_late_is_not_taken_for_a_lost_end(
+def test_a_batch_that_a_former_relay_repeated_late_is_not_taken_for_a_lost_end(
     notes_url: str, said: Said
 ) -> None:
     async def scenario() -> None:
@@ -512,7 +512,7 @@ def test_a_batch_that_a_deposed_relay_repeated_late_is_not_taken_for_a_lost_end(
     run(scenario())
 
 
-def test_what_a_deposed_relay_appends_in_the_meantime_is_no_sign_of_an_old_backup(
+def test_what_a_former_relay_appends_in_the_meantime_is_no_sign_of_an_old_backup(
     notes_url: str, said: Said
 ) -> None:
     class Log(MemoryLog):
@@ -522,29 +522,31 @@ def test_what_a_deposed_relay_appends_in_the_meantime_is_no_sign_of_an_old_backu
             if not self.busy:
                 self.busy = True
                 await notes.publish_notes(database, 6, 6)
-                async with notes.Running(deposed.run()):
+                async with notes.Running(former.run()):
                     await notes.eventually(lambda: holds(log, 6))
             return await super().end_offsets(topic)
 
     async def scenario() -> None:
-        nonlocal database, log, deposed
+        nonlocal database, log, former
         async with opened(notes_url) as database:
             log = Log()
             await notes.publish_notes(database, 1, 5)
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(relay, "LEAD", "SELECT true")
-                deposed = notes.relay(notes_url, log)
+                former = notes.relay(notes_url, log)
                 async with notes.Running(notes.relay(notes_url, log).run()):
                     await notes.eventually(lambda: is_saved(database, 6))
         assert "BehindItsLog" not in str(said)
 
     database: Database
     log: Log
-    deposed: relay.Relay
+    former: relay.Relay
     run(scenario())
 
 
-def test_a_log_full_of_strangers_is_searched_to_its_beginning(notes_url: str, said: Said) -> None:
+def test_a_log_full_of_foreign_records_is_searched_to_its_beginning(
+    notes_url: str, said: Said
+) -> None:
     async def scenario() -> None:
         async with opened(notes_url) as database:
             log = MemoryLog()

@@ -196,7 +196,7 @@ def leaping_notes(leaping_postgres: LeapingPostgres) -> str:
     return url
 
 
-_STRANGERS = """
+_FOREIGN = """
 INSERT INTO parked
     (consumer, topic, "partition", "offset", position, headers, holds_key, cause, error)
 SELECT 'copy', 'notes', 0, count(*), 0, '{}', false, 'E', 'why' FROM parked
@@ -209,11 +209,11 @@ SELECT (SELECT count(*) FROM idempotency_keys), (SELECT count(*) FROM outbox),
 
 
 async def store(database: Database, n: int) -> None:
-    """A key, an event that is relayed, and a stranger's record."""
+    """A key, an event that is relayed, and a foreign record."""
 
     async def act(tx: Transaction, commands: object) -> list[str]:
         tx.publish(notes.event(n, 1), NOBODY)
-        await tx.execute(_STRANGERS)
+        await tx.execute(_FOREIGN)
         return ["done"]
 
     key = Key(f"key {n}", b"asked", lambda result: Answer(201, (), str(result).encode()))

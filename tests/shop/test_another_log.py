@@ -89,7 +89,7 @@ def test_another_log_is_said_once_and_told_from_a_loss(copied: Databases, moved:
     assert result.exit_code == 1
     assert "users: table users is the latest version of every key in topic users" in result.output
     for topic in ("users", "orders"):
-        assert f"the cursors on topic {topic} are places in another log (postgres " in result.output
+        assert f"the checkpoints on topic {topic} belong to another log (postgres " in result.output
     assert "events are relayed to another log (postgres " in result.output
     assert "start its worker with these settings" in result.output
     assert not said_of_lost_records(result.output)
@@ -281,7 +281,7 @@ def test_a_copy_that_was_stopped_goes_on_where_it_was(copied: Databases, moved: 
     assert copy_users(one, PostgresLog(moved.log), copied) == counted(1, 26)
 
 
-def test_repeats_and_strangers_records_stay_behind(copied: Databases, moved: Databases) -> None:
+def test_repeats_and_foreign_records_stay_behind(copied: Databases, moved: Databases) -> None:
     """Among them the position that nobody gave out, for which no log can be kept."""
     make_topics(moved)
     plant(

@@ -61,7 +61,7 @@ def test_of_a_system_at_rest_everything_holds(copied: Databases) -> None:
         ]
         == 22
     )
-    assert facts(found, "orders: cursors on topic users")["behind"] == 0
+    assert facts(found, "orders: checkpoints on topic users")["behind"] == 0
     one = shop(copied, "audit", "orders", "--json")
     titles = [section["title"] for section in json.loads(one.stdout)["sections"]]
     assert titles and all(title.startswith("orders: ") for title in titles)
@@ -104,7 +104,7 @@ def test_of_a_live_system_everything_holds_while_it_works(databases: Databases) 
             assert system.users_created > 50
 
     asyncio.run(asyncio.wait_for(scenario(), 110))
-    assert facts(verdict(databases, 0), "orders: cursors on topic users")["behind"] == 0
+    assert facts(verdict(databases, 0), "orders: checkpoints on topic users")["behind"] == 0
 
 
 def test_what_is_not_relayed_or_not_applied_yet_is_no_fault(copied: Databases) -> None:
@@ -124,7 +124,7 @@ def test_what_is_not_relayed_or_not_applied_yet_is_no_fault(copied: Databases) -
     found = verdict(copied, 0)
     of = facts(found, "users: events in topic users")
     assert (of["published"], of["relayed"]) == (31, 29)
-    assert facts(found, "orders: cursors on topic users")["behind"] == 3
+    assert facts(found, "orders: checkpoints on topic users")["behind"] == 3
 
 
 # The log of these tests has one partition, so a position's offset is one less.
@@ -141,7 +141,7 @@ def test_repeats_are_counted_and_fine(copied: Databases) -> None:
     assert (of["in_log"], of["repeats"]) == (26, 16)
     settle(copied)
     found = verdict(copied, 0)
-    assert facts(found, "orders: cursors on topic users")["behind"] == 0
+    assert facts(found, "orders: checkpoints on topic users")["behind"] == 0
 
 
 def settle(urls: Databases) -> None:
@@ -181,7 +181,7 @@ def test_what_readers_take_for_a_repeat_changes_nothing_whatever_it_says(
     assert of["repeats"] == 1
 
 
-def test_strangers_records_are_counted_and_named_and_change_nothing_else(copied: Databases) -> None:
+def test_foreign_records_are_counted_and_named_and_change_nothing_else(copied: Databases) -> None:
     others = '{"id": 1, "version": 99, "email": "x", "name": "x"}'
     plant(copied.log, *stranger(26, others, OTHERS), *stranger(27, "hello", "{}"))
     settle(copied)
@@ -243,7 +243,7 @@ FAULTS: dict[str, tuple[str, list[str], list[str]]] = {
     "a log that lost its end, and forgot it": (
         "log", [f"DELETE FROM log_records WHERE {of_users(26)}", LAST_USERS],
         ["position 26 is missing from topic users",
-         "the cursor on users/0 is at offset 26 but the log ends at 25: the log has lost records"],
+         "the checkpoint of users/0 is at offset 26 but the log ends at 25: the log has lost records"],
     ),
     "a whole log gone": (
         "log", ["DELETE FROM log_records"],
@@ -251,7 +251,7 @@ FAULTS: dict[str, tuple[str, list[str], list[str]]] = {
     ),
     "a cursor moved back": (
         "orders", ["UPDATE cursors SET next_offset = next_offset - 2"],
-        ["the cursor on users/0 says that position 26 was applied last, but before its offset 24"],
+        ["the checkpoint of users/0 says that position 26 was applied last, but before its offset 24"],
     ),
     "a cursor moved back with its position": (
         "orders",
@@ -260,11 +260,11 @@ FAULTS: dict[str, tuple[str, list[str], list[str]]] = {
     ),
     "a position moved by hand": (
         "orders", ["UPDATE cursors SET last_position = last_position + 1"],
-        ["the cursor on users/0 says that position 27 was applied last, but before its offset 26"],
+        ["the checkpoint of users/0 says that position 27 was applied last, but before its offset 26"],
     ),
     "a cursor moved beyond the log": (
         "orders", ["UPDATE cursors SET next_offset = next_offset + 5"],
-        ["the cursor on users/0 is at offset 31 but the log ends at 26"],
+        ["the checkpoint of users/0 is at offset 31 but the log ends at 26"],
     ),
     "a parked event": (
         "users",

@@ -37,13 +37,13 @@ def closed(url: str, table: str) -> Iterator[None]:
         yield
 
 
-LANES = 2
-"""In which orders are placed."""
+CONCURRENT = 2
+"""Batches of new orders that run at once."""
 
 
 def are_stuck(served: Served) -> bool:
-    """In each lane a batch is under way, and waits for the head."""
-    return waits_for_locks(served) == LANES
+    """As many batches as may run at once are running, and wait for the head."""
+    return waits_for_locks(served) == CONCURRENT
 
 
 class Clients:
@@ -75,14 +75,14 @@ class Clients:
         self._client.close()
 
 
-def fill_the_lanes(
+def start_all_batches(
     served: Served, sending: Clients
 ) -> "list[Future[tuple[httpx.Response, float]]]":
     """With an order each, as nothing can commit."""
     sent = []
-    for lane in range(1, LANES + 1):
+    for count in range(1, CONCURRENT + 1):
         sent.append(sending.send())
-        until(lambda lane=lane: waits_for_locks(served) == lane, "its batch waits")
+        until(lambda count=count: waits_for_locks(served) == count, "its batch waits")
     return sent
 
 
@@ -104,7 +104,7 @@ def test_one_too_many_is_refused_at_once_and_those_who_wait_are_served(url: str)
     with serving("orders", url, max_waiting=8) as served, clients(served.port) as sending:
         served.hears(user_created(1))
         with stalled(url):
-            first = fill_the_lanes(served, sending)
+            first = start_all_batches(served, sending)
             others = [sending.send() for _ in range(40)]
             until(lambda: sending.answered == 32, "all that are too many are answered")
             early = [other.result() for other in others if other.done()]
@@ -126,7 +126,7 @@ def test_who_can_only_be_refused_is_refused_before_the_body_comes(url: str) -> N
     with serving("orders", url, max_waiting=1) as served, clients(served.port) as sending:
         served.hears(user_created(1))
         with stalled(url):
-            first = fill_the_lanes(served, sending)
+            first = start_all_batches(served, sending)
             others = [sending.send() for _ in range(2)]
             until(lambda: sending.answered == 1, "the queue is full")
             with socket.create_connection(("127.0.0.1", served.port), 20) as connection:
@@ -135,7 +135,7 @@ def test_who_can_only_be_refused_is_refused_before_the_body_comes(url: str) -> N
                     b"Content-Length: 100\r\n\r\n"
                 )
                 assert connection.recv(65536).startswith(b"HTTP/1.1 503 ")
-        assert [each.result()[0].status_code for each in first] == [201] * LANES
+        assert [each.result()[0].status_code for each in first] == [201] * CONCURRENT
         assert sorted(each.result()[0].status_code for each in others) == [201, 503]
 
 
@@ -193,16 +193,16 @@ def test_whose_turn_does_not_come_in_time_is_refused_and_not_done(url: str) -> N
     ):
         served.hears(user_created(1))
         with stalled(url):
-            first = fill_the_lanes(served, sending)
+            first = start_all_batches(served, sending)
             late = [sending.send() for _ in range(5)]
             for response, seconds in [future.result() for future in late]:
                 assert "no turn came in 0.3 s" in refused(response)["detail"]
                 assert limit * 0.9 < seconds < limit + 2
             assert are_stuck(served), "they are still under way"
-        assert [each.result()[0].status_code for each in first] == [201] * LANES
+        assert [each.result()[0].status_code for each in first] == [201] * CONCURRENT
         assert sending.send().result()[0].status_code == 201
-        assert served.rows("SELECT count(*) FROM orders") == [(LANES + 1,)]
-        assert len(served.events()) == LANES + 1
+        assert served.rows("SELECT count(*) FROM orders") == [(CONCURRENT + 1,)]
+        assert len(served.events()) == CONCURRENT + 1
 
 
 def test_a_body_that_does_not_come_is_refused_in_time_and_holds_nothing_up(

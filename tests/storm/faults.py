@@ -165,7 +165,7 @@ def _two_relays(scene: Scene, service: str, hold: float) -> None:
     action = f"freeze {hold:g}"
     if _arm(scene, f"{service}-worker", "relay-read", action):
         ended = scene.stage.rows(service, f"SELECT pg_terminate_backend(pid) FROM ({_LEADER}) AS l")
-        scene.notes.append(f"{len(ended)} deposed")
+        scene.notes.append(f"{len(ended)} lost leadership")
         time.sleep(hold)
 
 

@@ -13,7 +13,7 @@ from eventspine.log import LogUnavailable
 from shop.platform import discovery
 from tests.e2e.load import Action, Sent
 from tests.e2e.shop import until
-from tests.storm import strangers
+from tests.storm import foreign_records
 from tests.storm.stage import UNFIT, Stage
 
 READERS = {
@@ -27,14 +27,14 @@ READERS = {
 
 @dataclass
 class Planted:
-    """Records of strangers are known in the log by their mark, and need not be kept here."""
+    """Foreign records are known in the log by their mark, and need not be kept here."""
 
     unfit: set[tuple[str, str]] = field(default_factory=set)
     """Topic and key of what was published, and can't be applied until the fault is mended."""
     mended: set[tuple[str, str]] = field(default_factory=set)
     """Those of them that were applied after all."""
-    discarded: set[strangers.Place] = field(default_factory=set)
-    """Records of strangers that were forgotten on purpose."""
+    discarded: set[foreign_records.Place] = field(default_factory=set)
+    """Foreign records that were forgotten on purpose."""
     sent: list[Sent] = field(default_factory=list)
     numbers: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
 
@@ -64,25 +64,29 @@ def unfit(stage: Stage, planted: Planted, topic: str) -> str:
 
 def duplicate(stage: Stage, _: Planted, topic: str, back: int, length: int, which: int) -> str:
     repeated = _plant(
-        lambda: strangers.duplicate(stage.open_log, topic, back=back, length=length, which=which)
+        lambda: foreign_records.duplicate(
+            stage.open_log, topic, back=back, length=length, which=which
+        )
     )
     return f"{len(repeated.keys)} keys repeated"
 
 
 def poison(stage: Stage, _: Planted, topic: str, which: int) -> str:
-    return _where(_plant(lambda: strangers.poison(stage.open_log, topic, which)))
+    return _where(_plant(lambda: foreign_records.poison(stage.open_log, topic, which)))
 
 
 def forge(stage: Stage, _: Planted, topic: str, which: int) -> str:
-    return _where(_plant(lambda: strangers.forge(stage.open_log, topic, which)))
+    return _where(_plant(lambda: foreign_records.forge(stage.open_log, topic, which)))
 
 
-def _where(planted: strangers.Planted) -> str:
+def _where(planted: foreign_records.Planted) -> str:
     places = [f"{topic}/{partition}@{offset}" for topic, partition, offset in planted.places]
     return ", ".join(places) or "there was no place for it"
 
 
-def _plant(plant: Callable[[], strangers.Planted], timeout: float = 60) -> strangers.Planted:
+def _plant(
+    plant: Callable[[], foreign_records.Planted], timeout: float = 60
+) -> foreign_records.Planted:
     """Another fault may keep the log away."""
     deadline = time.monotonic() + timeout
     while True:

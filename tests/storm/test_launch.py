@@ -19,7 +19,7 @@ from tests.shop.living import living, settings
 from tests.storm import launch
 
 PROJECT = Path(__file__).parents[2]
-PATIENCE = 60.0  # seconds
+TIMEOUT = 60.0  # seconds
 
 Start = Callable[..., subprocess.Popen[bytes]]
 
@@ -79,7 +79,7 @@ def test_an_api_is_frozen_before_and_killed_after_the_commit(
                 return client.get("/health/ready").is_success
             return False
 
-        until(answers, "it answers", PATIENCE)
+        until(answers, "it answers", TIMEOUT)
         launch.arm(armed, "committing", "freeze 0.5", service="users")
         began = time.monotonic()
         assert client.post("/users", json=new_user()).status_code == 201
@@ -90,7 +90,7 @@ def test_an_api_is_frozen_before_and_killed_after_the_commit(
         launch.arm(armed, "committed", "kill")
         with pytest.raises(httpx.TransportError):
             client.post("/users", json=new_user())
-    assert process.wait(PATIENCE) == -signal.SIGKILL
+    assert process.wait(TIMEOUT) == -signal.SIGKILL
     assert [struck.pid for struck in launch.fired(armed, "committed")] == [process.pid]
     assert rows(databases.users, "SELECT count(*) FROM users") == [(2,)]
     launch.disarm(armed)
@@ -109,19 +109,19 @@ def test_what_a_worker_was_killed_in_is_applied_once_by_the_next(
     launch.arm(armed, "appended", "kill", service="users")
     relaying, applying = start("worker", "users"), start("worker", "orders")
     for process in (relaying, applying):
-        assert process.wait(PATIENCE) == -signal.SIGKILL
+        assert process.wait(TIMEOUT) == -signal.SIGKILL
     assert rows(databases.orders, "SELECT * FROM storm_ledger") == []
     start("worker", "users")
     start("worker", "orders")
-    until(lambda: rows(databases.orders, "SELECT * FROM customers"), "it is applied", PATIENCE)
+    until(lambda: rows(databases.orders, "SELECT * FROM customers"), "it is applied", TIMEOUT)
     until(
         lambda: rows(databases.log, "SELECT count(*) FROM log_records WHERE topic = 'users'")
         == [(2,)],
-        "the next relay repeats it", PATIENCE,
+        "the next relay repeats it", TIMEOUT,
     )  # fmt: skip
     until(
         lambda: rows(databases.orders, "SELECT next_offset FROM cursors") == [(2,)],
-        "the repeat is read", PATIENCE,
+        "the repeat is read", TIMEOUT,
     )  # fmt: skip
     entered = 'SELECT topic, partition, "offset", position, key, version, retried FROM storm_ledger'
     assert rows(databases.orders, entered) == [("users", 0, 0, 1, "1", 1, False)]

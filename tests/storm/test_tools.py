@@ -18,7 +18,7 @@ from tests.storm import disk
 from tests.storm.disk import SmallDisk
 from tests.storm.proxy import Proxy
 
-PATIENCE = 10.0  # seconds
+TIMEOUT = 10.0  # seconds
 
 
 class Echo:
@@ -68,7 +68,7 @@ def proxy(echo: Echo) -> Iterator[Proxy]:
 
 
 def connected(proxy: Proxy) -> socket.socket:
-    client = socket.create_connection(("127.0.0.1", proxy.port), timeout=PATIENCE)
+    client = socket.create_connection(("127.0.0.1", proxy.port), timeout=TIMEOUT)
     try:
         client.sendall(b"hello")
         assert client.recv(100) == b"hello"
@@ -118,7 +118,7 @@ def test_what_is_held_moves_only_once_it_is_healed(proxy: Proxy) -> None:
     with connected(proxy) as client:
         proxy.hold()
         client.sendall(b"patience")
-        with socket.create_connection(("127.0.0.1", proxy.port), timeout=PATIENCE) as late:
+        with socket.create_connection(("127.0.0.1", proxy.port), timeout=TIMEOUT) as late:
             late.sendall(b"me too")
             assert is_silent(client) and is_silent(late)
             proxy.heal()

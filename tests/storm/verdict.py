@@ -20,9 +20,9 @@ from tests.e2e.checker import Evidence, faults, gather, until_quiet
 from tests.e2e.load import Sent
 from tests.storm.clients import broken_keys, outcomes
 from tests.storm.faults import Scene
+from tests.storm.foreign_records import Place, is_planted
 from tests.storm.planting import READERS, Planted
 from tests.storm.stage import SERVICES, Stage
-from tests.storm.strangers import Place, is_planted
 
 Faults = dict[str, list[str]]
 """By what was demanded, what was found instead."""
@@ -53,12 +53,12 @@ def judge(scene: Scene, sent: Sequence[Sent]) -> Faults:
     demand("after a retry nothing is parked", lambda: _mended(stage))
     everything = [*sent, *planted.sent]
     whole = gather(stage.sources, outcomes(everything))
-    evidence = _without_strangers(whole)
+    evidence = _without_foreign_records(whole)
     demand(
         "what was planted is parked, and nothing else",
-        lambda: _rightly_parked(parked, _strangers(whole), planted),
+        lambda: _rightly_parked(parked, _foreign_records(whole), planted),
     )
-    planted.discarded |= set(_strangers(whole))
+    planted.discarded |= set(_foreign_records(whole))
     demand("all that was promised, and nothing else", lambda: faults(evidence))
     demand("one key, one outcome", lambda: broken_keys(everything))
     for service in SERVICES:
@@ -93,19 +93,19 @@ def _parked(stage: Stage, service: str) -> list[_Parked]:
 
 def _rightly_parked(
     parked: Mapping[str, Sequence[_Parked]],
-    by_strangers: Mapping[Place, Record],
+    foreign: Mapping[Place, Record],
     planted: Planted,
 ) -> Iterable[str]:
-    held = {(topic, record.key) for (topic, _, _), record in by_strangers.items()}
+    held = {(topic, record.key) for (topic, _, _), record in foreign.items()}
     for service, rows in parked.items():
         places = {row[:3] for row in rows}
         keys = {(row.topic, row.key) for row in rows}
         for row in rows:
             key = (row.topic, row.key)
             behind = row.cause == BEHIND and key in held
-            if not (behind or row[:3] in by_strangers or key in planted.unfit):
+            if not (behind or row[:3] in foreign or key in planted.unfit):
                 yield f"{service} has parked {row}"
-        must = {place for place, record in by_strangers.items() if not _is_known(record)}
+        must = {place for place, record in foreign.items() if not _is_known(record)}
         for topic, partition, offset in sorted(must - planted.discarded - places):
             if service in READERS[topic]:
                 yield f"{service} has not parked what is no event at {topic}/{partition}@{offset}"
@@ -137,7 +137,7 @@ def _is_known(record: Record) -> bool:
         return False
 
 
-def _strangers(evidence: Evidence) -> dict[Place, Record]:
+def _foreign_records(evidence: Evidence) -> dict[Place, Record]:
     """The records that no publisher wrote."""
     return {
         (record.topic, record.partition, record.offset): record
@@ -147,7 +147,7 @@ def _strangers(evidence: Evidence) -> dict[Place, Record]:
     }
 
 
-def _without_strangers(evidence: Evidence) -> Evidence:
+def _without_foreign_records(evidence: Evidence) -> Evidence:
     log = {
         topic: [record for record in records if not is_planted(record)]
         for topic, records in evidence.log.items()

@@ -71,7 +71,7 @@ READING_SAFELY: Defaults = MappingProxyType(
         "enable.auto.offset.store": False,
         "auto.offset.reset": "error",
         "allow.auto.create.topics": False,
-        # We write no transactions. A stranger's, left open, would hide all that comes after it.
+        # We write no transactions. A foreign one, left open, would hide all that comes after it.
         "isolation.level": "read_uncommitted",
     }
 )

@@ -114,7 +114,7 @@ class Reader:
                     records.append(record(message))
                 elif error.code() == PARTITION_END:
                     # Before the end there may be something that is no record, and never comes: the
-                    # mark of a stranger's transaction. And this is said only once.
+                    # mark of a foreign transaction. And this is said only once.
                     self._end = 0
                     return records
                 elif error.code() != NO_RIGHT_TO_GROUP:

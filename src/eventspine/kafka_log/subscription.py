@@ -36,7 +36,7 @@ from eventspine.kafka_log.watch import Partition, Watch
 from eventspine.log import LogUnavailable, Record, StartAt
 
 _MOST_BYTES = 16 * 1024 * 1024
-"""Of values handed out at a time. Few topics come near; a stranger's records may each be of 4 MiB."""
+"""Of values handed out at a time. Few topics come near; foreign records may be of 4 MiB each."""
 
 _COMMIT_EVERY = 5.0  # seconds: as often as Kafka's own clients; a lag display needs no more
 _ASK_AGAIN_AFTER = 1.0  # seconds, for where a partition starts, when there was no good answer
@@ -227,7 +227,7 @@ class KafkaSubscription:
         try:
             self._fill(self._consumer or self._join(), max_records, deadline, stop)
         except BaseException:
-            # Records may be lost that the client thinks we have: begin again where the cursor is.
+            # Records may be lost that the client thinks we have: begin again at the checkpoint.
             self._leave()
             raise
 

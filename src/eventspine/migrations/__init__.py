@@ -126,7 +126,7 @@ CREATE INDEX parked_by_key ON parked
     (consumer, topic, coalesce(hashtextextended(key, 0), 0), position, partition, "offset");
 """
 
-# Cursors and positions are places in a log, and say in which. Those from before know it once they are
+# Checkpoints and positions are places in a log, and say in which. Those from before know it once they are
 # next read. Those of a log that is not in use are kept, for the way back and to know what was applied.
 _SPINE_9 = """
 ALTER TABLE cursors
@@ -231,7 +231,7 @@ def spine_8() -> str:
 
 
 def spine_9() -> str:
-    """Which log cursors and the relay's position are places in; those of the logs before."""
+    """Which log checkpoints and the relay's position are places in; those of the logs before."""
     return _SPINE_9
 
 

@@ -1,7 +1,7 @@
 """A cursor is moved whoever has moved it in the meantime.
 
 A member that is frozen between reading and applying for longer than its group waits for it brings
-it to light: thawed, it applies again what another has applied since, and moves the cursor back.
+it to light: thawed, it applies again what another has applied since, and moves the checkpoint back.
 """
 
 from eventspine import consumer

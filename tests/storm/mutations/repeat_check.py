@@ -30,7 +30,7 @@ def apply() -> None:
 
 def _read_all(
     records: Sequence[Record],
-    cursors: Mapping[Partition, Checkpoint],
+    checkpoints: Mapping[Partition, Checkpoint],
     handlers: Handlers,
     earlier: Mapping[str, AppliedBefore] = MappingProxyType({}),
 ) -> Reading:
@@ -39,7 +39,7 @@ def _read_all(
     items: list[Received[Any] | Rejected] = []
     for record in records:
         at = (record.topic, record.partition)
-        next_offset = (moves.get(at) or cursors[at]).next_offset
+        next_offset = (moves.get(at) or checkpoints[at]).next_offset
         reading = read([record], {at: Checkpoint(next_offset, 0)}, handlers, earlier)
         moves |= reading.moves
         items += reading.items

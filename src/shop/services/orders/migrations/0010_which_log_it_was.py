@@ -1,4 +1,4 @@
-"""Cursors and the relay's position say which log they are places in."""
+"""Checkpoints and the relay's position say which log they are places in."""
 
 from alembic import op
 

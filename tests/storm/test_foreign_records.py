@@ -1,4 +1,4 @@
-"""What strangers plant is what they say, and what a consumer makes of it can be mended."""
+"""What foreign writers plant is what they say, and what a consumer makes of it can be mended."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -13,8 +13,8 @@ from shop.platform.service import Service
 from tests.conftest import Databases
 from tests.eventspine.conftest import run
 from tests.shop.living import Living, living, shop
-from tests.storm import strangers
-from tests.storm.strangers import Place, Planted
+from tests.storm import foreign_records
+from tests.storm.foreign_records import Place, Planted
 
 PARTITIONS = 3
 READERS = [each for each in load_all() if "users" in each.handlers.topics]
@@ -75,7 +75,9 @@ def test_a_duplicated_stretch_stands_where_its_keys_do_and_nobody_applies_it(
             async with system.moving():
                 await some_users(system)
                 before = [await records(system, at) for at in range(PARTITIONS)]
-                planted = await plant(databases, strangers.duplicate, back=6, length=4, which=1)
+                planted = await plant(
+                    databases, foreign_records.duplicate, back=6, length=4, which=1
+                )
                 await read_to_the_end(system)
                 after = [await records(system, at) for at in range(PARTITIONS)]
             assert [len(some) for some in after] == [
@@ -87,7 +89,7 @@ def test_a_duplicated_stretch_stands_where_its_keys_do_and_nobody_applies_it(
             assert set(planted.keys) == {key for key, _, _ in said[-4:]}
             for reader in READERS:
                 assert await parked(system, reader) == []
-            assert not [one for some in after for one in some if strangers.is_planted(one)]
+            assert not [one for some in after for one in some if foreign_records.is_planted(one)]
 
     on_partitions(databases, scenario)
 
@@ -100,7 +102,9 @@ def test_every_kind_of_poison_is_parked_and_holds_nothing(databases: Databases) 
                 planted = [
                     place
                     for which in range(10)
-                    for place in (await plant(databases, strangers.poison, which=which)).places
+                    for place in (
+                        await plant(databases, foreign_records.poison, which=which)
+                    ).places
                 ]
                 await system.update(1, 2, 3)
                 await read_to_the_end(system)
@@ -114,7 +118,7 @@ def test_every_kind_of_poison_is_parked_and_holds_nothing(databases: Databases) 
                 assert gone == 10
             for topic, partition, offset in planted:
                 [record] = await system.log.read(topic, partition, offset, 1)
-                assert strangers.is_planted(record)
+                assert foreign_records.is_planted(record)
 
     on_partitions(databases, scenario)
     assert shop(databases, "audit").exit_code == 0
@@ -125,7 +129,7 @@ def test_a_forged_event_holds_its_key_and_passes_over_nothing(databases: Databas
         async with living(databases) as system:
             async with system.moving():
                 await some_users(system)
-                planted = await plant(databases, strangers.forge, which=0)
+                planted = await plant(databases, foreign_records.forge, which=0)
                 [key] = planted.keys
                 await system.update(*range(1, 31))
                 await read_to_the_end(system)

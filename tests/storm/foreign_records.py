@@ -89,7 +89,7 @@ def forge(open_log: OpenLog, topic: str, which: int) -> Planted:
     its cause, "not an event"; then `retry` applies the rest.
 
     Its position must be above the last one of its partition, or it would be taken for a repeat; and
-    every position in between must stand in other partitions already, or the cursor would pass over
+    every position in between must stand in other partitions already, or the checkpoint would pass over
     real events. So with a single partition there is no place for it, nor always with many.
     """
 
