@@ -169,7 +169,9 @@ class Reader:
 
     def _environment(self) -> dict[str, str]:
         there = [name for name in PORTS if (self.folder / "src/shop/services" / name).exists()]
-        return environment(**{f"SHOP_{name.upper()}__PORT": self._ports[name] for name in there})
+        ports = {f"SHOP_{name.upper()}__PORT": self._ports[name] for name in there}
+        # A busy machine takes longer to tell one service of the other's user.
+        return environment(SHOP_ORDERS__CUSTOMER_GRACE_MS=10_000, **ports)
 
 
 def _is_made(path: Path) -> bool:
