@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help up dev test storm check bench bench-history docs coverage clients hooks format migration requirements clean
+.PHONY: help up dev test storm check bench bench-history compose docs coverage clients hooks format migration requirements clean
 
 help:
 	@echo "make up      start the shop on this machine: PostgreSQL, users on 8001, orders on 8002"
@@ -19,6 +19,7 @@ help:
 	@echo "make clients   installs what generates clients from the OpenAPI documents, for their tests"
 	@echo "make hooks   runs the checks before each commit"
 	@echo "make migration   writes what has changed in tables.py as a migration: SERVICE=, NAME="
+	@echo "make compose   writes the Compose files for the services there are"
 	@echo "make bench   the benchmarks; writes docs/benchmarks.md"
 	@echo "make bench-history   the shop after five million events; writes docs/benchmarks-history.md"
 
@@ -85,6 +86,10 @@ build/clients/node_modules/made: tests/clients/package.json tests/clients/packag
 
 hooks: installed-dev
 	$(BIN)/pre-commit install
+
+# After a new service, and after a change of the templates in deploy.
+compose: installed-local
+	$(BIN)/python -m devstack.compose
 
 format: installed-dev
 	$(BIN)/ruff format .

@@ -30,8 +30,11 @@ Service = dict[str, Any]
 
 
 def load(name: str = "compose.yaml") -> dict[str, Any]:
-    """The file, with the default of every `${VARIABLE:-default}`."""
-    text = (DEPLOY / name).read_text()
+    return read((DEPLOY / name).read_text())
+
+
+def read(text: str) -> dict[str, Any]:
+    """What such a file says, with the default of every `${VARIABLE:-default}`."""
     loaded = yaml.safe_load(re.sub(r"\$\{\w+:-(\w+)\}", r"\1", text).replace("$$", "$"))
     assert isinstance(loaded, dict)
     return loaded
@@ -55,14 +58,15 @@ class Here:
     def __init__(self, directory: Path, free_ports: list[int]) -> None:
         self.services: dict[str, Service] = load()["services"]
         self.processes: dict[str, Process] = {}
-        self.ports = dict(
-            zip(("users-db", "orders-db", "users-api", "orders-api"), free_ports, strict=False)
-        )
+        listening = [name for name in self.services if name.endswith(("-db", "-api"))]
+        self.ports = dict(zip(listening, free_ports, strict=True))
+        published = [port for each in self.services.values() for port in each.get("ports", ())]
+        self._in_containers = {port.rpartition(":")[2] for port in published}
         self._directory = directory
         self._stops = ExitStack()
         self._kafka: Future[str] = Future()
-        for volume in ("users", "orders"):
-            (directory / "secrets" / volume).mkdir(parents=True)
+        for volume in self.services["passwords"]["volumes"]:
+            (directory / "secrets" / volume.rpartition("/")[2]).mkdir(parents=True)
 
     def __enter__(self) -> Self:
         return self
@@ -182,13 +186,12 @@ class Here:
             "/run/secrets/": f"{self._directory}/secrets/",
             "/tmp/heartbeat": f"{self._directory}/{name}-{number}.heartbeat",
             "0.0.0.0": "127.0.0.1",
-            "@users-db/": f"@127.0.0.1:{self.ports['users-db']}/",
-            "@orders-db/": f"@127.0.0.1:{self.ports['orders-db']}/",
+            **{f"@{each}/": f"@127.0.0.1:{port}/" for each, port in self.ports.items()},
             "kafka:9092": self.kafka if "kafka:9092" in text else "",
             "localhost:9092": self.kafka if "localhost:9092" in text else "",
             "/opt/kafka/bin/kafka-broker-api-versions.sh": _broker_api_versions(),
         }
-        if re.fullmatch(r"800[12]", text):
+        if text in self._in_containers:
             return str(self.ports[name])
         for old, new in replacements.items():
             text = text.replace(old, new)

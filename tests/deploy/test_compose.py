@@ -14,19 +14,20 @@ import psycopg
 import pytest
 from confluent_kafka.admin import AdminClient
 
+from devstack import compose
 from devstack import kafka as local_kafka
 from devstack import postgres as local_postgres
 from devstack.kafka import PROJECT
 from shop.platform import discovery
 from shop.platform.settings import Settings
 from tests.conftest import SHIPPED
-from tests.deploy.compose import DEPLOY, Here, instructions, kafka_settings, load
+from tests.deploy.compose import DEPLOY, Here, instructions, kafka_settings, load, read
 from tests.e2e.shop import free_ports, until
 from tests.kafka_fixture import StartKafka, start_kafka
 
 __all__ = ["start_kafka"]
 
-FILES = ("compose.yaml", "compose.dev.yaml")
+FILES = compose.FILES
 COMPOSE = load()
 SERVICES = COMPOSE["services"]
 ONE_SHOT = {"passwords", "migrate"}
@@ -41,6 +42,30 @@ def requirement(name: str, file: str) -> str:
     return found.group() if found else ""
 
 
+@pytest.mark.usefixtures("only_shipped_services")
+@pytest.mark.parametrize("file", FILES)
+def test_the_file_is_what_its_template_makes_for_the_services_there_are(file: str) -> None:
+    text = (DEPLOY / file).read_text()
+    unknown = [name for name in SHIPPED if f"{name}-api:" not in text]
+    assert not unknown, f"deploy/{file} does not know {', '.join(unknown)}: run `make compose`"
+    same = text == compose.rendered(file, compose.ports())
+    assert same, f"deploy/{file} is not what its template makes: run `make compose`"
+
+
+def test_one_more_service_is_one_more_of_everything() -> None:
+    """And of what the shop itself does for all of them."""
+    assert "greetings" in compose.ports()
+    more = read(compose.rendered("compose.yaml", compose.ports()))
+    new = {f"greetings-{part}" for part in ("db", "api", "worker")}
+    assert more["services"].keys() == SERVICES.keys() | new
+    for name in ("migrate", "passwords"):
+        assert "greetings" in json.dumps(more["services"][name]), name
+    for kind in ("networks", "volumes"):
+        assert [name for name in more[kind] if name.startswith("greetings")], kind
+    over = read(compose.rendered("compose.dev.yaml", compose.ports()))
+    assert over["services"].keys() >= new - {"greetings-db"}
+
+
 def test_every_service_has_its_databases_its_api_and_its_workers() -> None:
     databases = {f"{name}-db" for name in SHIPPED}
     assert SERVICES.keys() == SHOP | databases | ONE_SHOT | {"kafka"}
@@ -48,12 +73,12 @@ def test_every_service_has_its_databases_its_api_and_its_workers() -> None:
 
 @pytest.mark.parametrize("files", [("compose.yaml",), FILES])
 def test_compose_itself_reads_them_as_we_do(files: tuple[str, ...]) -> None:
-    compose = the_compose_command()
-    if compose is None:
+    command = the_compose_command()
+    if command is None:
         pytest.skip("left out, since there is no Docker Compose 2 here; no engine is needed for it")
     named = [word for file in files for word in ("-f", str(DEPLOY / file))]
     done = subprocess.run(
-        [*compose, *named, "config", "--format", "json"],
+        [*command, *named, "config", "--format", "json"],
         capture_output=True,
         text=True,
         check=False,
@@ -117,7 +142,8 @@ def test_workers_can_be_many_and_only_apis_are_published_on_this_machine_alone(n
 
 
 def test_nothing_but_the_apis_is_published() -> None:
-    assert {name for name in SERVICES if "ports" in SERVICES[name]} == {"users-api", "orders-api"}
+    published = {name for name in SERVICES if "ports" in SERVICES[name]}
+    assert published == {f"{name}-api" for name in SHIPPED}
 
 
 @pytest.mark.parametrize("name", sorted(SHOP))
@@ -224,11 +250,11 @@ def test_the_services_as_processes_walk_the_six_steps(
     tmp_path: Path, start_kafka: StartKafka
 ) -> None:
     tmp_path.chmod(0o711)
-    with Here(tmp_path, free_ports(4)) as here:
+    with Here(tmp_path, free_ports(2 * len(SHIPPED))) as here:
         here.up(start_kafka)
         passwords = sorted(tmp_path.glob("secrets/*/password"))
         made = [password.read_text() for password in passwords]
-        assert len(set(made)) == 2 and all(len(text) == 33 for text in made)
+        assert len(set(made)) == len(SHIPPED) and all(len(text) == 33 for text in made)
         _only_the_password_opens(here)
 
         # `--scale orders-worker=2`

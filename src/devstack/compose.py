@@ -1,0 +1,63 @@
+"""The Compose files, from their templates: whatever a service needs is there once for each service.
+
+    python -m devstack.compose    writes deploy/compose.yaml and deploy/compose.dev.yaml
+
+In a template the lines from `# {each service}` to `# {end}` are repeated for every service, with its
+`@service@`, `@SERVICE@` (in names of settings) and `@port@`; `@services@` is all their names.
+"""
+
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from devstack.kafka import PROJECT
+from shop.platform import discovery
+from shop.platform.discovery import NotAService
+
+FILES = ("compose.yaml", "compose.dev.yaml")
+
+_DEPLOY = PROJECT / "deploy"
+_HEAD = "# Written by `make compose` from {template}: change that.\n"
+_EACH = re.compile(r"^ *# \{each service\}\n(.*?)^ *# \{end\}\n", re.MULTILINE | re.DOTALL)
+
+
+def write() -> None:
+    for file in FILES:
+        (_DEPLOY / file).write_text(rendered(file, ports()))
+
+
+def ports() -> dict[str, int]:
+    """Of every service, by its name. Raises `NotAService`."""
+    return {
+        name: section.model_fields["port"].default for name, section in discovery.sections().items()
+    }
+
+
+def rendered(file: str, services: Mapping[str, int]) -> str:
+    """What the file has to be for these services and their ports."""
+    template = template_of(file)
+
+    def for_each(block: re.Match[str]) -> str:
+        return "".join(_of_service(block[1], *service) for service in services.items())
+
+    text = _EACH.sub(for_each, template.read_text()).replace("@services@", " ".join(services))
+    return _HEAD.format(template=template.name) + text.rstrip("\n") + "\n"
+
+
+def template_of(file: str) -> Path:
+    return _DEPLOY / file.replace(".yaml", ".template.yaml")
+
+
+def _of_service(block: str, name: str, port: int) -> str:
+    values = {"@service@": name, "@SERVICE@": name.upper(), "@port@": str(port)}
+    for placeholder, value in values.items():
+        block = block.replace(placeholder, value)
+    return block
+
+
+if __name__ == "__main__":
+    try:
+        write()
+    except NotAService as error:
+        sys.exit(f"services: {error}")
