@@ -49,7 +49,7 @@ def test_its_events_and_the_others_are_seen_by_every_command(
 
     until(seen, "both topics are shown", 20)
     parked = shop.run("parked", "list", "greetings")
-    assert (parked.returncode, parked.stdout) == (0, "0 parked, of 0 key(s) that are held up\n")
+    assert (parked.returncode, parked.stdout) == (0, "0 parked, of 0 blocked key(s)\n")
     audited = shop.run("audit", "--json", timeout=60)
     assert audited.returncode == 0, audited.stdout + audited.stderr
     titles = [section["title"] for section in json.loads(audited.stdout)["sections"]]

@@ -599,7 +599,7 @@ def test_what_is_no_event_stops_nothing_and_is_not_lost_from_sight(stage: Stage,
     listed = stage.run("parked", "list", "orders")
     assert listed.returncode == 0
     assert listed.stdout.count("not an event: ") == len(strangers)
-    assert f"{len(strangers)} parked, of 0 key(s) that are held up" in listed.stdout
+    assert f"{len(strangers)} parked, of 0 blocked key(s)" in listed.stdout
     audit = stage.run("audit", "orders")
     assert audit.returncode == 1, "what is parked is no good state"
     assert f"users/{partition}@" in audit.stdout + audit.stderr
@@ -625,7 +625,7 @@ def test_what_is_no_event_stops_nothing_and_is_not_lost_from_sight(stage: Stage,
     assert stage.rows("orders", "SELECT key, position, holds_key FROM parked") == [
         ("0", head + 1, True)
     ]
-    assert "1 parked, of 1 key(s) that are held up" in stage.run("parked", "list", "orders").stdout
+    assert "1 parked, of 1 blocked key(s)" in stage.run("parked", "list", "orders").stdout
 
 
 def name_of(stage: Stage, customer: str) -> str | None:

@@ -61,7 +61,7 @@ pytestmark = pytest.mark.usefixtures("logging_as_it_was")
         (
             "up --kafka --verbose",
             {},
-            "--kafka --verbose is neither `local`, a broker started here, nor a broker's HOST:PORT",
+            "--kafka --verbose is neither `local` nor a broker's HOST:PORT",
         ),
         ("up --port users", {}, "--port users is not SERVICE=PORT with a port from 1 to 65535"),
         (

@@ -119,13 +119,13 @@ def test_list_shows_a_line_for_each_and_counts_the_keys(
     ]  # fmt: skip
     assert 'key 3  CheckViolation: new row for relation "customers" violates check' in lines[0]
     assert "key 8  not an event: it has no header 'ce_id'" in lines[-1]
-    assert summary == "6 parked, of 2 key(s) that are held up"
+    assert summary == "6 parked, of 2 blocked key(s)"
     of_seven = shop(copied, "parked", "list", "orders", "--key", "7").stdout
-    assert of_seven.endswith("\n2 parked, of 1 key(s) that are held up\n")
+    assert of_seven.endswith("\n2 parked, of 1 blocked key(s)\n")
     strange = shop(copied, "parked", "list", "orders", "--cause", "not an event").stdout
-    assert strange.endswith("\n1 parked, of 0 key(s) that are held up\n")
+    assert strange.endswith("\n1 parked, of 0 blocked key(s)\n")
     none = shop(copied, "parked", "list", "users")
-    assert (none.exit_code, none.stdout) == (0, "0 parked, of 0 key(s) that are held up\n")
+    assert (none.exit_code, none.stdout) == (0, "0 parked, of 0 blocked key(s)\n")
 
 
 def test_show_shows_a_keys_events_whole(copied: Databases) -> None:
@@ -208,7 +208,7 @@ def test_a_discarded_event_leaves_a_gap_that_has_to_be_accepted(
     assert result.stdout.endswith("\n1 discarded; they stay in the log\n")
     refused = shop(copied, "parked", "retry", "orders", "--key", "7")
     assert refused.exit_code == 1
-    assert "MissingEvents: customer 7: version 3 arrived after version 1" in refused.stdout
+    assert "MissingEvents: customers 7: version 3 arrived after version 1" in refused.stdout
     accepted = shop(copied, "parked", "retry", "orders", "--key", "7", "--accept-gaps")
     assert (accepted.exit_code, accepted.stdout) == (0, "key 7 in topic users: applied 1, left 0\n")
     assert names(orders, 7) == [(7, "U 7!!", 3)]
@@ -217,7 +217,7 @@ def test_a_discarded_event_leaves_a_gap_that_has_to_be_accepted(
 def test_discard_wants_to_be_told_what(copied: Databases, orders: psycopg.Connection) -> None:
     result = shop(copied, "parked", "discard", "orders")
     assert result.exit_code == 2
-    assert result.stderr == "shop: say what to discard, with --key or --cause\n"
+    assert result.stderr == "shop: select what to discard, with --key or --cause\n"
     assert parked(orders) == ALL
 
 

@@ -10,7 +10,7 @@ from shop.platform.processes.listening import PortTaken
 
 
 def api(service: Name) -> None:
-    """Answer HTTP for one service."""
+    """Run the HTTP API of one service."""
     from shop.platform.processes.api import run_api  # noqa: PLC0415 - only this needs uvicorn
 
     chosen, settings = part("api", service)

@@ -18,14 +18,16 @@ from shop.platform.event_log import database_url, open_event_log
 
 
 def audit(
-    service: Annotated[str | None, typer.Argument(help="one service; all, if left out")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="the verdict as one JSON object")] = False,
+    service: Annotated[str | None, typer.Argument(help="one service; default: all")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="print the result as one JSON object")
+    ] = False,
     data: DataDir = DEFAULT_DATA,
 ) -> None:
-    """Prove that nothing is lost and nothing was applied twice.
+    """Check that no event is lost and none was applied twice.
 
-    Exit status: 0 if all of it holds, 1 if something does not, 2 if something could not be read and
-    there is no verdict.
+    Exit status: 0 if all checks passed, 1 if a check failed, 2 if something could not be read, so that
+    there is no result.
     """
     from eventspine.audit import Audited  # noqa: PLC0415 - only this needs it
     from shop.cli.audit_report import audit_all  # noqa: PLC0415

@@ -31,7 +31,7 @@ def _services() -> str:
 
 Name = Annotated[str, typer.Argument(help=_services())]
 DataDir = Annotated[
-    Path, typer.Option("--data", envvar="SHOP_DATA_DIR", help="where everything is kept")
+    Path, typer.Option("--data", envvar="SHOP_DATA_DIR", help="the directory of all data")
 ]
 DEFAULT_DATA = Path(".data")
 

@@ -22,13 +22,13 @@ def events(
         list[str] | None, typer.Option(help="only this topic; may be repeated")
     ] = None,
     start: Annotated[
-        int | None, typer.Option("--from", min=0, help="from this offset; else the last ten")
+        int | None, typer.Option("--from", min=0, help="from this offset; default: the last ten")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON object a line")] = False,
-    follow: Annotated[bool, typer.Option(help="go on as events come")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object per line")] = False,
+    follow: Annotated[bool, typer.Option(help="wait for new events")] = True,
     data: DataDir = DEFAULT_DATA,
 ) -> None:
-    """Follow the log in the terminal."""
+    """Show the events of the log as they arrive."""
     from shop.cli.log_printer import follow_log  # noqa: PLC0415
 
     with beside_running_shop(data):

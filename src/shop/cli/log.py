@@ -18,9 +18,9 @@ from shop.cli.common import (
 from shop.platform.event_log import database_url, open_event_log
 from shop.platform.settings import Settings
 
-app = typer.Typer(help="Go over from one log to another.")
+app = typer.Typer(help="Move from one event log to another.")
 
-ServiceOrAll = Annotated[str | None, typer.Argument(help="one service; all, if left out")]
+ServiceOrAll = Annotated[str | None, typer.Argument(help="one service; default: all")]
 
 
 @app.command()
@@ -36,10 +36,10 @@ def copy(
     service: ServiceOrAll = None,
     data: DataDir = DEFAULT_DATA,
 ) -> None:
-    """Copy the events of another log into the one that the settings name, and compare the two.
+    """Copy the events of another log into the log that the settings name, and compare both.
 
-    The workers must be stopped. It can be stopped and started again: it goes on where it was.
-    Exit status 1 if there are positions that are in neither log.
+    Stop the workers first. The copy can be stopped; the next run continues it.
+    Exit status 1 if some positions are in neither log.
     """
     from shop.cli.log_moving import copy_all  # noqa: PLC0415 - only this needs it
 
@@ -67,14 +67,15 @@ def copy(
 def accept(
     service: ServiceOrAll = None,
     give_up: Annotated[
-        bool, typer.Option(help="go on although events are in neither the log nor the outbox")
+        bool,
+        typer.Option(help="continue although some events are in neither the log nor the outbox"),
     ] = False,
     data: DataDir = DEFAULT_DATA,
 ) -> None:
-    """Go on with the log that the settings name: say what it lacks, and have it fed from there on.
+    """Continue with the log that the settings name, and list the events that it lacks.
 
-    For a log that was filled by other means, and for one that can't be made whole. The workers must be
-    stopped. Exit status 1, and nothing is changed, if it lacks something and that is not given up.
+    Use it for a log that was filled by other means, or that can't be completed. Stop the workers first.
+    Exit status 1, without any change, if events are missing and `--give-up` is not set.
     """
     from shop.cli.log_moving import accept_all  # noqa: PLC0415 - only this needs it
 
@@ -103,6 +104,8 @@ def _settings_of(log: str, settings: Settings) -> Settings:
     if log.startswith(("postgresql://", "postgres://")):
         return settings.model_copy(update={"event_log": "postgres", "event_log_url": log})
     if ":" not in log:
-        stop(f"--from {log} is no log: postgres, kafka, postgresql://…, or a broker's HOST:PORT")
+        stop(
+            f"--from {log} is not a log; use postgres, kafka, postgresql://…, or a broker's HOST:PORT"
+        )
     kafka = {**settings.kafka, "bootstrap_servers": log}
     return settings.model_copy(update={"event_log": "kafka", "kafka": kafka})

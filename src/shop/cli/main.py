@@ -50,11 +50,10 @@ class _Commands(TyperGroup):
 
 app = typer.Typer(
     cls=_Commands,
-    help="An event-driven shop: a user service and an order service in step through events.",
-    epilog="Exit status: 0 if all is well; 1 if the command did its work and not all is well; 2 if it"
-    " could not do it, which one sentence explains; 70 after an error that nobody foresaw (a fault in"
-    " eventshop); 130 after Ctrl-C; 141 if nobody reads its output any more. (`up`: 1 if it could not"
-    " start.)",
+    help="An event-driven shop: a user service and an order service, kept in sync by events.",
+    epilog="Exit status: 0: success; 1: the command ran and found a problem; 2: it could not run, and one"
+    " sentence says why; 70: an unexpected error (a fault in eventshop); 130: Ctrl-C; 141: the reader of"
+    " the output has closed it. (`up`: 1 if it could not start.)",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -142,6 +141,6 @@ def _unforeseen(error: BaseException) -> int:
     """Last comes the line that says most: a supervisor shows the last one."""
     streams.tell("".join(traceback.format_exception(error)).rstrip())
     streams.tell(
-        f"shop: an error that nobody foresaw, please report it: {type(error).__name__}: {one_line(error)}"
+        f"shop: an unexpected error, please report it: {type(error).__name__}: {one_line(error)}"
     )
     return UNFORESEEN

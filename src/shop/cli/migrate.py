@@ -26,9 +26,9 @@ from shop.platform.settings import Settings
 
 
 def migrate(
-    service: Annotated[str | None, typer.Argument(help="one service; all, if left out")] = None,
+    service: Annotated[str | None, typer.Argument(help="one service; default: all")] = None,
 ) -> None:
-    """Bring the databases' schema forward, the log's too, and create the topics."""
+    """Migrate the databases of all services and of the log, and create the topics."""
     from eventspine.log_tables import metadata as log_metadata  # noqa: PLC0415
     from shop.platform.migrations import NotMigrated  # noqa: PLC0415 - only this needs Alembic
     from shop.platform.migrations import migrate as bring_forward  # noqa: PLC0415

@@ -24,18 +24,20 @@ from shop.platform.interceptors import steps
 if TYPE_CHECKING:
     from shop.cli.parked_printer import Parking
 
-app = typer.Typer(help="Events that could not be applied: see them, retry them, forget them.")
+app = typer.Typer(help="List, retry or discard events that could not be applied (dead letters).")
 
-ByKey = Annotated[str | None, typer.Option("--key", help="only this key's")]
-ByCause = Annotated[str | None, typer.Option("--cause", help="only those of this cause")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="say what would be done, and do nothing")]
+ByKey = Annotated[str | None, typer.Option("--key", help="only records of this key")]
+ByCause = Annotated[str | None, typer.Option("--cause", help="only records with this cause")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="print what would be done, and change nothing")
+]
 
 
 @app.command("list")
 def parked_list(
     service: Name, key: ByKey = None, cause: ByCause = None, data: DataDir = DEFAULT_DATA
 ) -> None:
-    """What is parked, a line each, oldest first."""
+    """List parked records, one per line, the oldest first."""
     _on_parked(service, data, lambda parking: parking.show_list(key, cause))
 
 
@@ -43,7 +45,7 @@ def parked_list(
 def parked_show(
     service: Name, key: Annotated[str, typer.Argument()], data: DataDir = DEFAULT_DATA
 ) -> None:
-    """A key's parked events, whole."""
+    """Show all parked records of a key, with their content."""
     _on_parked(service, data, lambda parking: parking.show_key(key))
 
 
@@ -53,14 +55,14 @@ def parked_retry(
     key: ByKey = None,
     cause: ByCause = None,
     accept_gaps: Annotated[
-        bool, typer.Option(help="apply an event though its predecessor was discarded")
+        bool, typer.Option(help="apply an event although an earlier one was discarded")
     ] = False,
     dry_run: DryRun = False,
     data: DataDir = DEFAULT_DATA,
 ) -> None:
-    """Apply parked events, each key's in their order.
+    """Apply parked events, those of each key in order.
 
-    Exit status: 0 if all were applied, 1 if some are left, 2 if the database could not be used.
+    Exit status: 0 if all were applied, 1 if some are still parked, 2 if the database could not be used.
     """
     _on_parked(
         service,
@@ -77,9 +79,9 @@ def parked_discard(
     dry_run: DryRun = False,
     data: DataDir = DEFAULT_DATA,
 ) -> None:
-    """Forget parked events for good; they stay in the log."""
+    """Delete parked records for good. They stay in the log."""
     if key is None and cause is None:
-        stop("say what to discard, with --key or --cause")
+        stop("select what to discard, with --key or --cause")
     _on_parked(service, data, lambda parking: parking.discard(key, cause, dry_run=dry_run))
 
 

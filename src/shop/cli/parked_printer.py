@@ -37,7 +37,7 @@ class Parking:
                 f"  (tried {each.attempts} x, parked {each.parked_at:%Y-%m-%d %H:%M:%S})"
             )
         keys = len({(each.topic, each.key) for each in found if each.holds_key})
-        self._say(f"{len(found)} parked, of {keys} key(s) that are held up")
+        self._say(f"{len(found)} parked, of {keys} blocked key(s)")
         return True
 
     async def show_key(self, key: str) -> bool:

@@ -18,28 +18,28 @@ def up(
     data: DataDir = DEFAULT_DATA,
     port: Annotated[
         list[str] | None,
-        typer.Option(metavar="SERVICE=PORT", help="where a service's API listens; may be repeated"),
+        typer.Option(metavar="SERVICE=PORT", help="the port of a service's API; may be repeated"),
     ] = None,
     kafka: Annotated[
         str | None,
         typer.Option(
             metavar="local|HOST:PORT",
-            help="run on Kafka: on a broker started here (`local`; needs Java 17 and Maven), "
-            "or on the one at HOST:PORT",
+            help="use Kafka: start a broker (`local`; needs Java 17 and Maven), "
+            "or use the one at HOST:PORT",
         ),
     ] = None,
     copy_log_from: Annotated[
         str | None,
         typer.Option(
             metavar="LOG",
-            help="postgres, kafka or a broker's HOST:PORT: first copy the events of that log into this"
-            " one, when going over from one to the other",
+            help="postgres, kafka or a broker's HOST:PORT: first copy the events of that log into the new"
+            " one",
         ),
     ] = None,
     reload: Annotated[
-        bool, typer.Option(help="start again what runs code that was edited, at every save")
+        bool, typer.Option(help="restart processes when their code is saved")
     ] = False,
-    verbose: Annotated[bool, typer.Option(help="show every process's log here")] = False,
+    verbose: Annotated[bool, typer.Option(help="show the logs of all processes")] = False,
 ) -> None:
     """Start the whole shop on this machine, and keep it running until Ctrl-C."""
     try:
@@ -48,9 +48,7 @@ def up(
         stop(f"`shop up` runs from the project's own folder: {error.name} is not installed here")
 
     if kafka not in {None, LOCAL} and ":" not in str(kafka):
-        stop(
-            f"--kafka {kafka} is neither `{LOCAL}`, a broker started here, nor a broker's HOST:PORT"
-        )
+        stop(f"--kafka {kafka} is neither `{LOCAL}` nor a broker's HOST:PORT")
     settings = settings_or_stop()
     ports = _ports(settings, port or [])
     local = [LocalService(name, ports[name]) for name in ports]

@@ -9,7 +9,7 @@ from shop.platform.processes.files import TooFewFiles
 
 
 def worker(service: Name) -> None:
-    """Move one service's events: its outbox into the log, others' events out of it."""
+    """Run the relay and the consumer of one service."""
     from shop.platform.processes.worker import run_worker  # noqa: PLC0415 - only this needs the consumer
 
     chosen, settings = part("worker", service)

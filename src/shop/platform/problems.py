@@ -67,7 +67,7 @@ class Problem(Exception):
 
 
 class MalformedRequest(Problem):
-    """This is no HTTP request that could be read."""
+    """The request is not valid HTTP."""
 
     status = 400
     slug = "malformed-request"
@@ -81,7 +81,7 @@ class MalformedBody(Problem):
 
 
 class Invalid(Problem):
-    """Something in the request is not as it must be."""
+    """The request is not valid."""
 
     status = 422
     slug = "invalid"
@@ -97,7 +97,7 @@ class Invalid(Problem):
 
 
 class BodyTooLarge(Problem):
-    """The body is larger than this service takes."""
+    """The body is too large."""
 
     status = 413
     slug = "body-too-large"
@@ -107,7 +107,7 @@ class BodyTooLarge(Problem):
 
 
 class RequestTooSlow(Problem):
-    """The request did not come in time."""
+    """The request did not arrive in time."""
 
     status = 408
     slug = "request-too-slow"
@@ -117,14 +117,14 @@ class RequestTooSlow(Problem):
 
 
 class HeadTooLarge(Problem):
-    """The request line and the headers are larger than this service takes."""
+    """The request line and the headers are too large."""
 
     status = 431
     slug = "head-too-large"
 
 
 class UnsupportedMediaType(Problem):
-    """The body must be JSON, and say so."""
+    """The body must be JSON, with the content type application/json."""
 
     status = 415
     slug = "unsupported-media-type"
@@ -138,7 +138,7 @@ class IdempotencyKeyReused(Problem):
 
 
 class SubjectErased(Problem):
-    """This was done, once; what the answer held has been erased.
+    """The request was executed, and the data in its answer has been erased.
 
     A service that erases says of whom or what, with a slug, in its errors.py.
     """
@@ -147,14 +147,14 @@ class SubjectErased(Problem):
 
 
 class PreconditionFailed(Problem):
-    """It has changed since you read it."""
+    """The resource has changed since you read it."""
 
     status = 412
     slug = "precondition-failed"
 
 
 class TemporarilyUnavailable(Problem):
-    """Not done, because something this service needs is away; try again."""
+    """The request was not executed, because something that this service needs is unavailable; try again."""
 
     status = 503
     slug = "temporarily-unavailable"
@@ -164,7 +164,7 @@ class TemporarilyUnavailable(Problem):
 
 
 class UnknownOutcome(Problem):
-    """It was done once or not at all, and nobody here can tell which."""
+    """The outcome is unknown: the request was executed once or not at all."""
 
     status = 503
     slug = "unknown-outcome"
@@ -178,7 +178,7 @@ class NotFound(Problem):
 
 
 class MethodNotAllowed(Problem):
-    """This address does not answer that method."""
+    """This address does not support that method."""
 
     status = 405
     slug = "method-not-allowed"
@@ -195,7 +195,7 @@ class OtherHttpError(Problem):
 
 
 class InternalError(Problem):
-    """Something is wrong on our side, and has been logged."""
+    """An internal error occurred, and was logged."""
 
     status = 500
     slug = "internal-error"

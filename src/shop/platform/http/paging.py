@@ -41,6 +41,6 @@ def decode_cursor(cursor: str | None) -> int:
     if cursor is None:
         return MAX_BIGINT
     if not re.fullmatch(_PATTERN, cursor):
-        raise Invalid.field("query", "cursor", "This is no cursor that a page was given with")
+        raise Invalid.field("query", "cursor", "Invalid cursor")
     _, below = _FORMAT.unpack(base64.urlsafe_b64decode(cursor + "=="))
     return int(below)

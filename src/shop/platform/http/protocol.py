@@ -202,7 +202,7 @@ class HttpProtocol(HttpToolsProtocol):
         elif self.scope is None or "method" in self.scope:
             self.transport.close()  # nothing has been asked
         else:
-            self._refuse(RequestTooSlow(f"Its head must come within {_HEAD_WITHIN:g} s"))
+            self._refuse(RequestTooSlow(f"The head must arrive within {_HEAD_WITHIN:g} s"))
 
     def _is_busy(self) -> bool:
         """Whether a request before it is still being answered."""

@@ -215,7 +215,7 @@ class FastRoute(APIRoute):
             case OutcomeUnknown():
                 self._backoff.pause(error)
                 return UnknownOutcome(
-                    "It may have been done, once. Look before you send it again."
+                    "The request may have been executed. Check before you send it again."
                 ).answer()
         _LOG.error("api.request_failed", method=scope["method"], path=scope["path"], exc_info=error)
         return InternalError().answer()
@@ -243,7 +243,7 @@ class FastRoute(APIRoute):
                 async with asyncio.timeout(_BODY_WITHIN):
                     body = (await read_json_body(scope, receive)).removeprefix(BOM_UTF8)
             except TimeoutError:
-                raise RequestTooSlow(f"It must come within {_BODY_WITHIN} s") from None
+                raise RequestTooSlow(f"The body must arrive within {_BODY_WITHIN} s") from None
             try:
                 arguments[self._body_name] = model = self._body.validate_json(body)
             except ValidationError as error:
@@ -389,7 +389,7 @@ def not_done(error: SpineError, backoff: Backoff) -> Problem:
     if isinstance(error, Overloaded):
         return TemporarilyUnavailable(str(error))
     backoff.pause(error)
-    return TemporarilyUnavailable("The database can't be reached, or can't do it now")
+    return TemporarilyUnavailable("The database is unavailable")
 
 
 async def send_problem(send: Send, problem: Problem) -> None:

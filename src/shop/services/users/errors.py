@@ -17,7 +17,7 @@ class UserNotFound(Problem):
 
 
 class UserGone(SubjectErased):
-    """This was done, once; the user whose data the answer held has been erased."""
+    """The request was executed, and the user whose data its answer contains has been erased."""
 
     slug = "user-erased"
 

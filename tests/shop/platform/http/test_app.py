@@ -168,7 +168,7 @@ def test_a_process_is_alive_even_when_it_is_not_ready() -> None:
     app = app_of(ready=away)
     assert get(app, "/health/live").json() == {"status": "alive"}
     found = problem(get(app, "/health/ready"), 503, "temporarily-unavailable")
-    assert "database can't be reached" in found["detail"]
+    assert "database is unavailable" in found["detail"]
     assert get(app_of(), "/health/ready").json() == {"status": "ready"}
 
 

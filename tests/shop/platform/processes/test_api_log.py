@@ -59,7 +59,7 @@ def test_the_log_says_why_once_and_the_client_is_not_told(
         with ThreadPoolExecutor() as many:
             for response in many.map(client.get, ["/users/1", "/health/ready"] * 5):
                 found = problem(response, 503, "temporarily-unavailable")
-                assert found["detail"] == "The database can't be reached, or can't do it now"
+                assert found["detail"] == "The database is unavailable"
         for route in ("GET /users/{user_id}", "GET /health/ready"):
             (line,) = waits(running, route)
             assert line["level"] == "warning"
