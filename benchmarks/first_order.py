@@ -11,10 +11,10 @@ from benchmarks.stage import Shop, Stage, create_topics, wait_for
 
 TITLE = "From a new user to the first order"
 HOW = """\
-All four processes of the shop run. For one new user after the other: the time from the answer to
-`POST /users` (its last byte read) to the 201 of an order from that user, sent at once on another
-kept-alive connection. In it are the relay, the log, the order service's consumer, the grace in which
-an order waits for its customer, and the order's own commit. A 404 would be a failure of the run.
+All four processes of the shop run. New users are created one after the other. The time runs from the answer to
+`POST /users` (its last byte) to the 201 of an order from that user, sent at once on another kept-alive connection.
+It includes the relay, the log, the order service's consumer, the time that an order waits for its customer, and the
+order's own commit. A 404 fails the run.
 """
 
 

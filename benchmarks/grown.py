@@ -27,10 +27,10 @@ from shop.services.orders.schemas import PlaceOrder
 
 TITLE = "A table that grows under a session"
 HOW = """\
-One session of the order service runs a statement on a small table until PostgreSQL keeps its plan; then
-rows are added, with autovacuum off, so that nothing makes it plan anew. What a batch takes of its session's
-CPU time is compared with a session that begins then. The others are sessions that leave the plan to PostgreSQL, as they would
-be without the settings of `eventspine/session.py`. A figure is the median of the batches of a round.
+One session of the order service runs a statement on a small table until PostgreSQL keeps its plan. Then rows are
+added, with autovacuum off, so that nothing causes a new plan. The CPU time that a batch takes in this session is
+compared with that of a session that starts after the rows were added. The other sessions leave the plan to
+PostgreSQL, as without the settings of `eventspine/session.py`. A figure is the median of the batches of a round.
 """
 
 _SMALL = 1000

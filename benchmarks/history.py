@@ -20,24 +20,23 @@ Connection = psycopg.Connection[TupleRow]
 
 TITLE = "From 50,000 events to 5,000,000"
 HOW = """\
-Two shops on the same PostgreSQL, with four processes each, the log a table. Both are measured at 50,000
-events, and then one of them is made to age while the other is left alone: orders and their events are
-inserted as the order service's own transaction would have written them, 50,000 at a time, every tenth
-with an idempotency key; the relay, the log and the user service's consumer then carry all of them to
-the user service's tables. Events stay in the outbox for 5 seconds and keys for 60 (the least that can
-be set), so that pruning has to keep up.
+Two shops use the same PostgreSQL, with four processes each; the log is a table. Both are measured at 50,000 events. Then
+one of them is aged, and the other is left alone. Orders and their events are inserted as the order service's
+transaction would have written them, 50,000 at a time, every tenth with an idempotency key. The relay, the log and the
+user service's consumer then carry all of them to the user service's tables. Events stay in the outbox for 5 seconds
+and keys for 60 (the smallest possible settings), so that pruning has to keep up.
 
-At each point, when all events are applied, the outbox is pruned, and the tables are vacuumed and written
-out (so that what is left to do of history made fast is not done while it is measured), **both shops are
-measured in turns**: orders a second over 64 connections, with everything running, so that events flow
-and the outbox is pruned meanwhile; then the latency of a single order over one connection. A ratio is
-the old shop's figure by the young one's of the same round, seconds apart, since this machine is not as
-fast in one minute as in another; the first point, where both are of the same age, shows how much such a
-ratio means. The young shop ages by what is measured on it, to some hundred thousand events.
+At each point all events are applied, the outbox is pruned, and the tables are vacuumed and written out. So the
+remaining work of a history that was made fast is not part of the measurement. Then **both shops are measured in
+turns**: orders a second over 64 connections with everything running, so that events flow and the outbox is pruned
+meanwhile; then the latency of a single order over one connection. A ratio is the old shop's figure divided by the
+young one's of the same round, seconds apart, because the speed of this machine changes from minute to minute. At the
+first point both have the same age. It shows the precision of such a ratio. The measurements age the young shop too, to
+some hundred thousand events.
 
-In the end every order of the old shop is looked for in the user service's copy; the positions, the
-cursor and the log are compared; and nothing in the outbox or among the keys may be older than it is to
-be kept, the pause between two rounds of pruning, and ten seconds.
+At the end every order of the old shop is looked for in the user service's copy. The positions, the checkpoint and the
+log are compared. Nothing in the outbox or among the keys may be older than its retention, the pause between two
+rounds of pruning, and ten seconds.
 """
 
 PICTURE = "benchmarks-history.svg"

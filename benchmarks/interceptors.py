@@ -11,9 +11,9 @@ from benchmarks.stage import Shop, Stage
 
 TITLE = "Interceptors"
 HOW = """\
-`POST /orders` over 64 kept-alive connections, as above, against three API processes in turn: one whose
-seams are cut out of the code (`benchmarks/without_seams.py`), one as it is, and one with an interceptor
-around each request and one around each commit and each event, which do nothing.
+`POST /orders` over 64 kept-alive connections, as above, against three API processes in turn: one without interceptor
+code (`benchmarks/without_seams.py`), one as it is, and one with interceptors that do nothing, around each request,
+each commit and each event.
 """
 
 

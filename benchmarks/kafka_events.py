@@ -26,22 +26,20 @@ from eventspine.kafka_log.client import LARGEST_MESSAGE
 
 TITLE = "Events through Kafka"
 HOW = """\
-One Kafka broker (KRaft, replication 1) on the machine, 12 partitions. 500,000 `user.created` events
-stand in the outbox when the relay is started, alone in its process; the time runs from its start to
-the moment the position it has saved is the last one, so all of them are confirmed with `acks=all`.
-The topic's records are counted.
+One Kafka broker (KRaft, replication 1) runs on the machine, with 12 partitions. The outbox has 500,000 `user.created`
+events when the relay is started, alone in its process. The time runs from its start until its saved position is the
+last one. All events are then confirmed with `acks=all`. The topic's records are counted.
 
-Kafka's own `ProducerPerformance` sends as many records of the same size (key, value and headers
-of ours, as its payload: the same text, so that compression finds the same), idempotent, `acks=all`,
-with the relay's compression and limit of a batch (4 MiB), after the relay in one round and before it in
-the next. It may have five requests under way, where the relay has one for a partition: see
-`kafka_log/appender.py`. Its records have no keys, so it fills a large batch for one partition
-and then one for the next: less work for the broker than keys make, by which each event goes to a
-partition of its own. So it is measured a second time, with its records *spread* over the partitions
-(`RoundRobinPartitioner`). Before the first round the broker is given 100,000 records, unmeasured.
+Kafka's own `ProducerPerformance` sends as many records of the same size, idempotent, with `acks=all`, the relay's
+compression and its batch limit (4 MiB). Its payload is the text of our keys, values and headers, so that compression
+has the same effect. It runs after the relay in one round and before it in the next. It may have five requests in
+flight, and the relay has one for each partition (see `kafka_log/appender.py`). Its records have no keys, so it fills a
+large batch for one partition and then one for the next. That is less work for the broker than keys, which distribute
+events over all partitions. So it is measured a second time, with its records *spread* over the partitions
+(`RoundRobinPartitioner`). Before the first round the broker gets 100,000 records, unmeasured.
 
-The consumer is then started, alone in its process, and applies them to the order service's
-`customers`; the time runs from the first cursor that moves, so joining the group is not in it.
+Then the consumer is started, alone in its process, and applies the events to the order service's `customers`. The time
+runs from the first checkpoint that moves, so it does not include joining the group.
 """
 
 _TOPIC = "producer-performance"

@@ -12,9 +12,8 @@ from devstack.kafka import KafkaNotPossible
 
 TITLE = "From a new user to the first order, on Kafka, at 500 orders a second"
 HOW = """\
-As above, with Kafka as the log, while a separate process sends 500 orders a second from other
-customers over 20 connections, each at its time, whether the others are answered or not. How many
-orders really came in a second is shown.
+As above, with Kafka as the log. A separate process sends 500 orders a second from other customers over 20 connections, on
+a fixed schedule, whether earlier ones have been answered or not. The actual number of orders a second is shown.
 """
 
 _RATE = 500

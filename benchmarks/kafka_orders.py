@@ -15,11 +15,11 @@ from devstack.kafka import KafkaNotPossible, LocalKafka
 
 TITLE = "Orders a second that reach Kafka"
 HOW = """\
-As in the first benchmark, with Kafka as the log and the order service's worker running, so that
-every order's event is relayed to the broker while the load runs; at the end all of them are waited
-for and counted. The **service written by hand** (`benchmarks/baseline_service.py`, `BASELINE=kafka`)
-commits the order in a synchronous SQLAlchemy session, in FastAPI's thread pool, and then awaits
-aiokafka's `send_and_wait` (idempotent, `acks=all`) before it answers. Same broker, same PostgreSQL.
+As in the first benchmark, with Kafka as the log and the order service's worker running. So every order's event is relayed
+to the broker during the load. At the end all events are waited for and counted. The **service written by hand**
+(`benchmarks/baseline_service.py`, `BASELINE=kafka`) commits the order in a synchronous SQLAlchemy session, in
+FastAPI's thread pool. Then it awaits aiokafka's `send_and_wait` (idempotent, `acks=all`) before it answers. Both use the
+same broker and the same PostgreSQL.
 """
 
 

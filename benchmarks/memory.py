@@ -11,9 +11,9 @@ from benchmarks.stage import Stage, create_topics
 
 TITLE = "Memory"
 HOW = """\
-Resident memory (RSS) of the order service's API and worker after the worker has applied a backlog
-and the API has answered orders over 64 connections while the worker relayed them. Beside it the
-proportional share (PSS), which counts a page that several processes share once among them.
+Resident memory (RSS) of the order service's API and worker, after the worker has applied a backlog, and the API has
+answered orders over 64 connections while the worker relayed them. The proportional share (PSS) is shown too. It
+divides a page that several processes share among them.
 """
 
 

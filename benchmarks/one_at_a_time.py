@@ -10,8 +10,8 @@ from benchmarks.stage import Stage
 
 TITLE = "A single request at a time"
 HOW = """\
-`POST /orders` over one kept-alive connection, the next request when the last is answered, by wrk;
-the ratio of the median latencies. The unbatched routes are those of the first benchmark.
+`POST /orders` over one kept-alive connection by wrk. It sends the next request when the last one is answered. The ratio is
+that of the median latencies. The unbatched routes are those of the first benchmark.
 """
 
 

@@ -14,24 +14,22 @@ from benchmarks.stage import Shop, Stage, create_topics, program, wait_for
 
 TITLE = "Durable orders a second"
 HOW = """\
-`POST /orders` over 64 kept-alive connections, from 1,000 customers, by wrk with one thread; load,
-service and database share the machine. One API process each. Every order answered 201 is looked for
-in the database afterwards.
+`POST /orders` over 64 kept-alive connections, from 1,000 customers, by wrk with one thread. Load, service and database share
+the machine. Each service has one API process. Afterwards every order answered with 201 is looked for in the database.
 
-What it is measured against (`benchmarks/baseline_service.py`, on uvicorn with uvloop and httptools)
-has an ordinary FastAPI route with a response model and one transaction a request: select the
-customer, insert the order, insert the outbox row with a serial number, commit. The **lean** one does
-so with psycopg, the shop's own driver, and a pool of connections: it is the same service, unbatched.
-The **ordinary** one does so with a SQLAlchemy session, in FastAPI's thread pool, as most people
-write it. **pgbench** does `BEGIN`, `SELECT` customer, `INSERT` order, `INSERT` outbox, `COMMIT` with
-32 clients on the socket, prepared statements, and no service at all.
+The services for comparison (`benchmarks/baseline_service.py`, on uvicorn with uvloop and httptools) have an ordinary
+FastAPI route with a response model and one transaction for each request: select the customer, insert the order,
+insert the outbox row with a serial number, commit. The **lean** one uses psycopg, the shop's own driver, and a
+pool of connections: it is the same service, unbatched. The **ordinary** one uses a SQLAlchemy session in FastAPI's
+thread pool, which is the most common design. **pgbench** runs `BEGIN`, `SELECT` customer, `INSERT` order, `INSERT`
+outbox, `COMMIT` with 32 clients on the socket, with prepared statements and without a service.
 
-*With a key on every request*: the same service and the same load, each request with an
-`Idempotency-Key` that no other has, so each answer is stored as well; against its own rate without.
-Every one of them is looked for among the stored keys.
+*With a key on every request*: the same service and the same load, and each request has its own `Idempotency-Key`. So each
+answer is stored as well. The rate is compared with the rate without keys. Every request is looked for among the
+stored keys.
 
-*With the workers*: every order also goes through the relay, the log and the user service's consumer
-while the load runs, on the same cores; the ordinary services have nothing of the kind to do.
+*With the workers*: every order also passes the relay, the log and the user service's consumer during the load, on the
+same cores. The ordinary services have no such work.
 """
 
 _PGBENCH = Path(__file__).with_name("pgbench.sql")

@@ -14,12 +14,11 @@ from shop.platform.settings import Settings
 
 TITLE = "Overload"
 HOW = """\
-`POST /orders` from as many clients as the queue holds (`SHOP_MAX_WAITING`, as it is set: 1024), and then
-from five times as many, so that four times the queue is too many. Each client has a connection, and
-sends the next order when it is answered; one that is refused with a 503 waits for as long as
-`Retry-After` says, give or take half of it. The clients are one process (`benchmarks/crowd.py`), on
-the same two cores as the service and the database, so what they cost is in both figures, and what they
-are late by is in the time to a 503.
+`POST /orders` from as many clients as the queue holds (`SHOP_MAX_WAITING`, with its default: 1024), and then from five
+times as many, so that four times the queue is too many. Each client has a connection, and sends the next order
+when it has an answer. After a 503 it waits for the time in `Retry-After`, plus or minus half of it. The clients
+are one process (`benchmarks/crowd.py`), on the same two cores as the service and the database. So both figures
+include the cost of the clients, and the time to a 503 includes their delay.
 """
 
 _SURPLUS = 4

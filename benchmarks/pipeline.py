@@ -11,14 +11,12 @@ from benchmarks.stage import Shop, Stage, create_topics
 
 TITLE = "Outbox → log → applied"
 HOW = """\
-100,000 `user.created` events stand in the user service's outbox when the workers are started; the
-time runs from the moment the worker is ready to the moment the order service's cursor has passed
-the last of them: every event read, appended to the log (durably), read from the log, checked,
-applied to the `customers` table. The rows are counted.
+The user service's outbox has 100,000 `user.created` events when the workers are started. The time runs from the moment the
+worker is ready to the moment the order service's checkpoint has passed the last event. Every event is read,
+appended to the log (durably), read from the log, checked, and applied to the `customers` table. The rows are counted.
 
-*One process*: the relay and the consumer in a single process and event loop
-(`benchmarks/one_worker.py`). *Two processes*: `shop worker users` relays while `shop worker orders`
-applies, as the shop runs.
+*One process*: relay and consumer run in a single process and event loop (`benchmarks/one_worker.py`). *Two processes*:
+`shop worker users` relays while `shop worker orders` applies, as in the shop.
 """
 
 

@@ -33,12 +33,11 @@ BENCHMARKS = Page(
     """\
 # Benchmarks
 
-`make bench` measured everything here in one run and wrote this page. Trust the ratios: what is
-compared was measured in turns, on the same machine, against the same PostgreSQL, minutes apart at
-most. A figure is the median of the rounds of that run, with the lowest and the highest in brackets.
+`make bench` measured these figures in one run and wrote this page. Ratios are more reliable than absolute figures:
+both sides of a ratio were measured in turns, on the same machine, with the same PostgreSQL, at most minutes apart. A
+figure is the median of the rounds of that run, with the lowest and the highest in brackets.
 
-Whether it stays so when a shop has grown is a page of its own: [five million
-events](benchmarks-history.md).
+[Five million events](benchmarks-history.md) shows the speed of a shop with a long history.
 """,
 )
 
@@ -47,10 +46,10 @@ HISTORY = Page(
     """\
 # Five million events
 
-Is the shop as fast after five million events as it was after fifty thousand, and do the tables stay
-small that should? `make bench-history` measured it in one run and wrote this page. A figure is the
-median of the rounds of that run, with the lowest and the highest in brackets. Everything else that is
-measured is in [benchmarks](benchmarks.md).
+This page compares the shop after five million events with the shop after fifty thousand, and checks that pruned
+tables stay small. `make bench-history` measured these figures in one run and wrote this page. A figure is the median
+of the rounds of that run, with the lowest and the highest in brackets. [Benchmarks](benchmarks.md) has all other
+figures.
 """,
 )
 
@@ -151,7 +150,7 @@ def write(page: Page, sections: Sequence[Section], rounds: int, disk: str, load:
 def _text(page: Page, sections: Sequence[Section], rounds: int, disk: str, load: float) -> str:
     parts = [page.introduction, "## The machine\n", _machine(rounds, disk, load), "## Results\n"]
     lines = [
-        "| what | median (min–max) | must be | we want |",
+        "| what | median (min–max) | required | target |",
         "| --- | --- | --- | --- |",
     ]
     for section in sections:
