@@ -11,7 +11,7 @@ from pathlib import Path
 import psycopg
 
 from devstack.postgres import LocalPostgres
-from eventspine.migrations import spine_1, spine_3
+from eventspine.migrations import PUBLISH_EVENTS, steps
 
 EVENT = (
     '[{"t": "orders", "k": "1", "y": "order.placed", "s": 1, "v": 1, "d": {"id": 1}, "h": null}]'
@@ -25,8 +25,8 @@ def main() -> None:
         with LocalPostgres(Path(directory) / "postgres", settings={"fsync": "off"}) as server:
             url = server.dsn("postgres", "postgres")
             with psycopg.connect(url, autocommit=True) as one, psycopg.connect(url) as other:
-                one.execute(spine_1())
-                one.execute(spine_3())
+                one.execute(steps()[0].encode())
+                one.execute(PUBLISH_EVENTS.encode())
                 publish(one, 500)
                 print(f"no snapshot: {publish(one, 3000):.2f} ms")
                 other.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")

@@ -15,7 +15,7 @@ import structlog
 from devstack.postgres import LocalPostgres
 from eventspine import consumer, relay, turning
 from eventspine.database import Database
-from eventspine.migrations import STEPS
+from eventspine.migrations import steps
 from eventspine.postgres_log import PostgresLog
 from tests.conftest import NewDatabase
 from tests.eventspine import notes
@@ -29,8 +29,8 @@ def make_tables(url: str) -> None:
             "WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
         connection.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
-        for step in STEPS:
-            connection.execute(step())
+        for step in steps():
+            connection.execute(step.encode())
         connection.execute(notes.TABLES)
 
 

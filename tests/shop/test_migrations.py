@@ -113,6 +113,7 @@ def dumped(url: str) -> list[str]:
             "--schema-only",
             "--no-owner",
             "--exclude-table=alembic_version",
+            "--exclude-table=spine_version",
             url,
         ],
         check=True,

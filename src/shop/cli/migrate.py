@@ -2,8 +2,6 @@
 
 import asyncio
 from collections.abc import Sequence
-from importlib.resources import files
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,6 +10,7 @@ from eventspine.audited_log import feeding
 from eventspine.database import connect
 from eventspine.errors import Unavailable
 from eventspine.log import EventLog, LogUnavailable, TopicMismatch
+from eventspine.migrations import LOG
 from eventspine.server import Unfit, check
 from shop.cli.common import (
     log_as,
@@ -41,8 +40,7 @@ def migrate(
         for each in chosen
     ]
     if settings.event_log == "postgres":
-        versions = Path(str(files("eventspine.migrations"))) / "log"
-        schemas.append(("log", log_url(settings), log_metadata, versions))
+        schemas.append(("log", log_url(settings), log_metadata, LOG))
     at = ""
     try:
         # All of them, before any is changed.

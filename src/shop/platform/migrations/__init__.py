@@ -7,12 +7,13 @@ import structlog
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
+from alembic.script import Script, ScriptDirectory
 from sqlalchemy import Connection, MetaData, create_engine, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.pool import NullPool
 
 from eventspine.errors import Unavailable
+from eventspine.migrations import SPINE
 from eventspine.session import MIGRATION_SETTINGS, connection_parameters, pinned
 
 _LOG = structlog.get_logger("shop.migrations")
@@ -25,7 +26,7 @@ class NotMigrated(Exception):
 def migrate(url: str, metadata: MetaData, versions: Path, *, to: str = "head") -> None:
     """Run the migrations in `versions` that the database has not seen. Safe to run twice at once.
 
-    One transaction for all of them: a migration that fails leaves the schema as it was. Raises
+    The spine's first, if its tables are among those of `metadata`. One transaction for all of them: a migration that fails leaves the schema as it was. Raises
     `Unavailable` and `NotMigrated`.
     """
     try:
@@ -45,17 +46,93 @@ def _migrate(url: str, metadata: MetaData, versions: Path, to: str) -> None:
     with engine.begin() as connection:
         # Held until the commit: whoever comes second waits, and then finds nothing to do.
         connection.execute(text("SELECT pg_advisory_xact_lock(7406)"))
-        config = Config()
-        config.set_main_option("script_location", _literal(Path(__file__).parent))
-        config.set_main_option("version_locations", _literal(versions))
-        config.set_main_option("path_separator", "newline")
-        config.attributes["connection"] = connection
-        config.attributes["metadata"] = metadata
-        _check_revision(connection, ScriptDirectory.from_config(config))
-        command.upgrade(config, to)
+        own = _Chain(connection, metadata, versions, "alembic_version")
+        own.check()
+        if "outbox_head" in metadata.tables:
+            spine = _Chain(connection, metadata, SPINE, "spine_version")
+            spine.check()
+            _migrate_spine(spine, own, to)
+        own.upgrade(to)
         if to == "head":
             _let_ids_go_on(connection, metadata)
     engine.dispose()
+
+
+class _Chain:
+    """A line of migrations in one database, and the table that says how far it has come."""
+
+    def __init__(
+        self, connection: Connection, metadata: MetaData, versions: Path, version_table: str
+    ) -> None:
+        self._config = Config()
+        self._config.set_main_option("script_location", _literal(Path(__file__).parent))
+        self._config.set_main_option("version_locations", _literal(versions))
+        self._config.set_main_option("path_separator", "newline")
+        options = {"target_metadata": metadata, "version_table": version_table}
+        self._config.attributes.update(connection=connection, options=options)
+        self._context = MigrationContext.configure(
+            connection, opts={"version_table": version_table}
+        )
+        self.line = [*ScriptDirectory.from_config(self._config).walk_revisions()][::-1]
+        """Oldest first."""
+
+    def at(self) -> str | None:
+        return self._context.get_current_revision()
+
+    def until(self, revision: str | None) -> list[Script]:
+        """Up to and with this one; none for None."""
+        names = [script.revision for script in self.line]
+        if revision == "head":
+            return self.line
+        return self.line[: names.index(revision) + 1] if revision else []
+
+    def upgrade(self, to: str) -> None:
+        command.upgrade(self._config, to)
+
+    def stamp(self, revision: str) -> None:
+        """Say that it has come so far, without running anything."""
+        command.stamp(self._config, revision)
+
+    def check(self) -> None:
+        """Revisions are named for what they migrate, and counted: `users_0001`. Raises `NotMigrated`."""
+        revision = self.at()
+        if revision is None or revision in {script.revision for script in self.line}:
+            return
+        newest = self.line[-1].revision
+        name = revision.rpartition("_")[0]
+        if name != newest.rpartition("_")[0]:
+            raise NotMigrated(
+                f"it is the database of {name} (it is at {revision}): each service, and the log, needs a"
+                " database of its own"
+            )
+        raise NotMigrated(
+            f"a newer release has been here: the database is at {revision}, and this release knows"
+            f" {newest} at most; nothing was changed: run the newer release, or see docs/operations.md,"
+            " 'Going back a release'"
+        )
+
+
+def _migrate_spine(spine: _Chain, own: _Chain, to: str) -> None:
+    """Bring the spine's tables forward, before the service's own.
+
+    Up to spine_0010 the steps were called by services' migrations. These say with `spine` which step
+    that was, and are run in the order of then: each after its step, on the tables that it was made for.
+    """
+    done, wanted = own.until(own.at()), own.until(to)
+    if spine.at() is None and (made := [step for each in done if (step := _step(each))]):
+        spine.stamp(made[-1])
+    for script in wanted[len(done) :]:
+        if step := _step(script):
+            spine.upgrade(step)
+            own.upgrade(script.revision)
+    if not any(_step(script) for script in own.line[len(wanted) :]):
+        spine.upgrade("head")
+
+
+def _step(script: Script) -> str | None:
+    """The spine's step that this migration of a service called."""
+    step: str | None = getattr(script.module, "spine", None)
+    return step
 
 
 def _literal(path: Path) -> str:
@@ -85,26 +162,6 @@ SELECT setval(sequence, last) FROM (
     FROM {table}
 ) AS ids WHERE last > coalesce(pg_sequence_last_value(sequence), 0)
 """
-
-
-def _check_revision(connection: Connection, script: ScriptDirectory) -> None:
-    """Revisions are named for what they migrate, and counted: `users_0001`."""
-    known = {each.revision for each in script.walk_revisions()}
-    newest = str(script.get_current_head())
-    for revision in MigrationContext.configure(connection).get_current_heads():
-        if revision in known:
-            continue
-        name = revision.rpartition("_")[0]
-        if name != newest.rpartition("_")[0]:
-            raise NotMigrated(
-                f"it is the database of {name} (it is at {revision}): each service, and the log, needs a"
-                " database of its own"
-            )
-        raise NotMigrated(
-            f"a newer release has been here: the database is at {revision}, and this release knows"
-            f" {newest} at most; nothing was changed: run the newer release, or see docs/operations.md,"
-            " 'Going back a release'"
-        )
 
 
 def _connect(url: str) -> psycopg.Connection:

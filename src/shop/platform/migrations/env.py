@@ -2,8 +2,6 @@
 
 from alembic import context
 
-context.configure(
-    connection=context.config.attributes["connection"],
-    target_metadata=context.config.attributes["metadata"],
-)
+attributes = context.config.attributes
+context.configure(connection=attributes["connection"], **attributes["options"])
 context.run_migrations()

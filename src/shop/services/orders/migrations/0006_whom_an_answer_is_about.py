@@ -2,14 +2,12 @@
 
 from alembic import op
 
-from eventspine.migrations import spine_5
-
 revision = "orders_0006"
 down_revision = "orders_0005"
+spine = "spine_0005"
 
 
 def upgrade() -> None:
-    op.execute(spine_5())
     # What is done was answered with the customer's data; a refusal never holds any.
     op.execute(
         "UPDATE idempotency_keys SET about = body::json->>'user_id' WHERE status IN (200, 201)"

@@ -3,13 +3,10 @@
 Between this and its end, an API of the release before refuses requests with a key, and does nothing.
 """
 
-from alembic import op
-
-from eventspine.migrations import spine_7
-
 revision = "orders_0008"
 down_revision = "orders_0007"
+spine = "spine_0007"
 
 
 def upgrade() -> None:
-    op.execute(spine_7())
+    pass

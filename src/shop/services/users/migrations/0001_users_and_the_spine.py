@@ -2,14 +2,12 @@
 
 from alembic import op
 
-from eventspine.migrations import spine_1
-
 revision = "users_0001"
 down_revision = None
+spine = "spine_0001"
 
 
 def upgrade() -> None:
-    op.execute(spine_1())
     op.execute(
         """
         CREATE TABLE users (

@@ -1,12 +1,9 @@
 """Idempotency keys, and events that could not be applied."""
 
-from alembic import op
-
-from eventspine.migrations import spine_2
-
 revision = "users_0002"
 down_revision = "users_0001"
+spine = "spine_0002"
 
 
 def upgrade() -> None:
-    op.execute(spine_2())
+    pass

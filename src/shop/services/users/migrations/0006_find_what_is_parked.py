@@ -1,12 +1,9 @@
 """Which keys are held up, and what is old and holds none, is found however much is parked."""
 
-from alembic import op
-
-from eventspine.migrations import spine_6
-
 revision = "users_0006"
 down_revision = "users_0005"
+spine = "spine_0006"
 
 
 def upgrade() -> None:
-    op.execute(spine_6())
+    pass

@@ -1,12 +1,9 @@
 """A key's parked events are found without reading the others'."""
 
-from alembic import op
-
-from eventspine.migrations import spine_8
-
 revision = "users_0008"
 down_revision = "users_0007"
+spine = "spine_0008"
 
 
 def upgrade() -> None:
-    op.execute(spine_8())
+    pass

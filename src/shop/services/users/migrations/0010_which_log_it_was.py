@@ -1,12 +1,9 @@
 """Checkpoints and the relay's position say which log they are places in."""
 
-from alembic import op
-
-from eventspine.migrations import spine_9
-
 revision = "users_0010"
 down_revision = "users_0009"
+spine = "spine_0009"
 
 
 def upgrade() -> None:
-    op.execute(spine_9())
+    pass

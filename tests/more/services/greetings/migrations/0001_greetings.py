@@ -1,18 +1,12 @@
-"""Greetings, the people to greet, and the spine's tables."""
+"""Greetings, and the people to greet."""
 
 from alembic import op
-
-from eventspine import migrations
 
 revision = "greetings_0001"
 down_revision = None
 
 
 def upgrade() -> None:
-    # All steps there are: no database of this service outlives a test.
-    steps = [name for name in vars(migrations) if name.startswith("spine_")]
-    for name in sorted(steps, key=lambda name: int(name.removeprefix("spine_"))):
-        op.execute(getattr(migrations, name)())
     op.execute(
         """
         CREATE TABLE greetings (
