@@ -21,6 +21,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.pool import NullPool
 
 from devstack.postgres import LocalPostgres
+from eventspine.tables import add_spine_tables
 from shop.platform import discovery
 from shop.platform.migrations import migrate
 
@@ -37,12 +38,27 @@ def differences(url: str, metadata: MetaData) -> list[str]:
     with engine.connect() as connection:
         found = produce_migrations(
             MigrationContext.configure(
-                connection, opts={"compare_type": True, "compare_server_default": True}
+                connection,
+                opts={
+                    "compare_type": True,
+                    "compare_server_default": True,
+                    "include_object": _is_the_services,
+                },
             ),
             metadata,
         )
         assert found.upgrade_ops is not None
         return [_sql(each) for each in _one_by_one(found.upgrade_ops.ops)]
+
+
+# The spine's tables have migrations of their own.
+_SPINE = MetaData()
+add_spine_tables(_SPINE)
+_NOT_THE_SERVICES = {*_SPINE.tables, "spine_version"}
+
+
+def _is_the_services(_object: object, name: str | None, kind: str, *_: object) -> bool:
+    return kind != "table" or name not in _NOT_THE_SERVICES
 
 
 def _one_by_one(found: Iterable[MigrateOperation]) -> Iterator[MigrateOperation]:

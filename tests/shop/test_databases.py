@@ -13,6 +13,7 @@ import psycopg
 import pytest
 
 from devstack.postgres import LocalPostgres
+from eventspine.migrations import SPINE
 from eventspine.server import check
 from shop.cli.main import main
 from shop.platform import discovery
@@ -182,10 +183,36 @@ def test_a_release_that_comes_after_a_newer_one_says_so_and_changes_nothing(
         assert created.status_code == 201
 
 
+def test_a_release_that_comes_after_a_newer_step_of_the_spine_says_so(
+    new_database: NewDatabase,
+    templates: dict[str, str],
+    tmp_path: Path,
+    migrating: Migrating,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    url = new_database(templates["users"])
+    users = discovery.load("users")
+    newest = f"spine_{max(path.name[:4] for path in SPINE.glob('0*.py'))}"
+    newer = f"spine_{int(newest[-4:]) + 1:04}"
+    shutil.copytree(SPINE, tmp_path, dirs_exist_ok=True)
+    (tmp_path / f"{newer[-4:]}_newer.py").write_text(
+        f'revision = "{newer}"\ndown_revision = "{newest}"\n\n\ndef upgrade() -> None:\n    pass\n'
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr("shop.platform.migrations.SPINE", tmp_path)
+        migrate(url, users.tables(), users.migrations)
+    assert migrating(url) == (
+        f"{REFUSED}a newer release has been here: the database is at {newer}, and this release knows"
+        f" {newest} at most; nothing was changed: run the newer release, or see docs/operations.md,"
+        " 'Going back a release'"
+    )
+
+
 @pytest.mark.usefixtures("only_shipped_services")
 def test_the_documentation_says_which_releases_run_on_the_newest_schema() -> None:
     """Whoever adds a migration has to say there whether the release before can go on."""
     newest = [list_of_revisions(name)[-1] for name in discovery.names()]
+    newest.append(f"spine_{max(path.name[:4] for path in SPINE.glob('0*.py'))}")
     newest.append(f"log_{max(path.name[:4] for path in LOG_MIGRATIONS.glob('0*.py'))}")
     rows = [line for line in OPERATIONS.read_text().splitlines() if line.startswith("| `users_")]
     assert all(revision in rows[-1] for revision in newest), newest

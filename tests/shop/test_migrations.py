@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -33,6 +34,7 @@ from eventspine.context import Request
 from eventspine.database import Database
 from eventspine.idempotency import Answer, Key, once_in_transaction
 from eventspine.log_tables import metadata as log_metadata
+from eventspine.migrations import SPINE, steps
 from eventspine.outbox import Transaction
 from shop.platform import discovery
 from shop.platform.migrations import migrate
@@ -151,6 +153,20 @@ def fill(url: str, schema: Schema) -> None:
     execute(url, DATA.get(schema.name, ""), *([] if schema.name == "log" else [SPINE_DATA]))
 
 
+def was_with_the_spine(schema: Schema) -> bool:
+    """Services that were released when their migrations called the spine's steps."""
+    return schema.name in {"users", "orders"}
+
+
+def versions_of(url: str) -> dict[str, str]:
+    with psycopg.connect(url) as connection:
+        return {
+            table: connection.execute(f"SELECT version_num FROM {table}").fetchone()[0]  # type: ignore[index]
+            for table in ("alembic_version", "spine_version")
+            if connection.execute("SELECT to_regclass(%s)", [table]).fetchone() != (None,)
+        }
+
+
 @each
 def test_the_migrated_schema_is_the_one_declared_in_code(
     schema: Schema, new_database: NewDatabase
@@ -241,6 +257,7 @@ def test_a_database_with_data_is_migrated_forward_from_every_revision(
     for revision in schema.revisions():
         url = new_database(None)
         schema.migrate(url, to=revision)
+        execute(url, "DROP TABLE IF EXISTS spine_version" if was_with_the_spine(schema) else "")
         fill(url, schema)
         before = rows(url, schema.metadata)
         empty = {table for table, found in before.items() if not found}
@@ -255,6 +272,7 @@ def test_a_database_with_data_is_migrated_forward_from_every_revision(
             ]
             assert kept == found
         assert dumped(url) == wanted
+        assert versions_of(url) == versions_of(fresh)
 
 
 @pytest.mark.parametrize(("name", "before"), [("users", "users_0006"), ("orders", "orders_0007")])
@@ -311,6 +329,81 @@ def test_migrating_several_times_at_once_is_migrating_once(
 def test_revisions_are_one_line_named_for_their_schema(schema: Schema) -> None:
     revisions = schema.revisions()
     assert revisions == [f"{schema.name}_{n:04}" for n in range(1, len(revisions) + 1)]
+
+
+def test_the_spines_revisions_are_one_line_named_for_it() -> None:
+    revisions = Schema("spine", MetaData(), SPINE).revisions()
+    assert revisions == [f"spine_{n:04}" for n in range(1, len(revisions) + 1)]
+    assert len(steps()) == len(revisions)
+
+
+def test_released_migrations_name_each_step_that_they_called_once_and_in_order() -> None:
+    """As many as there were. Later steps are no service's business."""
+    for schema in filter(was_with_the_spine, SCHEMAS):
+        named = [
+            module["spine"]
+            for file in sorted(schema.migrations.glob("0*.py"))
+            if "spine" in (module := runpy.run_path(str(file)))
+        ]
+        assert named == [f"spine_{n:04}" for n in range(1, 11)]
+
+
+STEP = "ALTER TABLE outbox_head ADD COLUMN spare int"
+
+
+@pytest.fixture
+def a_step_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """In the spine of the next release."""
+    last = Schema("spine", MetaData(), SPINE).revisions()[-1]
+    revision = f"spine_{int(last[-4:]) + 1:04}"
+    shutil.copytree(SPINE, tmp_path / "spine")
+    (tmp_path / "spine" / f"{revision[-4:]}_more.py").write_text(
+        f"from alembic import op\nrevision = {revision!r}\ndown_revision = {last!r}\n"
+        f"def upgrade():\n    op.execute({STEP!r})\n"
+    )
+    monkeypatch.setattr("shop.platform.migrations.SPINE", tmp_path / "spine")
+    return revision
+
+
+@pytest.mark.parametrize("name", discovery.names())
+def test_a_new_step_of_the_spine_is_run_for_every_service_and_is_in_none(
+    name: str, new_database: NewDatabase, templates: dict[str, str], a_step_more: str
+) -> None:
+    (schema,) = [schema for schema in SCHEMAS if schema.name == name]
+    url, fresh = new_database(templates[name]), new_database(None)
+    own = versions_of(url)["alembic_version"]
+    for each_url in (url, fresh):
+        schema.migrate(each_url)
+        assert versions_of(each_url) == {"alembic_version": own, "spine_version": a_step_more}
+        execute(each_url, "SELECT spare FROM outbox_head")
+    assert dumped(url) == dumped(fresh)
+
+
+def test_a_step_of_the_spine_is_undone_when_a_service_s_migration_after_it_fails(
+    new_database: NewDatabase, templates: dict[str, str], tmp_path: Path, a_step_more: str
+) -> None:
+    (schema,) = [schema for schema in SCHEMAS if schema.name == "users"]
+    url = new_database(templates["users"])
+    before = dumped(url), versions_of(url)
+    assert before[1]["spine_version"] != a_step_more
+    shutil.copytree(schema.migrations, tmp_path / "users")
+    newest = before[1]["alembic_version"]
+    (tmp_path / "users" / "9999_broken.py").write_text(
+        f"from alembic import op\nrevision = 'users_9999'\ndown_revision = {newest!r}\n"
+        "def upgrade():\n    op.execute('SELECT spare, 1/0 FROM outbox_head')\n"
+    )
+    with pytest.raises(Exception, match="division by zero"):
+        schema._replace(migrations=tmp_path / "users").migrate(url)
+    assert (dumped(url), versions_of(url)) == before
+
+
+def test_what_changed_in_the_spines_tables_is_written_into_no_services_migration(
+    new_database: NewDatabase, templates: dict[str, str]
+) -> None:
+    (schema,) = [schema for schema in SCHEMAS if schema.name == "users"]
+    url = new_database(templates["users"])
+    execute(url, STEP, "DROP INDEX parked_by_key", "DROP TABLE earlier_relay")
+    assert differences(url, schema.metadata) == []
 
 
 def test_a_migration_that_fails_leaves_everything_as_it_was(
