@@ -126,7 +126,7 @@ def spread(values: Sequence[float], unit: str) -> str:
 
 def show(console: Console, sections: Sequence[Section]) -> None:
     table = Table(title="benchmarks", title_justify="left", show_lines=True)
-    for heading in ("what", "median (min–max)", "must be", "we want"):
+    for heading in ("what", "median (min–max)", "required", "target"):
         table.add_column(heading, overflow="fold")
     for section in sections:
         for row in section.rows:

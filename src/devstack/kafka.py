@@ -61,7 +61,7 @@ SETTINGS: Mapping[str, str] = MappingProxyType(
         # 9 s, if it is not told to be quicker.
         "broker.session.timeout.ms": "1500",
         "broker.heartbeat.interval.ms": "250",
-        # Nobody waits for the controller's sign of life, which is a write: every half a second, else.
+        # Nothing waits for the controller's sign of life, which is a write: every half a second, else.
         "metadata.max.idle.interval.ms": "5000",
         "group.initial.rebalance.delay.ms": "0",
         # A worker that dies is missed after 6 s, and a partition changes hands within 0.5 s. The

@@ -214,7 +214,7 @@ async def _read_others(
                 f"{len(lost)} record(s) of {topic}/{partition}, of positions from {min(lost)} to"
                 f" {max(lost)}, were dropped as repeats and are none, so no table says what they"
                 f" say: position {shown[partition].highest}, at offset {shown[partition].offset},"
-                " came before them, so somebody else wrote it; see"
+                " came before them, so another writer wrote it; see"
                 " docs/operations.md, 'A position that nobody gave out'"
             )
     behind = sum(end - checkpoints[at][0] for at, end in ends.items())
@@ -292,8 +292,8 @@ def _source_section(audited: Audited, seen: Seen, head: int, fed: Feeding) -> Se
     if seen.highest > head:
         section.problems.append(
             f"topic {audited.topic} holds position {seen.highest} but the database has only given "
-            f"out {head}: it was restored from an old backup, and has to be rebuilt from the log; or somebody"
-            " else wrote that position (docs/operations.md, 'A position that nobody gave out')"
+            f"out {head}: it was restored from an old backup, and has to be rebuilt from the log; or another"
+            " writer wrote that position (docs/operations.md, 'A position that nobody gave out')"
         )
     return section
 
@@ -328,7 +328,7 @@ async def _table_section(
         section.problems.append(
             f"topic {', '.join(topics)} holds values that no column of {table.table} can hold"
             f" ({error.diag.message_primary}), so its service did not publish them: see to it that"
-            " nobody else can write there"
+            " no other writer can write there"
         )
         return section
     section.facts |= {"rows": found.rows, "different": found.total}

@@ -12,7 +12,7 @@ from eventspine.log import Message
 
 MOST_BYTES = 16 * 1024 * 1024
 """Of the data of one batch, as it is stored. Few outboxes come near; one of large events must
-not fill the memory of whoever relays it."""
+not fill the memory of the relay."""
 
 # The first row always, however large it is. Sizes are as stored, so that asking for them costs
 # no decompressing.

@@ -1,9 +1,9 @@
-"""Waiting for what is away, without giving up and without filling the log.
+"""Waiting for what is unavailable, without giving up and without filling the log.
 
-The first failure is logged, with what is waited for; the same failure again is not, until it is
-over; nor one that comes back and is over again and again, as when one partition of many can't be read.
-Pauses grow from a tenth of a second to five seconds, and vary, so that many processes do
-not come back at the same moment (exponential backoff with jitter).
+The first failure is logged, with its reason. The same failure is not logged again until it is over. Nor
+is one that comes and goes repeatedly, as when one partition of many can't be read. Pauses grow from a tenth
+of a second to five seconds, and vary, so that many processes do not try again at the same moment
+(exponential backoff with jitter).
 """
 
 import asyncio
@@ -14,9 +14,9 @@ from typing import Any
 _FIRST_PAUSE = 0.1  # seconds
 _LONGEST_PAUSE = 5.0
 _FORGOTTEN_AFTER = 60.0
-"""Seconds after which trouble that has not come again is news once more."""
+"""Seconds after which a failure that has not recurred is logged again."""
 _LASTING = 5.0
-"""Seconds after which trouble that came back is news, since this time it stays."""
+"""Seconds after which a recurring failure is logged again, since this time it lasts."""
 
 
 class Backoff:
@@ -33,18 +33,18 @@ class Backoff:
         self._said: dict[str, float] = {}
         """What has been logged, and when it last happened."""
         self._since = 0.0
-        """When the present trouble began."""
+        """When the present failure began."""
         self._silent = True
-        """Whether of the present trouble nothing was logged."""
+        """Whether nothing was logged about the present failure."""
         self.last_turn = time.monotonic()
-        """When it last failed or worked: long ago, for someone who does neither and is stuck."""
+        """When it last failed or worked. If that is long ago, it is stuck."""
 
     async def after(self, error: BaseException) -> None:
-        """Pause. Logs the error if it is another kind of trouble than before."""
+        """Pause. Logs the error if it is another kind than before."""
         await asyncio.sleep(self.pause(error))
 
     def pause(self, error: BaseException) -> float:
-        """How many seconds to pause, for those who have other things to do in the meantime."""
+        """How many seconds to pause, for callers that do other things meanwhile."""
         self.comes_round()
         if not self._failures:
             self._since = time.monotonic()

@@ -44,7 +44,7 @@ class Batcher(Generic[Command, Result]):
     """Gathers commands and runs them in batches of at most `max_batch`, `concurrency` batches at a time.
 
     A batch is answered in one go, in which the event loop does nothing else: twice as many commands in
-    it are hardly cheaper each, and whoever is refused meanwhile hears of it twice as late.
+    it are hardly cheaper each, and a caller that is refused meanwhile is told twice as late.
 
     More than one keeps several transactions in flight; for commands that take the same locks one is
     best. At most `max_waiting` callers wait; one more is refused with `Overloaded` at once. No
@@ -73,7 +73,7 @@ class Batcher(Generic[Command, Result]):
         self._timer_at = 0.0
 
     def deadline(self) -> float:
-        """Of a command that comes now; for whoever submits more than one for the same request."""
+        """Of a command that comes now; for a caller that submits several for the same request."""
         return asyncio.get_running_loop().time() + self._timeout
 
     def admit(self) -> None:
@@ -85,7 +85,7 @@ class Batcher(Generic[Command, Result]):
         """The command's own result, once its transaction has committed.
 
         Raises what the command was refused with, `Overloaded`, or whatever the batch failed of:
-        `Unavailable` (not done), `OutcomeUnknown` (nobody knows), or the command's own fault.
+        `Unavailable` (not done), `OutcomeUnknown` (done once or not at all), or the command's own fault.
         """
         self.admit()
         loop = asyncio.get_running_loop()
@@ -105,7 +105,7 @@ class Batcher(Generic[Command, Result]):
     async def close(self) -> None:
         """Finish what was accepted."""
         while self._tasks:
-            # Not `gather`: were whoever closes cancelled, it would cancel the work as well.
+            # Not `gather`: if the task that closes were cancelled, it would cancel the work as well.
             await asyncio.wait(self._tasks)
         if self._timer is not None:
             self._timer.cancel()

@@ -1,4 +1,4 @@
-"""The consumer: log → handlers, with the checkpoint in the transaction of the effects.
+"""The consumer: log → handlers; the checkpoint moves in the transaction that applies the events.
 
 For every partition a consumer keeps one row: the next offset to read, and the position of the
 last event applied. Both move with the effects or not at all, so an event is applied once, however
@@ -64,7 +64,7 @@ _BEHIND = "an earlier event of its key is parked"
 
 
 class CheckpointConflict(SpineError):
-    """Another member moved this partition's checkpoint: what was read is applied already, or stale."""
+    """Another member moved this partition's checkpoint: the records were applied already, or are stale."""
 
 
 # Tried again, for as long as it takes.
@@ -164,7 +164,7 @@ class Consumer:
         if now - self._looked_at < _WHICH_LOG_EVERY:
             return set()
         self._looked_at = now
-        with suppress(LogUnavailable):  # whoever reads it says so
+        with suppress(LogUnavailable):  # the read itself reports it
             return {
                 topic
                 for topic, log in self._logs.items()

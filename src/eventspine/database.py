@@ -7,7 +7,7 @@ asyncio layer costs about 350 µs of CPU a transaction more, on a path where a w
 Connections are in autocommit mode: a statement outside `outbox.transaction` is its own
 transaction, which is what reads want.
 
-Nobody waits for a server for ever, but an audit. PostgreSQL ends what takes too long; if the server
+Only an audit may wait for a server for ever. PostgreSQL ends what takes too long; if the server
 itself says nothing any more, the connection is closed from this side, a moment after PostgreSQL would
 have ended the statement.
 """
@@ -48,7 +48,7 @@ _WORD_COMES_WITHIN = 0.5
 """Seconds that PostgreSQL's own word, that a limit is over, is given to arrive here."""
 
 _CHECK_WITHIN = 1.0
-"""Seconds that a connection nobody uses may take to show that it works."""
+"""Seconds that an unused connection may take to show that it works."""
 
 _LOOKS_EVERY = 0.1  # seconds: psycopg's own default
 
@@ -104,7 +104,7 @@ class Connection(AsyncConnection[TupleRow]):
         raise Silent("the server says nothing")
 
     def cut(self) -> None:
-        """Whoever waits for an answer hears at once that none will come."""
+        """A caller that waits for an answer learns at once that none will come."""
         with suppress(psycopg.Error, OSError):
             # Not closed, or its number could be another's before the event loop has let go of it.
             with socket.socket(fileno=os.dup(self.fileno())) as same:
@@ -150,7 +150,7 @@ def translated() -> Iterator[None]:
 async def connect(
     url: str, *, statement_within: float = STATEMENT_WITHIN, **settings: str
 ) -> Connection:
-    """A connection outside the pool, for those who LISTEN or hold a lock for as long as they live.
+    """A connection outside the pool, for a process that uses LISTEN or holds a lock all its life.
 
     `settings` are PostgreSQL settings of this session, on top of `SESSION_SETTINGS`.
     `statement_within` is in seconds; infinity for one who takes all the time there is.
@@ -256,7 +256,7 @@ class Database:
         await self._pool.resize(min_size=1, max_size=size)
 
     async def close(self) -> None:
-        """Waits for no one: close it after those who use it."""
+        """Does not wait: close it after its users."""
         await self._pool.close(timeout=1.0)
 
     def cut(self) -> None:
@@ -288,7 +288,7 @@ class Database:
     async def _take_back(self, connection: Connection) -> None:
         await self._pool.putconn(connection)
         if connection.fell_silent:
-            # So have the others; each would cost somebody as long a wait.
+            # So have the others; each would cost another caller the same wait.
             await self._pool.drain()
 
     async def fetch(self, sql: str | bytes | Query, params: Params | None = None) -> list[TupleRow]:

@@ -4,7 +4,7 @@ An event that fails for itself, again and again, is parked with its error, and i
 are parked behind it, in the transaction that moves the checkpoint past them. Every other key goes on.
 Once the cause is mended, a retry runs the key's parked events in their order.
 
-A record that is no event of ours is parked too, whole, but holds nothing behind it: anybody who can
+A foreign record is parked too, whole, but blocks nothing behind it: otherwise anybody who can
 write to a topic could otherwise stop any key.
 """
 
@@ -123,7 +123,7 @@ SELECT count(*) FROM (
 ) AS of_key
 """
 
-# Whoever applies events of a topic holds its checkpoint's row: hold it too, and the key stands still.
+# A consumer that applies events holds the row of its checkpoint: with the row locked, the key stands still.
 _STAND_STILL = """
 SELECT FROM cursors WHERE consumer = %(consumer)s AND topic = %(topic)s
 ORDER BY "partition" FOR UPDATE

@@ -3,8 +3,8 @@
 SpineError
 ├── Unavailable        nothing was done: the same call may be made again
 │   ├── Overloaded     … because too many callers wait already
-│   └── Conflict          … because somebody else was faster: at once it may succeed
-├── OutcomeUnknown     it was done once or not at all, and nobody here can tell
+│   └── Conflict          … because another transaction was faster: an immediate retry may succeed
+├── OutcomeUnknown     it was done once or not at all; this process can't tell
 └── MissingEvents      the log skipped a version of something: do not step over it
 """
 
@@ -22,13 +22,13 @@ class Overloaded(Unavailable):
 
 
 class Conflict(Unavailable):
-    """Somebody else has committed something that this was about to."""
+    """Another transaction has committed the same row first."""
 
 
 class OutcomeUnknown(SpineError):
     """The connection was lost while the commit was under way.
 
-    Never run the same work again blindly: it may stand in the database already.
+    Never repeat the work without a check: it may already be in the database.
     """
 
 

@@ -5,8 +5,8 @@ every repeat of the request is given those same bytes: after a lost answer, afte
 another process. Two at once do the work twice and commit it once: the second to commit finds the key
 taken, rolls everything back, and answers what the first one stored.
 
-An answer may hold somebody's personal data. When they are erased, it is overwritten (`forget`).
-What was asked for may hold some too, and is kept as a hash. Whoever has such a hash could find out by
+An answer may hold personal data. When the person is erased, it is overwritten (`forget`).
+What was asked for may hold some too, and is kept as a hash. A reader of such a hash could find out by
 guessing, so it is salted with the key, and of the key too only a hash is kept: the salt is known to
 nobody but the client. So it can stay after an erasure, and tells a repeat from another request.
 
@@ -30,7 +30,7 @@ from eventspine.outbox import Transaction, transaction
 Command = TypeVar("Command")
 Result = TypeVar("Result")
 
-# Tells `hold_answers` of whoever may store an answer, before they read anything.
+# Tells `hold_answers` of each transaction that may store an answer, before it reads anything.
 _STORING = "SELECT pg_advisory_xact_lock_shared(7409)"
 
 # The keys as JSON, like everything else that comes by the batch: psycopg quotes an array string by
@@ -43,7 +43,7 @@ WHERE key_hash = ANY(ARRAY(
 ))
 """
 
-# In the order of the keys, or two batches could wait for each other. Waits for whoever is about to
+# In the order of the keys, or two batches could wait for each other. Waits for a transaction that is about to
 # commit the same key.
 _STORE = """
 INSERT INTO idempotency_keys (key_hash, fingerprint, status, headers, body, about, running_ms)
@@ -68,7 +68,7 @@ WHERE about = ANY(%(about)s)
 
 
 class Answer(NamedTuple):
-    """What a client was told, to the byte. `about` is whose personal data it holds, if anybody's."""
+    """What a client was told, to the byte. `about` is the person whose data it holds, if any."""
 
     status: int
     headers: tuple[tuple[str, str], ...]
@@ -191,7 +191,7 @@ async def _run(
     requests: Sequence[Request[Command]],
     found: dict[bytes, _Stored] | None,
 ) -> Sequence[Result | Answer | Exception]:
-    """`found` is what was stored for these keys; None if nobody has looked."""
+    """`found` is what was stored for these keys; None if they were not looked up."""
     known = found or {}
     # The first of each key not known yet, and all without one, are done; the rest are answered.
     todo: list[Request[Command]] = []

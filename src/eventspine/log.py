@@ -9,7 +9,7 @@ The promises a log makes:
 
 * `append` returns only when every message is durable, and keeps the order of messages that share
   a key. It may have appended some or all of them when it raises: appending is *at least once*, and
-  whoever appends starts again from a point it knows to be safe.
+  the writer starts again from a point it knows to be safe.
 * One key always goes to the same partition of a topic, by a rule of `partitions.py`; a partition's
   offsets only rise.
 * A topic has an identity. It stays, also when the log is restored from a backup; a topic that is made
@@ -32,7 +32,7 @@ class Message(NamedTuple):
 class Record(NamedTuple):
     """What is read: a message and the place the log gave it.
 
-    Key, value and headers are whatever somebody wrote: on Kafka that can be anybody, so a reader
+    Key, value and headers may come from any writer on Kafka, so a reader
     must expect a missing key, a missing value (a tombstone) and headers that are not ours. Header
     bytes that are not UTF-8 arrive with backslash escapes in their place.
     """
@@ -141,7 +141,7 @@ class EventLog(Protocol):
     async def identity(self, topic: str) -> TopicIdentity:
         """What tells this topic from every other. Raises `LogUnavailable`, also if it is not there.
 
-        Asked anew each time: somebody may have made the topic anew.
+        Not cached: the topic may have been recreated.
         """
         ...
 

@@ -44,7 +44,7 @@ class Copied(NamedTuple):
 
 
 class Office:
-    """That of a service's relay, so that nobody feeds a log meanwhile."""
+    """That of a service's relay, so that no relay feeds a log meanwhile."""
 
     def __init__(self, still_held: Callable[[], Awaitable[None]], head: int) -> None:
         self.still_held = still_held

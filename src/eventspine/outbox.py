@@ -4,7 +4,7 @@ Events are collected while the work is done and written to the outbox by the tra
 last statement, which takes the row lock of `outbox_head` and advances it by their number. Hence
 
 * positions are 1, 2, 3, … without a hole: a transaction that rolls back gives its numbers back;
-* position order is commit order: nobody can take the next number before this commit is done.
+* position order is commit order: no transaction can take the next number before this commit is done.
 
 A sequence gives neither: ids are handed out before the commit, so a reader of `id > last` steps
 over an event that commits late.
@@ -52,7 +52,7 @@ class Transaction:
         self.durable = durable
         """Whether its commit waits for the disk. A consumer's need not."""
         self.accepts_gaps = False
-        """Set by whoever has decided that what is missing will not come."""
+        """Set when an operator has decided that the missing events will not come."""
 
     def alarm(self, missing: MissingEvents) -> None:
         """An event's predecessor never came. Raises it, unless that has been accepted."""
@@ -136,14 +136,14 @@ async def transaction(
 ) -> AsyncIterator[Transaction]:
     """One transaction: it commits when the block ends, and rolls back when the block raises.
 
-    `first` is a statement that leaves in one message with BEGIN, and whose result nobody needs: a
+    `first` is a statement that leaves in one message with BEGIN, and whose result is not needed: a
     lock, mostly.
 
     Raises `Unavailable` if it certainly did not commit and may be tried again, `OutcomeUnknown`
     if the connection went while it committed, and psycopg's own error if a statement was wrong.
 
     With `durable=False` a commit that publishes nothing does not wait for the disk: right for
-    whoever can do the same work again from the log, and only for them. A crash of the server may
+    callers that can do the same work again from the log, and only for them. A crash of the server may
     then undo it (never a part of it).
     """
     until = database.until()

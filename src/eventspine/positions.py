@@ -1,4 +1,4 @@
-"""What the positions of a topic's records come to, as somebody reads them from its beginning."""
+"""What the positions of a topic's records come to, read from its beginning."""
 
 from array import array
 from bisect import bisect_left

@@ -81,11 +81,11 @@ class PostgresLog:
         self._known_partitions: dict[str, int] = {}
 
     async def create_tables(self) -> None:
-        """For those who use the log without migrations."""
-        from eventspine.log_tables import create_tables  # noqa: PLC0415 - nobody else needs SQLAlchemy
+        """For programs that use the log without migrations."""
+        from eventspine.log_tables import create_tables  # noqa: PLC0415 - only this needs SQLAlchemy
 
         async with self._connection() as connection, connection.transaction():
-            # The schema is made by whoever comes first; the others wait and find it.
+            # The first process creates the schema; the others wait and find it.
             await connection.execute(_ONE_AT_A_TIME)
             await connection.execute(create_tables())
 

@@ -26,7 +26,7 @@ class Projection:
     `columns` gives for each column the PostgreSQL type as which it is read from the event's data, where it
     has the same name. `computed` gives an SQL expression over these for columns that no event has. `key`
     are the columns that identify a row; by default the event's `id`. A column `version` is always there.
-    `not_from_events` are columns that nobody can recompute.
+    `not_from_events` are columns that can't be recomputed.
     """
 
     def __init__(
@@ -155,7 +155,7 @@ INSERT INTO audited_events
 SELECT topic, position, type, key, data::text FROM outbox WHERE position > %(relayed)s
 """
 
-# What can't be understood was never applied: anybody may have written it. (CASE, because the sides
+# What can't be understood was never applied: any writer may have written it. (CASE, because the sides
 # of an AND are evaluated in any order.)
 _EVENTS = """
 SELECT topic, position, type, key, version, data

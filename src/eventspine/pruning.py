@@ -2,8 +2,8 @@
 
 Old rows go in chunks, each its own short transaction, far from where new ones come in: the outbox
 loses positions at its old end, and nothing that is not relayed; keys go when they have expired; of
-what is parked, foreign records go, since anybody who can write to a topic can add to them. A parked
-event of ours holds its key's later ones behind it, and stays until somebody has seen to it.
+what is parked, foreign records go, since any writer to a topic can add to them. A parked
+event of ours holds its key's later ones behind it, and stays until an operator acts.
 
 How old a row is, no wall clock says, but the time that workers have run (`running_time`).
 """

@@ -6,13 +6,13 @@ go long before its time.
 
 The count stands in the table `running_time`, in milliseconds, beside the rows that it ages: a backup or
 a replica holds both as they belong together. Each worker looks at it from time to time. If it finds
-what it found the last time, nobody has counted in between, so it adds what has passed since, by a clock
+what it found the last time, no other worker has counted in between, so it adds what has passed since, by a clock
 that only measures. If it finds more, another worker has counted, and it adds nothing. So each addition
 stands for a batch of time of its own. Of a row that is stored with the count beside it, this follows:
 the count never grows by more than what has really passed since, plus `LONGEST_STEP`.
 
 It may well grow by less: nothing is counted while no worker runs, nor while machines are suspended,
-and whoever looks for the first time can add nothing. Rows then stay for longer.
+and a worker that looks for the first time can add nothing. Rows then stay for longer.
 """
 
 import time
@@ -23,7 +23,7 @@ from eventspine.errors import Unavailable
 LONGEST_STEP = 60.0
 """Seconds added at most by one look: a worker may have been frozen, and a row stored just now."""
 
-# The hardware's own pace, where the system tells it. Whoever corrects a wall clock may do so by letting
+# The hardware's own pace, where the system tells it. A time service may correct a wall clock by letting
 # the monotonic clock run faster or slower, by 8 % for days.
 _CLOCK = getattr(time, "CLOCK_MONOTONIC_RAW", time.CLOCK_MONOTONIC)
 
@@ -50,7 +50,7 @@ class RunningTime:
         """When that was known to be what stands there."""
 
     async def look(self) -> int:
-        """Add what has passed, unless somebody else has, and give the count in milliseconds.
+        """Add what has passed, unless another worker has, and give the count in milliseconds.
 
         Raises `Unavailable`.
         """

@@ -79,7 +79,7 @@ async def _connected(held: AsyncExitStack, url: str) -> Connection:
         connection = await connect(url)
     except Unavailable as error:
         try:
-            # It may be a standby, which nobody else would accept: then that is what to say.
+            # It may be a standby, which the rest of the code would not accept: then that is what to say.
             connection = await connect(make_conninfo(url, target_session_attrs="any"))
         except Unavailable:
             # What the server says, without the name of its class: it goes to a person.
@@ -107,7 +107,7 @@ def _check_encoding(connection: Connection) -> None:
 async def _check_sessions(one: Connection, other: Connection) -> None:
     """Two connections are two sessions, and each is the same one from transaction to transaction.
 
-    A pooler in transaction mode gives a session to whoever begins a transaction, most often the one
+    A pooler in transaction mode gives a session to any client that begins a transaction, most often the one
     that was used last; one that takes turns shows itself in the second round.
     """
     first = await _session(one)

@@ -44,7 +44,7 @@ _MEANING = {
     "exit_on_error": "off",
     "restrict_nonsystem_relation_kind": "",
     "row_security": "on",
-    # Messages that nobody reads would be sent with every answer.
+    # Messages that are never read would be sent with every answer.
     "client_min_messages": "notice",
 }
 
@@ -57,7 +57,7 @@ _NO_LIMITS = {
 }
 
 # A process may freeze (SIGSTOP, a paused VM) while it holds a row others need: most of all the
-# outbox head. PostgreSQL ends such a session after the first limit; whoever waits for it must wait
+# outbox head. PostgreSQL ends such a session after the first limit; a process that waits for it must wait
 # longer than that, so that one frozen process costs the others a pause and not a refusal.
 _LIMITS = {
     **_NO_LIMITS,
@@ -98,7 +98,7 @@ MIGRATION_SETTINGS: Mapping[str, str] = {**_MEANING, **_NO_LIMITS}
 """For a session that changes the schema: that takes the time it takes."""
 
 # What a release of PostgreSQL has no more, or not yet, needs no pin. Names are qualified, since the
-# search path may still be anybody's. An operator may ask for more than `on` (`remote_apply`); with `off`,
+# search path may still be any role's. An operator may ask for more than `on` (`remote_apply`); with `off`,
 # what was answered could be lost.
 _PIN = b"""
 SELECT pg_catalog.set_config(name, value, false)

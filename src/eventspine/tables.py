@@ -127,7 +127,7 @@ def add_spine_tables(metadata: MetaData) -> None:
         Column("next_offset", BigInteger, nullable=False),
         Column("last_position", BigInteger, nullable=False),
         # The identity of the log that this is a place in; empty until a consumer has looked. And how
-        # it spreads keys over partitions: whoever reads another log later wants to know.
+        # it spreads keys over partitions: a reader of another log needs it later.
         Column("log", Text, nullable=False, server_default=text("''")),
         Column("partitions", Integer, nullable=False, server_default=text("0")),
         Column("rule", Text, nullable=False, server_default=text("''")),

@@ -85,7 +85,7 @@ async def begins(connection: Connection, source: str, log: str) -> tuple[int, in
 
 
 async def holds(connection: Connection, source: str, log: str, position: int) -> None:
-    """Note that the log holds everything up to this position: whoever feeds it begins behind it."""
+    """Note that the log holds everything up to this position: a relay that feeds it begins behind it."""
     await execute(connection, _HOLDS, {"source": source, "log": log, "position": position})
 
 

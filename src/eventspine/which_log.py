@@ -45,7 +45,7 @@ UPDATE cursors SET log = %(log)s, partitions = %(partitions)s, rule = %(rule)s
 WHERE consumer = %(consumer)s AND topic = %(topic)s AND log = ''
 """
 
-# In one statement: DELETE waits for whoever moves one of them, and then tells where it came to.
+# In one statement: DELETE waits for a consumer that moves one of them, and then returns where it came to.
 _SET_ASIDE = """
 WITH aside AS (
     DELETE FROM cursors WHERE consumer = %(consumer)s AND topic = %(topic)s AND log <> %(log)s
@@ -113,7 +113,7 @@ class TakenUp(NamedTuple):
 async def take_up(
     database: Database, consumer: str, topic: str, partition: int, identity: TopicIdentity
 ) -> TakenUp:
-    """Whoever moves a checkpoint of the log before, at that moment or later, finds it gone."""
+    """A consumer that moves a checkpoint of the log before, at that moment or later, finds it gone."""
     place = {
         "consumer": consumer,
         "topic": topic,

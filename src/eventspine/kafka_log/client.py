@@ -119,7 +119,7 @@ class OffsetNotInLog(LogUnavailable):
     """A partition was to be read from an offset it has not got: before its first, or past its end.
 
     The log was cut by a retention that should be -1, or was lost and begun anew. Reading elsewhere
-    would leave events out, or apply new ones as old, so somebody has to decide.
+    would leave events out, or apply new ones as old, so an operator has to decide.
     """
 
     def __init__(self, topic: str, partition: int, offset: int) -> None:
@@ -172,7 +172,7 @@ def quiet(settings: Settings, heard: Callable[[KafkaError], None]) -> Settings:
 
 
 # How long a connection had been in what state, and how often the same was said: it is never the
-# same twice, and whoever waits says once what for.
+# same twice, and a waiting process logs its reason once.
 _PASSING_DETAIL = re.compile(r" \(after \d+ms in state [^)]*(\([^)]*\)[^)]*)*\)")
 
 
@@ -225,7 +225,7 @@ def record(message: KafkaMessage) -> Record:
 
 
 def _headers(message: KafkaMessage) -> dict[str, str]:
-    """Of a header that comes twice, the last. Anybody may have written them: null, and any bytes."""
+    """Of a header that comes twice, the last. Any writer may have written them: null, and any bytes."""
     try:
         headers = cast("list[tuple[str, bytes | None]] | None", message.headers())
     except (SystemError, UnicodeDecodeError):
@@ -243,7 +243,7 @@ async def in_thread(work: Callable[[threading.Event], _Result]) -> _Result:
         return await asyncio.shield(running)
     except asyncio.CancelledError:
         stop.set()
-        # However often: what the thread has in its hands is nobody else's before it ends.
+        # However often: what the thread has in its hands is not free before it ends.
         while not running.done():
             with suppress(asyncio.CancelledError):
                 await asyncio.wait([running])

@@ -75,7 +75,7 @@ class Reader:
         if records and records[-1].offset + 1 < self._end:
             self.next = (topic, partition, records[-1].offset + 1)
         else:
-            # At the end it would go on asking for more, for nobody.
+            # At the end it would continue to fetch, without need.
             self.next = None
             self._consumer.unassign()
         return records

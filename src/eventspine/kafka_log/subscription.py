@@ -89,7 +89,7 @@ class KafkaSubscription:
         self._turn = asyncio.Lock()
         self._closing = threading.Event()
 
-        # Touched only by whoever has the turn, in whatever thread.
+        # Touched only by the thread that has the turn.
         self._consumer: Consumer | None = None
         self._given: dict[
             Partition, float
@@ -117,7 +117,7 @@ class KafkaSubscription:
                 await self._place_given()
                 if not self._ready:
                     await in_thread(partial(self._consume, max_records, deadline))
-                # After a cancelled poll there are records that nobody was given.
+                # After a cancelled poll there are records that were not handed out.
                 with self._lock:
                     records = self._ready[:max_records]
                     del self._ready[:max_records]
@@ -201,7 +201,7 @@ class KafkaSubscription:
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         if consumer is not self._consumer:
-            return  # one that is leaving, and takes longer than anybody waits for it
+            return  # one that is leaving, and takes longer than callers wait
         self._given |= dict.fromkeys(_set(partitions), 0.0)
         # Without an answer the client would put them in place itself, at the committed offsets.
         consumer.incremental_assign([])

@@ -40,7 +40,7 @@ _KEEP_EVERYTHING = MappingProxyType(
 )
 
 _IDENTITY_WITHIN = 3.0
-"""Seconds: whoever reads or feeds the log asks now and then, and has something else to do."""
+"""Seconds: readers and relays ask now and then, and have other work."""
 
 _TIMESTAMPS = "message.timestamp.type"
 _BROKERS_OWN = "LogAppendTime"

@@ -22,7 +22,7 @@ from eventspine.kafka_log.client import LOG, Settings, quiet
 from eventspine.log import Record
 
 LOOK_EVERY = 6.0
-"""Seconds. Longer than a partition is in nobody's hands: until its next holder's heartbeat, 5 s by
+"""Seconds. Longer than a partition has no holder: until its next holder's heartbeat, 5 s by
 default."""
 
 _MORE_THAN_ARE_QUEUED = 100_000
@@ -64,7 +64,7 @@ class Watch:
         self._ran_empty = False
 
     def rest(self) -> None:
-        """Kafka is away. A client that nobody asks keeps all that it would tell."""
+        """Kafka is unavailable. A client that is not polled keeps its errors."""
         self._admin = None
 
     def came(self, records: Sequence[Record]) -> None:
@@ -136,7 +136,7 @@ class Watch:
         for topic, partition in sorted(mine - ours):
             yield f"{topic}/{partition} is held for us, and was never given to us"
         for topic, partition in sorted(self._all() - set(ours).union(*held.values())):
-            yield f"{topic}/{partition} is held by nobody"
+            yield f"{topic}/{partition} has no holder"
 
     def _held(self) -> dict[str, set[Partition]]:
         """By member, as the group's coordinator sees it."""

@@ -23,7 +23,7 @@ NOBODY_READS = 141
 """As a shell shows a process that SIGINT or SIGPIPE has ended."""
 
 SERVING = ("up", "api", "worker")
-"""These do their work whether or not anybody hears what they say of it."""
+"""These work whether or not their output is read."""
 
 
 class _Raised(Exception):
@@ -123,7 +123,7 @@ def _status_after(error: BaseException) -> int:
     if isinstance(error, (NotAService, NotConfigured)):
         streams.tell(f"shop: {error}")
         return NOT_DONE
-    if isinstance(error, SystemExit):  # Rich's, when nobody reads Typer's help
+    if isinstance(error, SystemExit):  # Rich's, when the reader of Typer's help has gone
         return NOBODY_READS
     if isinstance(error, OSError) and streams.flush():
         return NOT_DONE  # and `main` says why

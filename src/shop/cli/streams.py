@@ -12,7 +12,7 @@ from shop.platform.terminal import accept_any_character
 
 
 class Console(RichConsole):
-    """Rich ends the process with status 1 if nobody reads what it prints."""
+    """Rich ends the process with status 1 if the reader of its output has gone."""
 
     def on_broken_pipe(self) -> NoReturn:
         raise BrokenPipeError
@@ -63,7 +63,7 @@ def settle() -> None:
 
 
 def tell(line: str) -> None:
-    """To stderr, if anybody hears it."""
+    """To stderr, if it can be written."""
     with suppress(OSError):
         sys.stderr.write(f"{line}\n")
         sys.stderr.flush()

@@ -27,6 +27,6 @@ class UserUpdated(UserEvent):
 
 
 class UserErased(UserEvent):
-    """The last event of a user. Whoever hears it erases the person's name and e-mail."""
+    """The last event of a user. Every service that reads it erases the person's name and e-mail."""
 
     type = "user.erased"

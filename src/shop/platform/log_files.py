@@ -13,7 +13,7 @@ LIMIT = 20 * 1024 * 1024
 def cut(path: Path, limit: int = LIMIT) -> bool:
     """Move what there is aside, to `name.log.1`, if it has outgrown `limit` bytes; whether it had.
 
-    The file itself stays, so whoever appends to it need not know: its next line lands at the start.
+    The file itself stays, so a process that appends to it need not know: its next line lands at the start.
     What another process writes in the very moment between copy and cut is lost. Raises `OSError`.
     """
     try:

@@ -43,14 +43,14 @@ class Service:
     name: str
     title: str
     topic: str
-    """What it publishes, it publishes here. Others read it; nobody else writes to it."""
+    """What it publishes, it publishes here. Other services only read it."""
     source: str
     """Its name as a publisher: CloudEvents' `source`."""
     handlers: Handlers
     projections: tuple[Projection | Aggregate, ...]
     """Its tables that can be recomputed from the event log."""
     migrations: Path
-    # These two are loaded by whoever needs them: a worker needs neither the web framework nor
+    # These two are loaded where they are needed: a worker needs neither the web framework nor
     # SQLAlchemy, and without them it starts in half of the time and in two thirds of the memory.
     tables: Callable[[], "MetaData"]
     endpoints: Callable[[Settings, Database], Endpoints]

@@ -223,7 +223,7 @@ class Settings(BaseSettings):
         return ceil(BODY_WITHIN + self.request_timeout_ms / 1000 + _UNDER_WAY)
 
     def stop_within(self) -> int:
-        """Seconds that an API may take to stop, and that whoever stops it should give it."""
+        """Seconds that an API may take to stop, and that its supervisor should allow."""
         return ceil(self.drain_ms / 1000) + self.finish_within()
 
     def service(self, name: str) -> ServiceSettings:

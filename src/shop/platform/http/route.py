@@ -360,7 +360,7 @@ def _integer(digits: str) -> float:
 
 
 def _check_members(body: bytes) -> None:
-    """Raises `Invalid` for a member given twice: which was meant, nobody here can tell."""
+    """Raises `Invalid` for a member given twice: it is unknown which was meant."""
 
     def unique(members: list[tuple[str, Any]]) -> None:
         names = [name for name, _ in members]
@@ -383,7 +383,7 @@ def backoff_at(route: str) -> Backoff:
 
 
 def not_done(error: SpineError, backoff: Backoff) -> Problem:
-    """The refusal. A database's own words may name what is nobody's business, relations, processes,
+    """The refusal. A database's own message may name internals: relations, processes,
     files: they are for the log.
     """
     if isinstance(error, Overloaded):

@@ -39,12 +39,12 @@ def migrate(url: str, metadata: MetaData, versions: Path, *, to: str = "head") -
 
 
 def _migrate(url: str, metadata: MetaData, versions: Path, to: str) -> None:
-    # libpq reads the URL, as it does for everybody else: SQLAlchemy knows less of what may stand in it.
+    # libpq reads the URL, as it does for all other code: SQLAlchemy knows less of what may stand in it.
     engine = create_engine(
         "postgresql+psycopg://", creator=lambda: _connect(url), poolclass=NullPool
     )
     with engine.begin() as connection:
-        # Held until the commit: whoever comes second waits, and then finds nothing to do.
+        # Held until the commit: a second process waits, and then finds nothing to do.
         connection.execute(text("SELECT pg_advisory_xact_lock(7406)"))
         own = _Chain(connection, metadata, versions, "alembic_version")
         own.check()

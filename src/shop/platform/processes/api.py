@@ -54,14 +54,14 @@ def make_app(service: Service, settings: Settings) -> ServiceApp:
     checking: Batcher[None, None] = Batcher(partial(_answers, database), **settings.bounds())
     batchers = (*endpoints.batchers, checking)
     # A connection for each batch that may be under way, so that none ever waits for another's: were there
-    # fewer, those who read lists would keep orders, and the question whether it is ready, waiting.
+    # fewer, lists would keep orders and the readiness check waiting.
     connections = sum(batcher.concurrency for batcher in batchers)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await database.open()
         await database.resize(connections)
-        # Should there be trouble, the log says so at once, and not only when somebody asks.
+        # If the database is unavailable, the log says so at once, and not only at the first request.
         looking = asyncio.create_task(app.why_not_ready())
         yield
         looking.cancel()
@@ -157,7 +157,7 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
     def _look_for_files(self) -> None:
-        """Where none is left, the event loop closes whoever connects, and tells nobody."""
+        """Where none is left, the event loop closes each new connection without a word in the log."""
         try:
             os.close(os.open(os.devnull, os.O_RDONLY))
         except OSError as error:
@@ -182,7 +182,7 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
     async def _say_that_connections_close(self) -> None:
-        """With every answer from now on, so that pools send their next request to somebody else."""
+        """With every answer from now on, so that pools send their next request to another API."""
         said = (b"connection", b"close")
         # What is being answered holds the list as it was; what is asked next gets a new one.
         self.server_state.default_headers.append(said)

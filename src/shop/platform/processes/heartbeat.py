@@ -54,7 +54,7 @@ async def beat(file: Path, loops: Mapping[str, Loop]) -> None:
 
 
 def _write(file: Path) -> None:
-    """Whoever reads it at that moment finds the one before, whole."""
+    """A reader at that moment finds the previous one, complete."""
     boot, now = pulse()
     new = file.with_name(f"{file.name}.new")
     new.write_text(f"{boot} {now:.3f}")

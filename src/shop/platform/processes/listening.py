@@ -9,7 +9,7 @@ _ABSENT = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 
 
 class PortTaken(Exception):
-    """Something else listens there, or nobody may."""
+    """Another process listens there, or listening is not allowed."""
 
     def __init__(self, address: str, port: int, error: OSError) -> None:
         super().__init__(f"cannot listen on {address}:{port}: {error.strerror}")
@@ -20,7 +20,7 @@ def bind(host: str, port: int) -> list[socket.socket]:
     """Sockets, bound. Raises `PortTaken`.
 
     `localhost` is both of a machine's own addresses: some programs take the one for it, some the other,
-    and whoever held the other could answer in our place.
+    and a process that held the other could answer in our place.
     """
     bound: list[socket.socket] = []
     for address in _LOOPBACKS if host == "localhost" else (host,):

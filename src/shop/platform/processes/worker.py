@@ -84,7 +84,7 @@ async def _work(service: Service, settings: Settings) -> None:
 
 
 async def _announce(relay: Relay, consumer: Consumer) -> None:
-    """Say that it is ready once events move: whoever buys at that moment is to be known in time.
+    """Say that it is ready once events move: a customer who buys at that moment must be known in time.
 
     One that gets nothing to do, as others do it all or something is away, is ready to stand by.
     """

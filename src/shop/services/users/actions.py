@@ -123,7 +123,7 @@ async def erase(
         tx.publish(event, context)
         results.append(None)
     await tx.execute(_ERASE, {"ids": erased})
-    # Whoever stores one with this data holds the user's row, as we do now: there is no other.
+    # A transaction that stores one with this data holds the user's row, as this one does: there is no other.
     await forget(tx, map(str, erased), UserGone().answer())
     return results
 
