@@ -1,8 +1,8 @@
-"""The audit: whether the log holds everything, and the tables what the log says.
+"""The audit: whether the log has every event, and whether the tables agree with the log.
 
-It reads a live system and stops nothing. One database is audited in one snapshot (REPEATABLE READ):
-its tables, its outbox and its checkpoints are seen as of one moment, and compared with the log up to
-exactly where they were at that moment.
+It reads a live system and stops nothing. Each database is audited in one snapshot (REPEATABLE READ): its tables,
+its outbox and its checkpoints are read as of one moment, and compared with the log up to the positions of that
+moment.
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -215,7 +215,7 @@ async def _read_others(
                 f" {max(lost)}, were dropped as repeats and are none, so no table says what they"
                 f" say: position {shown[partition].highest}, at offset {shown[partition].offset},"
                 " came before them, so another writer wrote it; see"
-                " docs/operations.md, 'A position that nobody gave out'"
+                " docs/operations.md, 'A forged position'"
             )
     behind = sum(end - checkpoints[at][0] for at, end in ends.items())
     section.facts |= {"partitions": len(ends), "records_applied": applied, "behind": max(0, behind)}
@@ -293,7 +293,7 @@ def _source_section(audited: Audited, seen: Seen, head: int, fed: Feeding) -> Se
         section.problems.append(
             f"topic {audited.topic} holds position {seen.highest} but the database has only given "
             f"out {head}: it was restored from an old backup, and has to be rebuilt from the log; or another"
-            " writer wrote that position (docs/operations.md, 'A position that nobody gave out')"
+            " writer wrote that position (docs/operations.md, 'A forged position')"
         )
     return section
 

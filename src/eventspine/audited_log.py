@@ -1,4 +1,4 @@
-"""What the audit says of the log itself: whether it is the one that a database knows."""
+"""The audit of the log itself: whether it is the log that a database knows."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple

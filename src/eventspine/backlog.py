@@ -1,4 +1,4 @@
-"""What stands in the outbox and is still to be relayed, a batch at a time."""
+"""The events in the outbox that have not been relayed yet, in batches."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,8 +1,8 @@
 """Many callers, one transaction.
 
-Callers hand in one command each; while a batch is being committed, the next one gathers. There is
-no timer: an idle batcher runs a single command at once, a busy one runs as many together as came
-while it was busy. Load makes batches bigger, and bigger batches make each command cheaper.
+Each caller submits one command. While a batch is being committed, the next one gathers. There is no timer: an
+idle batcher runs a single command at once, and a busy one runs together all commands that arrived meanwhile.
+So load makes batches larger, and larger batches make each command cheaper.
 (The idea is group commit; see Gray and Reuter, "Transaction Processing", 1993, chapter 9.)
 """
 

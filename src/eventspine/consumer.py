@@ -1,18 +1,18 @@
 """The consumer: log → handlers; the checkpoint moves in the transaction that applies the events.
 
-For every partition a consumer keeps one row: the next offset to read, and the position of the
-last event applied. Both move with the effects or not at all, so an event is applied once, however
-often it is read:
+For every partition a consumer has one row: the next offset to read, and the position of the last event
+applied. Both move together with the applied events or not at all. So an event is applied once, however often
+it is read:
 
-* a relay that crashed repeats a batch: those positions are not above the last one, and dropped;
-* two members that both believe they hold a partition: the row is moved by compare-and-set, so one
-  of them finds it moved, rolls back, and reads again from where the database says.
+* A relay that crashed repeats a batch. Its positions are not above the last one, so they are dropped.
+* Two members believe that they hold the same partition. The row is moved by compare-and-set, so one of them
+  finds it moved, rolls back, and continues from the row in the database.
 
-Nothing is read past a failure. After one, and after a pause, a member asks the database where it
-stands before it reads on: what it remembers may have been taken back by a crash of the server.
+Nothing is read past a failure. After a failure or a pause, a member reads its checkpoint from the database
+before it continues: a crash of the server may have undone what the member remembers.
 
-A partition of which too much can't be applied pauses alone. It is not read in the meantime, so
-nothing of it has to be kept, and the others are as fast as ever.
+A partition with too many events that can't be applied pauses alone. It is not read meanwhile, so nothing of it
+has to be stored, and the other partitions keep their speed.
 """
 
 import time

@@ -1,15 +1,14 @@
 """Connections to one PostgreSQL database, and what its errors mean.
 
-SQLAlchemy describes tables and builds queries; psycopg runs them. Running through SQLAlchemy's
-asyncio layer costs about 350 µs of CPU a transaction more, on a path where a whole order costs 70
-(`docs/decisions/0002-psycopg-executes.md`).
+SQLAlchemy describes tables and builds queries; psycopg runs them. SQLAlchemy's asyncio layer would cost about
+350 µs of CPU more for each transaction, and a whole order costs 70 (`docs/decisions/0002-psycopg-executes.md`).
 
-Connections are in autocommit mode: a statement outside `outbox.transaction` is its own
-transaction, which is what reads want.
+Connections are in autocommit mode: a statement outside `outbox.transaction` is its own transaction, as reads
+need it.
 
-Only an audit may wait for a server for ever. PostgreSQL ends what takes too long; if the server
-itself says nothing any more, the connection is closed from this side, a moment after PostgreSQL would
-have ended the statement.
+Only an audit may wait for a server without a limit. PostgreSQL ends what takes too long. A frozen server cannot
+enforce its own timeouts, so the client closes the connection, a moment after PostgreSQL would have ended
+the statement.
 """
 
 import asyncio

@@ -1,11 +1,11 @@
-"""Dead letters that do not stop the line.
+"""Dead letters: records that can't be applied, set aside so that others can be.
 
-An event that fails for itself, again and again, is parked with its error, and its key's later events
-are parked behind it, in the transaction that moves the checkpoint past them. Every other key goes on.
-Once the cause is mended, a retry runs the key's parked events in their order.
+An event that fails repeatedly on its own is parked with its error. Later events of its key are parked behind
+it, in the transaction that moves the checkpoint past them. All other keys continue. When the cause is fixed, a
+retry applies the parked events of the key in order.
 
-A foreign record is parked too, whole, but blocks nothing behind it: otherwise anybody who can
-write to a topic could otherwise stop any key.
+A foreign record is parked too, but blocks nothing behind it. Otherwise anybody who can write to a topic could
+block any key.
 """
 
 from collections.abc import Sequence

@@ -1,11 +1,11 @@
-"""An event: one fact about one thing, with the thing's whole state after it.
+"""An event: one fact about a user, an order or the like, with its whole state afterwards.
 
-A service that publishes defines its events once, as subclasses of `Event` in its contracts. The
-names that travel (topic, type, source) are explicit strings, never Python paths, so that code can
-be moved and renamed while the log stays.
+A publishing service defines its events once, as subclasses of `Event` in its contracts. The names in the log
+(topic, type, source) are explicit strings, never Python paths. So code can be moved and renamed while the log
+stays valid.
 
-On the wire an event is a CloudEvent 1.0 in binary mode: the JSON data is the record's value, the
-rest is headers (https://github.com/cloudevents/spec, Kafka protocol binding).
+In the log an event is a CloudEvent 1.0 in binary mode: the JSON data is the record's value, and the rest is
+headers (https://github.com/cloudevents/spec, Kafka protocol binding).
 """
 
 import re

@@ -1,9 +1,8 @@
-"""Sessions of frozen processes are ended, also where PostgreSQL does not.
+"""Ends the sessions of frozen processes, also where PostgreSQL does not.
 
-A process that freezes (SIGSTOP, a paused machine) may hold a row, or the office of a relay. PostgreSQL
-ends such a session by its time limits. It measures them by its wall clock: if that is set back by a day
-while a session does nothing, this session lives for a day more. So workers look as well, and count by
-clocks that do not leap.
+A process that freezes (SIGSTOP, a paused machine) may hold a row, or the leadership of a relay. PostgreSQL ends
+such a session by its timeouts, which it measures by its wall clock. If that clock is set back by a day while a
+session is idle, the session stays for a day longer. So workers check as well, by monotonic clocks.
 """
 
 import asyncio

@@ -1,12 +1,12 @@
-"""Which function answers which event, and in what groups events reach it.
+"""Which function handles which event, and how events are grouped for it.
 
 A service's handlers are one readable map:
 
     Handlers("orders", {UserCreated: customers_changed, UserErased: customers_changed})
 
-A handler takes a *sequence* of events, each with its envelope (`Received`), so the same function applies
-one live event or ten thousand replayed ones, in a statement or two. It may publish. It may count on this: no key stands twice in one
-call, and every event of a key was handed to its handler before the next one of that key.
+A handler takes a *sequence* of events, each with its envelope (`Received`). So the same function applies one
+live event or ten thousand replayed ones, in a statement or two. It may publish. In one call every key occurs at
+most once, and the events of a key are handed over in order.
 """
 
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence

@@ -1,14 +1,14 @@
 """One idempotency key, one outcome.
 
-The first answer to a request that carries a key is stored in the transaction that did the work, and
-every repeat of the request is given those same bytes: after a lost answer, after a crash, from
-another process. Two at once do the work twice and commit it once: the second to commit finds the key
-taken, rolls everything back, and answers what the first one stored.
+The first answer to a request with a key is stored in the transaction that does the work. Every repeat of the
+request gets those same bytes: after a lost answer, after a crash, from another process. If two such requests run
+at once, both do the work and one commits. The second to commit finds the key taken, rolls back, and returns the
+answer that the first one stored.
 
-An answer may hold personal data. When the person is erased, it is overwritten (`forget`).
-What was asked for may hold some too, and is kept as a hash. A reader of such a hash could find out by
-guessing, so it is salted with the key, and of the key too only a hash is kept: the salt is known to
-nobody but the client. So it can stay after an erasure, and tells a repeat from another request.
+An answer may contain personal data. When the person is erased, it is overwritten (`forget`). The request may
+contain personal data too, so only a hash of it is kept. The hash is salted with the key, and of the key, too,
+only a hash is kept. So a reader of the table can't find the request by guessing: only the client knows the
+salt. The hash can stay after an erasure, and distinguishes a repeat from another request.
 
 The header and its meaning follow the IETF draft "The Idempotency-Key HTTP Header Field".
 """

@@ -1,8 +1,7 @@
-"""The seams of the spine: code around a step of it, without a change in it.
+"""Interceptors: code around a step of the pipeline, without a change to it.
 
-Metrics, traces and the chaos test's failpoints are interceptors. Each overrides the steps that it has
-to do with; the first of a chain is the outermost. A step that no interceptor of a process overrides
-costs one comparison.
+Metrics, traces and the chaos test's failpoints are interceptors. Each overrides the steps that it needs. The
+first of a chain is the outermost. A step that no interceptor of a process overrides costs one comparison.
 
     class Timed(Interceptor):
         async def commit(self, tx, proceed):
@@ -10,8 +9,8 @@ costs one comparison.
             await proceed()
             COMMITS.observe(perf_counter() - began)
 
-An interceptor that raises fails the step. One that does not call `proceed` skips it, which is hardly
-ever right: an append that is skipped is a lost event.
+An interceptor that raises fails the step. One that does not call `proceed` skips the step, which is rarely
+right: a skipped append is a lost event.
 """
 
 from collections.abc import Awaitable, Callable, Sequence

@@ -1,20 +1,19 @@
-"""The log: what every service's events are appended to and read from.
+"""The log: every service appends its events to it, and others read them from it.
 
-`EventLog` is small on purpose. Two engines stand behind it, `PostgresLog` (a table, the embedded
-default) and `KafkaLog` (Kafka topics, for production), and one contract suite holds both to the
-same words. Everything above, the relay, the consumer, replay and the tests, runs unchanged on
-either.
+`EventLog` is small on purpose. It has two implementations: `PostgresLog` (a table, the embedded default) and
+`KafkaLog` (Kafka topics, for production). Both pass the same contract suite. The relay, the consumer, replay
+and the tests run unchanged on either.
 
-The promises a log makes:
+Every log guarantees:
 
-* `append` returns only when every message is durable, and keeps the order of messages that share
-  a key. It may have appended some or all of them when it raises: appending is *at least once*, and
-  the writer starts again from a point it knows to be safe.
-* One key always goes to the same partition of a topic, by a rule of `partitions.py`; a partition's
-  offsets only rise.
-* A topic has an identity. It stays, also when the log is restored from a backup; a topic that is made
-  anew has another, also under the same name.
-* Nothing is ever rewritten or compacted away.
+* `append` returns only when every message is durable, and keeps the order of messages that share a key. If it
+  raises, some or all messages may have been appended. Appending is *at least once*, and the writer starts again
+  from a point that it knows to be safe.
+* A key always goes to the same partition of a topic, by a rule of `partitions.py`. Offsets in a partition only
+  rise.
+* A topic has an identity. It stays the same when the log is restored from a backup. A recreated topic has
+  another one, even under the same name.
+* Nothing is ever rewritten or compacted.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence

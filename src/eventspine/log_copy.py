@@ -1,9 +1,9 @@
-"""A topic's events from one log into another: what the outbox has been pruned of is nowhere else.
+"""Copies a topic's events from one log into another, for events that the outbox no longer has.
 
-Events go in the order of their positions, whatever partitions they stand in, since readers of the other
-log take for a repeat what is not above the last position of its partition. Each goes once, with its key,
-its value and its headers as they are; repeats, records that are no events of this source, and positions
-that its database has not given out stay behind. A copy that was stopped goes on where it was.
+Events are copied in the order of their positions, whatever their partitions, because readers of the target drop
+an event that is not above the last position of its partition. Each is copied once, with its key, value and
+headers unchanged. Repeats, foreign records, and positions that the database has not given out are skipped. A
+copy that was stopped continues where it was.
 """
 
 import heapq

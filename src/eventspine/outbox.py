@@ -1,17 +1,17 @@
 """The transaction that publishes.
 
-Events are collected while the work is done and written to the outbox by the transaction's very
-last statement, which takes the row lock of `outbox_head` and advances it by their number. Hence
+Events are collected while the work is done. The last statement of the transaction writes them to the
+outbox. It locks the one row of `outbox_head` and advances it by the number of events. Hence
 
-* positions are 1, 2, 3, … without a hole: a transaction that rolls back gives its numbers back;
-* position order is commit order: no transaction can take the next number before this commit is done.
+* positions are 1, 2, 3, … without gaps: a transaction that rolls back returns its positions;
+* position order is commit order: no transaction can take the next position before this commit is done.
 
-A sequence gives neither: ids are handed out before the commit, so a reader of `id > last` steps
-over an event that commits late.
+A sequence guarantees neither. It gives out ids before the commit, so a reader of `id > last` skips an
+event that commits late.
 
-The outbox write and the COMMIT are one message, so the lock is never held while this process is
-thinking, sleeping, or stopped. (A pipeline of two would not do: the server carries out the first
-while the second is still here, and until the second comes no time limit of its own runs.)
+The outbox write and the COMMIT are one message, so the lock is never held while this process computes,
+sleeps or is stopped. (A pipeline of two messages is not enough: the server executes the first before the
+second arrives, and until then none of its timeouts runs.)
 """
 
 import json

@@ -1,7 +1,7 @@
-"""Which partition of a topic a key is in: each log has its rule, and never another.
+"""Which partition of a topic a key is in. Each log has one rule, which never changes.
 
-A log needs it to append; a reader that comes from one log to another needs it to know, of an event
-of the new log, in which partition of the old one it stood.
+A log needs the rule to append. A reader that changes from one log to another needs it to find the partition of
+the old log in which an event of the new one was.
 """
 
 from collections.abc import Callable, Mapping

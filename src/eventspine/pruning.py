@@ -1,11 +1,11 @@
-"""Tables that would grow for ever, kept bounded.
+"""Deletes old rows, so that tables stay small.
 
-Old rows go in chunks, each its own short transaction, far from where new ones come in: the outbox
-loses positions at its old end, and nothing that is not relayed; keys go when they have expired; of
-what is parked, foreign records go, since any writer to a topic can add to them. A parked
-event of ours holds its key's later ones behind it, and stays until an operator acts.
+Rows are deleted in chunks, each in a short transaction, away from where new rows are inserted. From the outbox,
+relayed events are deleted, the oldest first. Keys are deleted when they have expired. Of the dead letters only
+foreign records are deleted, because any writer to a topic can add to them. A parked event blocks later events of
+its key, and stays until an operator acts.
 
-How old a row is, no wall clock says, but the time that workers have run (`running_time`).
+The age of a row is measured in running time (`running_time`), not by a wall clock.
 """
 
 import asyncio

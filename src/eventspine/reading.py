@@ -1,6 +1,6 @@
-"""What a batch of records comes to: checkpoints to move, events to apply, records to park.
+"""Decides about a batch of records: checkpoints to move, events to apply, records to park.
 
-Nothing here touches a database: records and checkpoints in, decisions out.
+Nothing here uses a database. The input is records and checkpoints, and the output is decisions.
 """
 
 from collections.abc import Mapping, Sequence

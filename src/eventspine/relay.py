@@ -1,11 +1,11 @@
-"""The relay: outbox → log, in position order, from its last saved position.
+"""The relay: outbox → log, in the order of positions, from its last saved position.
 
-It reads, appends, waits until the log confirms, and saves how far it came. A crash in between
-repeats a batch, which consumers recognise by its positions; it never leaves a hole, since the
-outbox has none and nothing is skipped.
+It reads, appends, waits for the log's confirmation, and saves its position. A crash in between repeats a
+batch. Consumers recognise the repeat by its positions. No position is ever skipped, because the outbox has
+no gaps.
 
-One relay of a service leads, held by an advisory lock; the others wait. That saves work and is
-not what safety rests on: two leading at once only repeat each other's batches.
+One relay of a service is the leader, by an advisory lock; the others wait. That saves work, but correctness
+does not depend on it: two leaders at once only repeat each other's batches.
 """
 
 import asyncio

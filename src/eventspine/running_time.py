@@ -1,18 +1,17 @@
-"""Time that no wall clock can make leap: for how long a service's workers have run, as its database counts.
+"""Running time: how long the workers of a service have run. It ages rows without a wall clock.
 
-What is kept for a time is pruned by this count and never by a date. A wall clock may be set forward or
-back, be wrong for hours, or be another server's after a failover. A row whose age is told by it could
-go long before its time.
+Retention is measured in running time, never by a date. A wall clock may be set forward or back, be wrong for
+hours, or belong to another server after a failover. A row whose age depends on it could be deleted too early.
 
-The count stands in the table `running_time`, in milliseconds, beside the rows that it ages: a backup or
-a replica holds both as they belong together. Each worker looks at it from time to time. If it finds
-what it found the last time, no other worker has counted in between, so it adds what has passed since, by a clock
-that only measures. If it finds more, another worker has counted, and it adds nothing. So each addition
-stands for a batch of time of its own. Of a row that is stored with the count beside it, this follows:
-the count never grows by more than what has really passed since, plus `LONGEST_STEP`.
+The count is in the table `running_time`, in milliseconds, in the same database as the rows. So a backup or a
+replica has both. Each worker looks at it from time to time. If the count is the same as last time, no other
+worker has counted in between, so it adds the time that has passed, by a monotonic clock. If the count is higher,
+another worker has counted, and it adds nothing. So each addition stands for a period of its own. A row is stored
+with the count at that moment. From then on, the count grows by at most the real time that passes, plus
+`LONGEST_STEP`.
 
-It may well grow by less: nothing is counted while no worker runs, nor while machines are suspended,
-and a worker that looks for the first time can add nothing. Rows then stay for longer.
+It may grow by less: nothing is counted while no worker runs or while machines are suspended, and a worker's
+first look adds nothing. Rows then stay longer.
 """
 
 import time

@@ -1,8 +1,8 @@
-"""What a PostgreSQL database has to be, so that the spine is right on it, and whether it is.
+"""What a PostgreSQL database must be like for the pipeline to work correctly, and the check of it.
 
-What a session's answers depend on, the session sets for itself (`database.connect`). This is the rest:
-what was decided when the server or the database was made, who may do what, and what stands between.
-`shop migrate` asks before it changes anything; the table is in `docs/operations.md`.
+A session sets everything itself that its results depend on (`database.connect`). This module checks the rest:
+what was fixed when the server or the database was created, the rights, and proxies in between. `shop migrate` checks
+before it changes anything. The table of requirements is in `docs/operations.md`.
 """
 
 from contextlib import AsyncExitStack

@@ -1,9 +1,9 @@
-"""What a session with PostgreSQL is like, whatever its environment, role and database bring along.
+"""Sets how a session with PostgreSQL behaves, whatever its environment, role and database set.
 
-libpq's environment (`PGTZ`), the URL (`?options=`), `ALTER DATABASE … SET`, `ALTER ROLE … SET` and
-the server's configuration file may each set what values look like, how long a statement may take, and
-how it is planned. So every session is pinned by its first statement, which wins over all of them. (Not
-by libpq's `options`: `PGTZ` and `PGDATESTYLE` win over those, and a pooler refuses them.)
+libpq's environment (`PGTZ`), the URL (`?options=`), `ALTER DATABASE … SET`, `ALTER ROLE … SET` and the server's
+configuration file may each change the format of values, timeouts and planning. So the first statement of every
+session sets all of these, which overrides the others. (libpq's `options` would not: `PGTZ` and `PGDATESTYLE`
+override them, and a pooler refuses them.)
 """
 
 import json

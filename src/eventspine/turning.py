@@ -1,7 +1,7 @@
-"""A relay turns from one log to another, if the other can be fed without a hole.
+"""A relay changes from one log to another, if it can feed the other without a gap.
 
-It begins behind what that log is known to hold: nothing, if it is new; all that was relayed to it, if
-it was fed before; or what was copied into it (`log_copy.py`). What comes next must be in the outbox.
+It starts after what the new log is known to have: nothing, if the log is new; what was relayed to it, if it was fed
+before; or what was copied into it (`log_copy.py`). The next positions must be in the outbox.
 """
 
 from typing import NamedTuple

@@ -1,13 +1,13 @@
-"""Which log a service reads and feeds, and what it has applied from those it read before.
+"""Which log a service reads and feeds, and what it has applied from earlier logs.
 
-A database remembers, with each checkpoint and with the relay's position, the identity of the log that they
-are places in. Under another log they mean nothing: they are set aside, and that log is read from its
-beginning, or from where it was left, if it was read before.
+A database stores, with each checkpoint and with the relay's position, the identity of their log. For
+another log they have no meaning. They are set aside, and that log is read from its beginning, or from where it
+was left if it was read before.
 
-What was applied is not applied again. An event is a repeat if its position is not above the last one
-that was applied from its partition, in this log or in one before; and in which partition of an earlier
-log a key stood follows from that log's rule. So it is exact, however the logs are partitioned and
-wherever their reader left them (docs/decisions/0008-a-log-has-an-identity.md).
+Applied events are not applied again. An event is a repeat if its position is not above the last position applied
+from its partition, in this log or in an earlier one. The rule of the earlier log tells which of its partitions
+the key was in. So the check is exact, however the logs are partitioned and wherever their readers left them
+(docs/decisions/0008-a-log-has-an-identity.md).
 """
 
 from collections.abc import Iterable

@@ -289,7 +289,7 @@ FAULTS: dict[str, tuple[str, list[str], list[str]]] = {
              WHERE {of_users(22)}"""],
         ["key 2: version 4 follows version 1 in topic users"],
     ),
-    "a position that nobody gave out": (
+    "a forged position": (
         "log",
         [*stranger(26, "{}", ours(2**63 - 1))],
         ["topic users holds position 9223372036854775807 but the database has only given out 26"],

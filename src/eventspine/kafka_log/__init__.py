@@ -1,17 +1,16 @@
-"""The log as Kafka topics: the engine for production. Nothing else speaks to the Kafka client.
+"""The log as Kafka topics, for production. Only this package uses the Kafka client.
 
-librdkafka does the work in threads of its own. Python asks it one thing a batch, in a thread
-(`asyncio.to_thread`), and never one a message. Its asyncio classes are not used: the producer
-among them drops headers, and can send a whole batch twice (2.16).
+librdkafka works in its own threads. Python calls it once for each batch, in a thread (`asyncio.to_thread`), and
+never for each message. Its asyncio classes are not used: its asyncio producer drops headers, and can send a
+batch twice (2.16).
 
-What safety rests on here:
+Correctness depends on these rules:
 
-* A partition never has more than one request under way, a producer never gives a message up on its
-  own, and at the first error it is thrown away with everything in it. So no message can overtake an
-  earlier one of its partition: the next producer begins where its user, who knows what was
-  confirmed, begins again.
-* A partition is read from the offset that `start_at` names, never from the one committed to
-  Kafka; and an offset that the log has not got is an error, never a reason to jump.
+* A partition never has more than one request in flight. A producer never gives up a message on its own. At the
+  first error it is discarded with everything in it. So no message can overtake an earlier one of its
+  partition. The next producer starts after the last confirmed message, which its user knows.
+* A partition is read from the offset that `start_at` names, never from the one committed to Kafka. An offset that
+  the log does not have is an error. It is never skipped.
 """
 
 import asyncio

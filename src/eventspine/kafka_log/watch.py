@@ -1,9 +1,9 @@
-"""Whether a member of a group has been forgotten.
+"""Whether Kafka has forgotten a member of a group.
 
-After a broker was killed, and with it the memory of who is a member and until when, a whole group
-has been seen standing still, and another time a single partition: no error, no record, and a log that
-grew. Nothing in the client heals that. So a member looks now and then at what it should know anyway, and when the same thing is wrong
-at two looks in a row it joins the group anew, which loses nothing: its place is in its database.
+After a broker was killed, and lost its knowledge of the members, a whole group once stopped, and another time a
+single partition: without an error and without a record, while the log grew. The client does not repair that. So
+a member regularly checks what it should know anyway. If the same check fails twice in a row, it joins the group
+again. That loses nothing, because its checkpoint is in its database.
 """
 
 import threading

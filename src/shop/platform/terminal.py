@@ -1,8 +1,8 @@
-"""What is shown on a terminal, whoever wrote it and whatever the terminal can show.
+"""Makes text safe for a terminal, whatever its author and whatever the terminal can show.
 
-Names, keys and errors come from clients, and on Kafka from anybody. A terminal obeys what it is shown:
-an escape sequence in a name can clear the screen, rewrite the lines above, or worse. And not every
-terminal knows every character.
+Names, keys and errors come from clients, and on Kafka from any writer. A terminal executes what it shows: an escape
+sequence in a name can clear the screen, rewrite earlier lines, or worse. And not every terminal has every
+character.
 """
 
 import codecs

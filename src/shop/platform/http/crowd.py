@@ -1,9 +1,8 @@
-"""How many connections a server holds, and what becomes of one too many.
+"""The limit of connections, and what happens at the limit.
 
-Most of those that a server holds do nothing: pools keep them for the next request. So a newcomer is not
-refused for them. The one on which nothing has been asked for the longest time is closed, and a few more
-at once, so that not every newcomer makes us look through all of them. Only where every connection is at
-work is one more refused.
+Most connections of a server are idle: clients' pools keep them for the next request. So a new connection is not
+refused because of them. The connection that has been idle the longest is closed, and a few more with it, so that
+not every new connection causes a search. Only if every connection is busy, a new one is refused.
 """
 
 from collections.abc import Collection

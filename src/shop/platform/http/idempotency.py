@@ -1,8 +1,8 @@
-"""`Idempotency-Key`: send it again as often as you like, it is done once.
+"""`Idempotency-Key`: a request that is sent again is executed once.
 
-A refusal counts as an answer, and is repeated too; but not one for a reason that may pass
-(`Problem.may_pass`): that leaves the key unused. An answer that holds data about a subject is kept until
-the subject is erased; from then on a repeat is a `SubjectErased`.
+A refusal is an answer too, and is repeated, unless its reason may pass (`Problem.may_pass`): then the key stays
+unused. An answer with data about a subject is kept until the subject is erased. After that a repeat is a
+`SubjectErased`.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,7 @@
 """Lists in pages: `{"items": […], "next_cursor": "…" | null}`, with `limit` and `cursor`.
 
-A cursor is the id the next page starts below, in base64 with a mark that tells it from something
-made up. It is not a secret and not a promise: it says where to go on, and no more.
+A cursor is the id below which the next page starts, in base64, with a prefix that distinguishes it from an invented
+one. It is neither secret nor a promise.
 """
 
 import base64

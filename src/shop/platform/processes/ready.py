@@ -1,7 +1,7 @@
-"""How a process says that it answers: one line into a pipe whose number its supervisor passed on.
+"""How a process reports that it answers: it writes one line into a pipe that its supervisor passed to it.
 
-The same idea as systemd's sd_notify, small enough to need no library. Whoever starts processes
-need not guess from ports or logs.
+The idea is that of systemd's sd_notify, in a form that needs no library. A supervisor need not guess from ports or
+logs.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""The process that moves one service's events: its outbox into the log, others' events out of it."""
+"""The process that runs the relay and the consumer of one service."""
 
 import asyncio
 import signal

@@ -1,8 +1,8 @@
-"""Waiting for customers who have not been heard of yet, together.
+"""Orders from unknown customers wait together for the customers' events.
 
-A customer's event is a few milliseconds behind the customer, so an order that is there first waits.
-However many wait, they ask the database one question at a time; and they wait in a room of a fixed
-size, for their number is up to whoever makes up customers.
+A customer's event arrives a few milliseconds after the customer was created. An order that arrives earlier waits. All
+waiting orders ask the database with one query at a time. Their number has a limit, because clients could send
+orders from any number of invented customers.
 """
 
 import asyncio
