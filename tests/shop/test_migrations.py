@@ -337,15 +337,24 @@ def test_the_spines_revisions_are_one_line_named_for_it() -> None:
     assert len(steps()) == len(revisions)
 
 
-def test_released_migrations_name_each_step_that_they_called_once_and_in_order() -> None:
-    """As many as there were. Later steps are no service's business."""
-    for schema in filter(was_with_the_spine, SCHEMAS):
-        named = [
-            module["spine"]
-            for file in sorted(schema.migrations.glob("0*.py"))
-            if "spine" in (module := runpy.run_path(str(file)))
-        ]
-        assert named == [f"spine_{n:04}" for n in range(1, 11)]
+@pytest.mark.parametrize(
+    "schema", [one for one in SCHEMAS if was_with_the_spine(one)], ids=lambda schema: schema.name
+)
+def test_released_migrations_run_right_after_the_step_that_they_called(
+    schema: Schema, new_database: NewDatabase
+) -> None:
+    """So they find the tables that they were made for. Later steps are no service's business."""
+    url = new_database(None)
+    named = []
+    for file in sorted(schema.migrations.glob("0*.py")):
+        module = runpy.run_path(str(file))
+        if "spine" in module:
+            named.append(module["spine"])
+            schema.migrate(url, to=module["revision"])
+            if len(named) < 10:
+                at = {"alembic_version": module["revision"], "spine_version": named[-1]}
+                assert versions_of(url) == at
+    assert named == [f"spine_{n:04}" for n in range(1, 11)]
 
 
 STEP = "ALTER TABLE outbox_head ADD COLUMN spare int"
