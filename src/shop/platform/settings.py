@@ -61,7 +61,7 @@ class ServiceSettings(BaseModel):
         default="", description="its PostgreSQL: `postgresql://user@host/database`"
     )
     database_password: str = Field(
-        default="", description="the password, which then is not in the URL; use `…_FILE`"
+        default="", description="the password, if it is not in the URL; use `…_FILE`"
     )
     port: Port
 
@@ -76,18 +76,18 @@ class Settings(BaseSettings):
 
     host: str = Field(
         default="localhost",
-        description="the address APIs listen on; `localhost` is both 127.0.0.1 and ::1, as far as the machine has them",
+        description="the address APIs listen on; `localhost` means both 127.0.0.1 and ::1, if the machine has them",
     )
 
     event_log: Literal["postgres", "kafka"] = Field(
-        default="postgres", description="which log: a PostgreSQL table, or Kafka"
+        default="postgres", description="the event log: a PostgreSQL table, or Kafka"
     )
     event_log_url: str = Field(
-        default="", description="the PostgreSQL database of the log that is a table"
+        default="", description="the PostgreSQL database of the log, if the log is a table"
     )
     accept_data_loss: bool = Field(
         default=False,
-        description="`shop migrate` takes a server that may lose, in a crash, what it confirmed",
+        description="`shop migrate` accepts a server that may lose confirmed data in a crash",
     )
     kafka: dict[str, str] = Field(
         default_factory=dict,
@@ -97,7 +97,7 @@ class Settings(BaseSettings):
     )
     kafka_partitions: Annotated[int, Field(ge=1, le=10_000)] = Field(
         default=12,
-        description="partitions of a topic that `shop migrate` creates; it refuses a topic that has "
+        description="partitions of a topic that `shop migrate` creates; it refuses a topic with "
         "another number",
     )
     kafka_replication_factor: Annotated[int, Field(ge=1, le=10)] = Field(
@@ -107,19 +107,19 @@ class Settings(BaseSettings):
     max_waiting: Annotated[int, Field(ge=1)] = Field(
         default=1024,
         description="requests that may wait for their batch, and as many that may wait for an event, as an "
-        "order does for its customer; one more is a 503 at once",
+        "order waits for its customer; one more gets a 503 at once",
     )
     max_connections: Annotated[int, Field(ge=1)] = Field(
         default=8192,
-        description="connections that an API holds. For one more, the one that has been idle for the longest "
-        "time is closed; where none is idle, one more is a 503 and closed, a probe's too. Each is an open file: "
-        "the limit on those (`ulimit -n`) is raised as far as the system allows, and where that is not enough, "
-        "fewer are held, and the log says so",
+        description="connections that an API holds. One more closes the connection that has been idle the longest. "
+        "If none is idle, one more gets a 503 and is closed, a health probe too. Each connection is an open file. "
+        "The API raises its limit on open files (`ulimit -n`) as far as the system allows. If that is not enough, "
+        "it holds fewer connections, and logs `api.connections_limited`",
     )
     keep_alive_s: Annotated[int, Field(ge=1, le=24 * 3600)] = Field(
         default=75,
-        description="how long an API keeps an idle connection. A balancer in front of it must keep "
-        "its own for less time (nginx and AWS 60 s, Google 600 s), or it sends a request into a "
+        description="how long an API keeps an idle connection. A load balancer in front of it must keep "
+        "its connections for less time (nginx and AWS 60 s, Google 600 s). Otherwise it may send a request into a "
         "connection that is being closed",
     )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
@@ -129,35 +129,34 @@ class Settings(BaseSettings):
     )
     docs: bool = Field(
         default=True,
-        description="whether an API serves `/docs`, `/redoc`, `/openapi.json`, and `/`, which leads to "
-        "the first",
+        description="whether an API serves `/docs`, `/redoc`, `/openapi.json`, and `/`, which redirects to "
+        "`/docs`",
     )
     request_timeout_ms: Annotated[int, Field(ge=100)] = Field(
         default=10_000,
-        description="a request whose turn has not come by then is a 503, and not done; nor is one "
-        "begun again later",
+        description="a request whose turn has not come by then gets a 503 and is not executed; nor is one "
+        "started again later",
     )
     outbox_retention_s: Annotated[int, Field(ge=0)] = Field(
         default=7 * 24 * 3600,
-        description="how long relayed events stay in the outbox, to feed a log that lost its end "
+        description="how long relayed events stay in the outbox, to feed a log that lost its last records "
         "([how time is counted](#clocks))",
     )
     idempotency_retention_s: Annotated[int, Field(ge=60)] = Field(
-        default=24 * 3600, description="how long idempotency keys are honoured at least"
+        default=24 * 3600, description="how long idempotency keys are kept, at least"
     )
     drain_ms: Annotated[int, Field(ge=0)] = Field(
         default=0,
-        description="how long an API that is asked to stop says that it is not ready and goes on "
-        "answering, each time with `Connection: close`, so that a balancer can notice; a second signal ends that",
+        description="how long an API that was asked to stop reports that it is not ready and still "
+        "answers, with `Connection: close`, so that a load balancer notices; a second signal ends that time",
     )
     most_parked: Annotated[int, Field(ge=1)] = Field(
         default=100,
-        description="keys that may be parked before a partition that meets one more stops",
+        description="keys that may be blocked by parked events; a partition with one more such key pauses",
     )
     parked_retention_s: Annotated[int, Field(ge=60)] = Field(
         default=30 * 24 * 3600,
-        description="how long parked records that are not the shop's events can be looked at; parked "
-        "events stay, however old",
+        description="how long parked foreign records are kept; parked events stay, however old",
     )
     relay_batch: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
         default=None, description="events relayed at a time; if not set, 2000, or on Kafka 10000"
@@ -167,19 +166,19 @@ class Settings(BaseSettings):
     )
 
     heartbeat: Path | None = Field(
-        default=None, description="a file that a worker writes every second while it is well"
+        default=None, description="a file that a worker writes every second while it is healthy"
     )
 
     interceptors: str = Field(
         default="",
-        description="functions that give interceptors, as module:function, separated by commas",
+        description="functions that return interceptors, as module:function, separated by commas",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="the least that is logged, as JSON lines on stdout"
+        default="info", description="the lowest level that is logged, as JSON lines on stdout"
     )
     log_dir: Path | None = Field(
         default=None,
-        description="a directory for log files, one for each kind of process; of 20 MiB at most, and one old one beside it",
+        description="a directory for log files, one for each kind of process, each of 20 MiB at most, with one older file",
     )
     access_log: bool = Field(default=False, description="a log line for every request")
 
@@ -202,7 +201,7 @@ class Settings(BaseSettings):
         for origin in origins:
             if not re.fullmatch(_ORIGIN, origin) or re.fullmatch("http:.*:80|https:.*:443", origin):
                 raise ValueError(
-                    f"{origin!r} is no origin as a browser sends it: scheme, host in lower case, and "
+                    f"{origin!r} is not an origin as a browser sends it: scheme, host in lower case, and "
                     "the port unless it is the usual one, like https://shop.example,http://localhost:3000"
                 )
         return origins

@@ -172,7 +172,7 @@ def test_what_no_browser_would_send_is_refused_at_the_start(
     monkeypatch: pytest.MonkeyPatch, given: str
 ) -> None:
     monkeypatch.setenv("SHOP_CORS_ORIGINS", given)
-    with pytest.raises(ValidationError, match="is no origin as a browser sends it"):
+    with pytest.raises(ValidationError, match="is not an origin as a browser sends it"):
         Settings()
 
 
