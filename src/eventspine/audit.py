@@ -212,7 +212,7 @@ async def _read_others(
         if lost := dropped(partition, shown):
             section.problems.append(
                 f"{len(lost)} record(s) of {topic}/{partition}, of positions from {min(lost)} to"
-                f" {max(lost)}, were dropped as repeats and are none, so no table says what they"
+                f" {max(lost)}, were dropped as repeats, but are not repeats, so no table has what they"
                 f" say: position {shown[partition].highest}, at offset {shown[partition].offset},"
                 " came before them, so another writer wrote it; see"
                 " docs/operations.md, 'A forged position'"
@@ -301,9 +301,9 @@ def _source_section(audited: Audited, seen: Seen, head: int, fed: Feeding) -> Se
 def _parked_section(audited: Audited, parked: Sequence[Any]) -> Section:
     section = Section(f"{audited.name}: parked events", facts={"parked": len(parked)})
     for topic, partition, offset, position, key, error in parked[:10]:
-        what = f"position {position} of topic {topic}" if position else "no event of ours"
+        what = f"position {position} of topic {topic}" if position else "foreign record"
         section.problems.append(
-            f"{what} (key {key}, {topic}/{partition}@{offset}) is parked: {error[:200]}; mend the"
+            f"{what} (key {key}, {topic}/{partition}@{offset}) is parked: {error[:200]}; fix the"
             " cause, then `shop parked retry`, or discard it"
         )
     return section

@@ -186,7 +186,7 @@ def test_a_log_that_was_lost_is_a_loss_until_it_is_given_up(
 
     result = shop(moved, "log", "accept", "--give-up")
     assert result.exit_code == 0, result.output
-    assert "accepted; its worker feeds the log from position 21 on" in result.output
+    assert "accepted; the worker feeds the log from position 21" in result.output
     work(moved)
     result = shop(moved, "audit")
     assert result.exit_code == 1

@@ -189,7 +189,7 @@ def test_foreign_records_are_counted_and_named_and_change_nothing_else(copied: D
     readers = ("orders", "greetings")
     assert len(problems(found)) == 2 * len(readers)
     for problem in problems(found):
-        assert problem.startswith("no event of ours (key 1, users/0@2")
+        assert problem.startswith("foreign record (key 1, users/0@2")
     assert facts(found, "users: events in topic users")["not_events"] == 2
     for reader in readers:
         assert shop(copied, "parked", "discard", reader, "--cause", "not an event").exit_code == 0
@@ -393,8 +393,8 @@ def test_a_position_that_nobody_gave_out_is_named_with_what_it_made_readers_drop
     said = [problem.partition(":")[0] for problem in found]
     assert f"topic users holds position {10**18} but the database has only given out 28" in said
     assert (
-        "2 record(s) of users/0, of positions from 27 to 28, were dropped as repeats and are none,"
-        " so no table says what they say"
+        "2 record(s) of users/0, of positions from 27 to 28, were dropped as repeats, but are not repeats,"
+        " so no table has what they say"
     ) in said
     assert f"position {10**18}, at offset 26, came before them" in "".join(found)
     # What docs/operations.md says to do about it.

@@ -136,7 +136,7 @@ def test_show_shows_a_keys_events_whole(copied: Databases) -> None:
     assert '"name": "U 7!!"' in shown.stdout
     assert "hello" in shop(copied, "parked", "show", "orders", "8").stdout
     assert shop(copied, "parked", "show", "orders", "99").stdout == (
-        "nothing is parked of key 99\n"
+        "no parked record has the key 99\n"
     )
 
 
@@ -196,7 +196,7 @@ def test_retry_of_everything_fails_for_what_is_no_event(
     assert "key 8 in topic users: applied 0, left 1: NotAnEvent: it has no header" in result.stdout
     assert [key for key, *_ in parked(orders)] == ["8"]
     nothing = shop(copied, "parked", "retry", "orders", "--key", "3")
-    assert (nothing.exit_code, nothing.stdout) == (0, "nothing is parked that matches\n")
+    assert (nothing.exit_code, nothing.stdout) == (0, "no parked record matches\n")
 
 
 def test_a_discarded_event_leaves_a_gap_that_has_to_be_accepted(

@@ -1,4 +1,4 @@
-"""From one log to another, as people see it: a bar while it goes on, and a line for each service."""
+"""Moves from one log to another, with a progress bar and a line for each service."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,7 +24,7 @@ async def copy_all(services: Sequence[Service], urls: Urls, of: EventLog, to: Ev
 async def accept_all(
     services: Sequence[Service], urls: Urls, log: EventLog, *, give_up: bool
 ) -> bool:
-    """Whether all of them go on with this log."""
+    """Whether all services continue with this log."""
     return all([await _accept(each, urls[each.name], log, give_up=give_up) for each in services])
 
 
@@ -36,7 +36,7 @@ async def _copy(service: Service, url: str, of: EventLog, to: EventLog) -> bool:
     _say(
         service,
         f"topic {service.topic} up to position {done.upto}: {done.copied} events copied,"
-        f" {done.already_there} were there; what one log holds is in the other, to the byte",
+        f" {done.already_there} were there already; both logs have the same events, byte for byte",
     )
     for span in done.missing:
         _say(service, f"{_positions(span)} in neither log")
@@ -50,10 +50,10 @@ async def _accept(service: Service, url: str, log: EventLog, *, give_up: bool) -
             for span in missing:
                 _say(service, f"{_positions(span)} neither in this log nor in the outbox")
             if missing and not give_up:
-                _say(service, "not accepted; with --give-up it goes on without them")
+                _say(service, "not accepted; --give-up continues without them")
                 return False
             await note(url, log, service.topic, service.source, upto)
-    _say(service, f"accepted; its worker feeds the log from position {upto + 1} on")
+    _say(service, f"accepted; the worker feeds the log from position {upto + 1}")
     return True
 
 

@@ -43,7 +43,7 @@ class Parking:
     async def show_key(self, key: str) -> bool:
         found = await self._find(key, None)
         if not found:
-            self._say(f"nothing is parked of key {key}")
+            self._say(f"no parked record has the key {key}")
         for each in found:
             self._say(f"{_place(each)}  {each.cause}: {' '.join(each.error.split())}")
             for name, value in each.headers.items():
@@ -60,7 +60,7 @@ class Parking:
         # A key's first event decides; what waits behind it comes along, whatever its own cause.
         for topic, of in dict.fromkeys((each.topic, each.key) for each in found):
             if dry_run:
-                self._say(f"would retry what is parked of key {of} in topic {topic}")
+                self._say(f"would retry the parked records of key {of} in topic {topic}")
                 continue
             done = await dead_letters.retry(
                 self._database, self._handlers, topic, of, accept_gaps=accept_gaps
@@ -70,7 +70,7 @@ class Parking:
             why = f": {done.error}" if done.error else ""
             self._say(f"key {of} in topic {topic}: {outcome}{why}")
         if not found:
-            self._say("nothing is parked that matches")
+            self._say("no parked record matches")
         return well
 
     async def discard(self, key: str | None, cause: str | None, *, dry_run: bool) -> bool:
