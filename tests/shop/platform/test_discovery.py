@@ -241,14 +241,16 @@ def test_make_check_says_it_in_one_sentence(write: Write, tmp_path: Path) -> Non
 
 
 SOURCES = Path(__file__).parents[3] / "src"
+NAMES = {"users", "orders", "greetings"}
+"""That of a new service may be a word with another meaning there."""
 WITHOUT_SERVICES = ("eventspine", "shop/platform", "shop/cli", "devstack")
 
 
 @pytest.mark.parametrize("room", WITHOUT_SERVICES)
 def test_the_code_outside_a_service_names_none(room: str) -> None:
-    names = set(discovery.names())
     for path in (SOURCES / room).rglob("*.py"):
-        assert not named_in(path.read_text()) & names, path
+        named = named_in(path.read_text()) & NAMES
+        assert not named, f"{path} names {', '.join(named)}"
 
 
 def named_in(source: str) -> set[str]:

@@ -83,6 +83,7 @@ def make_app(service: Service, settings: Settings) -> ServiceApp:
         request_timeout=settings.request_timeout_ms / 1000,
         interceptors=chain.routes,
     )
+    app.state.database_connections = connections
     return app
 
 
@@ -107,7 +108,7 @@ def run_api(service: Service, settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT; then finish what was accepted. Raises `PortTaken`, `TooFewFiles`."""
     app = make_app(service, settings)
     bound = bind(settings.host, settings.service(service.name).port)
-    held = files.connections(settings.max_connections)
+    held = files.connections(settings.max_connections, app.state.database_connections)
     if held < settings.max_connections:
         _LOG.warning(
             "api.connections_limited",

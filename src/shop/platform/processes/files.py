@@ -4,9 +4,10 @@ import os
 import resource
 from contextlib import suppress
 
-_OWN = 56
-"""What an API may open beside its clients' connections: ten connections to its database, and as many
-while those are given up, its event loop's, its log's, look-ups of names."""
+_OWN = 36
+"""What an API may open beside its connections: its event loop's, its log's, look-ups of names."""
+_DATABASE = 10
+"""Connections to its database, where it is not known yet how many."""
 
 _FEWEST = 8
 """Connections without which there is no point in starting."""
@@ -37,19 +38,20 @@ def allow(count: int) -> int:
     return count if soft == resource.RLIM_INFINITY else soft
 
 
-def for_connections(count: int) -> int:
-    """Files that an API needs for so many connections."""
+def for_connections(count: int, database: int = _DATABASE) -> int:
+    """Files that an API needs for so many clients' connections, and for so many to its database."""
     # A quarter more for those that are told that they are too many, and those just being closed.
-    return count + count // 4 + _OWN + _open_now()
+    return count + count // 4 + _own(database)
 
 
-def connections(wanted: int) -> int:
-    """How many there is room for, at most `wanted`. Raises `TooFewFiles`."""
-    allowed = allow(for_connections(wanted))
-    room = (allowed - _OWN - _open_now()) * 4 // 5
+def connections(wanted: int, database: int = _DATABASE) -> int:
+    """How many clients' there is room for, at most `wanted`. Raises `TooFewFiles`."""
+    allowed = allow(for_connections(wanted, database))
+    room = (allowed - _own(database)) * 4 // 5
     if room < _FEWEST:
+        needs = for_connections(_FEWEST, database)
         raise TooFewFiles(
-            f"only {allowed} files may be open here, and an API needs {for_connections(_FEWEST)}, and "
+            f"only {allowed} files may be open here, and an API needs {needs}, and "
             "one for each connection: raise the limit (`ulimit -n`, or LimitNOFILE= for systemd)"
         )
     return min(wanted, room)
@@ -63,6 +65,11 @@ def for_worker() -> None:
             f"only {allowed} files may be open here, and a worker needs {_WORKER_NEEDS}: raise the limit "
             "(`ulimit -n`, or LimitNOFILE= for systemd)"
         )
+
+
+def _own(database: int) -> int:
+    # As many again while the database's are given up.
+    return _OWN + 2 * database + _open_now()
 
 
 def _open_now() -> int:

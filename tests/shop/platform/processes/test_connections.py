@@ -11,6 +11,7 @@ from fastapi import APIRouter
 from eventspine.batching import Batcher
 from eventspine.database import Database
 from shop.platform import discovery
+from shop.platform.processes import files
 from shop.platform.processes.api import make_app
 from shop.platform.service import Endpoints
 from shop.platform.settings import Settings
@@ -56,3 +57,7 @@ def test_the_lanes_of_twelve_batchers_never_wait_for_each_others_connections(
             assert count <= found[0] <= count + 1
 
     asyncio.run(run())
+
+
+def test_more_connections_to_the_database_leave_fewer_files_to_clients() -> None:
+    assert files.for_connections(100, database=40) - files.for_connections(100, database=10) == 60
