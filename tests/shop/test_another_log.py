@@ -322,7 +322,7 @@ def test_a_log_is_not_copied_into_itself(copied: Databases) -> None:
         assert "both name the same log (postgres " in result.output
     result = shop(copied, "log", "copy", "--from", "somewhere")
     assert result.exit_code == 2
-    assert "--from somewhere is no log" in result.output
+    assert "--from somewhere is not a log" in result.output
 
 
 @pytest.mark.kafka

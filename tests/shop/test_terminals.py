@@ -170,7 +170,7 @@ def test_an_error_that_nobody_foresaw_is_status_70(
         main()
     assert ended.value.code == 70
     *_, last = capsys.readouterr().err.splitlines()
-    assert last.startswith("shop: an error that nobody foresaw")
+    assert last.startswith("shop: an unexpected error")
     assert type(error).__name__ in last
 
 

@@ -438,9 +438,10 @@ def test_head_is_answered_as_get_is_but_for_the_body(users: Served, raw: Raw, pa
     assert raw.answers_on()
 
 
-def test_head_is_refused_where_there_is_no_get(raw: Raw) -> None:
-    raw.send(request("HEAD", "/users"))
-    status, headers, _ = raw.answer(body=False)
+def test_head_is_refused_where_there_is_no_get(orders: Served) -> None:
+    with connected(orders) as raw:
+        raw.send(request("HEAD", "/orders/1/cancel"))
+        status, headers, _ = raw.answer(body=False)
     assert (status, headers["allow"]) == (405, "POST")
 
 
