@@ -41,11 +41,15 @@ def clone(tmp_path: Path) -> Path:
     return folder
 
 
+# What a `make` that runs these tests tells those that it starts.
+LEFT_OUT = {*PYTHONS, "MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES"}
+
+
 def start(folder: Path, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         ["make", f"PYTHON={sys.executable}", "up"],
         cwd=folder,
-        env={name: os.environ[name] for name in os.environ if name not in PYTHONS} | environment,
+        env={name: os.environ[name] for name in os.environ if name not in LEFT_OUT} | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

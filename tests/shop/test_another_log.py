@@ -181,7 +181,7 @@ def test_a_log_that_was_lost_is_a_loss_until_it_is_given_up(
     refused = shop(moved, "log", "accept")
     assert refused.exit_code == 1
     assert "users: positions 1 to 20 are neither in this log nor in the outbox" in refused.output
-    assert "not accepted; with --give-up" in refused.output
+    assert "not accepted; --give-up continues without them" in refused.output
     assert "nothing is fed to it" in shop(moved, "audit").output
 
     result = shop(moved, "log", "accept", "--give-up")
