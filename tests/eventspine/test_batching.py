@@ -167,7 +167,7 @@ def test_an_outcome_unknown_of_one_half_is_not_the_other_halfs() -> None:
 def test_whose_turn_does_not_come_in_time_is_refused_while_the_others_still_work() -> None:
     async def scenario() -> None:
         work = Work()
-        batcher = Batcher(work, timeout=0.1)
+        batcher = Batcher(work, timeout=0.5)
         work.go.clear()
         tasks = submit_all(batcher, [1])
         await turns()

@@ -1,6 +1,7 @@
 """Work that librdkafka does in a thread, and the event loop that waits for it."""
 
 import asyncio
+import gc
 import threading
 from contextlib import suppress
 
@@ -31,3 +32,25 @@ def test_whoever_is_cancelled_again_and_again_waits_until_the_thread_has_ended()
         assert ended
 
     asyncio.run(scenario())
+
+
+def test_work_that_fails_because_it_was_cancelled_is_not_reported_as_forgotten() -> None:
+    reported: list[object] = []
+
+    def work(stop: threading.Event) -> None:
+        assert stop.wait(10)
+        raise RuntimeError("stopped")
+
+    async def scenario() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+        waiting = asyncio.create_task(in_thread(work))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with suppress(asyncio.CancelledError):
+            await waiting
+        del waiting
+        gc.collect()
+        await asyncio.sleep(0)
+
+    asyncio.run(scenario())
+    assert reported == []

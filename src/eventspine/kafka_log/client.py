@@ -247,4 +247,7 @@ async def in_thread(work: Callable[[threading.Event], _Result]) -> _Result:
         while not running.done():
             with suppress(asyncio.CancelledError):
                 await asyncio.wait([running])
+        if not running.cancelled():
+            # Asked for here, or asyncio would log that nobody did: being stopped is how it failed.
+            running.exception()
         raise
