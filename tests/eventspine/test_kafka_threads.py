@@ -42,7 +42,9 @@ def test_work_that_fails_because_it_was_cancelled_is_not_reported_as_forgotten()
         raise RuntimeError("stopped")
 
     async def scenario() -> None:
-        asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+        asyncio.get_running_loop().set_exception_handler(
+            lambda _, context: reported.append(context)
+        )
         waiting = asyncio.create_task(in_thread(work))
         await asyncio.sleep(0)
         waiting.cancel()
