@@ -358,15 +358,16 @@ async def _invariant_section(
 
 
 async def _versions_section(connection: Connection, audited: Audited) -> Section:
-    key = next(
-        (
-            table.key
-            for table in audited.projections
-            if isinstance(table, Projection) and table.topic == audited.topic
-        ),
-        {"id": "text"},
-    )
-    skipped, count = await skipped_versions(connection, audited.topic, key)
+    keys = [
+        table.key
+        for table in audited.projections
+        if isinstance(table, Projection) and table.topic == audited.topic
+    ]
+    skipped, count = [], 0
+    for key in keys or [{"id": "text"}]:
+        found, more = await skipped_versions(connection, audited.topic, key)
+        skipped += found
+        count += more
     section = Section(
         f"{audited.name}: versions rise by one in topic {audited.topic}", facts={"skipped": count}
     )

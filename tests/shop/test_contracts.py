@@ -6,15 +6,18 @@ import json
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import pytest
 
 from eventspine.event import Event, NotAnEvent, decode
+from shop.contracts.identity import AccessChanged, SessionEnded, SigningKeyChanged
 from shop.contracts.orders import OrderCancelled, OrderPlaced
 from shop.contracts.users import UserCreated, UserErased, UserUpdated
 from shop.platform import discovery
 from tests.more.contracts.greetings import GreetingSent
 
+SESSION = UUID("0198e9a0-0000-7000-8000-000000000001")
 CREATED = datetime(2026, 1, 2, 3, 4, 5, 678900, tzinfo=UTC)
 
 _ORDER: dict[str, Any] = {
@@ -51,6 +54,46 @@ GOLDEN: list[tuple[str, Event, str]] = [
         "users /users user.erased 1",
         UserErased(id=1, version=3, created_at=CREATED),
         '{"id":1,"version":3,"created_at":"2026-01-02T03:04:05.678900Z"}',
+    ),
+    (
+        "users /users signing_key.changed 1",
+        SigningKeyChanged(
+            id="key:k1",
+            version=1,
+            kid="k1",
+            state="initial",
+            public_jwk={"kty": "RSA", "e": "AQAB"},
+        ),
+        (
+            '{"id":"key:k1","version":1,"kid":"k1","state":"initial",'
+            '"public_jwk":{"kty":"RSA","e":"AQAB"}}'
+        ),
+    ),
+    (
+        "users /users access.changed 1",
+        AccessChanged(
+            id="access:17",
+            version=3,
+            subject="user:17",
+            roles=["customer", "support"],
+            locked=False,
+            generation=3,
+            reason="role_granted",
+        ),
+        (
+            '{"id":"access:17","version":3,"subject":"user:17","roles":["customer","support"],'
+            '"locked":false,"generation":3,"reason":"role_granted"}'
+        ),
+    ),
+    (
+        "users /users session.ended 1",
+        SessionEnded(
+            id=f"session:{SESSION}", version=1, session_id=SESSION, user_id=17, reason="signed_out"
+        ),
+        (
+            '{"id":"session:0198e9a0-0000-7000-8000-000000000001","version":1,'
+            '"session_id":"0198e9a0-0000-7000-8000-000000000001","user_id":17,"reason":"signed_out"}'
+        ),
     ),
     (
         "orders /orders order.placed 1",
@@ -130,7 +173,10 @@ def test_a_service_answers_every_event_of_the_topics_it_listens_to(name: str) ->
             assert handlers.event_class(event.topic, event.type) is type(event)
 
 
-USER, ORDER = json.loads(GOLDEN[0][2]), json.loads(GOLDEN[3][2])
+USER, ORDER = (
+    json.loads(GOLDEN[0][2]),
+    next(json.loads(data) for _, event, data in GOLDEN if isinstance(event, OrderPlaced)),
+)
 
 IMPOSSIBLE: dict[str, list[Any]] = {
     "id": [2**63, "7", 7.0, True, None],

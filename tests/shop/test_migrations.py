@@ -103,6 +103,7 @@ SPINE_DATA = """
 NEWER = {
     *("idempotency_keys", "parked", "earlier_cursors", "earlier_relay"),
     *("outbox_marks", "running_time"),
+    *("signing_keys", "access", "ended_sessions"),
 }
 """Tables that the first revisions do not have."""
 

@@ -1,7 +1,21 @@
-"""What the user service publishes. Topic `users`, key: the user's id."""
+"""What the user service publishes. Topic `users`, key: the user's id.
+
+On the same topic, `identity.py`'s.
+"""
 
 from eventspine.event import Event, IntegerId
+from shop.contracts.identity import AccessChanged, SessionEnded, SigningKeyChanged
 from shop.contracts.values import Email, Line, Time
+
+__all__ = [
+    "AccessChanged",
+    "SessionEnded",
+    "SigningKeyChanged",
+    "UserCreated",
+    "UserErased",
+    "UserEvent",
+    "UserUpdated",
+]
 
 
 class UserEvent(Event):

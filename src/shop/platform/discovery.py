@@ -95,14 +95,17 @@ def sections() -> dict[str, type[ServiceSettings]]:
 
 
 def contracts(name: str) -> list[type[Event]]:
-    """The events that a service publishes: those of its contracts that have a type."""
+    """The events that a service publishes: those of its contracts that have a type, and those of other
+    modules that `__all__` of its contracts names.
+    """
     module = import_module(find(name).contracts)
+    also = getattr(module, "__all__", ())
     return [
         kind
         for kind in vars(module).values()
         if isinstance(kind, type)
         and issubclass(kind, Event)
-        and kind.__module__ == module.__name__
+        and (kind.__module__ == module.__name__ or kind.__name__ in also)
         and "type" in vars(kind)
     ]
 

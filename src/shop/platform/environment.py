@@ -41,7 +41,7 @@ def unknown(variables: Iterable[tuple[str, str]], known: Iterable[str], prefix: 
         f"{name} is not a setting; {_meant(name, taken, prefix)}"
         for name, value in sorted(variables)
         if name.startswith(prefix)
-        and name.removesuffix("_FILE") not in taken
+        and not {name, name.removesuffix("_FILE")} & taken
         and name not in _NO_SETTINGS
         and not name.startswith(free or "\0")
         and not _is_of_kubernetes(name, value)

@@ -22,6 +22,7 @@ from pydantic_settings import (
 )
 
 from shop.platform import environment
+from shop.platform.auth.settings import AuthSettings
 
 PREFIX = "SHOP_"
 
@@ -103,6 +104,8 @@ class Settings(BaseSettings):
     kafka_replication_factor: Annotated[int, Field(ge=1, le=10)] = Field(
         default=1, description="replicas of a topic that `shop migrate` creates; 3 in production"
     )
+
+    auth: AuthSettings = Field(default_factory=AuthSettings)
 
     max_waiting: Annotated[int, Field(ge=1)] = Field(
         default=1024,

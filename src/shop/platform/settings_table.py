@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from annotated_types import Ge, Le
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from shop.platform import discovery
@@ -43,9 +44,17 @@ def page_with(page: str, rows: str) -> str:
 
 
 def _platform() -> Iterator[tuple[str, FieldInfo]]:
-    for name, field in Settings.model_fields.items():
+    yield from _fields(PREFIX, Settings)
+
+
+def _fields(prefix: str, model: type[BaseModel]) -> Iterator[tuple[str, FieldInfo]]:
+    for name, field in model.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            yield from _fields(f"{prefix}{name.upper()}__", section)
+            continue
         free = "__…" if get_origin(field.annotation) is dict else ""
-        yield f"{PREFIX}{name.upper()}{free}", field
+        yield f"{prefix}{name.upper()}{free}", field
 
 
 def _of_services(sections: Mapping[str, type[ServiceSettings]]) -> Iterator[str]:

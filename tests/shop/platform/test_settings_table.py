@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 from pydantic.fields import FieldInfo
 
 from shop.platform import discovery
+from shop.platform.auth.settings import AuthSettings
 from shop.platform.settings import Port, ServiceSettings, Settings
 from shop.platform.settings_table import PAGE, page_with, table
 
@@ -22,9 +23,11 @@ class Loyalty(ServiceSettings):
 
 def fields() -> Iterator[tuple[str, FieldInfo]]:
     models: dict[str, type[BaseModel]] = {"": Settings, **discovery.sections()}
+    models["auth"] = AuthSettings
     for name, model in models.items():
         for field, info in model.model_fields.items():
-            yield f"{name} {field}", info
+            if field not in models:
+                yield f"{name} {field}", info
 
 
 @pytest.mark.usefixtures("only_shipped_services")

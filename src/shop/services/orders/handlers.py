@@ -8,6 +8,7 @@ from eventspine.outbox import Transaction
 from eventspine.projections import keep_latest
 from eventspine.reading import Received
 from shop.contracts.users import UserCreated, UserErased, UserUpdated
+from shop.platform.auth.copies import IDENTITY_HANDLERS
 from shop.services.orders.errors import UserGone
 from shop.services.orders.projections import CUSTOMERS
 
@@ -28,5 +29,6 @@ HANDLERS = Handlers(
         UserCreated: customers_changed,
         UserUpdated: customers_changed,
         UserErased: customers_changed,
+        **IDENTITY_HANDLERS,
     },
 )

@@ -1,6 +1,7 @@
 """The order service's tables that can be recomputed from the event log."""
 
 from eventspine.projections import Projection
+from shop.platform.auth.copies import IDENTITY_PROJECTIONS
 
 ORDERS = Projection(
     "orders",
@@ -23,4 +24,4 @@ CUSTOMERS = Projection(
     computed={"erased": "email IS NULL"},
 )
 
-PROJECTIONS = (ORDERS, CUSTOMERS)
+PROJECTIONS = (ORDERS, CUSTOMERS, *IDENTITY_PROJECTIONS)

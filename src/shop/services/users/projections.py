@@ -1,6 +1,7 @@
 """The user service's tables that can be recomputed from the event log."""
 
 from eventspine.projections import Projection
+from shop.platform.auth.copies import IDENTITY_PROJECTIONS
 
 USERS = Projection(
     "users",
@@ -23,4 +24,4 @@ ORDERS = Projection(
     },
 )
 
-PROJECTIONS = (USERS, ORDERS)
+PROJECTIONS = (USERS, ORDERS, *IDENTITY_PROJECTIONS)

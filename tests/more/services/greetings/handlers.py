@@ -7,6 +7,7 @@ from eventspine.outbox import Transaction
 from eventspine.projections import keep_latest
 from eventspine.reading import Received
 from shop.contracts.users import UserCreated, UserErased, UserUpdated
+from shop.platform.auth.copies import IDENTITY_HANDLERS
 from tests.more.services.greetings.projections import PEOPLE
 
 
@@ -19,5 +20,10 @@ async def people_changed(
 
 HANDLERS = Handlers(
     "greetings",
-    {UserCreated: people_changed, UserUpdated: people_changed, UserErased: people_changed},
+    {
+        UserCreated: people_changed,
+        UserUpdated: people_changed,
+        UserErased: people_changed,
+        **IDENTITY_HANDLERS,
+    },
 )

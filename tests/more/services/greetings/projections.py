@@ -1,6 +1,7 @@
 """The greeting service's tables that can be recomputed from the event log."""
 
 from eventspine.projections import Projection
+from shop.platform.auth.copies import IDENTITY_PROJECTIONS
 
 GREETINGS = Projection(
     "greetings",
@@ -12,4 +13,4 @@ PEOPLE = Projection(
     "people", topic="users", columns={"name": "text"}, computed={"erased": "name IS NULL"}
 )
 
-PROJECTIONS = (GREETINGS, PEOPLE)
+PROJECTIONS = (GREETINGS, PEOPLE, *IDENTITY_PROJECTIONS)

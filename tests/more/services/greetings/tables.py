@@ -14,9 +14,11 @@ from sqlalchemy import (
 )
 
 from eventspine.tables import add_spine_tables
+from shop.platform.auth.tables import add_identity_tables
 
 metadata = MetaData()
 add_spine_tables(metadata)
+add_identity_tables(metadata)
 
 greetings = Table(
     "greetings",

@@ -1,0 +1,67 @@
+"""A service's copies of keys, generations and ended sessions, by which it verifies tokens on its own.
+
+A service has them with one line in each of four files: `*IDENTITY_PROJECTIONS` in its projections,
+`**IDENTITY_HANDLERS` in its handlers, `add_identity_tables(metadata)` in its tables, and `op.execute(IDENTITY)`
+in a migration. In the user service the tables are the originals: the actions that publish write them, and it has
+no handlers for its own events.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from eventspine.event import Event
+from eventspine.handlers import Handler
+from eventspine.outbox import Transaction
+from eventspine.projections import Projection, keep_latest
+from eventspine.reading import Received
+from shop.contracts.identity import AccessChanged, IdentityEvent, SessionEnded, SigningKeyChanged
+
+_STAMPS = ("changed_in", "changed_ms")
+"""Set by a trigger. See `tables.py`."""
+
+# Each has a key that no other event of the topic has as a field.
+SIGNING_KEYS = Projection(
+    "signing_keys",
+    topic=IdentityEvent.topic,
+    key={"kid": "text"},
+    columns={"state": "text", "public_jwk": "jsonb"},
+    not_from_events=_STAMPS,
+)
+
+ACCESS = Projection(
+    "access",
+    topic=IdentityEvent.topic,
+    key={"subject": "text"},
+    columns={"roles": "text[]", "locked": "boolean", "generation": "bigint", "reason": "text"},
+    not_from_events=_STAMPS,
+)
+
+ENDED_SESSIONS = Projection(
+    "ended_sessions",
+    topic=IdentityEvent.topic,
+    key={"session_id": "uuid"},
+    columns={"user_id": "bigint", "reason": "text"},
+    not_from_events=_STAMPS,
+)
+
+IDENTITY_PROJECTIONS = (SIGNING_KEYS, ACCESS, ENDED_SESSIONS)
+
+
+async def signing_keys_changed(
+    tx: Transaction, received: Sequence[Received[SigningKeyChanged]]
+) -> None:
+    await keep_latest(tx, SIGNING_KEYS, received)
+
+
+async def access_changed(tx: Transaction, received: Sequence[Received[AccessChanged]]) -> None:
+    await keep_latest(tx, ACCESS, received)
+
+
+async def sessions_ended(tx: Transaction, received: Sequence[Received[SessionEnded]]) -> None:
+    await keep_latest(tx, ENDED_SESSIONS, received)
+
+
+IDENTITY_HANDLERS: Mapping[type[Event], Handler] = {
+    SigningKeyChanged: signing_keys_changed,
+    AccessChanged: access_changed,
+    SessionEnded: sessions_ended,
+}

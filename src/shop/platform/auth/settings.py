@@ -1,0 +1,66 @@
+"""The settings of tokens and rules: `SHOP_AUTH__…`."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic_settings import NoDecode
+
+LONGEST_TOKEN_S = 600
+"""Seconds: no access token of ours is valid for longer."""
+
+
+class OutsideIssuer(BaseModel):
+    """An OpenID Connect issuer whose access tokens are taken, too."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    issuer: Annotated[str, Field(pattern=r"^https?://[^\s?#]+$")]
+    """As in the tokens' `iss`, to the letter."""
+    audience: Annotated[str, Field(min_length=1)]
+    jwks_url: Annotated[str, Field(pattern=r"^https?://\S+$")] | None = None
+    """If it is not given, the issuer's discovery document says it."""
+    roles_claim: str = "roles"
+    """Where its tokens have roles: a name, or names with dots between for nested objects."""
+
+
+class AuthSettings(BaseModel):
+    required: bool = Field(
+        default=False,
+        description="whether requests need an access token. If not, anybody may do anything",
+    )
+    issuer: str = Field(
+        default="http://127.0.0.1:8001",
+        description="the name of the user service as an issuer of tokens: the address at which clients reach it",
+    )
+    audience: Annotated[str, Field(min_length=1)] = Field(
+        default="eventshop", description="for whom tokens are: their `aud`"
+    )
+    issuers: Annotated[tuple[OutsideIssuer, ...], NoDecode] = Field(
+        default=(),
+        description="OpenID Connect issuers whose tokens are taken, too, as a JSON list: "
+        '`[{"issuer": "https://id.example", "audience": "shop"}]`; `jwks_url` and `roles_claim` may be added',
+    )
+    access_token_s: Annotated[int, Field(ge=60, le=LONGEST_TOKEN_S)] = Field(
+        default=300, description="how long an access token is valid"
+    )
+    requests_a_second: Annotated[float, Field(gt=0)] = Field(
+        default=50,
+        description="requests that each subject of a token may send to one API process, on average; ten seconds' "
+        "worth at once. One more gets a 429",
+    )
+    key_encryption_key_file: Path | None = Field(
+        default=None,
+        description="a file with the keys that encrypt private signing keys; the user service alone needs it",
+    )
+
+    @field_validator("issuers", mode="before")
+    @classmethod
+    def _read(cls, given: Any) -> Any:
+        if not isinstance(given, str):
+            return given
+        try:
+            return json.loads(given) if given.strip() else ()
+        except ValueError as error:
+            raise ValueError(f"it is not a JSON list: {error}") from None
