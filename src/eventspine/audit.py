@@ -52,8 +52,10 @@ class Audited:
     name: str
     source: str
     topic: str
+    """Empty, as its source, of a service that only reads."""
     database_url: str
-    handlers: Handlers
+    consumers: Sequence[Handlers]
+    """Its handlers, and then its reactions."""
     projections: Sequence[Projection | Aggregate]
     invariants: Sequence[Invariant] = ()
 
@@ -77,25 +79,36 @@ async def audit(audited: Audited, log: EventLog, progress: Progress) -> list[Sec
     """
     async with _snapshot(audited.database_url) as connection:
         [(head,)] = await _all(connection, _HEAD, {})
-        fed = await feeding(connection, audited.source, (await log.identity(audited.topic)).id)
-        parked = await _all(connection, _PARKED, {"consumer": audited.name})
-        sections = [_parked_section(audited, parked)]
+        parked = {
+            handlers.consumer: await _all(connection, _PARKED, {"consumer": handlers.consumer})
+            for handlers in audited.consumers
+        }
+        sections = [_parked_section(name, found) for name, found in parked.items()]
         await execute(connection, CREATE_EVENTS)
-        own = await _read_own(connection, audited, log, head, fed.relayed, progress)
-        # The head only rises: what the log has beyond it now, it can't have from this database.
-        head_now = await _head_now(audited.database_url)
-        sections.append(_source_section(audited, own, head_now, fed))
-        incomplete = {audited.topic} if fed.lacks else set()
-        for topic in audited.handlers.topics:
-            section = Section(f"{audited.name}: checkpoints on topic {topic}")
-            identity = (await log.identity(topic)).id
-            known = await reading(connection, audited.name, topic, identity)
-            if not await _read_others(
-                connection, log, topic, audited.handlers, known,
-                {position for at, _, _, position, *_ in parked if at == topic}, section, progress,
-            ):  # fmt: skip
-                incomplete.add(topic)
-            sections.append(section)
+        incomplete: set[str] = set()
+        if not audited.topic:
+            sections += _nothing_published(audited, head)
+        else:
+            fed = await feeding(connection, audited.source, (await log.identity(audited.topic)).id)
+            own = await _read_own(
+                connection, audited.topic, audited.source, log, head, fed.relayed, progress
+            )
+            # The head only rises: what the log has beyond it now, it can't have from this database.
+            head_now = await _head_now(audited.database_url)
+            sections.append(_source_section(audited, own, head_now, fed))
+            incomplete |= {audited.topic} if fed.lacks else set()
+        for handlers in audited.consumers:
+            for topic in handlers.topics:
+                section = Section(f"{handlers.consumer}: checkpoints on topic {topic}")
+                identity = (await log.identity(topic)).id
+                known = await reading(connection, handlers.consumer, topic, identity)
+                if not await _read_others(
+                    connection, log, topic, handlers, known,
+                    {position for at, _, _, position, *_ in parked[handlers.consumer] if at == topic},
+                    section, progress,
+                ):  # fmt: skip
+                    incomplete.add(topic)
+                sections.append(section)
         sections += [
             await _table_section(connection, audited, table, incomplete)
             for table in audited.projections
@@ -104,7 +117,9 @@ async def audit(audited: Audited, log: EventLog, progress: Progress) -> list[Sec
             await _invariant_section(connection, audited, invariant)
             for invariant in audited.invariants
         ]
-        return [*sections, await _versions_section(connection, audited)]
+        if audited.topic:
+            sections.append(await _versions_section(connection, audited))
+        return sections
 
 
 @asynccontextmanager
@@ -127,7 +142,8 @@ async def _snapshot(url: str) -> AsyncIterator[Connection]:
 
 async def _read_own(
     connection: Connection,
-    audited: Audited,
+    topic: str,
+    source: str,
     log: EventLog,
     head: int,
     relayed: int,
@@ -138,9 +154,9 @@ async def _read_own(
     highest: dict[int, int] = {}
     async with connection.cursor() as cursor:
         async with cursor.copy(COPY_EVENTS) as copy:
-            async for record in _topic(log, audited.topic, progress):
+            async for record in _topic(log, topic, progress):
                 found = _envelope(record)
-                if found is None or found.source != audited.source:
+                if found is None or found.source != source:
                     seen.foreign += 1
                     continue
                 seen.add(found.position)
@@ -298,8 +314,19 @@ def _source_section(audited: Audited, seen: Seen, head: int, fed: Feeding) -> Se
     return section
 
 
-def _parked_section(audited: Audited, parked: Sequence[Any]) -> Section:
-    section = Section(f"{audited.name}: parked events", facts={"parked": len(parked)})
+def _nothing_published(audited: Audited, head: int) -> list[Section]:
+    if not head:
+        return []
+    section = Section(f"{audited.name}: it only reads", facts={"published": head})
+    section.problems.append(
+        f"it has no topic, and {head} event(s) in its outbox, which nobody is told of: give it a"
+        " topic, or publish nothing in it"
+    )
+    return [section]
+
+
+def _parked_section(name: str, parked: Sequence[Any]) -> Section:
+    section = Section(f"{name}: parked events", facts={"parked": len(parked)})
     for topic, partition, offset, position, key, error in parked[:10]:
         what = f"position {position} of topic {topic}" if position else "foreign record"
         section.problems.append(

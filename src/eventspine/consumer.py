@@ -40,6 +40,7 @@ from eventspine.event import NotAnEvent, envelope
 from eventspine.handlers import Handlers
 from eventspine.log import EventLog, LogUnavailable, Record, Subscription
 from eventspine.outbox import Transaction, transaction
+from eventspine.reactions import Reaction
 from eventspine.reading import Checkpoint, Partition, Received, Rejected, read
 from eventspine.which_log import Earlier, take_up
 
@@ -90,6 +91,7 @@ class Consumer:
         self._database = database
         self._log = log
         self._handlers = handlers
+        self._reaction = handlers if isinstance(handlers, Reaction) else None
         self._batch = batch
         self._most_parked = most_parked
         self._backoff = Backoff(_LOG, "consumer", consumer=handlers.consumer)
@@ -264,6 +266,8 @@ class Consumer:
         moves, items = read(records, self._checkpoints, self._handlers, self._earlier)
         if not moves:
             return
+        if self._reaction is not None:
+            await self._ask(self._reaction, items)
         # Whatever a crash of the server takes back, checkpoint and effects together, is read again.
         async with transaction(self._database, durable=False) as tx:
             # In one order everywhere, or two members could wait for each other for ever.
@@ -284,6 +288,17 @@ class Consumer:
             await self._park(tx, parks, held)
         self._checkpoints.update(moves)
         _report(parks)
+
+    async def _ask(self, reaction: Reaction, items: Sequence[Received[Any] | Rejected]) -> None:
+        """Ask the provider before the transaction, except about what will be parked behind another."""
+        held = await held_keys(self._database, reaction.consumer)
+        await reaction.ask(
+            [
+                item
+                for item in items
+                if isinstance(item, Received) and held_key(item.record) not in held
+            ]
+        )
 
     async def _isolate_each(
         self, partitions: Mapping[Partition, Sequence[Record]], error: Exception

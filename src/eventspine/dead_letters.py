@@ -9,6 +9,7 @@ block any key.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from typing import Any, NamedTuple
@@ -16,14 +17,15 @@ from typing import Any, NamedTuple
 from pydantic_core import to_json
 
 from eventspine.database import Database, translated
-from eventspine.errors import OutcomeUnknown, SpineError, Unavailable
+from eventspine.errors import NoOutcome, OutcomeUnknown, SpineError, Unavailable
 from eventspine.event import NotAnEvent, decode, envelope
 from eventspine.handlers import Handlers
 from eventspine.log import LogUnavailable, Record
 from eventspine.outbox import Transaction, transaction
+from eventspine.reactions import Reaction
 from eventspine.reading import Received
 
-PASSING = (Unavailable, OutcomeUnknown, LogUnavailable, OSError, MemoryError)
+PASSING = (Unavailable, OutcomeUnknown, NoOutcome, LogUnavailable, OSError, MemoryError)
 """Trouble that is not an event's own: the same may succeed later."""
 
 
@@ -155,7 +157,7 @@ def held_key(record: Record) -> HeldKey:
     return record.topic, _storable(record.key)
 
 
-async def held_keys(tx: Transaction, consumer: str) -> set[HeldKey]:
+async def held_keys(tx: Transaction | Database, consumer: str) -> set[HeldKey]:
     """The keys whose events must be parked behind others."""
     return {(topic, key) for topic, key in await tx.fetch(_HELD, {"consumer": consumer})}
 
@@ -253,14 +255,18 @@ async def retry(
     last = {"position": -1, "partition": 0, "offset": 0}
     applied = left = 0
     error = None
+    size = handlers.batch if isinstance(handlers, Reaction) else _CHUNK
     while True:
+        if isinstance(handlers, Reaction):
+            rows = await database.fetch(_NEXT, {**chosen, **last, "chunk": size})
+            await _ask(handlers, [Parked(*row) for row in rows])
         async with transaction(database) as tx:
             tx.accepts_gaps = accept_gaps
             await tx.execute(_STAND_STILL, chosen)
-            rows = await tx.fetch(_NEXT, {**chosen, **last, "chunk": _CHUNK})
+            rows = await tx.fetch(_NEXT, {**chosen, **last, "chunk": size})
             chunk = [Parked(*row) for row in rows]
             done, failed, stopped = await _retry(tx, handlers, chunk)
-            ends = stopped or len(chunk) < _CHUNK
+            ends = stopped or len(chunk) < size
             if ends:
                 [(left,)] = await tx.fetch(_LEFT, chosen)
         applied += done
@@ -298,7 +304,22 @@ async def _retry(
     return applied, error, False
 
 
+async def _ask(reaction: Reaction, chunk: Sequence[Parked]) -> None:
+    """Before the transaction. What can't be read fails there."""
+    received = []
+    for parked in chunk:
+        with suppress(NotAnEvent):
+            received += _received(reaction, parked)
+    await reaction.ask(received)
+
+
 async def _apply(tx: Transaction, handlers: Handlers, parked: Parked) -> None:
+    if received := _received(handlers, parked):
+        await handlers.apply(tx, received)
+
+
+def _received(handlers: Handlers, parked: Parked) -> list[Received[Any]]:
+    """The event, if these handlers have a use for it. Raises `NotAnEvent`."""
     record = Record(
         parked.topic, parked.partition, parked.offset, parked.key, parked.value, parked.headers
     )
@@ -306,9 +327,10 @@ async def _apply(tx: Transaction, handlers: Handlers, parked: Parked) -> None:
     if not handlers.knows_source(record.topic, found.source):
         raise NotAnEvent(f"its source {found.source} does not publish here")
     event_class = handlers.event_class(record.topic, found.type)
-    if event_class is not None and record.value is not None:
-        [event] = decode(event_class, [record.value])
-        await handlers.apply(tx, [Received(event, found.position, record)])
+    if event_class is None or record.value is None:
+        return []
+    [event] = decode(event_class, [record.value])
+    return [Received(event, found.position, record)]
 
 
 async def discard(database: Database, consumer: str, parked: Sequence[Parked]) -> int:

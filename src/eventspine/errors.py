@@ -5,6 +5,7 @@ SpineError
 │   ├── Overloaded     … because too many callers wait already
 │   └── Conflict          … because another transaction was faster: an immediate retry may succeed
 ├── OutcomeUnknown     it was done once or not at all; this process can't tell
+├── NoOutcome          a provider outside gave no outcome: it is asked again
 └── MissingEvents      the log skipped a version of something: do not step over it
 """
 
@@ -30,6 +31,10 @@ class OutcomeUnknown(SpineError):
 
     Never repeat the work without a check: it may already be in the database.
     """
+
+
+class NoOutcome(SpineError):
+    """A provider outside has not said what came of it. It is asked again."""
 
 
 class MissingEvents(SpineError):

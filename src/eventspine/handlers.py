@@ -61,8 +61,8 @@ class Handlers:
         else:
             await tx.steps.apply(tx, received, partial(self._apply, tx, received))
 
-    async def _apply(self, tx: Transaction, received: Sequence["Received[Any]"]) -> None:
-        for wave in waves(received, key=_topic_and_id):
+    async def _apply(self, tx: Transaction, received: Sequence[Any]) -> None:
+        for wave in waves(received, key=topic_and_id):
             groups: dict[Handler, list[Received[Any]]] = {}
             for one in wave:
                 groups.setdefault(self._handlers[type(one.event)], []).append(one)
@@ -70,7 +70,8 @@ class Handlers:
                 await handler(tx, group)
 
 
-def _topic_and_id(received: "Received[Any]") -> Hashable:
+def topic_and_id(received: Any) -> Hashable:
+    """What an event is about. Events of one key are handled in order."""
     return received.event.topic, received.event.id
 
 

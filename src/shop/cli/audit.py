@@ -40,7 +40,7 @@ def audit(
                 source=each.source,
                 topic=each.topic,
                 database_url=database_url(settings, each.name),
-                handlers=each.handlers,
+                consumers=each.consumers(settings),
                 projections=each.projections,
                 invariants=each.invariants,
             )

@@ -11,7 +11,7 @@ import typer
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
-from eventspine.errors import Unavailable
+from eventspine.errors import NoOutcome, Unavailable
 from eventspine.log import LogUnavailable
 from shop.cli.streams import tell
 from shop.platform import discovery
@@ -50,7 +50,7 @@ def what_is_away(result: str) -> Iterator[None]:
     except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as error:
         missing = error.diag.message_primary
         stop(f"{result}: a database is not migrated ({missing}); run `shop migrate`")
-    except (LogUnavailable, Unavailable, psycopg.Error) as error:
+    except (LogUnavailable, NoOutcome, Unavailable, psycopg.Error) as error:
         stop(f"{result}: {one_line(error)}")
 
 

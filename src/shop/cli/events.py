@@ -33,7 +33,7 @@ def events(
 
     with beside_running_shop(data):
         log = open_event_log(settings_or_stop())
-        topics = topic or [service.topic for service in discovery.load_all()]
+        topics = topic or [each.topic for each in discovery.load_all() if each.topic]
     say_it_once()
     with what_is_away("cannot read the log"):
         asyncio.run(follow_log(log, topics, start=start, as_json=as_json, follow=follow))

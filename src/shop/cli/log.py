@@ -45,7 +45,7 @@ def copy(
 
     with beside_running_shop(data):
         settings = settings_or_stop()
-        services = services_named(service)
+        services = [each for each in services_named(service) if each.topic]
         others = _settings_of(of, settings)
         urls = {each.name: database_url(settings, each.name) for each in services}
         other, log = open_event_log(others), open_event_log(settings)
@@ -81,7 +81,7 @@ def accept(
 
     with beside_running_shop(data):
         settings = settings_or_stop()
-        services = services_named(service)
+        services = [each for each in services_named(service) if each.topic]
         urls = {each.name: database_url(settings, each.name) for each in services}
         log = open_event_log(settings)
 

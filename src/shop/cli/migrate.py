@@ -62,7 +62,8 @@ async def _create_topics(settings: Settings, services: Sequence[Service]) -> Non
     partitions = settings.kafka_partitions if settings.event_log == "kafka" else None
     try:
         for each in services:
-            await log.create_topic(each.topic, partitions)
+            if each.topic:
+                await log.create_topic(each.topic, partitions)
         await _say_if_another(settings, services, log)
     finally:
         await log.close()
@@ -72,6 +73,8 @@ async def _say_if_another(settings: Settings, services: Sequence[Service], log: 
     """Than the one that events are relayed to, by what the databases remember: one line, if it is well."""
     others = []
     for each in services:
+        if not each.topic:
+            continue
         connection = await connect(database_url(settings, each.name))
         try:
             fed = await feeding(connection, each.source, (await log.identity(each.topic)).id)

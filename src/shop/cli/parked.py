@@ -94,7 +94,7 @@ def _on_parked(
         chosen = service_named(service)
         settings = settings_or_stop()
         chain = steps(settings.interceptors, "parked", service)
-        parking = Parking(database_url(settings, service), chosen.handlers, chain)
+        parking = Parking(database_url(settings, service), chosen.consumers(settings), chain)
     say_it_once()
     with what_is_away("cannot use the database"):
         done = asyncio.run(parking.opened(do))

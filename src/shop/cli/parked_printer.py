@@ -1,22 +1,28 @@
 """`shop parked`: events that could not be applied, in a person's hands."""
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 
 from eventspine import dead_letters
 from eventspine.database import Database
 from eventspine.dead_letters import Parked
 from eventspine.handlers import Handlers
 from eventspine.interceptors import NO_STEPS, Steps
+from eventspine.reactions import Reaction
 from shop.cli.streams import Console
 from shop.platform.terminal import plain
 
 
 class Parking:
-    """One service's parked events. Each command says what it found or did; True if all went well."""
+    """The parked events of a service's consumers: its own, and its reactions.
 
-    def __init__(self, database_url: str, handlers: Handlers, steps: Steps = NO_STEPS) -> None:
+    Each command says what it found or did; True if all went well.
+    """
+
+    def __init__(
+        self, database_url: str, consumers: Sequence[Handlers], steps: Steps = NO_STEPS
+    ) -> None:
         self._database = Database(database_url, size=1, timeout=5.0, steps=steps)
-        self._handlers = handlers
+        self._consumers = consumers
         self._console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 
     async def opened(self, do: Callable[["Parking"], Coroutine[None, None, bool]]) -> bool:
@@ -24,6 +30,9 @@ class Parking:
         try:
             return await do(self)
         finally:
+            for each in self._consumers:
+                if isinstance(each, Reaction):
+                    await each.close()
             await self._database.close()
 
     def _say(self, line: str) -> None:
@@ -31,12 +40,12 @@ class Parking:
 
     async def show_list(self, key: str | None, cause: str | None) -> bool:
         found = await self._find(key, cause)
-        for each in found:
+        for of, each in found:
             self._say(
-                f"{_place(each)}  key {each.key}  {each.cause}: {' '.join(each.error.split())[:120]}"
+                f"{self._place(of, each)}  key {each.key}  {each.cause}: {' '.join(each.error.split())[:120]}"
                 f"  (tried {each.attempts} x, parked {each.parked_at:%Y-%m-%d %H:%M:%S})"
             )
-        keys = len({(each.topic, each.key) for each in found if each.holds_key})
+        keys = len({(of.consumer, each.topic, each.key) for of, each in found if each.holds_key})
         self._say(f"{len(found)} parked, of {keys} blocked key(s)")
         return True
 
@@ -44,8 +53,8 @@ class Parking:
         found = await self._find(key, None)
         if not found:
             self._say(f"no parked record has the key {key}")
-        for each in found:
-            self._say(f"{_place(each)}  {each.cause}: {' '.join(each.error.split())}")
+        for of, each in found:
+            self._say(f"{self._place(of, each)}  {each.cause}: {' '.join(each.error.split())}")
             for name, value in each.headers.items():
                 self._say(f"    {name}: {value}")
             content = None if each.value is None else each.value.decode(errors="backslashreplace")
@@ -58,39 +67,47 @@ class Parking:
         found = await self._find(key, cause)
         well = True
         # A key's first event decides; what waits behind it comes along, whatever its own cause.
-        for topic, of in dict.fromkeys((each.topic, each.key) for each in found):
+        for of, topic, name in dict.fromkeys((of, each.topic, each.key) for of, each in found):
             if dry_run:
-                self._say(f"would retry the parked records of key {of} in topic {topic}")
+                self._say(f"would retry the parked records of key {name} in topic {topic}")
                 continue
             done = await dead_letters.retry(
-                self._database, self._handlers, topic, of, accept_gaps=accept_gaps
+                self._database, of, topic, name, accept_gaps=accept_gaps
             )
             well = well and done.left == 0
             outcome = f"applied {done.applied}, left {done.left}"
             why = f": {done.error}" if done.error else ""
-            self._say(f"key {of} in topic {topic}: {outcome}{why}")
+            self._say(f"key {name} in topic {topic}: {outcome}{why}")
         if not found:
             self._say("no parked record matches")
         return well
 
     async def discard(self, key: str | None, cause: str | None, *, dry_run: bool) -> bool:
         found = await self._find(key, cause)
-        for each in found:
+        for of, each in found:
             self._say(
-                f"{'would discard' if dry_run else 'discarding'} {_place(each)}  key {each.key}"
-                f"  {each.cause}"
+                f"{'would discard' if dry_run else 'discarding'} {self._place(of, each)}"
+                f"  key {each.key}  {each.cause}"
             )
         if not dry_run:
-            gone = await dead_letters.discard(self._database, self._handlers.consumer, found)
+            gone = 0
+            for handlers in self._consumers:
+                chosen = [each for of, each in found if of is handlers]
+                gone += await dead_letters.discard(self._database, handlers.consumer, chosen)
             self._say(f"{gone} discarded; they stay in the log")
         return True
 
-    async def _find(self, key: str | None, cause: str | None) -> list[Parked]:
-        return await dead_letters.find(
-            self._database, self._handlers.consumer, key=key, cause=cause
-        )
+    async def _find(self, key: str | None, cause: str | None) -> list[tuple[Handlers, Parked]]:
+        return [
+            (handlers, each)
+            for handlers in self._consumers
+            for each in await dead_letters.find(
+                self._database, handlers.consumer, key=key, cause=cause
+            )
+        ]
 
-
-def _place(parked: Parked) -> str:
-    position = f" position {parked.position}" if parked.position else ""
-    return f"{parked.topic}/{parked.partition}@{parked.offset}{position}"
+    def _place(self, of: Handlers, parked: Parked) -> str:
+        """Of a reaction, with its name: the same record may be parked by the service's own consumer."""
+        whose = "" if of is self._consumers[0] else f"{of.consumer}: "
+        position = f" position {parked.position}" if parked.position else ""
+        return f"{whose}{parked.topic}/{parked.partition}@{parked.offset}{position}"

@@ -7,7 +7,7 @@ Every folder in such a package is a service:
 
     acme/services/loyalty/app.py        its parts: `SERVICE`
     acme/services/loyalty/settings.py   its settings and its port: `SETTINGS`
-    acme/contracts/loyalty.py           the events it publishes
+    acme/contracts/loyalty.py           the events it publishes; none, if it only reads
 
 A folder whose name begins with an underscore, or that holds no Python, is none.
 
@@ -48,8 +48,8 @@ class Found:
     name: str
     package: str
     folder: Path
-    contracts: str
-    """The module of its events."""
+    contracts: str | None
+    """The module of its events, if it publishes any."""
 
 
 def names() -> tuple[str, ...]:
@@ -78,6 +78,19 @@ def load(name: str) -> Service:
             f"{found.folder / 'app.py'}: the service's handlers are named {service.handlers.consumer} and "
             f"its folder {name}; give both the same name"
         )
+    events = found.folder.parent.parent / "contracts" / f"{name}.py"
+    if bool(service.topic) != bool(service.source):
+        raise NotAService(
+            f"{found.folder / 'app.py'}: a service has a topic and a source, or, if it only reads, neither"
+        )
+    if service.topic and found.contracts is None:
+        raise NotAService(
+            f"{found.folder} is no service yet: {events}, with the events it publishes, is missing"
+        )
+    if not service.topic and found.contracts is not None:
+        raise NotAService(
+            f"{events} has the events of {name}, which has no topic: give it one, or delete that file"
+        )
     return service
 
 
@@ -98,7 +111,10 @@ def contracts(name: str) -> list[type[Event]]:
     """The events that a service publishes: those of its contracts that have a type, and those of other
     modules that `__all__` of its contracts names.
     """
-    module = import_module(find(name).contracts)
+    found = find(name)
+    if found.contracts is None:
+        return []
+    module = import_module(found.contracts)
     also = getattr(module, "__all__", ())
     return [
         kind
@@ -121,6 +137,8 @@ def check() -> None:
             raise NotAService(
                 f"{twin} and {name} have the same port, {port}: give {name} another in its settings.py"
             )
+        if not service.topic:
+            continue
         if (twin := topics.setdefault(service.topic, name)) != name:
             raise NotAService(
                 f"{twin} and {name} publish to the same topic, {service.topic}: give {name} another"
@@ -177,14 +195,10 @@ def _in_folder(folder: Path, package: str) -> Found:
     for part in ("__init__.py", "app.py", "settings.py"):
         if not (folder / part).is_file():
             raise NotAService(f"{folder} is no service yet: it has no {part}")
-    events = folder.parent.parent / "contracts" / f"{name}.py"
-    if not events.is_file():
-        raise NotAService(
-            f"{folder} is no service yet: {events}, with the events it publishes, is missing"
-        )
     beside = package.rpartition(".")[0]
     contracts = f"{beside}.contracts.{name}".removeprefix(".")
-    return Found(name, f"{package}.{name}", folder, contracts)
+    publishes = (folder.parent.parent / "contracts" / f"{name}.py").is_file()
+    return Found(name, f"{package}.{name}", folder, contracts if publishes else None)
 
 
 def _section(found: Found) -> type[ServiceSettings]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 from eventspine.database import Database
 from eventspine.handlers import Handlers
 from eventspine.projections import Aggregate, Invariant, Projection
-from shop.platform.settings import Settings
+from eventspine.reactions import Reaction
+from shop.platform.settings import NotConfigured, Settings
 
 if TYPE_CHECKING:
     from fastapi import APIRouter
@@ -36,6 +37,10 @@ class Endpoints:
     batchers: tuple[Bounded, ...]
 
 
+def _none(_: Settings) -> tuple[Reaction, ...]:
+    return ()
+
+
 @dataclass(frozen=True)
 class Service:
     """One service. Its app.py says it all on one screen."""
@@ -43,9 +48,9 @@ class Service:
     name: str
     title: str
     topic: str
-    """What it publishes, it publishes here. Other services only read it."""
+    """What it publishes, it publishes here. Other services only read it. Empty of a service that only reads."""
     source: str
-    """Its name as a publisher: CloudEvents' `source`."""
+    """Its name as a publisher: CloudEvents' `source`. Empty with no topic."""
     handlers: Handlers
     projections: tuple[Projection | Aggregate, ...]
     """Its tables that can be recomputed from the event log."""
@@ -56,3 +61,17 @@ class Service:
     endpoints: Callable[[Settings, Database], Endpoints]
     invariants: tuple[Invariant, ...] = ()
     """What holds in its database at every commit. `shop audit` checks it."""
+    reactions: Callable[[Settings], tuple[Reaction, ...]] = _none
+    """Its consumers that ask a provider outside. Each call makes new ones; none, if the settings name no provider."""
+
+    def consumers(self, settings: Settings) -> tuple[Handlers, ...]:
+        """Its handlers, and its reactions. Raises `NotConfigured` for a reaction of another's name."""
+        reactions = self.reactions(settings)
+        names = [reaction.consumer for reaction in reactions]
+        for name in names:
+            if not name.startswith(f"{self.name}.") or names.count(name) > 1:
+                raise NotConfigured(
+                    f"a reaction of {self.name} is named {name}: its name must begin with"
+                    f" `{self.name}.`, and no other may have it"
+                )
+        return (self.handlers, *reactions)

@@ -129,6 +129,28 @@ def test_a_service_without_contracts_is_named_with_the_file(write: Write) -> Non
     )
 
 
+READER = APP.replace('topic="{topic}", source="/{name}"', "topic=, source=")
+
+
+def test_a_service_that_only_reads_has_no_contracts(write: Write) -> None:
+    folder = write("notes", app=READER)
+    assert refused() == (
+        f"{folder.parents[1]}/contracts/notes.py has the events of notes, which has no topic: give it one,"
+        " or delete that file"
+    )
+    (folder.parents[1] / "contracts/notes.py").unlink()
+    discovery._find.cache_clear()
+    discovery.check()
+    assert discovery.contracts("notes") == []
+
+
+def test_a_topic_without_a_source_is_refused(write: Write) -> None:
+    folder = write("notes", app=APP.replace('source="/{name}"', "source=''"))
+    assert refused() == (
+        f"{folder}/app.py: a service has a topic and a source, or, if it only reads, neither"
+    )
+
+
 def test_the_two_names_of_a_service_must_be_the_same(write: Write) -> None:
     folder = write("notes", app=APP.replace('name="{name}"', 'name="note"'))
     assert refused() == (

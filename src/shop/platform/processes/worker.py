@@ -13,6 +13,7 @@ from eventspine.consumer import Consumer
 from eventspine.database import Database
 from eventspine.frozen import end_frozen_sessions
 from eventspine.pruning import Pruner
+from eventspine.reactions import Reaction
 from eventspine.relay import Relay
 from shop.platform.event_log import database_url, open_event_log, relay_batch
 from shop.platform.interceptors import steps
@@ -38,33 +39,49 @@ async def _work(service: Service, settings: Settings) -> None:
     url = database_url(settings, service.name)
     log = open_event_log(settings)
     chain = steps(settings.interceptors, "worker", service.name)
-    database = Database(url, size=3, timeout=10.0, steps=chain)
+    listening = [each for each in service.consumers(settings) if each.topics]
+    reactions = [each for each in listening if isinstance(each, Reaction)]
+    # Each reaction may hold one, and no other part waits for it.
+    database = Database(url, size=3 + len(reactions), timeout=10.0, steps=chain)
     await database.open()
-    relay = Relay(
-        url,
-        log,
-        source=service.source,
-        topics=[service.topic],
-        batch=relay_batch(settings),
-        steps=chain,
-    )
-    consumer = Consumer(
-        database,
-        log,
-        service.handlers,
-        batch=settings.consumer_batch,
-        most_parked=settings.most_parked,
-    )
+    consumers = {
+        each.consumer: Consumer(
+            database,
+            log,
+            each,
+            batch=each.batch if isinstance(each, Reaction) else settings.consumer_batch,
+            most_parked=settings.most_parked,
+        )
+        for each in listening
+    }
+    consumer = consumers.get(service.name)
+    relay = None
+    if service.topic:
+        relay = Relay(
+            url,
+            log,
+            source=service.source,
+            topics=[service.topic],
+            batch=relay_batch(settings),
+            steps=chain,
+        )
     pruner = Pruner(
         database,
         outbox_seconds=settings.outbox_retention_s,
         key_seconds=settings.idempotency_retention_s,
         parked_seconds=settings.parked_retention_s,
     )
-    tasks = [asyncio.create_task(part.run()) for part in (relay, consumer, pruner)]
+    # A reaction is not among them: to wait for its provider is no reason to end the worker.
+    loops: dict[str, Relay | Consumer] = {}
+    if relay is not None:
+        loops["relay"] = relay
+    if consumer is not None:
+        loops["consumer"] = consumer
+    parts = [part.run() for part in (relay, *consumers.values(), pruner) if part is not None]
+    tasks = [asyncio.create_task(part) for part in parts]
     tasks.append(asyncio.create_task(end_frozen_sessions(database)))
     if settings.heartbeat:
-        heart = beat(settings.heartbeat, {"relay": relay, "consumer": consumer})
+        heart = beat(settings.heartbeat, loops)
         tasks.append(asyncio.create_task(heart))
     stopping = asyncio.Event()
     for signal_ in (signal.SIGTERM, signal.SIGINT):
@@ -79,18 +96,20 @@ async def _work(service: Service, settings: Settings) -> None:
     for task in tasks:
         with suppress(asyncio.CancelledError):
             await task
+    for reaction in reactions:
+        await reaction.close()
     await log.close()
     await database.close()
 
 
-async def _announce(relay: Relay, consumer: Consumer) -> None:
+async def _announce(relay: Relay | None, consumer: Consumer | None) -> None:
     """Say that it is ready once events move: a customer who buys at that moment must be known in time.
 
     One that gets nothing to do, as others do it all or something is away, is ready to stand by.
     """
     with suppress(TimeoutError):
         async with asyncio.timeout(_STAND_BY_AFTER):
-            while not (relay.leads and consumer.reads):
+            while not ((relay is None or relay.leads) and (consumer is None or consumer.reads)):
                 await asyncio.sleep(0.02)
     notify_ready()
 

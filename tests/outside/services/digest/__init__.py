@@ -1,0 +1,1 @@
+"""The digest service: knows how many letters were delivered. It publishes nothing."""

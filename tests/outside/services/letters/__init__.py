@@ -1,0 +1,1 @@
+"""The letter service: every letter is given to a postal provider."""
