@@ -19,7 +19,7 @@ help:
 	@echo "make clients   installs what generates clients from the OpenAPI documents, for their tests"
 	@echo "make hooks   runs the checks before each commit"
 	@echo "make migration   writes what has changed in tables.py as a migration: SERVICE=, NAME="
-	@echo "make compose   writes the Compose files for the services there are"
+	@echo "make compose   writes the Compose files and the gateway's for the services there are"
 	@echo "make bench   the benchmarks; writes docs/benchmarks.md"
 	@echo "make bench-history   the shop after five million events; writes docs/benchmarks-history.md"
 
@@ -32,8 +32,8 @@ installed-%:
 	@$(PYTHON) -I requirements/venv.py $*
 
 # exec, so that Ctrl-C and signals reach the shop itself and not a shell in between.
-# KAFKA=1 runs on a Kafka broker started here, KAFKA=host:port on one that is there.
-UP_OPTIONS = $(if $(KAFKA),--kafka $(patsubst 1,local,$(KAFKA))) $(if $(COPY_LOG_FROM),--copy-log-from $(COPY_LOG_FROM))
+# KAFKA=1 runs on a Kafka broker started here, KAFKA=host:port on one that is there. GATEWAY=1 puts nginx in front.
+UP_OPTIONS = $(if $(KAFKA),--kafka $(patsubst 1,local,$(KAFKA))) $(if $(COPY_LOG_FROM),--copy-log-from $(COPY_LOG_FROM)) $(if $(GATEWAY),--gateway)
 up: installed-local
 	@exec $(BIN)/shop up $(UP_OPTIONS)
 

@@ -1,6 +1,7 @@
 """The Compose files, from their templates: whatever a service needs is there once for each service.
 
-    python -m devstack.compose    writes deploy/compose.yaml and deploy/compose.dev.yaml
+    python -m devstack.compose    writes deploy/compose.yaml and deploy/compose.dev.yaml, and the gateway's
+                                  files for the services there are (devstack/gateway.py)
 
 In a template the lines from `# {each service}` to `# {end}` are repeated for every service, with its
 `@service@`, `@SERVICE@` (in names of settings) and `@port@`; `@services@` is all their names.
@@ -11,6 +12,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from devstack import gateway
 from devstack.kafka import PROJECT
 from shop.platform import discovery
 from shop.platform.discovery import NotAService
@@ -59,5 +61,6 @@ def _of_service(block: str, name: str, port: int) -> str:
 if __name__ == "__main__":
     try:
         write()
+        gateway.write()
     except NotAService as error:
         sys.exit(f"services: {error}")

@@ -6,7 +6,6 @@ database for each service and one for the log, in one PostgreSQL; an API and a w
 each service, told where everything is by the same settings that production uses.
 """
 
-import errno
 import json
 import os
 import signal
@@ -24,13 +23,13 @@ import psycopg
 
 from devstack.data import check_format, locked, place
 from devstack.files import hand_over, locked_out, require_access, write_whole
+from devstack.ports import WantedPort, check_ports
 from devstack.postgres import CRASH_RECOVERY, LocalPostgres
 from devstack.process import FIRST_SIGNAL, LogFile, Process
 from devstack.supervisor import Pause, StartFailed, Supervisor, say
 from shop.platform.discovery import PACKAGES
 from shop.platform.processes import files
 from shop.platform.processes.files import TooFewFiles
-from shop.platform.processes.listening import PortTaken, bind
 from shop.platform.running import RUNNING
 
 START_TIMEOUT = 60.0
@@ -72,6 +71,8 @@ class UpOptions:
     """None: the log is a table. `LOCAL`: start a broker here. Else the broker's HOST:PORT."""
     reload: bool = False
     """Start again what runs code that was edited."""
+    gateway: int | None = None
+    """The port of the gateway in front of the APIs; None for no gateway."""
     copy_log_from: str | None = None
     """"postgres", "kafka" or a broker's HOST:PORT: the log to copy into this one before it is used."""
 
@@ -93,7 +94,7 @@ def run(options: UpOptions, command: Callable[..., list[str]] = shop_command) ->
             require_access(data, data / "postgres")
             _check_files(options.max_connections)
             check_format(data)
-            _check_ports(options, pause, within=STOP_TIMEOUT if was_killed else 0.0)
+            check_ports(_wanted_ports(options), pause, STOP_TIMEOUT if was_killed else 0.0)
             supervisor = Supervisor(pause=pause)
             try:
                 parts, migrate = _bring_up(options, data, supervisor, logs, pause, command)
@@ -179,14 +180,33 @@ def _bring_up(
         timeout=START_TIMEOUT,
         stop_within=options.stop_within / FIRST_SIGNAL,
     )
-    host = _SHOWN.get(options.host, f"[{options.host}]" if ":" in options.host else options.host)
-    addresses = [f"{service.name} http://{host}:{service.port}" for service in options.services]
+    apis = {service.name: f"{_shown(options.host)}:{service.port}" for service in options.services}
+    addresses = [f"{name} http://{address}" for name, address in apis.items()]
+    if options.gateway is not None:
+        addresses.append(_start_gateway(options.gateway, data, apis, supervisor, logs))
     with suppress(OSError):  # nobody reads it, or the disk it goes to is full: the shop runs
         sys.stdout.write(
             f"eventshop is ready: {' · '.join(addresses)} · data in {data} · Ctrl-C stops\n"
         )
         sys.stdout.flush()
     return parts, migrate
+
+
+def _start_gateway(
+    port: int, data: Path, apis: Mapping[str, str], supervisor: Supervisor, logs: list[LogFile]
+) -> str:
+    """Where it is, and what to trust there."""
+    # Only now: it loads the services, to know their routes.
+    from devstack.nginx import local_gateway  # noqa: PLC0415
+
+    gateway, certificate = local_gateway(data, apis, port)
+    logs.append(gateway.log)
+    supervisor.start(gateway, timeout=START_TIMEOUT)
+    return f"gateway https://localhost:{port} (its authority: {certificate.authority})"
+
+
+def _shown(host: str) -> str:
+    return _SHOWN.get(host, f"[{host}]" if ":" in host else host)
 
 
 def _around(settings: Mapping[str, str]) -> dict[str, str]:
@@ -255,43 +275,13 @@ def _check_files(max_connections: int) -> None:
         )
 
 
-def _check_ports(options: UpOptions, pause: Pause, *, within: float) -> None:
-    """Each must be free, after `within` s at the latest.
-
-    After a `kill -9` of the last `shop up` its processes may still be finishing.
-    """
-    ports: dict[int, LocalService] = {}
-    deadline = time.monotonic() + within
-    for service in options.services:
-        way_out = (
-            f"choose another with --port {service.name}=… or SHOP_{service.name.upper()}__PORT"
-        )
-        if twin := ports.get(service.port):
-            raise StartFailed(
-                f"{twin.name} and {service.name} were both given port {service.port}: {way_out}"
-            )
-        ports[service.port] = service
-        while (error := _port_error(options.host, service.port)) == errno.EADDRINUSE:
-            if time.monotonic() >= deadline:
-                raise StartFailed(
-                    f"port {service.port}, which {service.name} wants, is in use: stop what "
-                    f"listens there, or {way_out}"
-                )
-            pause(0.05)
-        if error:
-            raise StartFailed(
-                f"port {service.port}, which {service.name} wants, can't be had "
-                f"({os.strerror(error)}): {way_out}"
-            )
-
-
-def _port_error(host: str, port: int) -> int:
-    try:
-        for listener in bind(host, port):
-            listener.close()
-    except PortTaken as error:
-        return error.errno
-    return 0
+def _wanted_ports(options: UpOptions) -> Iterator[WantedPort]:
+    for name, port in ((service.name, service.port) for service in options.services):
+        way_out = f"choose another with --port {name}=… or SHOP_{name.upper()}__PORT"
+        yield WantedPort(name, options.host, port, way_out)
+    if options.gateway is not None:
+        way_out = "choose another with --gateway-port"
+        yield WantedPort("the gateway", "localhost", options.gateway, way_out)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from shop.cli import api, audit, events, log, migrate, parked, streams, up, worker
+from shop.cli import api, audit, certificate, events, log, migrate, parked, streams, up, worker
 from shop.cli.common import (
     NOT_DONE,
     UNFORESEEN,
@@ -80,7 +80,15 @@ def _options(
     pass
 
 
-for command in (up.up, api.api, worker.worker, migrate.migrate, events.events, audit.audit):
+for command in (
+    up.up,
+    api.api,
+    worker.worker,
+    migrate.migrate,
+    events.events,
+    audit.audit,
+    certificate.certificate,
+):
     app.command()(command)
 app.add_typer(log.app, name="log", no_args_is_help=True)
 app.add_typer(parked.app, name="parked", no_args_is_help=True)

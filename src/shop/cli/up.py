@@ -36,6 +36,12 @@ def up(
             " one",
         ),
     ] = None,
+    gateway: Annotated[
+        bool, typer.Option(help="put nginx in front of the services, on https://localhost:8443")
+    ] = False,
+    gateway_port: Annotated[
+        int, typer.Option(min=1, max=65535, help="another port for the gateway")
+    ] = 8443,
     reload: Annotated[
         bool, typer.Option(help="restart processes when their code is saved")
     ] = False,
@@ -60,6 +66,7 @@ def up(
         stop_within=settings.stop_within(),
         verbose=verbose,
         kafka=kafka,
+        gateway=gateway_port if gateway else None,
         reload=reload,
         copy_log_from=copy_log_from,
     )

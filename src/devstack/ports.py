@@ -1,0 +1,55 @@
+"""The ports that `shop up` needs on this machine."""
+
+import errno
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from devstack.supervisor import Pause, StartFailed
+from shop.platform.processes.listening import PortTaken, bind
+
+
+@dataclass(frozen=True)
+class WantedPort:
+    owner: str
+    host: str
+    port: int
+    way_out: str
+    """What a person can do if it can't be had."""
+
+
+def check_ports(wanted: Iterable[WantedPort], pause: Pause, within: float) -> None:
+    """Each must be free, after `within` s at the latest. Raises `StartFailed`.
+
+    After a `kill -9` of the last `shop up` its processes may still be finishing.
+    """
+    owners: dict[int, str] = {}
+    deadline = time.monotonic() + within
+    for one in wanted:
+        if twin := owners.get(one.port):
+            raise StartFailed(
+                f"{twin} and {one.owner} were both given port {one.port}: {one.way_out}"
+            )
+        owners[one.port] = one.owner
+        while (error := _port_error(one.host, one.port)) == errno.EADDRINUSE:
+            if time.monotonic() >= deadline:
+                raise StartFailed(
+                    f"port {one.port}, which {one.owner} wants, is in use: stop what "
+                    f"listens there, or {one.way_out}"
+                )
+            pause(0.05)
+        if error:
+            raise StartFailed(
+                f"port {one.port}, which {one.owner} wants, can't be had "
+                f"({os.strerror(error)}): {one.way_out}"
+            )
+
+
+def _port_error(host: str, port: int) -> int:
+    try:
+        for listener in bind(host, port):
+            listener.close()
+    except PortTaken as error:
+        return error.errno
+    return 0
