@@ -21,7 +21,7 @@ from eventspine.log_tables import metadata as log_metadata
 from shop.platform import discovery
 from shop.platform.migrations import migrate
 
-pytest_plugins = ["tests.clock_fixture", "tests.kafka_fixture"]
+pytest_plugins = ["tests.support.async_tests", "tests.clock_fixture", "tests.kafka_fixture"]
 
 # One more than the shop's own, so that nothing here knows how many there are. What a test starts
 # (`tests.e2e.shop.environment`) has only the shop's own, unless it asks for more.

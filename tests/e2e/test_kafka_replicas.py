@@ -62,7 +62,7 @@ def brokers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Brokers]:
         yield brokers
 
 
-def test_a_broker_of_three_dies_and_events_go_on_flowing(
+async def test_a_broker_of_three_dies_and_events_go_on_flowing(
     brokers: Brokers, databases: Databases
 ) -> None:
     servers = ",".join(broker.bootstrap_servers for broker in brokers.values())
@@ -87,38 +87,34 @@ def test_a_broker_of_three_dies_and_events_go_on_flowing(
     leaders = [each.leader for each in partitions.values()]
     # The one that leads most: what it leads has to move.
     dies = brokers[str(max(leaders, key=leaders.count))]
+    log = KafkaLog({"bootstrap.servers": servers}, replication_factor=3)
+    member = log.subscribe("replicas", ["orders"], from_offsets())
+    records: list[Record] = []
+    appended = 0
 
-    async def scenario() -> None:
-        log = KafkaLog({"bootstrap.servers": servers}, replication_factor=3)
-        member = log.subscribe("replicas", ["orders"], from_offsets())
-        records: list[Record] = []
-        appended = 0
+    async def append_more() -> None:
+        nonlocal appended
+        await log.append("orders", numbered(200, first=appended))
+        appended += 200
 
-        async def append_more() -> None:
-            nonlocal appended
-            await log.append("orders", numbered(200, first=appended))
-            appended += 200
+    async def read_all() -> None:
+        async with asyncio.timeout(90):
+            while len(records) < appended:
+                with suppress(LogUnavailable):
+                    records.extend(await member.poll(1000, 0.5))
 
-        async def read_all() -> None:
-            async with asyncio.timeout(90):
-                while len(records) < appended:
-                    with suppress(LogUnavailable):
-                        records.extend(await member.poll(1000, 0.5))
-
+    await append_more()
+    await read_all()
+    assert dies.process
+    dies.process.kill()
+    dies.process.wait()
+    # Nothing is raised to whoever appends: the client finds the new leaders by itself.
+    for _ in range(5):
         await append_more()
-        await read_all()
-        assert dies.process
-        dies.process.kill()
-        dies.process.wait()
-        # Nothing is raised to whoever appends: the client finds the new leaders by itself.
-        for _ in range(5):
-            await append_more()
-        await read_all()
-        assert sorted(numbers(records)) == list(range(appended))
-        dies.start()
-        await append_more()
-        await read_all()
-        assert sorted(numbers(records)) == list(range(appended))
-        await log.close()
-
-    asyncio.run(scenario())
+    await read_all()
+    assert sorted(numbers(records)) == list(range(appended))
+    dies.start()
+    await append_more()
+    await read_all()
+    assert sorted(numbers(records)) == list(range(appended))
+    await log.close()

@@ -29,21 +29,17 @@ PARTITIONS = 3
 
 def on_a_log(
     scenario: Callable[["EventLogContract", EventLog, str], Awaitable[None]],
-) -> Callable[["EventLogContract", OpenLog], None]:
+) -> Callable[["EventLogContract", OpenLog], Awaitable[None]]:
     """Make a test of a scenario: an open log, and a topic of three partitions that nobody knows."""
 
-    def test(self: "EventLogContract", open_log: OpenLog) -> None:
-        async def play() -> None:
-            log = await open_log()
-            try:
-                async with asyncio.timeout(60):
-                    topic = f"topic-{uuid.uuid4().hex[:12]}"
-                    await log.create_topic(topic, PARTITIONS)
-                    await scenario(self, log, topic)
-            finally:
-                await log.close()
-
-        asyncio.run(play())
+    async def test(self: "EventLogContract", open_log: OpenLog) -> None:
+        log = await open_log()
+        try:
+            topic = f"topic-{uuid.uuid4().hex[:12]}"
+            await log.create_topic(topic, PARTITIONS)
+            await scenario(self, log, topic)
+        finally:
+            await log.close()
 
     test.__name__ = scenario.__name__
     return test

@@ -36,45 +36,41 @@ AWAY = ConnectionError("the log is away")
 CUT = ValueError("users/3 was cut")
 
 
-def play(now: list[float], *steps: tuple[float, Exception | None]) -> list[str]:
+async def play(now: list[float], *steps: tuple[float, Exception | None]) -> list[str]:
     """Each step: so many seconds later, this failure; or, for None, it works."""
     lines = Lines()
     one = Backoff(lines, "relay")
-
-    async def run() -> None:
-        for later, failure in steps:
-            now[0] += later
-            if failure:
-                await one.after(failure)
-            else:
-                one.over()
-
-    asyncio.run(run())
+    for later, failure in steps:
+        now[0] += later
+        if failure:
+            await one.after(failure)
+        else:
+            one.over()
     return lines.said
 
 
 WAITS, GOES_ON = "relay.waiting: ConnectionError: the log is away", "relay.recovered"
 
 
-def test_the_same_trouble_is_said_once_until_it_is_over(now: list[float]) -> None:
-    assert play(now, *[(1, AWAY)] * 100, (1, None), (1, None)) == [WAITS, GOES_ON]
+async def test_the_same_trouble_is_said_once_until_it_is_over(now: list[float]) -> None:
+    assert await play(now, *[(1, AWAY)] * 100, (1, None), (1, None)) == [WAITS, GOES_ON]
 
 
-def test_another_trouble_is_said_too(now: list[float]) -> None:
-    said = play(now, (1, AWAY), (1, CUT), (1, AWAY), (1, CUT), (1, None))
+async def test_another_trouble_is_said_too(now: list[float]) -> None:
+    said = await play(now, (1, AWAY), (1, CUT), (1, AWAY), (1, CUT), (1, None))
     assert said == [WAITS, "relay.waiting: ValueError: users/3 was cut", GOES_ON]
 
 
-def test_trouble_that_comes_and_goes_every_second_is_not_said_every_second(
+async def test_trouble_that_comes_and_goes_every_second_is_not_said_every_second(
     now: list[float],
 ) -> None:
-    assert play(now, *[(0.5, CUT), (0.5, None)] * 200)[2:] == []
+    assert (await play(now, *[(0.5, CUT), (0.5, None)] * 200))[2:] == []
 
 
-def test_trouble_that_comes_back_and_stays_is_said_again(now: list[float]) -> None:
-    said = play(now, (1, AWAY), (1, None), *[(2, AWAY)] * 20, (1, None))
+async def test_trouble_that_comes_back_and_stays_is_said_again(now: list[float]) -> None:
+    said = await play(now, (1, AWAY), (1, None), *[(2, AWAY)] * 20, (1, None))
     assert said == [WAITS, GOES_ON, WAITS, GOES_ON]
 
 
-def test_trouble_that_comes_back_after_a_while_is_said_again(now: list[float]) -> None:
-    assert play(now, (1, AWAY), (1, None), (100, AWAY)) == [WAITS, GOES_ON, WAITS]
+async def test_trouble_that_comes_back_after_a_while_is_said_again(now: list[float]) -> None:
+    assert await play(now, (1, AWAY), (1, None), (100, AWAY)) == [WAITS, GOES_ON, WAITS]

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from eventspine.batching import Batcher
 from eventspine.errors import Conflict, OutcomeUnknown, Overloaded, Unavailable
-from tests.eventspine.conftest import run
 
 
 class Fault(Exception):
@@ -56,44 +55,34 @@ async def turns(count: int = 20) -> None:
         await asyncio.sleep(0)
 
 
-def test_a_single_command_on_an_idle_batcher_runs_at_once() -> None:
+async def test_a_single_command_on_an_idle_batcher_runs_at_once() -> None:
     """Within a few turns of the event loop: no timer is waited for."""
-
-    async def scenario() -> None:
-        work = Work()
-        (task,) = submit_all(Batcher(work), [1])
-        await turns(6)
-        assert task.done()
-        assert task.result() == 2
-
-    run(scenario())
+    work = Work()
+    (task,) = submit_all(Batcher(work), [1])
+    await turns(6)
+    assert task.done()
+    assert task.result() == 2
 
 
-def test_commands_gather_while_a_batch_runs_and_keep_their_order() -> None:
-    async def scenario() -> None:
-        work = Work()
-        batcher = Batcher(work, max_batch=3)
-        work.go.clear()
-        tasks = submit_all(batcher, [1])
-        await turns()
-        tasks += submit_all(batcher, range(2, 10))
-        await turns()
-        assert work.batches == [[1]]
-        work.go.set()
-        assert await outcomes(tasks) == [2 * n for n in range(1, 10)]
-        assert work.batches == [[1], [2, 3, 4], [5, 6, 7], [8, 9]]
-
-    run(scenario())
+async def test_commands_gather_while_a_batch_runs_and_keep_their_order() -> None:
+    work = Work()
+    batcher = Batcher(work, max_batch=3)
+    work.go.clear()
+    tasks = submit_all(batcher, [1])
+    await turns()
+    tasks += submit_all(batcher, range(2, 10))
+    await turns()
+    assert work.batches == [[1]]
+    work.go.set()
+    assert await outcomes(tasks) == [2 * n for n in range(1, 10)]
+    assert work.batches == [[1], [2, 3, 4], [5, 6, 7], [8, 9]]
 
 
-def test_a_refusal_is_its_own_callers_only() -> None:
-    async def scenario() -> None:
-        work = Work()
-        tasks = submit_all(Batcher(work), [1, -2, 3])
-        assert await outcomes(tasks) == [2, Refusal, 6]
-        assert work.batches == [[1, -2, 3]]
-
-    run(scenario())
+async def test_a_refusal_is_its_own_callers_only() -> None:
+    work = Work()
+    tasks = submit_all(Batcher(work), [1, -2, 3])
+    assert await outcomes(tasks) == [2, Refusal, 6]
+    assert work.batches == [[1, -2, 3]]
 
 
 @given(
@@ -101,288 +90,240 @@ def test_a_refusal_is_its_own_callers_only() -> None:
     count=st.integers(1, 40),
     max_batch=st.integers(1, 50),
 )
-def test_culprits_are_found_by_halving_and_their_neighbours_are_done_once_in_order(
+async def test_culprits_are_found_by_halving_and_their_neighbours_are_done_once_in_order(
     culprits: set[int], count: int, max_batch: int
 ) -> None:
-    async def scenario() -> None:
-        def fail(commands: Sequence[int]) -> None:
-            if culprits & set(commands):
-                raise Fault
+    def fail(commands: Sequence[int]) -> None:
+        if culprits & set(commands):
+            raise Fault
 
-        work = Work(fail)
-        commands = list(range(1, count + 1))
-        results = await outcomes(submit_all(Batcher(work, max_batch=max_batch), commands))
-        assert results == [Fault if n in culprits else 2 * n for n in commands]
-        assert work.done == [n for n in commands if n not in culprits]
-
-    asyncio.run(scenario())
+    work = Work(fail)
+    commands = list(range(1, count + 1))
+    results = await outcomes(submit_all(Batcher(work, max_batch=max_batch), commands))
+    assert results == [Fault if n in culprits else 2 * n for n in commands]
+    assert work.done == [n for n in commands if n not in culprits]
 
 
 @pytest.mark.parametrize("error", [Unavailable, OutcomeUnknown])
-def test_trouble_with_the_database_is_everybodys_and_nothing_is_halved(
+async def test_trouble_with_the_database_is_everybodys_and_nothing_is_halved(
     error: type[Exception],
 ) -> None:
     """What is certainly not done is run again once; what may have been done, never."""
 
-    async def scenario() -> None:
-        def fail(commands: Sequence[int]) -> None:
-            raise error
+    def fail(commands: Sequence[int]) -> None:
+        raise error
 
-        work = Work(fail)
-        assert await outcomes(submit_all(Batcher(work), [1, 2, 3])) == [error] * 3
-        assert work.batches == [[1, 2, 3]] * (2 if error is Unavailable else 1)
-
-    run(scenario())
+    work = Work(fail)
+    assert await outcomes(submit_all(Batcher(work), [1, 2, 3])) == [error] * 3
+    assert work.batches == [[1, 2, 3]] * (2 if error is Unavailable else 1)
 
 
-def test_a_passing_trouble_is_noticed_by_nobody() -> None:
-    async def scenario() -> None:
-        def fail(commands: Sequence[int]) -> None:
-            if len(work.batches) == 1:
-                raise Unavailable
+async def test_a_passing_trouble_is_noticed_by_nobody() -> None:
+    def fail(commands: Sequence[int]) -> None:
+        if len(work.batches) == 1:
+            raise Unavailable
 
-        work = Work(fail)
-        assert await outcomes(submit_all(Batcher(work), [1, 2, 3])) == [2, 4, 6]
-        assert work.batches == [[1, 2, 3]] * 2
-
-    run(scenario())
+    work = Work(fail)
+    assert await outcomes(submit_all(Batcher(work), [1, 2, 3])) == [2, 4, 6]
+    assert work.batches == [[1, 2, 3]] * 2
 
 
-def test_an_outcome_unknown_of_one_half_is_not_the_other_halfs() -> None:
-    async def scenario() -> None:
-        def fail(commands: Sequence[int]) -> None:
-            if len(commands) == 4:
-                raise Fault
-            if 1 in commands:
-                raise OutcomeUnknown
+async def test_an_outcome_unknown_of_one_half_is_not_the_other_halfs() -> None:
+    def fail(commands: Sequence[int]) -> None:
+        if len(commands) == 4:
+            raise Fault
+        if 1 in commands:
+            raise OutcomeUnknown
 
-        work = Work(fail)
-        results = await outcomes(submit_all(Batcher(work), [1, 2, 3, 4]))
-        assert results == [OutcomeUnknown, OutcomeUnknown, 6, 8]
-        assert work.batches == [[1, 2, 3, 4], [1, 2], [3, 4]]
-
-    run(scenario())
+    work = Work(fail)
+    results = await outcomes(submit_all(Batcher(work), [1, 2, 3, 4]))
+    assert results == [OutcomeUnknown, OutcomeUnknown, 6, 8]
+    assert work.batches == [[1, 2, 3, 4], [1, 2], [3, 4]]
 
 
-def test_whose_turn_does_not_come_in_time_is_refused_while_the_others_still_work() -> None:
-    async def scenario() -> None:
-        work = Work()
-        batcher = Batcher(work, timeout=0.5)
-        work.go.clear()
-        tasks = submit_all(batcher, [1])
+async def test_whose_turn_does_not_come_in_time_is_refused_while_the_others_still_work() -> None:
+    work = Work()
+    batcher = Batcher(work, timeout=0.5)
+    work.go.clear()
+    tasks = submit_all(batcher, [1])
+    await turns()
+    tasks += submit_all(batcher, [2, 3])
+    assert await outcomes(tasks[1:]) == [Overloaded, Overloaded]
+    assert not tasks[0].done()
+    # Who came later has the whole time to wait.
+    tasks = [tasks[0], *submit_all(batcher, [4])]
+    await asyncio.sleep(0.05)
+    work.go.set()
+    assert await outcomes(tasks) == [2, 8]
+    assert work.batches == [[1], [4]]
+    await batcher.close()
+    assert batcher._timer is None
+
+
+async def test_what_failed_is_not_begun_again_after_its_deadline_and_its_neighbours_are() -> None:
+    def fail(commands: Sequence[int]) -> None:
+        if len(work.batches) == 1:
+            raise Unavailable
+
+    work = Work(fail)
+    batcher = Batcher(work, timeout=60)
+    work.go.clear()
+    soon = asyncio.get_running_loop().time() + 0.05
+    late, other = (
+        asyncio.create_task(batcher.submit(1, soon)),
+        asyncio.create_task(batcher.submit(2)),
+    )
+    await turns()
+    while asyncio.get_running_loop().time() <= soon:
+        await asyncio.sleep(0.01)
+    work.go.set()
+    assert await outcomes([late, other]) == [Unavailable, 4]
+    assert work.batches == [[1, 2], [2]]
+
+
+async def test_a_batch_is_not_halved_for_those_whose_deadline_has_passed() -> None:
+    def fail(commands: Sequence[int]) -> None:
+        if 3 in commands:
+            raise Fault
+
+    work = Work(fail)
+    batcher = Batcher(work, timeout=60)
+    work.go.clear()
+    soon = asyncio.get_running_loop().time() + 0.05
+    tasks = [asyncio.create_task(batcher.submit(1, soon)), *submit_all(batcher, [2, 3, 4])]
+    await turns()
+    while asyncio.get_running_loop().time() <= soon:
+        await asyncio.sleep(0.01)
+    work.go.set()
+    assert await outcomes(tasks) == [Overloaded, 4, Fault, 8]
+    assert work.done == [2, 4]
+
+
+async def test_an_early_deadline_is_kept_behind_later_ones() -> None:
+    work = Work()
+    batcher = Batcher(work, timeout=60)
+    work.go.clear()
+    tasks = submit_all(batcher, [1])
+    await turns()
+    tasks += submit_all(batcher, [2])
+    await turns()
+    early = asyncio.create_task(batcher.submit(3, asyncio.get_running_loop().time() + 0.05))
+    assert await outcomes([early]) == [Overloaded]
+    work.go.set()
+    assert await outcomes(tasks) == [2, 4]
+    await batcher.close()
+
+
+async def test_who_loses_a_race_runs_again_and_again() -> None:
+    def fail(commands: Sequence[int]) -> None:
+        if len(work.batches) < 5:
+            raise Conflict
+
+    work = Work(fail)
+    assert await outcomes(submit_all(Batcher(work), [1])) == [2]
+
+
+async def test_one_caller_too_many_is_refused_at_once() -> None:
+    work = Work()
+    batcher = Batcher(work, max_waiting=2)
+    work.go.clear()
+    tasks = submit_all(batcher, [1])
+    await turns()
+    tasks += submit_all(batcher, [2, 3, 4])
+    await turns()
+    assert tasks[3].done()
+    work.go.set()
+    assert await outcomes(tasks) == [2, 4, 6, Overloaded]
+    assert await outcomes(submit_all(batcher, [5])) == [10]
+
+
+async def test_as_many_batches_run_at_a_time_as_there_are_lanes() -> None:
+    work = Work()
+    batcher = Batcher(work, concurrency=2)
+    work.go.clear()
+    tasks = []
+    for n in range(1, 7):
+        tasks += submit_all(batcher, [n])
         await turns()
-        tasks += submit_all(batcher, [2, 3])
-        assert await outcomes(tasks[1:]) == [Overloaded, Overloaded]
-        assert not tasks[0].done()
-        # Who came later has the whole time to wait.
-        tasks = [tasks[0], *submit_all(batcher, [4])]
-        await asyncio.sleep(0.05)
-        work.go.set()
-        assert await outcomes(tasks) == [2, 8]
-        assert work.batches == [[1], [4]]
-        await batcher.close()
-        assert batcher._timer is None
-
-    run(scenario())
+    assert work.batches == [[1], [2]]
+    work.go.set()
+    assert await outcomes(tasks) == [2, 4, 6, 8, 10, 12]
+    assert work.batches == [[1], [2], [3, 4, 5, 6]]
+    await turns()
+    assert batcher._idle == 2
 
 
-def test_what_failed_is_not_begun_again_after_its_deadline_and_its_neighbours_are() -> None:
-    async def scenario() -> None:
-        def fail(commands: Sequence[int]) -> None:
-            if len(work.batches) == 1:
-                raise Unavailable
-
-        work = Work(fail)
-        batcher = Batcher(work, timeout=60)
-        work.go.clear()
-        soon = asyncio.get_running_loop().time() + 0.05
-        late, other = (
-            asyncio.create_task(batcher.submit(1, soon)),
-            asyncio.create_task(batcher.submit(2)),
-        )
-        await turns()
-        while asyncio.get_running_loop().time() <= soon:
-            await asyncio.sleep(0.01)
-        work.go.set()
-        assert await outcomes([late, other]) == [Unavailable, 4]
-        assert work.batches == [[1, 2], [2]]
-
-    run(scenario())
+async def test_a_caller_who_gave_up_before_the_work_began_has_nothing_done() -> None:
+    work = Work()
+    batcher = Batcher(work)
+    work.go.clear()
+    tasks = submit_all(batcher, [1])
+    await turns()
+    tasks += submit_all(batcher, [2, 3])
+    await turns()
+    tasks[0].cancel()  # begun: it is finished, for nobody
+    tasks[1].cancel()
+    await turns()
+    work.go.set()
+    assert await outcomes(tasks) == [asyncio.CancelledError, asyncio.CancelledError, 6]
+    assert work.done == [1, 3]
 
 
-def test_a_batch_is_not_halved_for_those_whose_deadline_has_passed() -> None:
-    async def scenario() -> None:
-        def fail(commands: Sequence[int]) -> None:
-            if 3 in commands:
-                raise Fault
+async def test_a_caller_who_gave_up_may_be_the_culprit() -> None:
+    def fail(commands: Sequence[int]) -> None:
+        if 2 in commands:
+            raise Fault
 
-        work = Work(fail)
-        batcher = Batcher(work, timeout=60)
-        work.go.clear()
-        soon = asyncio.get_running_loop().time() + 0.05
-        tasks = [asyncio.create_task(batcher.submit(1, soon)), *submit_all(batcher, [2, 3, 4])]
-        await turns()
-        while asyncio.get_running_loop().time() <= soon:
-            await asyncio.sleep(0.01)
-        work.go.set()
-        assert await outcomes(tasks) == [Overloaded, 4, Fault, 8]
-        assert work.done == [2, 4]
-
-    run(scenario())
+    work = Work(fail)
+    batcher = Batcher(work)
+    work.go.clear()
+    tasks = submit_all(batcher, [1, 2, 3])
+    await turns()
+    tasks[1].cancel()
+    await turns()
+    work.go.set()
+    assert await outcomes(tasks) == [2, asyncio.CancelledError, 6]
 
 
-def test_an_early_deadline_is_kept_behind_later_ones() -> None:
-    async def scenario() -> None:
-        work = Work()
-        batcher = Batcher(work, timeout=60)
-        work.go.clear()
-        tasks = submit_all(batcher, [1])
-        await turns()
-        tasks += submit_all(batcher, [2])
-        await turns()
-        early = asyncio.create_task(batcher.submit(3, asyncio.get_running_loop().time() + 0.05))
-        assert await outcomes([early]) == [Overloaded]
-        work.go.set()
-        assert await outcomes(tasks) == [2, 4]
-        await batcher.close()
-
-    run(scenario())
+async def test_closing_finishes_what_was_accepted() -> None:
+    work = Work()
+    batcher = Batcher(work, max_batch=2, concurrency=2)
+    work.go.clear()
+    tasks = submit_all(batcher, range(1, 11))
+    await turns()
+    closing = asyncio.create_task(batcher.close())
+    await turns()
+    assert not closing.done()
+    work.go.set()
+    await closing
+    await turns(3)
+    assert all(task.done() for task in tasks)
+    assert sorted(work.done) == list(range(1, 11))
 
 
-def test_who_loses_a_race_runs_again_and_again() -> None:
-    async def scenario() -> None:
-        def fail(commands: Sequence[int]) -> None:
-            if len(work.batches) < 5:
-                raise Conflict
-
-        work = Work(fail)
-        assert await outcomes(submit_all(Batcher(work), [1])) == [2]
-
-    run(scenario())
-
-
-def test_one_caller_too_many_is_refused_at_once() -> None:
-    async def scenario() -> None:
-        work = Work()
-        batcher = Batcher(work, max_waiting=2)
-        work.go.clear()
-        tasks = submit_all(batcher, [1])
-        await turns()
-        tasks += submit_all(batcher, [2, 3, 4])
-        await turns()
-        assert tasks[3].done()
-        work.go.set()
-        assert await outcomes(tasks) == [2, 4, 6, Overloaded]
-        assert await outcomes(submit_all(batcher, [5])) == [10]
-
-    run(scenario())
-
-
-def test_as_many_batches_run_at_a_time_as_there_are_lanes() -> None:
-    async def scenario() -> None:
-        work = Work()
-        batcher = Batcher(work, concurrency=2)
-        work.go.clear()
-        tasks = []
-        for n in range(1, 7):
-            tasks += submit_all(batcher, [n])
-            await turns()
-        assert work.batches == [[1], [2]]
-        work.go.set()
-        assert await outcomes(tasks) == [2, 4, 6, 8, 10, 12]
-        assert work.batches == [[1], [2], [3, 4, 5, 6]]
-        await turns()
-        assert batcher._idle == 2
-
-    run(scenario())
-
-
-def test_a_caller_who_gave_up_before_the_work_began_has_nothing_done() -> None:
-    async def scenario() -> None:
-        work = Work()
-        batcher = Batcher(work)
-        work.go.clear()
-        tasks = submit_all(batcher, [1])
-        await turns()
-        tasks += submit_all(batcher, [2, 3])
-        await turns()
-        tasks[0].cancel()  # begun: it is finished, for nobody
-        tasks[1].cancel()
-        await turns()
-        work.go.set()
-        assert await outcomes(tasks) == [asyncio.CancelledError, asyncio.CancelledError, 6]
-        assert work.done == [1, 3]
-
-    run(scenario())
-
-
-def test_a_caller_who_gave_up_may_be_the_culprit() -> None:
-    async def scenario() -> None:
-        def fail(commands: Sequence[int]) -> None:
-            if 2 in commands:
-                raise Fault
-
-        work = Work(fail)
-        batcher = Batcher(work)
-        work.go.clear()
-        tasks = submit_all(batcher, [1, 2, 3])
-        await turns()
-        tasks[1].cancel()
-        await turns()
-        work.go.set()
-        assert await outcomes(tasks) == [2, asyncio.CancelledError, 6]
-
-    run(scenario())
-
-
-def test_closing_finishes_what_was_accepted() -> None:
-    async def scenario() -> None:
-        work = Work()
-        batcher = Batcher(work, max_batch=2, concurrency=2)
-        work.go.clear()
-        tasks = submit_all(batcher, range(1, 11))
-        await turns()
-        closing = asyncio.create_task(batcher.close())
-        await turns()
-        assert not closing.done()
-        work.go.set()
-        await closing
-        await turns(3)
-        assert all(task.done() for task in tasks)
-        assert sorted(work.done) == list(range(1, 11))
-
-    run(scenario())
-
-
-def test_whoever_loses_patience_with_closing_ends_nobodys_work() -> None:
-    async def scenario() -> None:
-        work = Work()
-        batcher = Batcher(work)
-        work.go.clear()
-        tasks = submit_all(batcher, [1])
-        await turns()
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(batcher.close(), 0.01)
-        work.go.set()
-        assert await outcomes(tasks) == [2]
-
-    run(scenario())
+async def test_whoever_loses_patience_with_closing_ends_nobodys_work() -> None:
+    work = Work()
+    batcher = Batcher(work)
+    work.go.clear()
+    tasks = submit_all(batcher, [1])
+    await turns()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(batcher.close(), 0.01)
+    work.go.set()
+    assert await outcomes(tasks) == [2]
 
 
 @pytest.mark.parametrize("results", [[], [1], [1, 2, 3]])
-def test_a_wrong_number_of_results_is_everybodys_error_and_the_work_is_not_repeated(
+async def test_a_wrong_number_of_results_is_everybodys_error_and_the_work_is_not_repeated(
     results: list[int],
 ) -> None:
-    async def scenario() -> None:
-        runs = 0
+    runs = 0
 
-        async def miscount(commands: Sequence[int]) -> Sequence[int | Exception]:
-            nonlocal runs
-            runs += 1
-            return results
+    async def miscount(commands: Sequence[int]) -> Sequence[int | Exception]:
+        nonlocal runs
+        runs += 1
+        return results
 
-        batcher: Batcher[int, int] = Batcher(miscount)
-        assert await outcomes(submit_all(batcher, [1, 2])) == [RuntimeError] * 2
-        assert runs == 1
-
-    run(scenario())
+    batcher: Batcher[int, int] = Batcher(miscount)
+    assert await outcomes(submit_all(batcher, [1, 2])) == [RuntimeError] * 2
+    assert runs == 1

@@ -16,7 +16,7 @@ from eventspine.idempotency import Answer, Key, canonical, once_in_transaction
 from eventspine.outbox import Transaction, transaction
 from eventspine.reading import Received
 from tests.eventspine import notes
-from tests.eventspine.conftest import opened, run
+from tests.eventspine.conftest import opened
 from tests.eventspine.memory_log import MemoryLog
 from tests.eventspine.notes import NoteTaken
 
@@ -45,7 +45,7 @@ def test_a_context_of_nothing_costs_no_header(context: Context) -> None:
     assert context.headers() is None
 
 
-def test_a_context_goes_from_the_command_to_the_handler_and_on(
+async def test_a_context_goes_from_the_command_to_the_handler_and_on(
     notes_url: str, copy_url: str
 ) -> None:
     seen: list[Received[NoteTaken]] = []
@@ -61,23 +61,20 @@ def test_a_context_goes_from_the_command_to_the_handler_and_on(
         for one in received:
             tx.publish(notes.event(one.event.id + 100, 1), one.context)
 
-    async def scenario() -> None:
-        log = MemoryLog(1)
-        async with opened(notes_url) as database, opened(copy_url) as copy:
-            key = Key("k-1", b"asked", lambda _: Answer(200, (), b""))
-            await once_in_transaction(database, take)([Request(7, WHOLE, key)])
-            consumer = Consumer(copy, log, Handlers("copy", {NoteTaken: listen}))
-            relay = notes.relay(notes_url, log)
-            async with notes.Running(relay.run(), consumer.run()):
+    log = MemoryLog(1)
+    async with opened(notes_url) as database, opened(copy_url) as copy:
+        key = Key("k-1", b"asked", lambda _: Answer(200, (), b""))
+        await once_in_transaction(database, take)([Request(7, WHOLE, key)])
+        consumer = Consumer(copy, log, Handlers("copy", {NoteTaken: listen}))
+        relay = notes.relay(notes_url, log)
+        async with notes.Running(relay.run(), consumer.run()):
 
-                async def heard() -> bool:
-                    return bool(seen) and bool(await copy.fetch("SELECT FROM outbox"))
+            async def heard() -> bool:
+                return bool(seen) and bool(await copy.fetch("SELECT FROM outbox"))
 
-                await notes.eventually(heard)
-            [(headers,)] = await copy.fetch("SELECT headers FROM outbox")
-            assert headers == WHOLE.headers()
-
-    run(scenario())
+            await notes.eventually(heard)
+        [(headers,)] = await copy.fetch("SELECT headers FROM outbox")
+        assert headers == WHOLE.headers()
     [one] = seen
     assert (one.event.id, one.position, one.source) == (7, 1, "/notes")
     assert one.record.offset == 0
@@ -148,22 +145,19 @@ async def _done(tx: Transaction, requests: Sequence[Request[int]]) -> list[int]:
     return [request.command for request in requests]
 
 
-def test_a_fingerprint_of_another_release_is_given_its_answer_and_does_nothing(
+async def test_a_fingerprint_of_another_release_is_given_its_answer_and_does_nothing(
     notes_url: str,
 ) -> None:
-    async def scenario() -> None:
-        async with opened(notes_url) as database:
-            key = Key("k", b"asked", lambda _: Answer(200, (), b"the first"))
-            batcher = Batcher(once_in_transaction(database, _done))
-            await batcher.submit(Request(1, key=key))
-            for form in (b"\x02" + key.salted[1:], key.salted[1:]):
-                async with transaction(database) as tx:
-                    await tx.execute(
-                        "UPDATE idempotency_keys SET fingerprint = %(form)s", {"form": form}
-                    )
-                other = Key("k", b"asked otherwise", lambda _: Answer(200, (), b"the second"))
-                again = await batcher.submit(Request(1, key=other))
-                assert isinstance(again, Answer) and again.body == b"the first"
-            await batcher.close()
-
-    run(scenario())
+    async with opened(notes_url) as database:
+        key = Key("k", b"asked", lambda _: Answer(200, (), b"the first"))
+        batcher = Batcher(once_in_transaction(database, _done))
+        await batcher.submit(Request(1, key=key))
+        for form in (b"\x02" + key.salted[1:], key.salted[1:]):
+            async with transaction(database) as tx:
+                await tx.execute(
+                    "UPDATE idempotency_keys SET fingerprint = %(form)s", {"form": form}
+                )
+            other = Key("k", b"asked otherwise", lambda _: Answer(200, (), b"the second"))
+            again = await batcher.submit(Request(1, key=other))
+            assert isinstance(again, Answer) and again.body == b"the first"
+        await batcher.close()

@@ -20,7 +20,7 @@ from eventspine.outbox import Transaction
 from eventspine.postgres_log import PostgresLog
 from eventspine.reading import Received
 from tests.eventspine import notes
-from tests.eventspine.conftest import opened, opened_log, run
+from tests.eventspine.conftest import opened, opened_log
 from tests.eventspine.memory_log import MemoryLog
 from tests.eventspine.notes import NoteTaken
 
@@ -58,112 +58,102 @@ async def has_copied(copy: Database, count: int) -> bool:
         return False
 
 
-def test_a_server_that_was_stopped_and_started_again_is_used_again(
+async def test_a_server_that_was_stopped_and_started_again_is_used_again(
     own_postgres: LocalPostgres, own_notes: OwnNotes
 ) -> None:
-    async def scenario() -> None:
-        async with opened(own_notes(), size=4, timeout=1.0) as database:
-            await asyncio.gather(*(notes.publish_notes(database, n, n) for n in range(8)))
-            own_postgres.stop()
-            for ask in (notes.publish_notes(database, 8, 8), database.fetch("SELECT 1")):
-                began = time.monotonic()
-                with pytest.raises(Unavailable):
-                    await ask
-                assert time.monotonic() - began < 2.0
-            await start(own_postgres)
-            # Not the first that asks is refused, nor any of the others.
-            await asyncio.gather(*(notes.publish_notes(database, n, n) for n in range(10, 18)))
-            own_postgres.stop()
-            await start(own_postgres)
-            await asyncio.gather(
-                *(notes.publish_notes(database, n, n) for n in range(20, 28)),
-                *(database.fetch("SELECT 1") for _ in range(8)),
-            )
-            positions = await database.fetch("SELECT position FROM outbox ORDER BY 1")
-            assert positions == [(n,) for n in range(1, 25)]
-
-    run(scenario())
+    async with opened(own_notes(), size=4, timeout=1.0) as database:
+        await asyncio.gather(*(notes.publish_notes(database, n, n) for n in range(8)))
+        own_postgres.stop()
+        for ask in (notes.publish_notes(database, 8, 8), database.fetch("SELECT 1")):
+            began = time.monotonic()
+            with pytest.raises(Unavailable):
+                await ask
+            assert time.monotonic() - began < 2.0
+        await start(own_postgres)
+        # Not the first that asks is refused, nor any of the others.
+        await asyncio.gather(*(notes.publish_notes(database, n, n) for n in range(10, 18)))
+        own_postgres.stop()
+        await start(own_postgres)
+        await asyncio.gather(
+            *(notes.publish_notes(database, n, n) for n in range(20, 28)),
+            *(database.fetch("SELECT 1") for _ in range(8)),
+        )
+        positions = await database.fetch("SELECT position FROM outbox ORDER BY 1")
+        assert positions == [(n,) for n in range(1, 25)]
 
 
-def test_a_consumer_applies_again_what_a_killed_server_has_forgotten(
+async def test_a_consumer_applies_again_what_a_killed_server_has_forgotten(
     own_postgres: LocalPostgres, own_notes: OwnNotes
 ) -> None:
     """Its effects and its cursor are forgotten together, and no new event need remind it."""
+    async with opened(own_notes(), timeout=1.0) as copy:
+        handled = 0
 
-    async def scenario() -> None:
-        async with opened(own_notes(), timeout=1.0) as copy:
-            handled = 0
+        async def count(tx: Transaction, received: Sequence[Received[NoteTaken]]) -> None:
+            nonlocal handled
+            await notes.taken(tx, received)
+            handled += len(received)
 
-            async def count(tx: Transaction, received: Sequence[Received[NoteTaken]]) -> None:
-                nonlocal handled
-                await notes.taken(tx, received)
-                handled += len(received)
-
-            log = MemoryLog(2)
-            for n in range(1, 301):
-                log.put(n % 2, notes.wire(n, notes.event(n, 1)))
-            consumer = Consumer(copy, log, Handlers("copy", {NoteTaken: count}), batch=20)
-            async with notes.Running(consumer.run()):
-                await notes.eventually(lambda: has_copied(copy, 300))
-                assert handled == 300
-                await kill_and_start(own_postgres)
-                await notes.eventually(lambda: has_copied(copy, 300))
-            assert handled > 300, "the crash took nothing back"
-            await notes.assert_copied(copy, *(notes.event(n, 1) for n in range(1, 301)))
-
-    run(scenario())
+        log = MemoryLog(2)
+        for n in range(1, 301):
+            log.put(n % 2, notes.wire(n, notes.event(n, 1)))
+        consumer = Consumer(copy, log, Handlers("copy", {NoteTaken: count}), batch=20)
+        async with notes.Running(consumer.run()):
+            await notes.eventually(lambda: has_copied(copy, 300))
+            assert handled == 300
+            await kill_and_start(own_postgres)
+            await notes.eventually(lambda: has_copied(copy, 300))
+        assert handled > 300, "the crash took nothing back"
+        await notes.assert_copied(copy, *(notes.event(n, 1) for n in range(1, 301)))
 
 
-def test_a_server_killed_while_everything_runs_on_it_loses_and_doubles_nothing(
+async def test_a_server_killed_while_everything_runs_on_it_loses_and_doubles_nothing(
     own_postgres: LocalPostgres, own_notes: OwnNotes
 ) -> None:
-    async def scenario() -> None:
-        with psycopg.connect(own_postgres.dsn("postgres"), autocommit=True) as admin:
-            admin.execute("CREATE DATABASE log")
-        url, log_url = own_notes(), own_postgres.dsn("log", "postgres")
-        async with (
-            opened(url, timeout=1.0) as database,
-            opened(own_notes(), timeout=1.0) as copy,
-            opened_log(log_url, 3) as log,
-        ):
-            committed: set[int] = set()
-            unknown: set[int] = set()
-            stopping = asyncio.Event()
+    with psycopg.connect(own_postgres.dsn("postgres"), autocommit=True) as admin:
+        admin.execute("CREATE DATABASE log")
+    url, log_url = own_notes(), own_postgres.dsn("log", "postgres")
+    async with (
+        opened(url, timeout=1.0) as database,
+        opened(own_notes(), timeout=1.0) as copy,
+        opened_log(log_url, 3) as log,
+    ):
+        committed: set[int] = set()
+        unknown: set[int] = set()
+        stopping = asyncio.Event()
 
-            async def write(writer: int) -> None:
-                n = writer
-                while not stopping.is_set():
-                    n += 10
-                    try:
-                        await notes.publish_notes(database, n, n)
-                        committed.add(n)
-                    except OutcomeUnknown:
-                        unknown.add(n)
-                    except SpineError:
-                        await asyncio.sleep(0.05)
+        async def write(writer: int) -> None:
+            n = writer
+            while not stopping.is_set():
+                n += 10
+                try:
+                    await notes.publish_notes(database, n, n)
+                    committed.add(n)
+                except OutcomeUnknown:
+                    unknown.add(n)
+                except SpineError:
+                    await asyncio.sleep(0.05)
 
-            async def crash() -> None:
-                for _ in range(2):
-                    await asyncio.sleep(0.7)
-                    await kill_and_start(own_postgres)
-                before = len(committed)
-                await notes.eventually(lambda: has_grown(committed, before + 30))
-                stopping.set()
+        async def crash() -> None:
+            for _ in range(2):
+                await asyncio.sleep(0.7)
+                await kill_and_start(own_postgres)
+            before = len(committed)
+            await notes.eventually(lambda: has_grown(committed, before + 30))
+            stopping.set()
 
-            relay = notes.relay(url, log)
-            async with notes.Running(relay.run(), notes.consumer(copy, log).run()):
-                await asyncio.gather(crash(), *(write(writer) for writer in range(4)))
-                rows = await database.fetch("SELECT id FROM notes")
-                stored = {id_ for (id_,) in rows}
-                await notes.eventually(lambda: has_copied(copy, len(stored)))
-            assert committed <= stored <= committed | unknown
-            outbox = await database.fetch("SELECT position, key::bigint FROM outbox ORDER BY 1")
-            assert [position for position, _ in outbox] == list(range(1, len(stored) + 1))
-            assert {key for _, key in outbox} == stored
-            await assert_log_holds(log, len(stored))
-            await notes.assert_copied(copy, *(notes.event(n, 1) for n in sorted(stored)))
-
-    run(scenario())
+        relay = notes.relay(url, log)
+        async with notes.Running(relay.run(), notes.consumer(copy, log).run()):
+            await asyncio.gather(crash(), *(write(writer) for writer in range(4)))
+            rows = await database.fetch("SELECT id FROM notes")
+            stored = {id_ for (id_,) in rows}
+            await notes.eventually(lambda: has_copied(copy, len(stored)))
+        assert committed <= stored <= committed | unknown
+        outbox = await database.fetch("SELECT position, key::bigint FROM outbox ORDER BY 1")
+        assert [position for position, _ in outbox] == list(range(1, len(stored) + 1))
+        assert {key for _, key in outbox} == stored
+        await assert_log_holds(log, len(stored))
+        await notes.assert_copied(copy, *(notes.event(n, 1) for n in sorted(stored)))
 
 
 async def has_grown(numbers: set[int], to: int) -> bool:

@@ -5,30 +5,27 @@ import sys
 import textwrap
 
 from tests.eventspine import notes
-from tests.eventspine.conftest import opened, opened_log, run
+from tests.eventspine.conftest import opened, opened_log
 
 
-def test_an_event_published_here_is_applied_there(
+async def test_an_event_published_here_is_applied_there(
     notes_url: str, copy_url: str, postgres_log_url: str
 ) -> None:
-    async def walk() -> None:
-        async with (
-            opened(notes_url) as database,
-            opened(copy_url) as copy,
-            opened_log(postgres_log_url, 3) as log,
-        ):
-            relay, consumer = notes.relay(notes_url, log), notes.consumer(copy, log)
-            async with notes.Running(relay.run(), consumer.run()):
-                await notes.publish(database, notes.event(1, 1), notes.event(2, 1))
-                await notes.publish(database, notes.event(1, 2, "changed"))
+    async with (
+        opened(notes_url) as database,
+        opened(copy_url) as copy,
+        opened_log(postgres_log_url, 3) as log,
+    ):
+        relay, consumer = notes.relay(notes_url, log), notes.consumer(copy, log)
+        async with notes.Running(relay.run(), consumer.run()):
+            await notes.publish(database, notes.event(1, 1), notes.event(2, 1))
+            await notes.publish(database, notes.event(1, 2, "changed"))
 
-                async def has_arrived() -> bool:
-                    return len(await copy.fetch("TABLE applied")) == 3
+            async def has_arrived() -> bool:
+                return len(await copy.fetch("TABLE applied")) == 3
 
-                await notes.eventually(has_arrived)
-            await notes.assert_copied(copy, notes.event(2, 1), *both(notes.event(1, 2, "changed")))
-
-    run(walk())
+            await notes.eventually(has_arrived)
+        await notes.assert_copied(copy, notes.event(2, 1), *both(notes.event(1, 2, "changed")))
 
 
 def both(changed: notes.NoteEvent) -> tuple[notes.NoteEvent, notes.NoteEvent]:

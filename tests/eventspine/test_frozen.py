@@ -17,7 +17,7 @@ from eventspine.postgres_log import PostgresLog
 from eventspine.relay import Relay
 from tests.clock_fixture import LeapingPostgres
 from tests.eventspine import notes
-from tests.eventspine.conftest import make_tables, opened, run
+from tests.eventspine.conftest import make_tables, opened
 from tests.eventspine.log_contract import from_offsets
 from tests.eventspine.memory_log import MemoryLog
 
@@ -105,70 +105,58 @@ async def frozen_while_the_clock_is_set_back(
         process.communicate()
 
 
-def test_a_frozen_leader_loses_its_office(
+async def test_a_frozen_leader_loses_its_office(
     leaping_postgres: LeapingPostgres, leaping_notes: str
 ) -> None:
-    async def scenario() -> None:
-        async with opened(leaping_notes) as database:
-            await notes.publish_notes(database, 1, 1)
-            async with frozen_while_the_clock_is_set_back(leaping_postgres, _LEADS, leaping_notes):
-                relay = notes.relay(leaping_notes, MemoryLog())
-                async with notes.Running(relay.run(), end_frozen_sessions(database)):
-                    await notes.eventually(lambda: leads(relay), within=10.0)
-
     async def leads(relay: Relay) -> bool:
         return relay.leads
 
-    run(scenario())
+    async with opened(leaping_notes) as database:
+        await notes.publish_notes(database, 1, 1)
+        async with frozen_while_the_clock_is_set_back(leaping_postgres, _LEADS, leaping_notes):
+            relay = notes.relay(leaping_notes, MemoryLog())
+            async with notes.Running(relay.run(), end_frozen_sessions(database)):
+                await notes.eventually(lambda: leads(relay), within=10.0)
 
 
-def test_a_frozen_transaction_is_rolled_back(
+async def test_a_frozen_transaction_is_rolled_back(
     leaping_postgres: LeapingPostgres, leaping_notes: str
 ) -> None:
-    async def scenario() -> None:
-        async with (
-            opened(leaping_notes) as database,
-            frozen_while_the_clock_is_set_back(leaping_postgres, _IN_A_TRANSACTION, leaping_notes),
-            notes.Running(end_frozen_sessions(database)),
-        ):
-            async with asyncio.timeout(10):
-                await notes.publish_notes(database, 1, 1)
-
-    run(scenario())
+    async with (
+        opened(leaping_notes) as database,
+        frozen_while_the_clock_is_set_back(leaping_postgres, _IN_A_TRANSACTION, leaping_notes),
+        notes.Running(end_frozen_sessions(database)),
+    ):
+        async with asyncio.timeout(10):
+            await notes.publish_notes(database, 1, 1)
 
 
-def test_a_frozen_reader_of_the_log_loses_its_partitions(leaping_postgres: LeapingPostgres) -> None:
+async def test_a_frozen_reader_of_the_log_loses_its_partitions(
+    leaping_postgres: LeapingPostgres,
+) -> None:
     url = leaping_postgres.new_database()
-
-    async def scenario() -> None:
-        log = PostgresLog(url)
-        await log.create_tables()
-        await log.create_topic(notes.TOPIC, 1)
-        await log.append(notes.TOPIC, [notes.wire(1, notes.event(1, 1))])
-        async with frozen_while_the_clock_is_set_back(leaping_postgres, _READS, url):
-            member = log.subscribe("group", [notes.TOPIC], from_offsets())
-            async with asyncio.timeout(10):
-                while not await member.poll(10, 0.5):
-                    pass
-            await member.close()
-        await log.close()
-
-    run(scenario())
+    log = PostgresLog(url)
+    await log.create_tables()
+    await log.create_topic(notes.TOPIC, 1)
+    await log.append(notes.TOPIC, [notes.wire(1, notes.event(1, 1))])
+    async with frozen_while_the_clock_is_set_back(leaping_postgres, _READS, url):
+        member = log.subscribe("group", [notes.TOPIC], from_offsets())
+        async with asyncio.timeout(10):
+            while not await member.poll(10, 0.5):
+                pass
+        await member.close()
+    await log.close()
 
 
-def test_who_only_takes_long_is_left_alone(notes_url: str) -> None:
+async def test_who_only_takes_long_is_left_alone(notes_url: str) -> None:
     """Others' sessions, those of commands that may take all the time there is, and busy ones."""
-
-    async def scenario() -> None:
-        relay = notes.relay(notes_url, MemoryLog())
-        async with opened(notes_url) as database:
-            with psycopg.connect(notes_url) as person:
-                person.execute("SELECT pg_advisory_lock(1)")
-                async with notes.Running(relay.run(), end_frozen_sessions(database)):
-                    await asyncio.sleep(4.0)
-                    assert relay.leads
-                [(epoch,)] = await database.fetch("SELECT epoch FROM relay")
-                assert epoch == 1, "it has led all the time"
-                person.execute("SELECT 1")
-
-    run(scenario())
+    relay = notes.relay(notes_url, MemoryLog())
+    async with opened(notes_url) as database:
+        with psycopg.connect(notes_url) as person:
+            person.execute("SELECT pg_advisory_lock(1)")
+            async with notes.Running(relay.run(), end_frozen_sessions(database)):
+                await asyncio.sleep(4.0)
+                assert relay.leads
+            [(epoch,)] = await database.fetch("SELECT epoch FROM relay")
+            assert epoch == 1, "it has led all the time"
+            person.execute("SELECT 1")

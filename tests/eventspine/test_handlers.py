@@ -1,6 +1,5 @@
 """How events reach the functions that answer them."""
 
-import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -41,7 +40,7 @@ def numbered(history: list[tuple[int, Any]]) -> list[Event]:
 
 
 @given(histories)
-def test_a_handler_never_sees_a_key_twice_in_a_call_nor_out_of_order(
+async def test_a_handler_never_sees_a_key_twice_in_a_call_nor_out_of_order(
     history: list[tuple[int, Any]],
 ) -> None:
     """Nothing is lost, even where one function answers several types and another only one."""
@@ -59,7 +58,7 @@ def test_a_handler_never_sees_a_key_twice_in_a_call_nor_out_of_order(
 
     handlers = Handlers("all", {NoteTaken: see_taken, NoteChanged: see, Note: see, Other: see})
     events = numbered(history)
-    asyncio.run(handlers._apply(None, heard(*events)))  # type: ignore[arg-type]
+    await handlers._apply(None, heard(*events))  # type: ignore[arg-type]
     assert len(seen) == len(events)
     for topic, id_ in {(event.topic, event.id) for event in events}:
         own = [event.version for event in seen if (event.topic, event.id) == (topic, id_)]

@@ -6,7 +6,7 @@ import pytest
 from eventspine import dead_letters
 from eventspine.outbox import transaction
 from tests.eventspine import notes
-from tests.eventspine.conftest import opened, run
+from tests.eventspine.conftest import opened
 from tests.eventspine.memory_log import MemoryLog
 from tests.eventspine.notes import TOPIC
 from tests.eventspine.test_dead_letters import Copy, has_parked, parked, put
@@ -57,31 +57,28 @@ def test_a_keys_parked_events_are_found_without_reading_the_others(
         assert explained[0]["Plan"]["Shared Hit Blocks"] < 20, explained
 
 
-def test_what_a_key_may_be_holds_up_that_key_and_no_other(copy_url: str) -> None:
-    async def scenario() -> None:
-        async with opened(copy_url) as database:
-            keys = [None, "", "0", "a", "b", "'", "x" * 100_000]
-            for n, key in enumerate(keys):
-                async with transaction(database) as tx:
-                    for topic, consumer in (("notes", "copy"), ("others", "another")):
-                        await tx.execute(
-                            "INSERT INTO parked VALUES (%(consumer)s, %(topic)s, 0, %(n)s, %(n)s,"
-                            " %(key)s, '{}', '', %(holds)s, 'E', 'why')",
-                            {
-                                "consumer": consumer, "topic": topic, "n": n, "key": key,
-                                "holds": key != "b",
-                            },
-                        )  # fmt: skip
+async def test_what_a_key_may_be_holds_up_that_key_and_no_other(copy_url: str) -> None:
+    async with opened(copy_url) as database:
+        keys = [None, "", "0", "a", "b", "'", "x" * 100_000]
+        for n, key in enumerate(keys):
             async with transaction(database) as tx:
-                held = await dead_letters.held_keys(tx, "copy")
-                assert await dead_letters.held_keys(tx, "nobody") == set()
-            assert held == {(TOPIC, key) for key in keys if key != "b"}
-
-    run(scenario())
+                for topic, consumer in (("notes", "copy"), ("others", "another")):
+                    await tx.execute(
+                        "INSERT INTO parked VALUES (%(consumer)s, %(topic)s, 0, %(n)s, %(n)s,"
+                        " %(key)s, '{}', '', %(holds)s, 'E', 'why')",
+                        {
+                            "consumer": consumer, "topic": topic, "n": n, "key": key,
+                            "holds": key != "b",
+                        },
+                    )  # fmt: skip
+        async with transaction(database) as tx:
+            held = await dead_letters.held_keys(tx, "copy")
+            assert await dead_letters.held_keys(tx, "nobody") == set()
+        assert held == {(TOPIC, key) for key in keys if key != "b"}
 
 
 @pytest.mark.parametrize(("at_once", "statements"), [(2**24, 1), (1, 50)])
-def test_a_batch_is_parked_in_one_statement_or_a_few_where_it_is_huge(
+async def test_a_batch_is_parked_in_one_statement_or_a_few_where_it_is_huge(
     copy_url: str, monkeypatch: pytest.MonkeyPatch, at_once: int, statements: int
 ) -> None:
     monkeypatch.setattr(dead_letters, "_AT_ONCE", at_once)
@@ -96,22 +93,18 @@ def test_a_batch_is_parked_in_one_statement_or_a_few_where_it_is_huge(
             FOR EACH STATEMENT EXECUTE FUNCTION note();
             """
         )
-
-    async def scenario() -> None:
-        async with opened(copy_url) as database:
-            log, copy = MemoryLog(), Copy()
-            put(log, *(notes.event(1, version) for version in range(1, 51)))
-            with psycopg.connect(copy_url, autocommit=True) as admin:
-                admin.execute(
-                    "INSERT INTO parked VALUES"
-                    " ('copy', 'notes', 9, 9, 9, '1', '{}', NULL, true, 'E', 'why')"
-                )
-            await copy.consumer(database, log).apply(log.partitions[0])
-            assert await has_parked(database, 51)
-            counts = [n for (n,) in await database.fetch("TABLE statements")]
-            assert sum(counts) == 51
-            assert len(counts) == 1 + statements
-            values = [each.value for each in await parked(database) if each.partition == 0]
-            assert values == [record.value for record in log.partitions[0]]
-
-    run(scenario())
+    async with opened(copy_url) as database:
+        log, copy = MemoryLog(), Copy()
+        put(log, *(notes.event(1, version) for version in range(1, 51)))
+        with psycopg.connect(copy_url, autocommit=True) as admin:
+            admin.execute(
+                "INSERT INTO parked VALUES"
+                " ('copy', 'notes', 9, 9, 9, '1', '{}', NULL, true, 'E', 'why')"
+            )
+        await copy.consumer(database, log).apply(log.partitions[0])
+        assert await has_parked(database, 51)
+        counts = [n for (n,) in await database.fetch("TABLE statements")]
+        assert sum(counts) == 51
+        assert len(counts) == 1 + statements
+        values = [each.value for each in await parked(database) if each.partition == 0]
+        assert values == [record.value for record in log.partitions[0]]

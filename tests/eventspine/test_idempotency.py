@@ -18,7 +18,7 @@ from eventspine.idempotency import (
 )
 from eventspine.outbox import Transaction, transaction
 from tests.eventspine import notes
-from tests.eventspine.conftest import opened, run
+from tests.eventspine.conftest import opened
 
 GONE = Answer(410, (), b"gone")
 
@@ -55,78 +55,69 @@ async def waits(database: Database, mode: str) -> None:
     await notes.eventually(one_does, within=5.0, what="the wait for a lock")
 
 
-def test_an_answer_made_before_the_erasure_is_not_stored_after_it(notes_url: str) -> None:
-    async def scenario() -> None:
-        async with opened(notes_url) as database:
-            await notes.publish(database, notes.event(1, 1, "a secret"))
-            has_read, go_on = asyncio.Event(), asyncio.Event()
+async def test_an_answer_made_before_the_erasure_is_not_stored_after_it(notes_url: str) -> None:
+    async with opened(notes_url) as database:
+        await notes.publish(database, notes.event(1, 1, "a secret"))
+        has_read, go_on = asyncio.Event(), asyncio.Event()
 
-            async def slow(tx: Transaction, requests: Sequence[Request[int]]) -> list[str]:
-                texts = [await read(tx) for _ in requests]
-                has_read.set()
-                await go_on.wait()
-                return texts
+        async def slow(tx: Transaction, requests: Sequence[Request[int]]) -> list[str]:
+            texts = [await read(tx) for _ in requests]
+            has_read.set()
+            await go_on.wait()
+            return texts
 
+        answering: asyncio.Future[Sequence[Any]] = asyncio.ensure_future(
+            once_in_transaction(database, slow)([keyed("k")])
+        )
+        await has_read.wait()
+        erasing = asyncio.create_task(erase(database))
+        await waits(database, "ExclusiveLock")
+        go_on.set()
+        assert [answer.body for answer in await answering] == [b"a secret"]
+        await erasing
+        assert await answers(database) == {"k": (410, "gone", None)}
+        again = Batcher(once_in_transaction(database, slow))
+        assert await again.submit(keyed("k")) == GONE
+        await again.close()
+
+
+async def test_an_answer_made_after_the_erasure_knows_of_it(notes_url: str) -> None:
+    async with opened(notes_url) as database:
+        await notes.publish(database, notes.event(1, 1, "a secret"))
+
+        async def quick(tx: Transaction, requests: Sequence[Request[int]]) -> list[str]:
+            return [await read(tx) for _ in requests]
+
+        async with transaction(database) as tx:
+            await tx.execute("UPDATE notes SET text = '' WHERE id = 1")
+            await hold_answers(tx)
             answering: asyncio.Future[Sequence[Any]] = asyncio.ensure_future(
-                once_in_transaction(database, slow)([keyed("k")])
+                once_in_transaction(database, quick)([keyed("k")])
             )
-            await has_read.wait()
-            erasing = asyncio.create_task(erase(database))
-            await waits(database, "ExclusiveLock")
-            go_on.set()
-            assert [answer.body for answer in await answering] == [b"a secret"]
-            await erasing
-            assert await answers(database) == {"k": (410, "gone", None)}
-            again = Batcher(once_in_transaction(database, slow))
-            assert await again.submit(keyed("k")) == GONE
-            await again.close()
-
-    run(scenario())
+            await waits(database, "ShareLock")
+            await forget(tx, ["1"], GONE)
+        assert [answer.body for answer in await answering] == [b""]
 
 
-def test_an_answer_made_after_the_erasure_knows_of_it(notes_url: str) -> None:
-    async def scenario() -> None:
-        async with opened(notes_url) as database:
-            await notes.publish(database, notes.event(1, 1, "a secret"))
+async def test_only_what_is_about_them_is_forgotten(notes_url: str) -> None:
+    async with opened(notes_url) as database:
 
-            async def quick(tx: Transaction, requests: Sequence[Request[int]]) -> list[str]:
-                return [await read(tx) for _ in requests]
+        async def named(tx: Transaction, requests: Sequence[Request[str]]) -> list[str]:
+            return [request.command for request in requests]
 
-            async with transaction(database) as tx:
-                await tx.execute("UPDATE notes SET text = '' WHERE id = 1")
-                await hold_answers(tx)
-                answering: asyncio.Future[Sequence[Any]] = asyncio.ensure_future(
-                    once_in_transaction(database, quick)([keyed("k")])
-                )
-                await waits(database, "ShareLock")
-                await forget(tx, ["1"], GONE)
-            assert [answer.body for answer in await answering] == [b""]
+        def about(whom: str | None) -> Callable[[str], Answer]:
+            return lambda text: Answer(200, (("etag", "x"),), text.encode(), whom)
 
-    run(scenario())
-
-
-def test_only_what_is_about_them_is_forgotten(notes_url: str) -> None:
-    async def scenario() -> None:
-        async with opened(notes_url) as database:
-
-            async def named(tx: Transaction, requests: Sequence[Request[str]]) -> list[str]:
-                return [request.command for request in requests]
-
-            def about(whom: str | None) -> Callable[[str], Answer]:
-                return lambda text: Answer(200, (("etag", "x"),), text.encode(), whom)
-
-            commands = [
-                Request(key, key=Key(key, b"print", about(whom)))
-                for key, whom in (("a", "1"), ("b", "2"), ("c", None), ("d", "1"), ("e", "3"))
-            ]
-            await once_in_transaction(database, named)(commands)
-            async with transaction(database) as tx:
-                await forget(tx, ["1", "3", "4"], GONE)
-            assert {key: body for key, (_, body, _) in (await answers(database)).items()} == {
-                "a": "gone", "b": "b", "c": "c", "d": "gone", "e": "gone"
-            }  # fmt: skip
-
-    run(scenario())
+        commands = [
+            Request(key, key=Key(key, b"print", about(whom)))
+            for key, whom in (("a", "1"), ("b", "2"), ("c", None), ("d", "1"), ("e", "3"))
+        ]
+        await once_in_transaction(database, named)(commands)
+        async with transaction(database) as tx:
+            await forget(tx, ["1", "3", "4"], GONE)
+        assert {key: body for key, (_, body, _) in (await answers(database)).items()} == {
+            "a": "gone", "b": "b", "c": "c", "d": "gone", "e": "gone"
+        }  # fmt: skip
 
 
 class Desk:
@@ -178,50 +169,45 @@ class Desk:
         ]
 
 
-def test_a_key_that_is_taken_takes_its_batch_back_and_nothing_is_done_twice(notes_url: str) -> None:
-    async def scenario() -> None:
-        async with opened(notes_url) as database:
-            desk = Desk(database)
-            assert await desk.submit((1, "a"), (2, "b")) == ["took 1, try 1", "took 2, try 1"]
-            *told, reused = await desk.submit((3, "c"), (1, "a"), (4, None), (9, "b"))
-            assert told == ["took 3, try 3", "took 1, try 1", "took 4, try 3"]
-            assert isinstance(reused, KeyReused)
-            assert desk.asked == [[1, 2], [3, 1, 4, 9], [3, 4]]
-            assert await desk.taken() == [(1, 4), (2, 4), (3, 4), (4, 4)]
-
-    run(scenario())
-
-
-def test_keys_are_looked_up_first_for_as_long_as_some_are_taken(notes_url: str) -> None:
-    async def scenario() -> None:
-        async with opened(notes_url) as database:
-            desk = Desk(database)
-            await desk.submit((1, "a"))
-            await desk.submit((1, "a"))
-            desk.asked.clear()
-            await desk.submit((1, "a"))
-            for id_ in range(10, 26):
-                await desk.submit((id_, f"new {id_}"))
-            await desk.submit((1, "a"))
-            assert desk.asked == [[], *([id_] for id_ in range(10, 26)), [1], []]
-
-    run(scenario())
+async def test_a_key_that_is_taken_takes_its_batch_back_and_nothing_is_done_twice(
+    notes_url: str,
+) -> None:
+    async with opened(notes_url) as database:
+        desk = Desk(database)
+        assert await desk.submit((1, "a"), (2, "b")) == ["took 1, try 1", "took 2, try 1"]
+        *told, reused = await desk.submit((3, "c"), (1, "a"), (4, None), (9, "b"))
+        assert told == ["took 3, try 3", "took 1, try 1", "took 4, try 3"]
+        assert isinstance(reused, KeyReused)
+        assert desk.asked == [[1, 2], [3, 1, 4, 9], [3, 4]]
+        assert await desk.taken() == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
-def test_a_repeat_that_would_be_refused_for_now_is_given_its_first_answer(notes_url: str) -> None:
-    async def scenario() -> None:
-        async with opened(notes_url) as database:
-            desk = Desk(database)
-            await desk.submit((1, "a"))
-            desk.refuses = True
-            first, new, reused = await desk.submit((1, "a"), (2, "b"), (3, "a"))
-            assert first == "took 1, try 1"
-            assert isinstance(new, LookupError)
-            assert isinstance(reused, KeyReused)
-            desk.refuses = False
-            assert await desk.submit((2, "b")) == ["took 2, try 3"]
+async def test_keys_are_looked_up_first_for_as_long_as_some_are_taken(notes_url: str) -> None:
+    async with opened(notes_url) as database:
+        desk = Desk(database)
+        await desk.submit((1, "a"))
+        await desk.submit((1, "a"))
+        desk.asked.clear()
+        await desk.submit((1, "a"))
+        for id_ in range(10, 26):
+            await desk.submit((id_, f"new {id_}"))
+        await desk.submit((1, "a"))
+        assert desk.asked == [[], *([id_] for id_ in range(10, 26)), [1], []]
 
-    run(scenario())
+
+async def test_a_repeat_that_would_be_refused_for_now_is_given_its_first_answer(
+    notes_url: str,
+) -> None:
+    async with opened(notes_url) as database:
+        desk = Desk(database)
+        await desk.submit((1, "a"))
+        desk.refuses = True
+        first, new, reused = await desk.submit((1, "a"), (2, "b"), (3, "a"))
+        assert first == "took 1, try 1"
+        assert isinstance(new, LookupError)
+        assert isinstance(reused, KeyReused)
+        desk.refuses = False
+        assert await desk.submit((2, "b")) == ["took 2, try 3"]
 
 
 async def answers(database: Database) -> dict[str, tuple[object, ...]]:

@@ -13,7 +13,7 @@ from eventspine.interceptors import NO_STEPS, Interceptor, Proceed, Steps
 from eventspine.outbox import Transaction, transaction
 from eventspine.reading import Received
 from tests.eventspine import notes
-from tests.eventspine.conftest import opened, run
+from tests.eventspine.conftest import opened
 from tests.eventspine.memory_log import MemoryLog
 
 SEEN = ("publish", "commit", "append", "save", "receive", "apply", "park")
@@ -54,34 +54,30 @@ class Recorder(Interceptor):
         await self._around("park", proceed)
 
 
-def test_every_step_is_seen_and_the_first_of_a_chain_is_outermost(
+async def test_every_step_is_seen_and_the_first_of_a_chain_is_outermost(
     notes_url: str, copy_url: str
 ) -> None:
     told: list[str] = []
     steps = Steps([Recorder("a", told), Recorder("b", told)])
+    log = MemoryLog(1)
+    async with (
+        opened(notes_url, steps=steps) as database,
+        opened(copy_url, steps=steps) as copy,
+    ):
+        async with transaction(database) as tx:
+            # The second comes without its predecessor, and is parked.
+            for one in (notes.event(1, 1), notes.event(2, 2)):
+                tx.publish(one, Context("00-1"))
+        [(state,)] = await database.fetch("SELECT DISTINCT headers->>'tracestate' FROM outbox")
+        assert state == "ab"
+        relay = notes.relay(notes_url, log, steps=steps)
+        consumer = Consumer(copy, log, notes.handlers())
+        async with notes.Running(relay.run(), consumer.run()):
 
-    async def scenario() -> None:
-        log = MemoryLog(1)
-        async with (
-            opened(notes_url, steps=steps) as database,
-            opened(copy_url, steps=steps) as copy,
-        ):
-            async with transaction(database) as tx:
-                # The second comes without its predecessor, and is parked.
-                for one in (notes.event(1, 1), notes.event(2, 2)):
-                    tx.publish(one, Context("00-1"))
-            [(state,)] = await database.fetch("SELECT DISTINCT headers->>'tracestate' FROM outbox")
-            assert state == "ab"
-            relay = notes.relay(notes_url, log, steps=steps)
-            consumer = Consumer(copy, log, notes.handlers())
-            async with notes.Running(relay.run(), consumer.run()):
+            async def parked() -> bool:
+                return bool(await copy.fetch("SELECT FROM parked"))
 
-                async def parked() -> bool:
-                    return bool(await copy.fetch("SELECT FROM parked"))
-
-                await notes.eventually(parked)
-
-    run(scenario())
+            await notes.eventually(parked)
     assert told.index("a publish") < told.index("b publish")
     for step in SEEN[1:]:
         began = told.index(f"a {step}")
@@ -90,19 +86,16 @@ def test_every_step_is_seen_and_the_first_of_a_chain_is_outermost(
         assert ended < told.index(f"{step} a", ended)
 
 
-def test_a_step_that_an_interceptor_fails_is_not_done(notes_url: str) -> None:
+async def test_a_step_that_an_interceptor_fails_is_not_done(notes_url: str) -> None:
     class Refuses(Interceptor):
         async def commit(self, tx: Transaction, proceed: Proceed) -> None:
             raise RuntimeError("not now")
 
-    async def scenario() -> None:
-        async with opened(notes_url, steps=Steps([Refuses()])) as database:
-            with pytest.raises(RuntimeError, match="not now"):
-                async with transaction(database) as tx:
-                    tx.publish(notes.event(1, 1), NOBODY)
-            assert await database.fetch("SELECT FROM outbox") == []
-
-    run(scenario())
+    async with opened(notes_url, steps=Steps([Refuses()])) as database:
+        with pytest.raises(RuntimeError, match="not now"):
+            async with transaction(database) as tx:
+                tx.publish(notes.event(1, 1), NOBODY)
+        assert await database.fetch("SELECT FROM outbox") == []
 
 
 def test_a_step_that_nobody_overrides_has_nothing_around_it() -> None:

@@ -59,19 +59,16 @@ def test_what_was_refused_is_not_overtaken(
     appender.end()
 
 
-def test_a_producer_that_is_prepared_connects_before_there_is_a_message() -> None:
-    async def scenario() -> None:
-        with socket.create_server(("127.0.0.1", 0)) as broker:
-            broker.settimeout(10)
-            log = KafkaLog({"bootstrap.servers": f"127.0.0.1:{broker.getsockname()[1]}"})
-            try:
-                await log.prepare(TOPIC)
-                connection, _ = await asyncio.to_thread(broker.accept)
-                connection.close()
-            finally:
-                await log.close()
-
-    asyncio.run(scenario())
+async def test_a_producer_that_is_prepared_connects_before_there_is_a_message() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as broker:
+        broker.settimeout(10)
+        log = KafkaLog({"bootstrap.servers": f"127.0.0.1:{broker.getsockname()[1]}"})
+        try:
+            await log.prepare(TOPIC)
+            connection, _ = await asyncio.to_thread(broker.accept)
+            connection.close()
+        finally:
+            await log.close()
 
 
 def append_as_a_relay_does(appender: Appender, messages: list[Message]) -> None:

@@ -14,7 +14,7 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 from devstack.kafka import LocalKafka
 from tests.clock_fixture import leaping, set_clock
 from tests.eventspine.log_contract import read_all
-from tests.eventspine.test_kafka_log import log_on, make_topic, new_name, run
+from tests.eventspine.test_kafka_log import log_on, make_topic, new_name
 
 pytestmark = pytest.mark.kafka
 
@@ -60,25 +60,21 @@ def append(kafka: LocalKafka, topic: str, clock: Path, hours: list[int]) -> list
     return told
 
 
-def test_a_writer_is_heard_whatever_its_clock_says(kafka: LocalKafka, tmp_path: Path) -> None:
+async def test_a_writer_is_heard_whatever_its_clock_says(kafka: LocalKafka, tmp_path: Path) -> None:
     # No clock is set back under a writer: its client would wait for as long (docs/operations.md, "Clocks").
     writers = ([0, 26], [0, 26])
-
-    async def scenario() -> None:
-        log = log_on(kafka, partitions=1)
-        topic = new_name()
-        await log.create_topic(topic)
-        for hours in writers:
-            told = await asyncio.to_thread(append, kafka, topic, tmp_path / "clock", hours)
-            assert told == ["appended"] * 2
-        found = [record.value for record in await read_all(log, topic)]
-        assert found == [str(ahead).encode() for hours in writers for ahead in hours]
-        await log.close()
-
-    run(scenario())
+    log = log_on(kafka, partitions=1)
+    topic = new_name()
+    await log.create_topic(topic)
+    for hours in writers:
+        told = await asyncio.to_thread(append, kafka, topic, tmp_path / "clock", hours)
+        assert told == ["appended"] * 2
+    found = [record.value for record in await read_all(log, topic)]
+    assert found == [str(ahead).encode() for hours in writers for ahead in hours]
+    await log.close()
 
 
-def test_a_topic_that_refuses_writers_for_their_clocks_is_used_and_named(
+async def test_a_topic_that_refuses_writers_for_their_clocks_is_used_and_named(
     kafka: LocalKafka, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     topic = new_name()
@@ -86,12 +82,12 @@ def test_a_topic_that_refuses_writers_for_their_clocks_is_used_and_named(
     make_topic(kafka, topic, partitions=1, **keep)
     caplog.set_level(logging.WARNING)
 
-    async def scenario() -> None:
+    async def use() -> None:
         log = log_on(kafka)
         await log.create_topic(topic)
         await log.close()
 
-    run(scenario())
+    await use()
     [said] = [entry.getMessage() for entry in caplog.records if topic in entry.getMessage()]
     assert f"--entity-name {topic} --add-config message.timestamp.type=LogAppendTime" in said
     told = append(kafka, topic, tmp_path / "clock", [0, 26])
@@ -103,7 +99,7 @@ def test_a_topic_that_refuses_writers_for_their_clocks_is_used_and_named(
     alter(admin, resource, "message.timestamp.type", "LogAppendTime")
     assert append(kafka, topic, tmp_path / "clock", [0, 26]) == ["appended"] * 2
     caplog.clear()
-    run(scenario())
+    await use()
     assert not [entry for entry in caplog.records if topic in entry.getMessage()]
 
 

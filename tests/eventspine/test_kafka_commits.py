@@ -11,7 +11,7 @@ import pytest
 from eventspine.kafka_log import KafkaLog, watch
 from tests.e2e.shop import free_ports
 from tests.eventspine.log_contract import from_offsets, numbered, poll_until
-from tests.eventspine.test_kafka_log import new_name, run
+from tests.eventspine.test_kafka_log import new_name
 from tests.kafka_fixture import StartKafka
 
 pytestmark = pytest.mark.kafka
@@ -73,7 +73,7 @@ class Swallowing:
         writer.close()
 
 
-def test_a_commit_without_an_answer_holds_no_partition_up_for_long(
+async def test_a_commit_without_an_answer_holds_no_partition_up_for_long(
     start_kafka: StartKafka, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watch, "LOOK_EVERY", 1000.0)  # not healed: it must not need it
@@ -81,25 +81,21 @@ def test_a_commit_without_an_answer_holds_no_partition_up_for_long(
     kafka = start_kafka(advertised_listeners=f"BROKER://127.0.0.1:{port}")
     server = int(kafka.bootstrap_servers.rpartition(":")[2])
     connection = Swallowing()
-
-    async def scenario() -> None:
-        async with connection.between(port, server):
-            log, topic = KafkaLog({"bootstrap.servers": f"127.0.0.1:{port}"}), new_name()
-            await log.create_topic(topic, 3)
-            await log.append(topic, numbered(300))
-            member = log.subscribe(new_name(), [topic], from_offsets({}))
-            await poll_until(member, 300)
-            connection.swallows = True
-            while not connection.swallowed:
-                await member.commit(topic, 0, 1)
-                await member.poll(10, 0.2)
-            connection.swallows = False
-            sought = time.monotonic()
-            await member.seek(topic, 1, 0)
-            read = {record.partition for record in await poll_until(member, 1)}
-            assert read == {1}
-            # librdkafka's own limit is a minute.
-            assert time.monotonic() - sought < 20
-            await log.close()
-
-    run(scenario())
+    async with connection.between(port, server):
+        log, topic = KafkaLog({"bootstrap.servers": f"127.0.0.1:{port}"}), new_name()
+        await log.create_topic(topic, 3)
+        await log.append(topic, numbered(300))
+        member = log.subscribe(new_name(), [topic], from_offsets({}))
+        await poll_until(member, 300)
+        connection.swallows = True
+        while not connection.swallowed:
+            await member.commit(topic, 0, 1)
+            await member.poll(10, 0.2)
+        connection.swallows = False
+        sought = time.monotonic()
+        await member.seek(topic, 1, 0)
+        read = {record.partition for record in await poll_until(member, 1)}
+        assert read == {1}
+        # librdkafka's own limit is a minute.
+        assert time.monotonic() - sought < 20
+        await log.close()

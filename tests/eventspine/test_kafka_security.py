@@ -38,7 +38,6 @@ from shop.platform.event_log import open_event_log
 from shop.platform.settings import Settings
 from tests.conftest import Databases
 from tests.e2e.shop import free_ports
-from tests.eventspine.conftest import run
 from tests.eventspine.log_contract import from_offsets, numbered, numbers, poll_until
 from tests.kafka_fixture import start_broker
 from tests.shop.living import Living, settings
@@ -142,21 +141,18 @@ def said(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.name == "eventspine.kafka"]
 
 
-def test_events_flow_through_tls_with_a_password_from_a_file(secure: Secure) -> None:
-    async def scenario() -> None:
-        log, topic = open_with(secure.environment), f"topic-{uuid.uuid4().hex[:12]}"
-        await log.create_topic(topic)
-        await log.append(topic, numbered(100))
-        member = log.subscribe(f"group-{topic}", [topic], from_offsets())
-        assert sorted(numbers(await poll_until(member, 100))) == list(range(100))
-        assert sum((await log.end_offsets(topic)).values()) == 100
-        await log.close()
-
-    run(scenario())
+async def test_events_flow_through_tls_with_a_password_from_a_file(secure: Secure) -> None:
+    log, topic = open_with(secure.environment), f"topic-{uuid.uuid4().hex[:12]}"
+    await log.create_topic(topic)
+    await log.append(topic, numbered(100))
+    member = log.subscribe(f"group-{topic}", [topic], from_offsets())
+    assert sorted(numbers(await poll_until(member, 100))) == list(range(100))
+    assert sum((await log.end_offsets(topic)).values()) == 100
+    await log.close()
 
 
 @pytest.mark.parametrize("wrong", ["password", "certificate"])
-def test_what_is_refused_is_named_and_tried_again(
+async def test_what_is_refused_is_named_and_tried_again(
     secure: Secure,
     wrong: str,
     tmp_path: Path,
@@ -172,45 +168,42 @@ def test_what_is_refused_is_named_and_tried_again(
         environment["SHOP_KAFKA__SSL_CA_LOCATION"] = str(secure.stranger)
         named = "certificate"
 
-    async def scenario() -> None:
-        log, topic = open_with(environment), f"topic-{uuid.uuid4().hex[:12]}"
-        right = open_with(secure.environment)
-        await right.create_topic(topic)
-        await right.append(topic, numbered(10))
-        member = log.subscribe(f"group-{topic}", [topic], from_offsets())
-
-        async def refused(call: Awaitable[object]) -> str:
-            with pytest.raises(LogUnavailable) as raised:
-                await call
-            return str(raised.value)
-
-        # Whoever waits says the same thing once: so it has to be the same, to the letter.
-        told = [await refused(member.poll(10, 20)) for _ in range(3)]
-        assert len(set(told)) == 1, told
-        told.append(await refused(log.create_topic(topic)))
-        told.append(await refused(log.end_offsets(topic)))
-        told.append(await refused(log.append(topic, numbered(1))))
-        assert all(named in line for line in told), told
-        away = said(caplog)
-        assert len(away) == 1 and "kafka.waiting" in away[0] and named in away[0]
-
-        # It is never given up: whoever mends the file of users need not restart anything.
-        if wrong == "password":
-            secure.set_password("mistaken")
-            records: list[Record] = []
-            async with asyncio.timeout(30):
-                while len(records) < 10:
-                    with suppress(LogUnavailable):
-                        records += await member.poll(10, 1.0)
-            await log.append(topic, numbered(1, first=10))
-            secure.set_password(PASSWORD)
-        await log.close()
-        await right.close()
-
     monkeypatch.setattr(appender, "GIVE_UP_AFTER", 3.0)
     for module in (reader, topics):
         monkeypatch.setattr(module, "ANSWER_WITHIN", 2.0)
-    run(scenario())
+    log, topic = open_with(environment), f"topic-{uuid.uuid4().hex[:12]}"
+    right = open_with(secure.environment)
+    await right.create_topic(topic)
+    await right.append(topic, numbered(10))
+    member = log.subscribe(f"group-{topic}", [topic], from_offsets())
+
+    async def refused(call: Awaitable[object]) -> str:
+        with pytest.raises(LogUnavailable) as raised:
+            await call
+        return str(raised.value)
+
+    # Whoever waits says the same thing once: so it has to be the same, to the letter.
+    told = [await refused(member.poll(10, 20)) for _ in range(3)]
+    assert len(set(told)) == 1, told
+    told.append(await refused(log.create_topic(topic)))
+    told.append(await refused(log.end_offsets(topic)))
+    told.append(await refused(log.append(topic, numbered(1))))
+    assert all(named in line for line in told), told
+    away = said(caplog)
+    assert len(away) == 1 and "kafka.waiting" in away[0] and named in away[0]
+
+    # It is never given up: whoever mends the file of users need not restart anything.
+    if wrong == "password":
+        secure.set_password("mistaken")
+        records: list[Record] = []
+        async with asyncio.timeout(30):
+            while len(records) < 10:
+                with suppress(LogUnavailable):
+                    records += await member.poll(10, 1.0)
+        await log.append(topic, numbered(1, first=10))
+        secure.set_password(PASSWORD)
+    await log.close()
+    await right.close()
 
 
 # Rights
@@ -245,7 +238,7 @@ def documented_acls() -> Iterator[AclBinding]:
                 )  # fmt: skip
 
 
-def test_services_with_the_documented_rights_move_events_and_start_again(
+async def test_services_with_the_documented_rights_move_events_and_start_again(
     secure: Secure, databases: Databases, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Those whose rights docs/operations.md lists.
@@ -287,6 +280,6 @@ def test_services_with_the_documented_rights_move_events_and_start_again(
                 await orders.settled()
 
     for first in (True, False):
-        run(move(first))
-        audit = CliRunner().invoke(app, ["audit", "--data", "/nowhere"])
+        await move(first)
+        audit = await asyncio.to_thread(CliRunner().invoke, app, ["audit", "--data", "/nowhere"])
         assert audit.exit_code == 0, audit.output

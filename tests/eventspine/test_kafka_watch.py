@@ -10,7 +10,7 @@ from devstack.kafka import LocalKafka
 from eventspine.kafka_log import KafkaLog, KafkaSubscription, watch
 from eventspine.log import Record
 from tests.eventspine.log_contract import from_offsets, numbered, poll_until
-from tests.eventspine.test_kafka_log import log_on, new_name, run
+from tests.eventspine.test_kafka_log import log_on, new_name
 
 pytestmark = pytest.mark.kafka
 
@@ -31,78 +31,65 @@ async def reading(log: KafkaLog, topic: str) -> KafkaSubscription:
     return subscription
 
 
-def test_partitions_that_are_ours_and_were_taken_out_without_a_word_are_read_again(
+async def test_partitions_that_are_ours_and_were_taken_out_without_a_word_are_read_again(
     kafka: LocalKafka, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def scenario() -> None:
-        log, topic = log_on(kafka), new_name()
-        subscription = await reading(log, topic)
-        assert subscription._consumer
-        lost = [TopicPartition(*at) for at in subscription._reading]
-        subscription._consumer.incremental_unassign(lost)
-        subscription._reading.clear()
-        await log.append(topic, numbered(20))
-        assert len(await poll_until(subscription, 40)) == 40
-        assert ANEW in caplog.text and "was never given to us" in caplog.text
-        await log.close()
-
-    run(scenario())
+    log, topic = log_on(kafka), new_name()
+    subscription = await reading(log, topic)
+    assert subscription._consumer
+    lost = [TopicPartition(*at) for at in subscription._reading]
+    subscription._consumer.incremental_unassign(lost)
+    subscription._reading.clear()
+    await log.append(topic, numbered(20))
+    assert len(await poll_until(subscription, 40)) == 40
+    assert ANEW in caplog.text and "was never given to us" in caplog.text
+    await log.close()
 
 
-def test_partitions_of_which_nothing_is_sent_are_read_again(
+async def test_partitions_of_which_nothing_is_sent_are_read_again(
     kafka: LocalKafka, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def scenario() -> None:
-        log, topic = log_on(kafka), new_name()
-        subscription = await reading(log, topic)
-        assert subscription._consumer
-        subscription._consumer.pause([TopicPartition(*at) for at in subscription._reading])
-        await log.append(topic, numbered(20))
-        assert len(await poll_until(subscription, 40)) == 40
-        assert ANEW in caplog.text and "nothing is sent of" in caplog.text
-        await log.close()
-
-    run(scenario())
+    log, topic = log_on(kafka), new_name()
+    subscription = await reading(log, topic)
+    assert subscription._consumer
+    subscription._consumer.pause([TopicPartition(*at) for at in subscription._reading])
+    await log.append(topic, numbered(20))
+    assert len(await poll_until(subscription, 40)) == 40
+    assert ANEW in caplog.text and "nothing is sent of" in caplog.text
+    await log.close()
 
 
-def test_one_partition_that_stands_still_is_noticed_though_the_others_go_on(
+async def test_one_partition_that_stands_still_is_noticed_though_the_others_go_on(
     kafka: LocalKafka, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def scenario() -> None:
-        log, topic = log_on(kafka), new_name()
-        subscription = await reading(log, topic)
-        assert subscription._consumer
-        stuck = next(at for at in subscription._reading)
-        subscription._consumer.pause([TopicPartition(*stuck)])
-        read: list[Record] = []
-        async with asyncio.timeout(30):
-            while not any((one.topic, one.partition) == stuck for one in read):
-                # All the while something comes of each of the others.
-                await log.append(topic, numbered(20))
-                read += await subscription.poll(100, 0.1)
-        assert ANEW in caplog.text
-        assert f"nothing is sent of {stuck[0]}/{stuck[1]} from" in caplog.text
-        await log.close()
-
-    run(scenario())
+    log, topic = log_on(kafka), new_name()
+    subscription = await reading(log, topic)
+    assert subscription._consumer
+    stuck = next(at for at in subscription._reading)
+    subscription._consumer.pause([TopicPartition(*stuck)])
+    read: list[Record] = []
+    async with asyncio.timeout(30):
+        while not any((one.topic, one.partition) == stuck for one in read):
+            # All the while something comes of each of the others.
+            await log.append(topic, numbered(20))
+            read += await subscription.poll(100, 0.1)
+    assert ANEW in caplog.text
+    assert f"nothing is sent of {stuck[0]}/{stuck[1]} from" in caplog.text
+    await log.close()
 
 
-def test_a_member_that_has_nothing_to_read_stays_where_it_is(
+async def test_a_member_that_has_nothing_to_read_stays_where_it_is(
     kafka: LocalKafka, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-
-    async def scenario() -> None:
-        log, topic = log_on(kafka), new_name()
-        first = await reading(log, topic)
-        # More members than partitions: some have none, and that is right.
-        group = first._config["group.id"]
-        others = [log.subscribe(str(group), [topic], from_offsets({})) for _ in range(4)]
-        members = [member.memberid() for member in [first._consumer] if member]
-        async with asyncio.timeout(30):
-            await asyncio.gather(*(each.poll(100, 5.0) for each in (first, *others)))
-        assert ANEW not in caplog.text
-        assert first._consumer and [first._consumer.memberid()] == members
-        await log.close()
-
-    run(scenario())
+    log, topic = log_on(kafka), new_name()
+    first = await reading(log, topic)
+    # More members than partitions: some have none, and that is right.
+    group = first._config["group.id"]
+    others = [log.subscribe(str(group), [topic], from_offsets({})) for _ in range(4)]
+    members = [member.memberid() for member in [first._consumer] if member]
+    async with asyncio.timeout(30):
+        await asyncio.gather(*(each.poll(100, 5.0) for each in (first, *others)))
+    assert ANEW not in caplog.text
+    assert first._consumer and [first._consumer.memberid()] == members
+    await log.close()

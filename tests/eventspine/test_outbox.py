@@ -23,7 +23,7 @@ from eventspine.errors import OutcomeUnknown, Unavailable
 from eventspine.migrations import PUBLISH_EVENTS
 from eventspine.outbox import transaction
 from tests.eventspine import notes
-from tests.eventspine.conftest import opened, run
+from tests.eventspine.conftest import opened
 
 WRITERS = 8
 TRANSACTIONS = 20
@@ -121,11 +121,10 @@ async def troubles_of_eight_writers(url: str, *, kills: int = 8) -> list[str]:
     return troubles
 
 
-def test_eight_writers_leave_neither_a_hole_nor_an_event_without_its_row(notes_url: str) -> None:
-    async def scenario() -> None:
-        assert await troubles_of_eight_writers(notes_url) == []
-
-    run(scenario())
+async def test_eight_writers_leave_neither_a_hole_nor_an_event_without_its_row(
+    notes_url: str,
+) -> None:
+    assert await troubles_of_eight_writers(notes_url) == []
 
 
 _TAKE_THE_HEAD = (
@@ -136,31 +135,23 @@ _WITHOUT_THE_LOCK = "base := coalesce(max(position), 0) FROM outbox"
 
 
 @pytest.mark.parametrize("take", [_FROM_A_SEQUENCE, _WITHOUT_THE_LOCK])
-def test_without_the_heads_lock_the_same_writers_do_damage(notes_url: str, take: str) -> None:
+async def test_without_the_heads_lock_the_same_writers_do_damage(notes_url: str, take: str) -> None:
     """That is what shows that the test above would see it."""
     assert _TAKE_THE_HEAD in PUBLISH_EVENTS
     with psycopg.connect(notes_url, autocommit=True) as admin:
         admin.execute("CREATE SEQUENCE numbers; DROP FUNCTION publish_events")
         admin.execute(PUBLISH_EVENTS.replace(_TAKE_THE_HEAD, take))
-
-    async def scenario() -> None:
-        troubles = await troubles_of_eight_writers(notes_url, kills=0)
-        assert set(troubles) - {"the head is not N"}
-
-    run(scenario())
+    troubles = await troubles_of_eight_writers(notes_url, kills=0)
+    assert set(troubles) - {"the head is not N"}
 
 
-def test_a_database_without_its_head_publishes_nothing_and_says_so(notes_url: str) -> None:
+async def test_a_database_without_its_head_publishes_nothing_and_says_so(notes_url: str) -> None:
     """Or the rows would be stored and their events would be lost without a word."""
-
-    async def scenario() -> None:
-        async with opened(notes_url) as database:
-            await database.fetch("WITH gone AS (DELETE FROM outbox_head) SELECT 1")
-            with pytest.raises(psycopg.errors.NoDataFound):
-                await notes.publish_notes(database, 1, 1)
-            assert await database.fetch("SELECT id FROM notes") == []
-
-    run(scenario())
+    async with opened(notes_url) as database:
+        await database.fetch("WITH gone AS (DELETE FROM outbox_head) SELECT 1")
+        with pytest.raises(psycopg.errors.NoDataFound):
+            await notes.publish_notes(database, 1, 1)
+        assert await database.fetch("SELECT id FROM notes") == []
 
 
 # Processes that freeze
@@ -215,22 +206,19 @@ _HOLDS_THE_HEAD = """
 """
 
 
-def test_a_process_frozen_with_the_head_in_its_hands_costs_the_others_a_pause(
+async def test_a_process_frozen_with_the_head_in_its_hands_costs_the_others_a_pause(
     notes_url: str,
 ) -> None:
-    async def scenario() -> None:
-        async with opened(notes_url) as database, frozen(_HOLDS_THE_HEAD, notes_url) as process:
-            began = time.monotonic()
-            await asyncio.gather(*(notes.publish_notes(database, n, n) for n in range(2, 6)))
-            assert 1.0 < time.monotonic() - began < 4.0
-            said = await thawed(process)
-            assert said.startswith("Unavailable"), said
-            assert "idle-in-transaction" in said
-            outbox_rows = await database.fetch("SELECT position FROM outbox ORDER BY 1")
-            assert outbox_rows == [(1,), (2,), (3,), (4,)]
-            assert await database.fetch("SELECT id FROM notes WHERE id = 1") == []
-
-    run(scenario())
+    async with opened(notes_url) as database, frozen(_HOLDS_THE_HEAD, notes_url) as process:
+        began = time.monotonic()
+        await asyncio.gather(*(notes.publish_notes(database, n, n) for n in range(2, 6)))
+        assert 1.0 < time.monotonic() - began < 4.0
+        said = await thawed(process)
+        assert said.startswith("Unavailable"), said
+        assert "idle-in-transaction" in said
+        outbox_rows = await database.fetch("SELECT position FROM outbox ORDER BY 1")
+        assert outbox_rows == [(1,), (2,), (3,), (4,)]
+        assert await database.fetch("SELECT id FROM notes WHERE id = 1") == []
 
 
 _WAITS_FOR_THE_HEAD = """
@@ -257,22 +245,18 @@ _WAITS_FOR_THE_HEAD = """
 """
 
 
-def test_a_process_frozen_while_it_waits_for_the_head_holds_nobody_up(notes_url: str) -> None:
+async def test_a_process_frozen_while_it_waits_for_the_head_holds_nobody_up(notes_url: str) -> None:
     """Its write and its commit are one message: the server finishes both without it."""
-
-    async def scenario() -> None:
-        async with opened(notes_url) as database:
-            with psycopg.connect(notes_url) as holder:
-                holder.execute("UPDATE outbox_head SET position = position")
-                async with frozen(_WAITS_FOR_THE_HEAD, notes_url) as process:
-                    holder.rollback()
-                    began = time.monotonic()
-                    await notes.publish_notes(database, 2, 2)
-                    assert time.monotonic() - began < 1.0
-                    assert await thawed(process) == "published"
-            assert await database.fetch("SELECT position FROM outbox ORDER BY 1") == [(1,), (2,)]
-
-    run(scenario())
+    async with opened(notes_url) as database:
+        with psycopg.connect(notes_url) as holder:
+            holder.execute("UPDATE outbox_head SET position = position")
+            async with frozen(_WAITS_FOR_THE_HEAD, notes_url) as process:
+                holder.rollback()
+                began = time.monotonic()
+                await notes.publish_notes(database, 2, 2)
+                assert time.monotonic() - began < 1.0
+                assert await thawed(process) == "published"
+        assert await database.fetch("SELECT position FROM outbox ORDER BY 1") == [(1,), (2,)]
 
 
 class StoppingProxy:
@@ -340,26 +324,22 @@ async def _be_slow() -> None:
 
 
 @pytest.mark.parametrize("events", [1, 5000])
-def test_there_is_no_moment_at_which_a_publisher_that_stops_keeps_the_head(
+async def test_there_is_no_moment_at_which_a_publisher_that_stops_keeps_the_head(
     notes_url: str, events: int
 ) -> None:
     """Inside a batch of messages the server would wait for the rest for ever: there no time limit
     runs, neither that of statements nor that of idle transactions."""
-
-    async def scenario() -> None:
-        async with opened(notes_url) as database:
-            with StoppingProxy(notes_url, stop_after=b"publish_events") as proxy:
-                stopping = Database(proxy.url)
-                await stopping.open()
-                slow = asyncio.create_task(_be_slow())
-                stopped = asyncio.create_task(notes.publish_notes(stopping, 1, events))
-                await proxy.stopped.wait()
-                slow.cancel()
-                async with asyncio.timeout(2.0):
-                    for n in range(10):
-                        await notes.publish_notes(database, 10_001 + n, 10_001 + n)
-                await stopping.close()
-            stopped.cancel()
-            await asyncio.gather(stopped, return_exceptions=True)
-
-    run(scenario())
+    async with opened(notes_url) as database:
+        with StoppingProxy(notes_url, stop_after=b"publish_events") as proxy:
+            stopping = Database(proxy.url)
+            await stopping.open()
+            slow = asyncio.create_task(_be_slow())
+            stopped = asyncio.create_task(notes.publish_notes(stopping, 1, events))
+            await proxy.stopped.wait()
+            slow.cancel()
+            async with asyncio.timeout(2.0):
+                for n in range(10):
+                    await notes.publish_notes(database, 10_001 + n, 10_001 + n)
+            await stopping.close()
+        stopped.cancel()
+        await asyncio.gather(stopped, return_exceptions=True)

@@ -24,7 +24,7 @@ from eventspine.projections import (
     keep_latest,
     skipped_versions,
 )
-from tests.eventspine.conftest import opened, run
+from tests.eventspine.conftest import opened
 from tests.making import heard
 
 ONE, TWO = UUID(int=1), UUID(int=2)
@@ -130,43 +130,34 @@ THING_EVENTS = (
 STOCK_EVENTS = (stocked("a", 1, 1, 5, 5), stocked("b", 1, 1, 2, 2), stocked("a", 1, 2, 3, -2))
 
 
-def test_ids_may_be_uuids_and_every_column_follows_the_latest_event(notes_url: str) -> None:
-    async def scenario() -> None:
-        async with kept(notes_url, THINGS, *THING_EVENTS) as database:
-            rows = await database.fetch("SELECT * FROM things ORDER BY id")
-            assert rows == [(ONE, 2, "b", 7, True), (TWO, 1, None, 1, False)]
-        assert await compared(notes_url, THINGS, *THING_EVENTS) == ([], 0, 2)
-        wrong = await compared(
-            notes_url,
-            THINGS,
-            *THING_EVENTS,
-            then=[f"UPDATE things SET size = 8 WHERE id = '{ONE}'"],
-        )
-        assert (wrong.first[0].key, wrong.total) == (str(ONE), 1)
-
-    run(scenario())
+async def test_ids_may_be_uuids_and_every_column_follows_the_latest_event(notes_url: str) -> None:
+    async with kept(notes_url, THINGS, *THING_EVENTS) as database:
+        rows = await database.fetch("SELECT * FROM things ORDER BY id")
+        assert rows == [(ONE, 2, "b", 7, True), (TWO, 1, None, 1, False)]
+    assert await compared(notes_url, THINGS, *THING_EVENTS) == ([], 0, 2)
+    wrong = await compared(
+        notes_url,
+        THINGS,
+        *THING_EVENTS,
+        then=[f"UPDATE things SET size = 8 WHERE id = '{ONE}'"],
+    )
+    assert (wrong.first[0].key, wrong.total) == (str(ONE), 1)
 
 
-def test_a_key_may_be_of_two_columns(notes_url: str) -> None:
-    async def scenario() -> None:
-        async with kept(notes_url, STOCK, *STOCK_EVENTS) as database:
-            rows = await database.fetch("SELECT * FROM stock ORDER BY shelf")
-            assert rows == [("a", 1, 2, 3), ("b", 1, 1, 2)]
-        assert await compared(notes_url, STOCK, *STOCK_EVENTS) == ([], 0, 2)
-        gone = "DELETE FROM stock WHERE shelf = 'b'"
-        (missing,) = (await compared(notes_url, STOCK, *STOCK_EVENTS, then=[gone])).first
-        assert (missing.key, missing.found) == ("b, 1", None)
-
-    run(scenario())
+async def test_a_key_may_be_of_two_columns(notes_url: str) -> None:
+    async with kept(notes_url, STOCK, *STOCK_EVENTS) as database:
+        rows = await database.fetch("SELECT * FROM stock ORDER BY shelf")
+        assert rows == [("a", 1, 2, 3), ("b", 1, 1, 2)]
+    assert await compared(notes_url, STOCK, *STOCK_EVENTS) == ([], 0, 2)
+    gone = "DELETE FROM stock WHERE shelf = 'b'"
+    (missing,) = (await compared(notes_url, STOCK, *STOCK_EVENTS, then=[gone])).first
+    assert (missing.key, missing.found) == ("b, 1", None)
 
 
-def test_a_version_that_does_not_follow_is_an_alarm_by_its_key(notes_url: str) -> None:
-    async def scenario() -> None:
-        with pytest.raises(MissingEvents, match=r"stock a, 1: version 3 arrived after version 1"):
-            async with kept(notes_url, STOCK, stocked("a", 1, 1, 1), stocked("a", 1, 3, 1)):
-                pass
-
-    run(scenario())
+async def test_a_version_that_does_not_follow_is_an_alarm_by_its_key(notes_url: str) -> None:
+    with pytest.raises(MissingEvents, match=r"stock a, 1: version 3 arrived after version 1"):
+        async with kept(notes_url, STOCK, stocked("a", 1, 1, 1), stocked("a", 1, 3, 1)):
+            pass
 
 
 @pytest.mark.parametrize(
@@ -178,47 +169,38 @@ def test_a_version_that_does_not_follow_is_an_alarm_by_its_key(notes_url: str) -
         ("INSERT INTO totals VALUES (9, 1)", [("9", None, 1)]),
     ],
 )
-def test_a_sum_that_is_wrong_is_found(
+async def test_a_sum_that_is_wrong_is_found(
     notes_url: str, planted: str, wrong: list[tuple[Any, ...]]
 ) -> None:
-    async def scenario() -> None:
-        async with kept(notes_url, STOCK):
-            pass
-        then = ["INSERT INTO totals VALUES (1, 5)", planted]
-        found = await compared(notes_url, TOTALS, *STOCK_EVENTS, then=then)
-        assert [
-            (each.key, each.expected and each.expected["count"], each.found and each.found["count"])
-            for each in found.first
-        ] == wrong
-        assert found.total == len(wrong)
-
-    run(scenario())
+    async with kept(notes_url, STOCK):
+        pass
+    then = ["INSERT INTO totals VALUES (1, 5)", planted]
+    found = await compared(notes_url, TOTALS, *STOCK_EVENTS, then=then)
+    assert [
+        (each.key, each.expected and each.expected["count"], each.found and each.found["count"])
+        for each in found.first
+    ] == wrong
+    assert found.total == len(wrong)
 
 
-def test_an_invariant_names_each_row_that_breaks_it(notes_url: str) -> None:
-    async def scenario() -> None:
-        async with kept(notes_url, STOCK, stocked("a", 1, 1, -1), stocked("b", 1, 1, 1)):
-            connection = await connect(notes_url)
-            try:
-                invariant = Invariant("no shelf holds less than nothing",
-                    "SELECT shelf, count FROM stock WHERE count < 0")  # fmt: skip
-                assert await breaches(connection, invariant) == ([{"shelf": "a", "count": -1}], 1)
-            finally:
-                await connection.close()
-
-    run(scenario())
-
-
-def test_skipped_versions_are_found_for_any_key(notes_url: str) -> None:
-    async def scenario() -> None:
+async def test_an_invariant_names_each_row_that_breaks_it(notes_url: str) -> None:
+    async with kept(notes_url, STOCK, stocked("a", 1, 1, -1), stocked("b", 1, 1, 1)):
         connection = await connect(notes_url)
         try:
-            async with connection.transaction():
-                await _remember(connection, [*STOCK_EVENTS, stocked("a", 1, 4, 1)])
-                assert await skipped_versions(connection, "stock", STOCK.key) == (
-                    [("a, 1", 4, 2)], 1
-                )  # fmt: skip
+            invariant = Invariant("no shelf holds less than nothing",
+                "SELECT shelf, count FROM stock WHERE count < 0")  # fmt: skip
+            assert await breaches(connection, invariant) == ([{"shelf": "a", "count": -1}], 1)
         finally:
             await connection.close()
 
-    run(scenario())
+
+async def test_skipped_versions_are_found_for_any_key(notes_url: str) -> None:
+    connection = await connect(notes_url)
+    try:
+        async with connection.transaction():
+            await _remember(connection, [*STOCK_EVENTS, stocked("a", 1, 4, 1)])
+            assert await skipped_versions(connection, "stock", STOCK.key) == (
+                [("a, 1", 4, 2)], 1
+            )  # fmt: skip
+    finally:
+        await connection.close()

@@ -11,7 +11,7 @@ from eventspine.database import Database
 from eventspine.outbox import transaction
 from eventspine.pruning import Pruner
 from tests.eventspine import notes
-from tests.eventspine.conftest import opened, run
+from tests.eventspine.conftest import opened
 from tests.eventspine.memory_log import MemoryLog
 
 DAY = 24 * 3600.0
@@ -58,32 +58,28 @@ async def outbox(database: Database) -> list[int]:
         (100, 100, 101),
     ],
 )
-def test_only_what_is_relayed_and_past_its_retention_goes(
+async def test_only_what_is_relayed_and_past_its_retention_goes(
     notes_url: str, relayed: int | None, old: int, left: int
 ) -> None:
-    async def scenario() -> None:
-        async with opened(notes_url) as database:
-            await notes.publish_notes(database, 1, 100)
-            await grow_old(database, old)
-            await grow_old(database, 101, DAY - 60)
-            if relayed is not None:
-                await relayed_to(database, relayed)
-            assert await pruner(database).prune() == (left - 1, 0, 0)
-            assert await outbox(database) == list(range(left, 101))
-            assert await pruner(database).prune() == (0, 0, 0)
-
-    run(scenario())
+    async with opened(notes_url) as database:
+        await notes.publish_notes(database, 1, 100)
+        await grow_old(database, old)
+        await grow_old(database, 101, DAY - 60)
+        if relayed is not None:
+            await relayed_to(database, relayed)
+        assert await pruner(database).prune() == (left - 1, 0, 0)
+        assert await outbox(database) == list(range(left, 101))
+        assert await pruner(database).prune() == (0, 0, 0)
 
 
-def test_each_chunk_is_a_transaction_of_its_own(notes_url: str) -> None:
-    async def scenario() -> None:
-        async with opened(notes_url) as database:
-            await notes.publish_notes(database, 1, 95)
-            await grow_old(database, 95)
-            await relayed_to(database, 95)
-            with psycopg.connect(notes_url, autocommit=True) as admin:
-                admin.execute(
-                    """
+async def test_each_chunk_is_a_transaction_of_its_own(notes_url: str) -> None:
+    async with opened(notes_url) as database:
+        await notes.publish_notes(database, 1, 95)
+        await grow_old(database, 95)
+        await relayed_to(database, 95)
+        with psycopg.connect(notes_url, autocommit=True) as admin:
+            admin.execute(
+                """
                     CREATE TABLE chunks (xid text, gone bigint);
                     CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
                         INSERT INTO chunks SELECT pg_current_xact_id()::text, count(*) FROM gone;
@@ -92,52 +88,44 @@ def test_each_chunk_is_a_transaction_of_its_own(notes_url: str) -> None:
                     CREATE TRIGGER notes AFTER DELETE ON outbox REFERENCING OLD TABLE AS gone
                     FOR EACH STATEMENT EXECUTE FUNCTION note();
                     """
-                )
-            assert await pruner(database).prune() == (95, 0, 0)
-            chunks = await database.fetch("SELECT gone FROM chunks ORDER BY xid::xid8")
-            assert [gone for (gone,) in chunks] == [10] * 9 + [5]
-            assert await database.fetch("SELECT count(DISTINCT xid) FROM chunks") == [(10,)]
-
-    run(scenario())
+            )
+        assert await pruner(database).prune() == (95, 0, 0)
+        chunks = await database.fetch("SELECT gone FROM chunks ORDER BY xid::xid8")
+        assert [gone for (gone,) in chunks] == [10] * 9 + [5]
+        assert await database.fetch("SELECT count(DISTINCT xid) FROM chunks") == [(10,)]
 
 
-def test_two_at_once_do_it_once_and_wait_for_nobody(notes_url: str) -> None:
-    async def scenario() -> None:
-        async with opened(notes_url) as database:
-            await notes.publish_notes(database, 1, 500)
-            await grow_old(database, 480)
-            await relayed_to(database, 500)
-            async with transaction(database) as busy:
-                # Another's chunk is under way.
-                await busy.execute(pruning._LOCK)
-                async with asyncio.timeout(2):
-                    assert await pruner(database).prune() == (0, 0, 0)
-            rounds = await asyncio.gather(*(pruner(database).prune() for _ in range(4)))
-            assert sum(gone.outbox for gone in rounds) <= 480
-            await pruner(database).prune()
-            assert await outbox(database) == list(range(481, 501))
-
-    run(scenario())
+async def test_two_at_once_do_it_once_and_wait_for_nobody(notes_url: str) -> None:
+    async with opened(notes_url) as database:
+        await notes.publish_notes(database, 1, 500)
+        await grow_old(database, 480)
+        await relayed_to(database, 500)
+        async with transaction(database) as busy:
+            # Another's chunk is under way.
+            await busy.execute(pruning._LOCK)
+            async with asyncio.timeout(2):
+                assert await pruner(database).prune() == (0, 0, 0)
+        rounds = await asyncio.gather(*(pruner(database).prune() for _ in range(4)))
+        assert sum(gone.outbox for gone in rounds) <= 480
+        await pruner(database).prune()
+        assert await outbox(database) == list(range(481, 501))
 
 
-def test_idempotency_keys_expire_and_not_sooner(notes_url: str) -> None:
-    async def scenario() -> None:
-        async with opened(notes_url) as database:
-            async with transaction(database) as tx:
-                await tx.execute(
-                    """
+async def test_idempotency_keys_expire_and_not_sooner(notes_url: str) -> None:
+    async with opened(notes_url) as database:
+        async with transaction(database) as tx:
+            await tx.execute(
+                """
                     INSERT INTO idempotency_keys
                     SELECT int4send(n), 'f', 201, '[]', '', now(), NULL,
                         -1000 * (86400 + %(margin)s + CASE WHEN n <= 33 THEN 0 ELSE -1 END)
                     FROM generate_series(1, 45) AS n
                     """,
-                    {"margin": int(pruning.KEY_MARGIN)},
-                )
-            assert await pruner(database).prune() == (0, 33, 0)
-            keys = await database.fetch("SELECT key_hash FROM idempotency_keys ORDER BY 1")
-            assert keys == [(n.to_bytes(4, "big"),) for n in range(34, 46)]
-
-    run(scenario())
+                {"margin": int(pruning.KEY_MARGIN)},
+            )
+        assert await pruner(database).prune() == (0, 33, 0)
+        keys = await database.fetch("SELECT key_hash FROM idempotency_keys ORDER BY 1")
+        assert keys == [(n.to_bytes(4, "big"),) for n in range(34, 46)]
 
 
 @pytest.mark.parametrize("plan", ["force_custom_plan", "force_generic_plan"])
@@ -223,91 +211,79 @@ async def still_parked(database: Database) -> list[int]:
     return [offset for (offset,) in rows]
 
 
-def test_of_what_is_parked_only_old_records_that_hold_no_key_go(notes_url: str) -> None:
-    async def scenario() -> None:
-        async with opened(notes_url) as database:
-            async with transaction(database) as tx:
-                await tx.execute(PARKED)
-            assert await pruner(database).prune() == (0, 0, 35)
-            assert await still_parked(database) == [*range(1, 36), *range(201, 221)]
-            assert await pruner(database).prune() == (0, 0, 0)
-
-    run(scenario())
+async def test_of_what_is_parked_only_old_records_that_hold_no_key_go(notes_url: str) -> None:
+    async with opened(notes_url) as database:
+        async with transaction(database) as tx:
+            await tx.execute(PARKED)
+        assert await pruner(database).prune() == (0, 0, 35)
+        assert await still_parked(database) == [*range(1, 36), *range(201, 221)]
+        assert await pruner(database).prune() == (0, 0, 0)
 
 
-def test_what_is_being_retried_is_not_pruned_and_not_waited_for(notes_url: str) -> None:
-    async def scenario() -> None:
-        async with opened(notes_url) as database:
-            async with transaction(database) as tx:
-                await tx.execute(PARKED)
-            async with transaction(database) as busy:
-                await busy.execute('UPDATE parked SET attempts = 2 WHERE "offset" = 105')
-                async with asyncio.timeout(20):
-                    gone = await pruner(database).prune()
-                assert gone.parked == 34
-            assert 105 in await still_parked(database)
-            assert (await pruner(database).prune()).parked == 1
-
-    run(scenario())
+async def test_what_is_being_retried_is_not_pruned_and_not_waited_for(notes_url: str) -> None:
+    async with opened(notes_url) as database:
+        async with transaction(database) as tx:
+            await tx.execute(PARKED)
+        async with transaction(database) as busy:
+            await busy.execute('UPDATE parked SET attempts = 2 WHERE "offset" = 105')
+            async with asyncio.timeout(20):
+                gone = await pruner(database).prune()
+            assert gone.parked == 34
+        assert 105 in await still_parked(database)
+        assert (await pruner(database).prune()).parked == 1
 
 
-def test_while_writers_relay_and_pruner_run_every_event_arrives_once(
+async def test_while_writers_relay_and_pruner_run_every_event_arrives_once(
     notes_url: str, new_notes: Callable[[], str]
 ) -> None:
     """With no retention at all: what is relayed goes at once."""
 
-    async def scenario() -> None:
-        copy_url = new_notes()
-        async with opened(notes_url) as database, opened(copy_url) as copy:
-            log = MemoryLog()
-            greedy = Pruner(database, outbox_seconds=0, key_seconds=DAY, parked_seconds=DAY)
-
-            async def prune() -> None:
-                while True:
-                    await greedy.prune()
-                    await asyncio.sleep(0)
-
-            async def prunes_to_nothing() -> bool:
-                return await outbox(database) == []
-
-            relay = notes.relay(notes_url, log, batch=7)
-            consumer = notes.consumer(copy, log)
-            async with notes.Running(relay.run(), consumer.run(), prune(), prune()):
-                for n in range(40):
-                    await notes.publish_notes(database, 10 * n + 1, 10 * n + 10)
-                await notes.eventually(prunes_to_nothing)
-                await notes.eventually(lambda: arrived(copy, 400))
-            # A relay that starts again finds its place though the outbox is empty.
-            async with notes.Running(notes.relay(notes_url, log).run(), consumer.run()):
-                await notes.publish_notes(database, 401, 410)
-                await notes.eventually(lambda: arrived(copy, 410))
-            await notes.assert_copied(copy, *(notes.event(id_, 1) for id_ in range(1, 411)))
-            assert await notes.positions_in(log) == [list(range(1, 411))]
-
     async def arrived(copy: Database, count: int) -> bool:
         return await copy.fetch("SELECT count(*) FROM applied") == [(count,)]
 
-    run(scenario())
+    copy_url = new_notes()
+    async with opened(notes_url) as database, opened(copy_url) as copy:
+        log = MemoryLog()
+        greedy = Pruner(database, outbox_seconds=0, key_seconds=DAY, parked_seconds=DAY)
+
+        async def prune() -> None:
+            while True:
+                await greedy.prune()
+                await asyncio.sleep(0)
+
+        async def prunes_to_nothing() -> bool:
+            return await outbox(database) == []
+
+        relay = notes.relay(notes_url, log, batch=7)
+        consumer = notes.consumer(copy, log)
+        async with notes.Running(relay.run(), consumer.run(), prune(), prune()):
+            for n in range(40):
+                await notes.publish_notes(database, 10 * n + 1, 10 * n + 10)
+            await notes.eventually(prunes_to_nothing)
+            await notes.eventually(lambda: arrived(copy, 400))
+        # A relay that starts again finds its place though the outbox is empty.
+        async with notes.Running(notes.relay(notes_url, log).run(), consumer.run()):
+            await notes.publish_notes(database, 401, 410)
+            await notes.eventually(lambda: arrived(copy, 410))
+        await notes.assert_copied(copy, *(notes.event(id_, 1) for id_ in range(1, 411)))
+        assert await notes.positions_in(log) == [list(range(1, 411))]
 
 
-def test_a_pruner_waits_for_a_database_that_is_away(notes_url: str) -> None:
-    async def scenario() -> None:
-        async with opened(notes_url) as database:
-            await notes.publish_notes(database, 1, 5)
-            await grow_old(database, 5)
-            await relayed_to(database, 5)
-            with psycopg.connect(notes_url, autocommit=True) as admin:
-                admin.execute("ALTER TABLE outbox RENAME TO elsewhere")
-                waiting = pruner(database)
-                async with notes.Running(waiting.run()):
-                    await notes.eventually(lambda: has_failed(waiting))
-                    admin.execute("ALTER TABLE elsewhere RENAME TO outbox")
-                    await notes.eventually(lambda: is_empty(database))
-
+async def test_a_pruner_waits_for_a_database_that_is_away(notes_url: str) -> None:
     async def has_failed(pruner: Pruner) -> bool:
         return pruner._backoff._failures > 0
 
     async def is_empty(database: Database) -> bool:
         return await outbox(database) == []
 
-    run(scenario())
+    async with opened(notes_url) as database:
+        await notes.publish_notes(database, 1, 5)
+        await grow_old(database, 5)
+        await relayed_to(database, 5)
+        with psycopg.connect(notes_url, autocommit=True) as admin:
+            admin.execute("ALTER TABLE outbox RENAME TO elsewhere")
+            waiting = pruner(database)
+            async with notes.Running(waiting.run()):
+                await notes.eventually(lambda: has_failed(waiting))
+                admin.execute("ALTER TABLE elsewhere RENAME TO outbox")
+                await notes.eventually(lambda: is_empty(database))

@@ -13,7 +13,7 @@ from devstack.postgres import LocalPostgres
 from eventspine.database import Database, connect
 from eventspine.session import SESSION_SETTINGS
 from tests.eventspine import notes
-from tests.eventspine.conftest import opened, run
+from tests.eventspine.conftest import opened
 
 
 def set_for(url: str, whom: str, setting: str) -> None:
@@ -27,44 +27,36 @@ async def show(database: Database, name: str) -> str:
     return str(value)
 
 
-def test_what_was_committed_is_on_disk_also_where_the_database_would_not_wait_for_it(
+async def test_what_was_committed_is_on_disk_also_where_the_database_would_not_wait_for_it(
     own_postgres: LocalPostgres, own_notes: Callable[[], str]
 ) -> None:
     url = own_notes()
     set_for(url, "DATABASE", "synchronous_commit TO off")
-
-    async def scenario() -> None:
-        async with opened(url, size=1, timeout=1.0) as database:
-            await notes.publish_notes(database, 1, 1)
-            assert own_postgres.pid
-            os.kill(own_postgres.pid, signal.SIGKILL)
-            while not own_postgres.ended():
-                await asyncio.sleep(0.01)
-            own_postgres.start()
-            while not own_postgres.ready():
-                if own_postgres.ended():
-                    own_postgres.start()
-                await asyncio.sleep(0.02)
-            assert await database.fetch("SELECT position FROM outbox") == [(1,)]
-
-    run(scenario())
+    async with opened(url, size=1, timeout=1.0) as database:
+        await notes.publish_notes(database, 1, 1)
+        assert own_postgres.pid
+        os.kill(own_postgres.pid, signal.SIGKILL)
+        while not own_postgres.ended():
+            await asyncio.sleep(0.01)
+        own_postgres.start()
+        while not own_postgres.ready():
+            if own_postgres.ended():
+                own_postgres.start()
+            await asyncio.sleep(0.02)
+        assert await database.fetch("SELECT position FROM outbox") == [(1,)]
 
 
-def test_a_database_may_wait_for_more_than_its_own_disk(notes_url: str) -> None:
+async def test_a_database_may_wait_for_more_than_its_own_disk(notes_url: str) -> None:
     set_for(notes_url, "DATABASE", "synchronous_commit TO remote_apply")
-
-    async def scenario() -> None:
+    try:
         async with opened(notes_url) as database:
             assert await show(database, "synchronous_commit") == "remote_apply"
-
-    try:
-        run(scenario())
     finally:
         with psycopg.connect(notes_url, autocommit=True) as connection:
             connection.execute(f"ALTER DATABASE {connection.info.dbname} RESET ALL".encode())
 
 
-def test_a_roles_settings_and_the_urls_change_what_a_session_leaves_open_and_nothing_else(
+async def test_a_roles_settings_and_the_urls_change_what_a_session_leaves_open_and_nothing_else(
     notes_url: str,
 ) -> None:
     with psycopg.connect(notes_url, autocommit=True) as connection:
@@ -73,8 +65,7 @@ def test_a_roles_settings_and_the_urls_change_what_a_session_leaves_open_and_not
         connection.execute("ALTER ROLE settled SET work_mem TO '7MB'")
     options = quote("-c DateStyle=German -c maintenance_work_mem=3MB")
     url = f"{notes_url.replace('postgres@', 'settled@')}&options={options}"
-
-    async def scenario() -> None:
+    try:
         async with opened(url) as database:
             assert [await show(database, name) for name in ("TimeZone", "work_mem")] == [
                 "UTC",
@@ -82,13 +73,10 @@ def test_a_roles_settings_and_the_urls_change_what_a_session_leaves_open_and_not
             ]
             assert await show(database, "DateStyle") == "ISO, MDY"
             assert await show(database, "maintenance_work_mem") == "3MB"
-        connection = await connect(url)
-        found = await (await connection.execute("SHOW TimeZone")).fetchone()
-        await connection.close()
+        alone = await connect(url)
+        found = await (await alone.execute("SHOW TimeZone")).fetchone()
+        await alone.close()
         assert found == ("UTC",)
-
-    try:
-        run(scenario())
     finally:
         with psycopg.connect(notes_url, autocommit=True) as connection:
             connection.execute("DROP ROLE settled")
@@ -100,14 +88,11 @@ def test_every_setting_that_is_pinned_is_one_of_postgresqls(notes_url: str) -> N
     assert {name.lower() for name in SESSION_SETTINGS} <= set(known)
 
 
-def test_a_session_that_can_not_be_pinned_is_not_used(notes_url: str) -> None:
-    async def scenario() -> None:
-        with pytest.raises(psycopg.errors.InvalidParameterValue, match="work_mem"):
-            await connect(notes_url, work_mem="plenty")
-        with psycopg.connect(notes_url, autocommit=True) as connection:
-            sessions = connection.execute(
-                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
-            )
-            assert sessions.fetchone() == (1,)
-
-    run(scenario())
+async def test_a_session_that_can_not_be_pinned_is_not_used(notes_url: str) -> None:
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match="work_mem"):
+        await connect(notes_url, work_mem="plenty")
+    with psycopg.connect(notes_url, autocommit=True) as connection:
+        sessions = connection.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+        )
+        assert sessions.fetchone() == (1,)

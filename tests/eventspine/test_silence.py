@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 
 import psycopg
 import pytest
-import uvloop
 
 from devstack.postgres import LocalPostgres
 from eventspine import database as database_module
@@ -18,7 +17,7 @@ from eventspine.database import Connection, Database, connect
 from eventspine.errors import OutcomeUnknown, SpineError, Unavailable
 from eventspine.outbox import transaction
 from tests.eventspine import notes
-from tests.eventspine.conftest import Said, opened, opened_log, run
+from tests.eventspine.conftest import Said, opened, opened_log
 from tests.storm.proxy import Proxy
 
 LIMIT = 0.5
@@ -75,84 +74,70 @@ async def keep(database: Database, before: Callable[[str], None]) -> None:
 
 
 @pytest.mark.parametrize("moment", ["begin", "statement", "commit"])
-def test_a_transaction_without_an_answer_is_given_up_for_what_it_is(
+async def test_a_transaction_without_an_answer_is_given_up_for_what_it_is(
     proxy: Proxy, notes_url: str, moment: str
 ) -> None:
-    async def scenario() -> None:
-        async with distant(proxy, notes_url) as database:
-            error = await failed(
-                keep(database, lambda now: proxy.hold() if now == moment else None),
-                within=LIMIT + 2,
-            )
-            # Only in its commit may it have been done.
-            assert type(error) is (OutcomeUnknown if moment == "commit" else Unavailable)
-            assert "says nothing" in str(error)
-            proxy.heal()
+    async with distant(proxy, notes_url) as database:
+        error = await failed(
+            keep(database, lambda now: proxy.hold() if now == moment else None),
+            within=LIMIT + 2,
+        )
+        # Only in its commit may it have been done.
+        assert type(error) is (OutcomeUnknown if moment == "commit" else Unavailable)
+        assert "says nothing" in str(error)
+        proxy.heal()
 
-            async def works() -> bool:
-                try:
-                    await notes.publish_notes(database, 2, 2)
-                except Unavailable:
-                    return False
-                return True
+        async def works() -> bool:
+            try:
+                await notes.publish_notes(database, 2, 2)
+            except Unavailable:
+                return False
+            return True
 
-            await notes.eventually(works, within=10, what="the return of the database")
-        async with opened(notes_url) as database:
-            rows = await database.fetch("SELECT id FROM notes ORDER BY id")
-            assert rows in ([[(2,)]] if moment != "commit" else [[(2,)], [(1,), (2,)]])
-
-    run(scenario())
+        await notes.eventually(works, within=10, what="the return of the database")
+    async with opened(notes_url) as database:
+        rows = await database.fetch("SELECT id FROM notes ORDER BY id")
+        assert rows in ([[(2,)]] if moment != "commit" else [[(2,)], [(1,), (2,)]])
 
 
 @pytest.mark.parametrize("moment", ["statement", "commit"])
-def test_what_can_not_even_be_sent_is_given_up_likewise(
+async def test_what_can_not_even_be_sent_is_given_up_likewise(
     proxy: Proxy, notes_url: str, moment: str
 ) -> None:
     """More than the sockets take of a message for a server that does not read."""
+    async with distant(proxy, notes_url) as database:
 
-    async def scenario() -> None:
-        async with distant(proxy, notes_url) as database:
+        async def keep_much() -> None:
+            async with transaction(database) as tx:
+                await tx.execute("SELECT 1")
+                proxy.hold()
+                if moment == "statement":
+                    await tx.execute("SELECT %(much)s", {"much": "x" * 30_000_000})
+                tx.publish(notes.event(1, 1, "x" * 30_000_000), NOBODY)
 
-            async def keep_much() -> None:
-                async with transaction(database) as tx:
-                    await tx.execute("SELECT 1")
-                    proxy.hold()
-                    if moment == "statement":
-                        await tx.execute("SELECT %(much)s", {"much": "x" * 30_000_000})
-                    tx.publish(notes.event(1, 1, "x" * 30_000_000), NOBODY)
-
-            error = await failed(keep_much(), within=LIMIT + 5)
-            assert type(error) is (OutcomeUnknown if moment == "commit" else Unavailable)
-            assert "says nothing" in str(error)
-
-    run(scenario())
+        error = await failed(keep_much(), within=LIMIT + 5)
+        assert type(error) is (OutcomeUnknown if moment == "commit" else Unavailable)
+        assert "says nothing" in str(error)
 
 
-def test_a_transaction_is_over_when_it_has_to_be_whatever_its_statements_may_take(
+async def test_a_transaction_is_over_when_it_has_to_be_whatever_its_statements_may_take(
     proxy: Proxy, notes_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Connection, "silent_after", 60.0)
-
-    async def scenario() -> None:
-        async with distant(proxy, notes_url, transaction_within=0.3) as database:
-            assert database.within == pytest.approx(0.2 + 0.2 + 0.3 + 0.5)
-            error = await failed(
-                keep(database, lambda now: proxy.hold() if now == "statement" else None),
-                within=database.within + 2,
-            )
-            assert type(error) is Unavailable
-
-    run(scenario())
+    async with distant(proxy, notes_url, transaction_within=0.3) as database:
+        assert database.within == pytest.approx(0.2 + 0.2 + 0.3 + 0.5)
+        error = await failed(
+            keep(database, lambda now: proxy.hold() if now == "statement" else None),
+            within=database.within + 2,
+        )
+        assert type(error) is Unavailable
 
 
-def test_a_read_without_an_answer_is_not_asked_again(proxy: Proxy, notes_url: str) -> None:
-    async def scenario() -> None:
-        async with distant(proxy, notes_url) as database:
-            proxy.hold()
-            error = await failed(database.fetch("SELECT 1"), within=LIMIT + 2)
-            assert type(error) is Unavailable and "says nothing" in str(error)
-
-    run(scenario())
+async def test_a_read_without_an_answer_is_not_asked_again(proxy: Proxy, notes_url: str) -> None:
+    async with distant(proxy, notes_url) as database:
+        proxy.hold()
+        error = await failed(database.fetch("SELECT 1"), within=LIMIT + 2)
+        assert type(error) is Unavailable and "says nothing" in str(error)
 
 
 async def lend_all(database: Database) -> None:
@@ -166,85 +151,69 @@ async def lend_all(database: Database) -> None:
     await asyncio.gather(use(), use(), use())
 
 
-def test_one_silence_is_enough_for_all_connections(proxy: Proxy, notes_url: str) -> None:
-    async def scenario() -> None:
-        async with distant(proxy, notes_url, timeout=2.0) as database:
-            await lend_all(database)
-            database._pool.timeout = 0.1
-            proxy.hold()
-            assert "says nothing" in str(await failed(database.fetch("SELECT 1"), within=LIMIT + 2))
-            # There were two more to be silent.
-            assert "PoolTimeout" in str(await failed(database.fetch("SELECT 1"), within=LIMIT + 2))
-
-    run(scenario())
+async def test_one_silence_is_enough_for_all_connections(proxy: Proxy, notes_url: str) -> None:
+    async with distant(proxy, notes_url, timeout=2.0) as database:
+        await lend_all(database)
+        database._pool.timeout = 0.1
+        proxy.hold()
+        assert "says nothing" in str(await failed(database.fetch("SELECT 1"), within=LIMIT + 2))
+        # There were two more to be silent.
+        assert "PoolTimeout" in str(await failed(database.fetch("SELECT 1"), within=LIMIT + 2))
 
 
-def test_looking_for_stale_connections_ends_though_they_are_silent(
+async def test_looking_for_stale_connections_ends_though_they_are_silent(
     proxy: Proxy, notes_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Connection, "silent_after", 60.0)
     monkeypatch.setattr(database_module, "_CHECK_WITHIN", 0.2)
-
-    async def scenario() -> None:
-        async with distant(proxy, notes_url, timeout=2.0) as database:
-            await lend_all(database)
-            proxy.hold()
-            async with asyncio.timeout(3 * 0.2 + 2):
-                await database.drop_stale()
-
-    run(scenario())
+    async with distant(proxy, notes_url, timeout=2.0) as database:
+        await lend_all(database)
+        proxy.hold()
+        async with asyncio.timeout(3 * 0.2 + 2):
+            await database.drop_stale()
 
 
-def test_an_answer_that_came_while_this_process_was_frozen_is_taken(
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": True})])
+async def test_an_answer_that_came_while_this_process_was_frozen_is_taken(
     proxy: Proxy, notes_url: str
 ) -> None:
-    async def scenario() -> None:
-        async with distant(proxy, notes_url) as database:
-            asking = asyncio.create_task(database.fetch("SELECT repeat('x', 1000000)"))
-            while not database._in_use:
-                await asyncio.sleep(0)
-            # As SIGSTOP would: the answer comes, and the limit passes, before anybody looks.
-            asyncio.get_running_loop().call_soon(time.sleep, 2 * LIMIT)
-            async with asyncio.timeout(10):
-                assert await asking == [("x" * 1_000_000,)]
-
-    uvloop.run(scenario())
+    async with distant(proxy, notes_url) as database:
+        asking = asyncio.create_task(database.fetch("SELECT repeat('x', 1000000)"))
+        while not database._in_use:
+            await asyncio.sleep(0)
+        # As SIGSTOP would: the answer comes, and the limit passes, before anybody looks.
+        asyncio.get_running_loop().call_soon(time.sleep, 2 * LIMIT)
+        async with asyncio.timeout(10):
+            assert await asking == [("x" * 1_000_000,)]
 
 
-def test_whoever_waits_for_an_answer_can_be_told_that_it_will_not_come(
+async def test_whoever_waits_for_an_answer_can_be_told_that_it_will_not_come(
     proxy: Proxy, notes_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Connection, "silent_after", 60.0)
-
-    async def scenario() -> None:
-        async with distant(proxy, notes_url) as database:
-            for moment, expected in (("statement", Unavailable), ("commit", OutcomeUnknown)):
-                keeping = asyncio.create_task(
-                    keep(database, lambda now, at=moment: proxy.hold() if now == at else None)
-                )
-                await asyncio.sleep(0.2)
-                database.cut()
-                assert type(await failed(keeping, within=2)) is expected
-                proxy.heal()
-
-    run(scenario())
+    async with distant(proxy, notes_url) as database:
+        for moment, expected in (("statement", Unavailable), ("commit", OutcomeUnknown)):
+            keeping = asyncio.create_task(
+                keep(database, lambda now, at=moment: proxy.hold() if now == at else None)
+            )
+            await asyncio.sleep(0.2)
+            database.cut()
+            assert type(await failed(keeping, within=2)) is expected
+            proxy.heal()
 
 
-def test_a_dead_machine_is_noticed_by_the_kernel(proxy: Proxy, notes_url: str) -> None:
-    async def scenario() -> None:
-        async with distant(proxy, notes_url) as database, database.connection() as pooled:
-            alone = await connect(by(proxy, notes_url))
-            for connection in (pooled, alone):
-                with socket.fromfd(connection.fileno(), socket.AF_INET, socket.SOCK_STREAM) as sock:
-                    tcp = {
-                        name: sock.getsockopt(socket.IPPROTO_TCP, getattr(socket, name))
-                        for name in ("TCP_USER_TIMEOUT", "TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT")
-                    }  # fmt: skip
-                    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
-                assert list(tcp.values()) == [10_000, 5, 2, 3]
-            await alone.close()
-
-    run(scenario())
+async def test_a_dead_machine_is_noticed_by_the_kernel(proxy: Proxy, notes_url: str) -> None:
+    async with distant(proxy, notes_url) as database, database.connection() as pooled:
+        alone = await connect(by(proxy, notes_url))
+        for connection in (pooled, alone):
+            with socket.fromfd(connection.fileno(), socket.AF_INET, socket.SOCK_STREAM) as sock:
+                tcp = {
+                    name: sock.getsockopt(socket.IPPROTO_TCP, getattr(socket, name))
+                    for name in ("TCP_USER_TIMEOUT", "TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT")
+                }  # fmt: skip
+                assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            assert list(tcp.values()) == [10_000, 5, 2, 3]
+        await alone.close()
 
 
 async def assert_waits(said: Said, component: str) -> None:
@@ -258,68 +227,61 @@ async def assert_waits(said: Said, component: str) -> None:
 
 
 @pytest.mark.parametrize("silent", ["its database", "its log"])
-def test_a_relay_waits_for_what_has_fallen_silent_and_goes_on(
+async def test_a_relay_waits_for_what_has_fallen_silent_and_goes_on(
     proxy: Proxy, notes_url: str, postgres_log_url: str, said: Said, silent: str
 ) -> None:
-    async def scenario() -> None:
-        async with opened(notes_url) as database, opened_log(postgres_log_url) as log:
-            log._database = Database(by(proxy, postgres_log_url), timeout=0.2)
-            log._opened = False
-            url = notes_url if silent == "its log" else by(proxy, notes_url)
-            relay = notes.relay(url, log)
-            relaying = asyncio.create_task(relay.run())
+    async with opened(notes_url) as database, opened_log(postgres_log_url) as log:
+        log._database = Database(by(proxy, postgres_log_url), timeout=0.2)
+        log._opened = False
+        url = notes_url if silent == "its log" else by(proxy, notes_url)
+        relay = notes.relay(url, log)
+        relaying = asyncio.create_task(relay.run())
 
-            async def relayed(position: int) -> None:
-                async def is_relayed() -> bool:
-                    return relay.position == position
+        async def relayed(position: int) -> None:
+            async def is_relayed() -> bool:
+                return relay.position == position
 
-                await notes.eventually(is_relayed, within=10)
+            await notes.eventually(is_relayed, within=10)
 
-            await notes.publish_notes(database, 1, 10)
-            await relayed(10)
-            proxy.hold()
-            await notes.publish_notes(database, 11, 20)
-            await assert_waits(said, "relay")
-            proxy.heal()
-            await relayed(20)
-            assert not await notes.cancel([relaying])
-
-    run(scenario())
+        await notes.publish_notes(database, 1, 10)
+        await relayed(10)
+        proxy.hold()
+        await notes.publish_notes(database, 11, 20)
+        await assert_waits(said, "relay")
+        proxy.heal()
+        await relayed(20)
+        assert not await notes.cancel([relaying])
 
 
 @pytest.mark.parametrize("silent", ["its database", "its log"])
-def test_a_consumer_waits_for_what_has_fallen_silent_and_goes_on(
+async def test_a_consumer_waits_for_what_has_fallen_silent_and_goes_on(
     proxy: Proxy, copy_url: str, postgres_log_url: str, said: Said, silent: str
 ) -> None:
     events = [notes.event(n, 1) for n in range(1, 21)]
     wires = [notes.wire(n, event) for n, event in enumerate(events, 1)]
+    async with opened(copy_url) as direct, opened_log(postgres_log_url) as log:
+        async with distant(proxy, copy_url) as database:
+            if silent == "its log":
+                reading = type(log)(by(proxy, postgres_log_url))
+                consumer = notes.consumer(direct, reading)
+            else:
+                consumer = notes.consumer(database, log)
+            consuming = asyncio.create_task(consumer.run())
 
-    async def scenario() -> None:
-        async with opened(copy_url) as direct, opened_log(postgres_log_url) as log:
-            async with distant(proxy, copy_url) as database:
-                if silent == "its log":
-                    reading = type(log)(by(proxy, postgres_log_url))
-                    consumer = notes.consumer(direct, reading)
-                else:
-                    consumer = notes.consumer(database, log)
-                consuming = asyncio.create_task(consumer.run())
+            async def copied(count: int) -> None:
+                async def are_there() -> bool:
+                    return (await notes.copy_of(direct))[1].total() == count
 
-                async def copied(count: int) -> None:
-                    async def are_there() -> bool:
-                        return (await notes.copy_of(direct))[1].total() == count
+                await notes.eventually(are_there, within=10)
+                await notes.assert_copied(direct, *events[:count])
 
-                    await notes.eventually(are_there, within=10)
-                    await notes.assert_copied(direct, *events[:count])
-
-                await log.append(notes.TOPIC, wires[:10])
-                await copied(10)
-                proxy.hold()
-                await log.append(notes.TOPIC, wires[10:])
-                await assert_waits(said, "consumer")
-                proxy.heal()
-                await copied(20)
-                assert not await notes.cancel([consuming])
-                if silent == "its log":
-                    await reading.close()
-
-    run(scenario())
+            await log.append(notes.TOPIC, wires[:10])
+            await copied(10)
+            proxy.hold()
+            await log.append(notes.TOPIC, wires[10:])
+            await assert_waits(said, "consumer")
+            proxy.heal()
+            await copied(20)
+            assert not await notes.cancel([consuming])
+            if silent == "its log":
+                await reading.close()

@@ -18,7 +18,7 @@ from eventspine.log import EventLog, Message
 from eventspine.outbox import transaction
 from eventspine.turning import holds
 from tests.eventspine import notes
-from tests.eventspine.conftest import Said, opened, opened_log, run
+from tests.eventspine.conftest import Said, opened, opened_log
 from tests.eventspine.notes import TOPIC
 
 NewUrl = Callable[[], str]
@@ -67,168 +67,147 @@ def events(last: int) -> list[notes.NoteEvent]:
     return [notes.event(id_, 1) for id_ in range(1, last + 1)]
 
 
-def test_from_one_log_to_another_and_back_each_event_is_applied_once(
+async def test_from_one_log_to_another_and_back_each_event_is_applied_once(
     notes_url: str, copy_url: str, log_urls: list[str], said: Said
 ) -> None:
     """The other has more partitions: what was read from one stands in several of the other."""
-
-    async def scenario() -> None:
-        async with (
-            opened(notes_url) as database,
-            opened(copy_url) as copy,
-            opened_log(log_urls[0], 1) as one,
-            opened_log(log_urls[1], 5) as other,
-        ):
-            published = 0
-            for log in (one, other, one, other):
-                await notes.publish_notes(database, published + 1, published + 50)
-                published += 50
-                async with working(notes_url, copy, log):
-                    await notes.eventually(lambda upto=published: has_applied(copy, upto))
-                    await notes.eventually(
-                        lambda of=log, upto=published: is_fed(database, of, upto)
-                    )
-                    await notes.eventually(lambda of=log: has_read(copy, of))
-                in_log = sorted(chain.from_iterable(await notes.positions_in(log)))
-                assert in_log == list(range(1, published + 1))
-            await notes.assert_copied(copy, *events(published))
-        changes = [entry for entry in said if entry["event"].endswith(".log_changed")]
-        assert len(changes) == 2 * 3, "said once by either, at each of three changes"
-        assert said.troubles() == changes
-
-    run(scenario())
+    async with (
+        opened(notes_url) as database,
+        opened(copy_url) as copy,
+        opened_log(log_urls[0], 1) as one,
+        opened_log(log_urls[1], 5) as other,
+    ):
+        published = 0
+        for log in (one, other, one, other):
+            await notes.publish_notes(database, published + 1, published + 50)
+            published += 50
+            async with working(notes_url, copy, log):
+                await notes.eventually(lambda upto=published: has_applied(copy, upto))
+                await notes.eventually(lambda of=log, upto=published: is_fed(database, of, upto))
+                await notes.eventually(lambda of=log: has_read(copy, of))
+            in_log = sorted(chain.from_iterable(await notes.positions_in(log)))
+            assert in_log == list(range(1, published + 1))
+        await notes.assert_copied(copy, *events(published))
+    changes = [entry for entry in said if entry["event"].endswith(".log_changed")]
+    assert len(changes) == 2 * 3, "said once by either, at each of three changes"
+    assert said.troubles() == changes
 
 
-def test_what_was_read_of_the_log_before_and_no_more_is_left_out_of_the_next(
+async def test_what_was_read_of_the_log_before_and_no_more_is_left_out_of_the_next(
     notes_url: str, copy_url: str, log_urls: list[str]
 ) -> None:
     """Its partitions had been read to very different places when it was left."""
+    async with (
+        opened(notes_url) as database,
+        opened(copy_url) as copy,
+        opened_log(log_urls[0], 5) as one,
+        opened_log(log_urls[1], 3) as other,
+    ):
+        await notes.publish_notes(database, 1, 100)
+        async with notes.Running(notes.relay(notes_url, one).run()):
+            await notes.eventually(lambda: is_fed(database, one, 100))
+        reader = notes.consumer(copy, one)
+        for partition, upto in ((0, 3), (1, 1000), (3, 1), (4, 1000)):
+            await reader.apply(await one.read(TOPIC, partition, 0, upto))
+        [(applied,)] = await copy.fetch("SELECT count(*) FROM applied")
+        assert 10 < applied < 90
 
-    async def scenario() -> None:
-        async with (
-            opened(notes_url) as database,
-            opened(copy_url) as copy,
-            opened_log(log_urls[0], 5) as one,
-            opened_log(log_urls[1], 3) as other,
-        ):
-            await notes.publish_notes(database, 1, 100)
-            async with notes.Running(notes.relay(notes_url, one).run()):
-                await notes.eventually(lambda: is_fed(database, one, 100))
-            reader = notes.consumer(copy, one)
-            for partition, upto in ((0, 3), (1, 1000), (3, 1), (4, 1000)):
-                await reader.apply(await one.read(TOPIC, partition, 0, upto))
-            [(applied,)] = await copy.fetch("SELECT count(*) FROM applied")
-            assert 10 < applied < 90
-
-            async with working(notes_url, copy, other, batch=7):
-                await notes.eventually(lambda: has_applied(copy, 100))
-                await notes.eventually(lambda: has_read(copy, other))
-            await notes.assert_copied(copy, *events(100))
-
-    run(scenario())
+        async with working(notes_url, copy, other, batch=7):
+            await notes.eventually(lambda: has_applied(copy, 100))
+            await notes.eventually(lambda: has_read(copy, other))
+        await notes.assert_copied(copy, *events(100))
 
 
-def test_workers_that_use_two_logs_at_once_apply_each_event_once(
+async def test_workers_that_use_two_logs_at_once_apply_each_event_once(
     notes_url: str, copy_url: str, log_urls: list[str]
 ) -> None:
     """As while a change of the settings is rolled out, or when one of them was forgotten."""
-
-    async def scenario() -> None:
-        async with (
-            opened(notes_url) as database,
-            opened(copy_url) as copy,
-            opened_log(log_urls[0], 1) as one,
-            opened_log(log_urls[1], 3) as other,
-        ):
-            await notes.publish_notes(database, 1, 200)
-            async with working(notes_url, copy, one, batch=10):
-                await notes.eventually(lambda: has_applied(copy, 50))
-            async with working(notes_url, copy, one, other, batch=10):
-                for id_ in range(201, 400, 10):
-                    await notes.publish_notes(database, id_, id_ + 9)
-                    await asyncio.sleep(0.02)
-            async with working(notes_url, copy, other, batch=10):
-                await notes.eventually(lambda: has_applied(copy, 400))
-                await notes.eventually(lambda: has_read(copy, other))
-            await notes.assert_copied(copy, *events(400))
-
-    run(scenario())
+    async with (
+        opened(notes_url) as database,
+        opened(copy_url) as copy,
+        opened_log(log_urls[0], 1) as one,
+        opened_log(log_urls[1], 3) as other,
+    ):
+        await notes.publish_notes(database, 1, 200)
+        async with working(notes_url, copy, one, batch=10):
+            await notes.eventually(lambda: has_applied(copy, 50))
+        async with working(notes_url, copy, one, other, batch=10):
+            for id_ in range(201, 400, 10):
+                await notes.publish_notes(database, id_, id_ + 9)
+                await asyncio.sleep(0.02)
+        async with working(notes_url, copy, other, batch=10):
+            await notes.eventually(lambda: has_applied(copy, 400))
+            await notes.eventually(lambda: has_read(copy, other))
+        await notes.assert_copied(copy, *events(400))
 
 
-def test_a_reader_of_the_log_before_that_comes_late_applies_nothing(
+async def test_a_reader_of_the_log_before_that_comes_late_applies_nothing(
     notes_url: str, copy_url: str, log_urls: list[str]
 ) -> None:
     """It was frozen with records in its hands while another went over to the next log."""
-
-    async def scenario() -> None:
-        async with (
-            opened(notes_url) as database,
-            opened(copy_url) as copy,
-            opened_log(log_urls[0], 1) as one,
-            opened_log(log_urls[1], 1) as other,
-        ):
-            await notes.publish_notes(database, 1, 20)
-            for log in (one, other):
-                async with notes.Running(notes.relay(notes_url, log).run()):
-                    await notes.eventually(lambda of=log: is_fed(database, of, 20))
-            late, next_one = notes.consumer(copy, one), notes.consumer(copy, other)
-            assert await late._start_at(TOPIC, 0) == 0
-            # At the same place, so that only the log tells one from the other.
-            assert await next_one._start_at(TOPIC, 0) == 0
-            with pytest.raises(consumer_module.CheckpointConflict):
-                await late.apply(await one.read(TOPIC, 0, 0, 20))
-            await next_one.apply(await other.read(TOPIC, 0, 0, 20))
-            await notes.assert_copied(copy, *events(20))
-
-    run(scenario())
+    async with (
+        opened(notes_url) as database,
+        opened(copy_url) as copy,
+        opened_log(log_urls[0], 1) as one,
+        opened_log(log_urls[1], 1) as other,
+    ):
+        await notes.publish_notes(database, 1, 20)
+        for log in (one, other):
+            async with notes.Running(notes.relay(notes_url, log).run()):
+                await notes.eventually(lambda of=log: is_fed(database, of, 20))
+        late, next_one = notes.consumer(copy, one), notes.consumer(copy, other)
+        assert await late._start_at(TOPIC, 0) == 0
+        # At the same place, so that only the log tells one from the other.
+        assert await next_one._start_at(TOPIC, 0) == 0
+        with pytest.raises(consumer_module.CheckpointConflict):
+            await late.apply(await one.read(TOPIC, 0, 0, 20))
+        await next_one.apply(await other.read(TOPIC, 0, 0, 20))
+        await notes.assert_copied(copy, *events(20))
 
 
 @pytest.mark.parametrize("pruned", [1, 30])
-def test_a_new_log_is_not_fed_with_a_hole(
+async def test_a_new_log_is_not_fed_with_a_hole(
     notes_url: str, log_urls: list[str], said: Said, pruned: int
 ) -> None:
     """Readers who have read nothing yet would never hear of what is missing."""
 
-    async def scenario() -> None:
-        async with (
-            opened(notes_url) as database,
-            opened_log(log_urls[0]) as one,
-            opened_log(log_urls[1]) as other,
-        ):
-            await notes.publish_notes(database, 1, 30)
-            async with notes.Running(notes.relay(notes_url, one).run()):
-                await notes.eventually(lambda: is_fed(database, one, 30))
-            async with transaction(database) as tx:
-                await tx.execute("DELETE FROM outbox WHERE position <= %(p)s", {"p": pruned})
-            said.clear()
-            async with notes.Running(notes.relay(notes_url, other).run()):
-                await notes.eventually(lambda: waits(said))
-                await notes.publish_notes(database, 31, 40)
-                await asyncio.sleep(0.5)
-            (line,) = said.troubles()
-            span = "position 1 of /notes is" if pruned == 1 else "positions 1 to 30 of /notes are"
-            assert f"{span} not in the outbox any more" in line["reason"]
-            assert await notes.positions_in(other) == [[]]
-
-            # Nothing has happened to the log before, which goes on.
-            async with notes.Running(notes.relay(notes_url, one).run()):
-                await notes.eventually(lambda: is_fed(database, one, 40))
-            assert await notes.positions_in(one) == [[*range(1, 41)]]
-
-            # And the other is fed once it holds what is missing.
-            records = await one.read(TOPIC, 0, 0, pruned)
-            await other.append(TOPIC, [Message(r.key or "", r.value, r.headers) for r in records])
-            connection = await connect(notes_url)
-            await holds(connection, notes.SOURCE, (await other.identity(TOPIC)).id, pruned)
-            await connection.close()
-            async with notes.Running(notes.relay(notes_url, other).run()):
-                await notes.eventually(lambda: is_fed(database, other, 40))
-            assert await notes.positions_in(other) == [[*range(1, 41)]]
-
     async def waits(said: Said) -> bool:
         return bool(said.troubles())
 
-    run(scenario())
+    async with (
+        opened(notes_url) as database,
+        opened_log(log_urls[0]) as one,
+        opened_log(log_urls[1]) as other,
+    ):
+        await notes.publish_notes(database, 1, 30)
+        async with notes.Running(notes.relay(notes_url, one).run()):
+            await notes.eventually(lambda: is_fed(database, one, 30))
+        async with transaction(database) as tx:
+            await tx.execute("DELETE FROM outbox WHERE position <= %(p)s", {"p": pruned})
+        said.clear()
+        async with notes.Running(notes.relay(notes_url, other).run()):
+            await notes.eventually(lambda: waits(said))
+            await notes.publish_notes(database, 31, 40)
+            await asyncio.sleep(0.5)
+        (line,) = said.troubles()
+        span = "position 1 of /notes is" if pruned == 1 else "positions 1 to 30 of /notes are"
+        assert f"{span} not in the outbox any more" in line["reason"]
+        assert await notes.positions_in(other) == [[]]
+
+        # Nothing has happened to the log before, which goes on.
+        async with notes.Running(notes.relay(notes_url, one).run()):
+            await notes.eventually(lambda: is_fed(database, one, 40))
+        assert await notes.positions_in(one) == [[*range(1, 41)]]
+
+        # And the other is fed once it holds what is missing.
+        records = await one.read(TOPIC, 0, 0, pruned)
+        await other.append(TOPIC, [Message(r.key or "", r.value, r.headers) for r in records])
+        connection = await connect(notes_url)
+        await holds(connection, notes.SOURCE, (await other.identity(TOPIC)).id, pruned)
+        await connection.close()
+        async with notes.Running(notes.relay(notes_url, other).run()):
+            await notes.eventually(lambda: is_fed(database, other, 40))
+        assert await notes.positions_in(other) == [[*range(1, 41)]]
 
 
 @pytest.fixture
@@ -260,7 +239,7 @@ async def is_fed_and_read_again(
 
 
 @pytest.mark.usefixtures("looks_often")
-def test_a_topic_that_is_made_anew_under_running_workers_is_fed_and_read_again(
+async def test_a_topic_that_is_made_anew_under_running_workers_is_fed_and_read_again(
     notes_url: str, copy_url: str, log_urls: list[str]
 ) -> None:
     async def make_anew() -> None:
@@ -269,16 +248,13 @@ def test_a_topic_that_is_made_anew_under_running_workers_is_fed_and_read_again(
             admin.execute("DELETE FROM log_heads")
             admin.execute("INSERT INTO log_heads VALUES ('notes', 0, 0), ('notes', 1, 0)")
 
-    async def scenario() -> None:
-        async with opened_log(log_urls[0], 2) as log:
-            await is_fed_and_read_again(notes_url, copy_url, log, make_anew)
-
-    run(scenario())
+    async with opened_log(log_urls[0], 2) as log:
+        await is_fed_and_read_again(notes_url, copy_url, log, make_anew)
 
 
 @pytest.mark.kafka
 @pytest.mark.usefixtures("looks_often")
-def test_a_topic_of_kafka_that_is_made_anew_under_running_workers_is_fed_and_read_again(
+async def test_a_topic_of_kafka_that_is_made_anew_under_running_workers_is_fed_and_read_again(
     notes_url: str, copy_url: str, kafka: LocalKafka
 ) -> None:
     log = KafkaLog({"bootstrap.servers": kafka.bootstrap_servers}, partitions=3)
@@ -288,11 +264,8 @@ def test_a_topic_of_kafka_that_is_made_anew_under_running_workers_is_fed_and_rea
         await asyncio.to_thread(admin.delete_topics([TOPIC])[TOPIC].result)
         await log.create_topic(TOPIC)
 
-    async def scenario() -> None:
-        await log.create_topic(TOPIC)
-        try:
-            await is_fed_and_read_again(notes_url, copy_url, log, make_anew)
-        finally:
-            await log.close()
-
-    run(scenario())
+    await log.create_topic(TOPIC)
+    try:
+        await is_fed_and_read_again(notes_url, copy_url, log, make_anew)
+    finally:
+        await log.close()

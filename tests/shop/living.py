@@ -169,21 +169,19 @@ def impatient(monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> None:
 
 
 @pytest.fixture(scope="module")
-def settled(new_database: NewDatabase, templates: dict[str, str]) -> Databases:
+async def settled(
+    anyio_backend: str, new_database: NewDatabase, templates: dict[str, str]
+) -> Databases:
     """Databases with some history, all of it relayed and applied: to be copied, not written to."""
     urls = Databases({name: new_database(template) for name, template in templates.items()})
-
-    async def live() -> None:
-        async with living(urls) as system, system.moving():
-            await system.create(20)
-            await system.update(1, 2, 3, 1)
-            await system.settled()
-            await system.place(*range(1, 21), 1, 2)
-            await system.cancel(1, 5, 9)
-            await system.erase(19, 20)
-            await system.settled()
-
-    asyncio.run(live())
+    async with living(urls) as system, system.moving():
+        await system.create(20)
+        await system.update(1, 2, 3, 1)
+        await system.settled()
+        await system.place(*range(1, 21), 1, 2)
+        await system.cancel(1, 5, 9)
+        await system.erase(19, 20)
+        await system.settled()
     return urls
 
 

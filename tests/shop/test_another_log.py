@@ -43,25 +43,18 @@ def migrate(urls: Databases, **more: str) -> str:
     return "\n".join(line for line in result.stdout.splitlines() if line.startswith("shop: "))
 
 
-def make_topics(urls: Databases) -> None:
-    async def scenario() -> None:
-        async with living(urls):
-            pass
-
-    asyncio.run(scenario())
+async def make_topics(urls: Databases) -> None:
+    async with living(urls):
+        pass
 
 
-def work(urls: Databases) -> None:
+async def work(urls: Databases) -> None:
     """The services go on, with this log, until all is applied."""
-
-    async def scenario() -> None:
-        async with living(urls) as system, system.moving():
-            await system.create(3)
-            await system.settled()
-            await system.place(2, 3, 4)
-            await system.settled()
-
-    asyncio.run(asyncio.wait_for(scenario(), 50))
+    async with living(urls) as system, system.moving():
+        await system.create(3)
+        await system.settled()
+        await system.place(2, 3, 4)
+        await system.settled()
 
 
 def logs_hold_the_same(one: Databases, other: Databases) -> bool:
@@ -79,13 +72,15 @@ def said_of_lost_records(output: str) -> bool:
     return any(words in output for words in ("records were removed", "lost records", "by hand"))
 
 
-def test_another_log_is_said_once_and_told_from_a_loss(copied: Databases, moved: Databases) -> None:
+async def test_another_log_is_said_once_and_told_from_a_loss(
+    copied: Databases, moved: Databases
+) -> None:
     names = " and ".join(discovery.names())
     line = f"shop: the log is another one than before, for {names}: it is fed from the outbox"
     assert "another" not in migrate(copied)
     assert migrate(moved).count(line) == 1
 
-    result = shop(moved, "audit")
+    result = await asyncio.to_thread(shop, moved, "audit")
     assert result.exit_code == 1
     assert "users: table users is the latest version of every key in topic users" in result.output
     for topic in ("users", "orders"):
@@ -94,32 +89,30 @@ def test_another_log_is_said_once_and_told_from_a_loss(copied: Databases, moved:
     assert "start its worker with these settings" in result.output
     assert not said_of_lost_records(result.output)
 
-    work(moved)
-    result = shop(moved, "audit")
+    await work(moved)
+    result = await asyncio.to_thread(shop, moved, "audit")
     assert result.exit_code == 0, result.output
     assert HOLDS in result.output
     assert "another" not in migrate(moved)
 
     # And back: what the first lacks is fed to it.
     assert migrate(copied).count(line) == 1
-    work(copied)
-    result = shop(copied, "audit")
+    await work(copied)
+    result = await asyncio.to_thread(shop, copied, "audit")
     assert result.exit_code == 0, result.output
 
 
-def test_a_log_that_is_still_being_fed_is_no_loss(copied: Databases, moved: Databases) -> None:
-    make_topics(moved)
-
-    async def only_the_readers() -> None:
-        async with living(moved) as system, system.moving("users consumer", "orders consumer"):
-            async with asyncio.timeout(20):
-                while not await system.orders.fetch("SELECT FROM earlier_cursors"):
-                    await asyncio.sleep(0.02)
-                while not await system.users.fetch("SELECT FROM earlier_cursors"):
-                    await asyncio.sleep(0.02)
-
-    asyncio.run(only_the_readers())
-    result = shop(moved, "audit")
+async def test_a_log_that_is_still_being_fed_is_no_loss(
+    copied: Databases, moved: Databases
+) -> None:
+    await make_topics(moved)
+    async with living(moved) as system, system.moving("users consumer", "orders consumer"):
+        async with asyncio.timeout(20):
+            while not await system.orders.fetch("SELECT FROM earlier_cursors"):
+                await asyncio.sleep(0.02)
+            while not await system.users.fetch("SELECT FROM earlier_cursors"):
+                await asyncio.sleep(0.02)
+    result = await asyncio.to_thread(shop, moved, "audit")
     assert result.exit_code == 1
     assert "events of topic users up to position 26 were applied from another log" in result.output
     assert "this one holds none above 0" in result.output
@@ -128,102 +121,94 @@ def test_a_log_that_is_still_being_fed_is_no_loss(copied: Databases, moved: Data
     assert not said_of_lost_records(result.output)
 
 
-def test_a_log_that_lacks_what_the_outbox_was_pruned_of_is_named_and_copied(
+async def test_a_log_that_lacks_what_the_outbox_was_pruned_of_is_named_and_copied(
     copied: Databases, moved: Databases
 ) -> None:
     prune(copied)
     lacks = "positions 1 to 20 of /users are not in the outbox any more: nothing is fed to it until"
     assert f"shop: users: the log is another one than before, and {lacks}" in migrate(moved)
-    result = shop(moved, "audit")
+    result = await asyncio.to_thread(shop, moved, "audit")
     assert result.exit_code == 1
     assert lacks in result.output
     assert "`shop log copy`, or" in result.output
     assert "docs/operations.md, 'Another log'" in result.output
     assert not said_of_lost_records(result.output)
 
-    result = shop(moved, "log", "copy", "--from", copied.log)
+    result = await asyncio.to_thread(shop, moved, "log", "copy", "--from", copied.log)
     assert result.exit_code == 0, result.output
     assert (
         "shop: users: topic users up to position 26: 26 events copied, 0 were there"
         in result.output
     )
     assert logs_hold_the_same(copied, moved)
-    again = shop(moved, "log", "copy", "--from", copied.log)
+    again = await asyncio.to_thread(shop, moved, "log", "copy", "--from", copied.log)
     assert "0 events copied, 26 were there" in again.output
 
     # Nothing has been read of it yet, and all that was applied stands there.
-    result = shop(moved, "audit")
+    result = await asyncio.to_thread(shop, moved, "audit")
     assert result.exit_code == 1
     assert "start its worker with these settings" in result.output
     assert not any(
         words in result.output for words in ("not in the log", "differs", "not compared", "missing")
     )
 
-    work(moved)
-    assert shop(moved, "audit").exit_code == 0
+    await work(moved)
+    assert (await asyncio.to_thread(shop, moved, "audit")).exit_code == 0
 
     # The first log lacks what has been relayed to the other, and is given it the same way.
     plant(copied.users, "DELETE FROM outbox")
     plant(copied.orders, "DELETE FROM outbox")
     assert "positions 27 to 29 of /users are not in the outbox" in migrate(copied)
-    result = shop(copied, "log", "copy", "--from", moved.log)
+    result = await asyncio.to_thread(shop, copied, "log", "copy", "--from", moved.log)
     assert result.exit_code == 0, result.output
     assert "3 events copied, 26 were there" in result.output
-    work(copied)
-    assert shop(copied, "audit").exit_code == 0
+    await work(copied)
+    assert (await asyncio.to_thread(shop, copied, "audit")).exit_code == 0
 
 
-def test_a_log_that_was_lost_is_a_loss_until_it_is_given_up(
+async def test_a_log_that_was_lost_is_a_loss_until_it_is_given_up(
     copied: Databases, moved: Databases
 ) -> None:
     prune(copied)
-    make_topics(moved)
-    refused = shop(moved, "log", "accept")
+    await make_topics(moved)
+    refused = await asyncio.to_thread(shop, moved, "log", "accept")
     assert refused.exit_code == 1
     assert "users: positions 1 to 20 are neither in this log nor in the outbox" in refused.output
     assert "not accepted; --give-up continues without them" in refused.output
-    assert "nothing is fed to it" in shop(moved, "audit").output
+    assert "nothing is fed to it" in (await asyncio.to_thread(shop, moved, "audit")).output
 
-    result = shop(moved, "log", "accept", "--give-up")
+    result = await asyncio.to_thread(shop, moved, "log", "accept", "--give-up")
     assert result.exit_code == 0, result.output
     assert "accepted; the worker feeds the log from position 21" in result.output
-    work(moved)
-    result = shop(moved, "audit")
+    await work(moved)
+    result = await asyncio.to_thread(shop, moved, "audit")
     assert result.exit_code == 1
     assert "positions 1 to 20 are missing from topic users" in result.output
 
 
-def test_a_log_that_was_filled_by_other_means_is_accepted(
+async def test_a_log_that_was_filled_by_other_means_is_accepted(
     copied: Databases, moved: Databases
 ) -> None:
     prune(copied)
-    make_topics(moved)
-
-    async def fill() -> None:
-        one, other = PostgresLog(copied.log), PostgresLog(moved.log)
-        for topic in ("users", "orders"):
-            records = await one.read(topic, 0, 0, 1000)
-            await other.append(topic, [Message(r.key or "", r.value, r.headers) for r in records])
-        await one.close()
-        await other.close()
-
-    asyncio.run(fill())
-    result = shop(moved, "log", "accept")
+    await make_topics(moved)
+    one, other = PostgresLog(copied.log), PostgresLog(moved.log)
+    for topic in ("users", "orders"):
+        records = await one.read(topic, 0, 0, 1000)
+        await other.append(topic, [Message(r.key or "", r.value, r.headers) for r in records])
+    await one.close()
+    await other.close()
+    result = await asyncio.to_thread(shop, moved, "log", "accept")
     assert result.exit_code == 0, result.output
-    work(moved)
-    assert shop(moved, "audit").exit_code == 0
+    await work(moved)
+    assert (await asyncio.to_thread(shop, moved, "audit")).exit_code == 0
 
 
-def test_nothing_is_copied_while_a_worker_runs(copied: Databases, moved: Databases) -> None:
-    make_topics(moved)
-
-    async def scenario() -> Result:
-        async with living(copied) as system, system.moving():
-            await system.create(1)
-            await system.settled()
-            return await asyncio.to_thread(shop, moved, "log", "copy", "--from", copied.log)
-
-    result = asyncio.run(scenario())
+async def test_nothing_is_copied_while_a_worker_runs(copied: Databases, moved: Databases) -> None:
+    await make_topics(moved)
+    async with living(copied) as system, system.moving():
+        await system.create(1)
+        await system.settled()
+        result = await asyncio.to_thread(shop, moved, "log", "copy", "--from", copied.log)
     assert result.exit_code == 2
     first = discovery.names()[0]
     assert f"shop: {first}: its worker is running, and feeds a log: stop all its workers first" in (
@@ -251,39 +236,37 @@ class Forgetful(PostgresLog):
         await super().append(topic, kept)
 
 
-def copy_users(of: EventLog, to: EventLog, urls: Databases) -> str:
+async def copy_users(of: EventLog, to: EventLog, urls: Databases) -> str:
     """The positions of the other log, after the copy; or why there was none."""
-
-    async def scenario() -> str:
-        try:
-            async with no_relay(urls.users) as office:
-                await copy_topic(of, to, "users", "/users", office, lambda *_: None)
-            records = await to.read("users", 0, 0, 1000)
-            return " ".join(record.headers["ce_id"] for record in records)
-        except (CannotCopy, LogUnavailable) as error:
-            return str(error)
-        finally:
-            await of.close()
-            await to.close()
-
-    return asyncio.run(scenario())
+    try:
+        async with no_relay(urls.users) as office:
+            await copy_topic(of, to, "users", "/users", office, lambda *_: None)
+        records = await to.read("users", 0, 0, 1000)
+        return " ".join(record.headers["ce_id"] for record in records)
+    except (CannotCopy, LogUnavailable) as error:
+        return str(error)
+    finally:
+        await of.close()
+        await to.close()
 
 
 def counted(first: int, last: int) -> str:
     return " ".join(map(str, range(first, last + 1)))
 
 
-def test_a_copy_that_was_stopped_goes_on_where_it_was(copied: Databases, moved: Databases) -> None:
-    make_topics(moved)
+async def test_a_copy_that_was_stopped_goes_on_where_it_was(
+    copied: Databases, moved: Databases
+) -> None:
+    await make_topics(moved)
     one = PostgresLog(copied.log)
-    assert copy_users(one, Breaking(moved.log), copied) == "the log went away"
+    assert await copy_users(one, Breaking(moved.log), copied) == "the log went away"
     one = PostgresLog(copied.log)
-    assert copy_users(one, PostgresLog(moved.log), copied) == counted(1, 26)
+    assert await copy_users(one, PostgresLog(moved.log), copied) == counted(1, 26)
 
 
-def test_repeats_and_foreign_records_stay_behind(copied: Databases, moved: Databases) -> None:
+async def test_repeats_and_foreign_records_stay_behind(copied: Databases, moved: Databases) -> None:
     """Among them the position that nobody gave out, for which no log can be kept."""
-    make_topics(moved)
+    await make_topics(moved)
     plant(
         copied.log,
         """INSERT INTO log_records SELECT topic, partition, "offset" + 100, key, value, headers, now()
@@ -293,25 +276,29 @@ def test_repeats_and_foreign_records_stay_behind(copied: Databases, moved: Datab
         WHERE topic = 'users' AND "offset" = 125""",
         "UPDATE log_heads SET next_offset = 126 WHERE topic = 'users'",
     )
-    assert copy_users(PostgresLog(copied.log), PostgresLog(moved.log), copied) == counted(1, 26)
+    assert await copy_users(PostgresLog(copied.log), PostgresLog(moved.log), copied) == counted(
+        1, 26
+    )
 
 
-def test_a_log_that_has_gone_on_is_not_mended_behind_its_back(
+async def test_a_log_that_has_gone_on_is_not_mended_behind_its_back(
     copied: Databases, moved: Databases
 ) -> None:
     """What would stand behind a higher position is dropped by whoever reads it."""
     prune(copied)
-    make_topics(moved)
-    assert shop(moved, "log", "accept", "--give-up").exit_code == 0
-    work(moved)
-    result = shop(moved, "log", "copy", "--from", copied.log)
+    await make_topics(moved)
+    assert (await asyncio.to_thread(shop, moved, "log", "accept", "--give-up")).exit_code == 0
+    await work(moved)
+    result = await asyncio.to_thread(shop, moved, "log", "copy", "--from", copied.log)
     assert result.exit_code == 2
     assert "holds position 28 already, and lacks position 1" in result.output
 
 
-def test_what_is_not_the_same_in_both_logs_is_noticed(copied: Databases, moved: Databases) -> None:
-    make_topics(moved)
-    said = copy_users(PostgresLog(copied.log), Forgetful(moved.log), copied)
+async def test_what_is_not_the_same_in_both_logs_is_noticed(
+    copied: Databases, moved: Databases
+) -> None:
+    await make_topics(moved)
+    said = await copy_users(PostgresLog(copied.log), Forgetful(moved.log), copied)
     assert "position 4 of topic users is not in both logs as it should be" in said
 
 
@@ -326,7 +313,7 @@ def test_a_log_is_not_copied_into_itself(copied: Databases) -> None:
 
 
 @pytest.mark.kafka
-def test_from_the_table_to_kafka_and_back_although_the_outbox_was_pruned(
+async def test_from_the_table_to_kafka_and_back_although_the_outbox_was_pruned(
     copied: Databases, kafka: LocalKafka
 ) -> None:
     forget_topics(kafka.bootstrap_servers)
@@ -337,37 +324,38 @@ def test_from_the_table_to_kafka_and_back_although_the_outbox_was_pruned(
         return CliRunner().invoke(app, [*words, "--data", "/nowhere"], env=settings(copied) | where)
 
     migrate(copied, **on_kafka)
-    assert on(on_kafka, "audit").exit_code == 1
-    result = on(on_kafka, "log", "copy", "--from", "postgres")
+    assert (await asyncio.to_thread(on, on_kafka, "audit")).exit_code == 1
+    result = await asyncio.to_thread(on, on_kafka, "log", "copy", "--from", "postgres")
     assert result.exit_code == 0, result.output
     assert "26 events copied" in result.output
-
-    async def go_on() -> None:
-        log = KafkaLog({"bootstrap.servers": kafka.bootstrap_servers})
-        async with living(copied) as system:
-            system.log = log
-            async with system.moving():
-                await system.create(3)
-                async with asyncio.timeout(40):
-                    while await applied(system.orders, "users") < 29:
-                        await asyncio.sleep(0.05)
-        await log.close()
-
-    asyncio.run(go_on())
-    result = on(on_kafka, "audit")
+    log = KafkaLog({"bootstrap.servers": kafka.bootstrap_servers})
+    async with living(copied) as system:
+        system.log = log
+        async with system.moving():
+            await system.create(3)
+            async with asyncio.timeout(40):
+                while await applied(system.orders, "users") < 29:
+                    await asyncio.sleep(0.05)
+    await log.close()
+    result = await asyncio.to_thread(on, on_kafka, "audit")
     assert result.exit_code == 0, result.output
     assert HOLDS in result.output
 
     plant(copied.users, "DELETE FROM outbox")
     migrate(copied)
-    assert on({}, "audit").exit_code == 1
-    result = on(
-        {"SHOP_KAFKA__BOOTSTRAP_SERVERS": kafka.bootstrap_servers}, "log", "copy", "--from", "kafka"
+    assert (await asyncio.to_thread(on, {}, "audit")).exit_code == 1
+    result = await asyncio.to_thread(
+        on,
+        {"SHOP_KAFKA__BOOTSTRAP_SERVERS": kafka.bootstrap_servers},
+        "log",
+        "copy",
+        "--from",
+        "kafka",
     )
     assert result.exit_code == 0, result.output
     assert "3 events copied, 26 were there" in result.output
-    work(copied)
-    assert on({}, "audit").exit_code == 0
+    await work(copied)
+    assert (await asyncio.to_thread(on, {}, "audit")).exit_code == 0
 
 
 async def applied(orders: object, topic: str) -> int:

@@ -67,7 +67,8 @@ def test_of_a_system_at_rest_everything_holds(copied: Databases) -> None:
     assert titles and all(title.startswith("orders: ") for title in titles)
 
 
-def test_of_a_live_system_everything_holds_while_it_works(databases: Databases) -> None:
+@pytest.mark.timeout(120)
+async def test_of_a_live_system_everything_holds_while_it_works(databases: Databases) -> None:
     async def write(system: Living) -> None:
         dice = random.Random(7)
         while True:
@@ -79,49 +80,44 @@ def test_of_a_live_system_everything_holds_while_it_works(databases: Databases) 
                 await system.cancel(*(dice.randint(1, 30) for _ in range(2)))
             await asyncio.sleep(0.05)  # or the audit has to share its processors
 
-    async def scenario() -> None:
-        async with living(databases) as system:
-            greedy = [
-                Pruner(database, outbox_seconds=0, key_seconds=60, parked_seconds=60)
-                for database in (system.users, system.orders)
-            ]
-            async with system.moving(), system.moving("users relay", "orders consumer"):
-                tasks = [asyncio.create_task(write(system))]
-                tasks += [asyncio.create_task(pruner.run()) for pruner in greedy]
-                for _ in range(2):
-                    result = await asyncio.to_thread(
-                        run_shop, "audit", "--data", "/nowhere", timeout=50, **settings(databases)
-                    )
-                    assert result.returncode == 0, result.stdout + result.stderr
-                    for pruner in greedy:
-                        await pruner.prune()
-                for task in tasks:
-                    assert not task.done(), task.exception()
-                    task.cancel()
-                    with suppress(asyncio.CancelledError):
-                        await task
-                await system.settled()
-            assert system.users_created > 50
-
-    asyncio.run(asyncio.wait_for(scenario(), 110))
-    assert facts(verdict(databases, 0), "orders: checkpoints on topic users")["behind"] == 0
+    async with living(databases) as system:
+        greedy = [
+            Pruner(database, outbox_seconds=0, key_seconds=60, parked_seconds=60)
+            for database in (system.users, system.orders)
+        ]
+        async with system.moving(), system.moving("users relay", "orders consumer"):
+            tasks = [asyncio.create_task(write(system))]
+            tasks += [asyncio.create_task(pruner.run()) for pruner in greedy]
+            for _ in range(2):
+                result = await asyncio.to_thread(
+                    run_shop, "audit", "--data", "/nowhere", timeout=50, **settings(databases)
+                )
+                assert result.returncode == 0, result.stdout + result.stderr
+                for pruner in greedy:
+                    await pruner.prune()
+            for task in tasks:
+                assert not task.done(), task.exception()
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+            await system.settled()
+        assert system.users_created > 50
+    found = await asyncio.to_thread(verdict, databases, 0)
+    assert facts(found, "orders: checkpoints on topic users")["behind"] == 0
 
 
-def test_what_is_not_relayed_or_not_applied_yet_is_no_fault(copied: Databases) -> None:
-    async def scenario() -> None:
-        async with living(copied) as system:
-            await system.create(2)
-            await system.update(4)
-            async with system.moving("users relay"):
-                async with asyncio.timeout(10):
-                    # Not by the log's end: the relay saves its position after that.
-                    while await system.users.fetch("SELECT position FROM relay") != [(29,)]:
-                        await asyncio.sleep(0.01)
-            await system.create(1)
-            await system.update(5)
-
-    asyncio.run(scenario())
-    found = verdict(copied, 0)
+async def test_what_is_not_relayed_or_not_applied_yet_is_no_fault(copied: Databases) -> None:
+    async with living(copied) as system:
+        await system.create(2)
+        await system.update(4)
+        async with system.moving("users relay"):
+            async with asyncio.timeout(10):
+                # Not by the log's end: the relay saves its position after that.
+                while await system.users.fetch("SELECT position FROM relay") != [(29,)]:
+                    await asyncio.sleep(0.01)
+        await system.create(1)
+        await system.update(5)
+    found = await asyncio.to_thread(verdict, copied, 0)
     of = facts(found, "users: events in topic users")
     assert (of["published"], of["relayed"]) == (31, 29)
     assert facts(found, "orders: checkpoints on topic users")["behind"] == 3
@@ -135,21 +131,18 @@ REPEAT = """
 MORE = "UPDATE log_heads SET next_offset = next_offset + {} WHERE topic = '{}'"
 
 
-def test_repeats_are_counted_and_fine(copied: Databases) -> None:
+async def test_repeats_are_counted_and_fine(copied: Databases) -> None:
     plant(copied.log, REPEAT, MORE.format(16, "users"))
-    of = facts(verdict(copied, 0), "users: events in topic users")
+    of = facts(await asyncio.to_thread(verdict, copied, 0), "users: events in topic users")
     assert (of["in_log"], of["repeats"]) == (26, 16)
-    settle(copied)
-    found = verdict(copied, 0)
+    await settle(copied)
+    found = await asyncio.to_thread(verdict, copied, 0)
     assert facts(found, "orders: checkpoints on topic users")["behind"] == 0
 
 
-def settle(urls: Databases) -> None:
-    async def scenario() -> None:
-        async with living(urls) as system, system.moving():
-            await system.settled()
-
-    asyncio.run(scenario())
+async def settle(urls: Databases) -> None:
+    async with living(urls) as system, system.moving():
+        await system.settled()
 
 
 def stranger(offset: int, value: str, headers: str, topic: str = "users") -> tuple[str, str]:
@@ -168,7 +161,7 @@ def ours(position: int) -> str:
 
 
 @pytest.mark.parametrize("position", [1, 3, 26])
-def test_what_readers_take_for_a_repeat_changes_nothing_whatever_it_says(
+async def test_what_readers_take_for_a_repeat_changes_nothing_whatever_it_says(
     copied: Databases, position: int
 ) -> None:
     forged = (
@@ -176,24 +169,30 @@ def test_what_readers_take_for_a_repeat_changes_nothing_whatever_it_says(
         ' "created_at": "2026-01-01T00:00:00Z"}'
     )
     plant(copied.log, *stranger(26, forged, ours(position)))
-    settle(copied)
-    of = facts(verdict(copied, 0), "users: events in topic users")
+    await settle(copied)
+    of = facts(await asyncio.to_thread(verdict, copied, 0), "users: events in topic users")
     assert of["repeats"] == 1
 
 
-def test_foreign_records_are_counted_and_named_and_change_nothing_else(copied: Databases) -> None:
+async def test_foreign_records_are_counted_and_named_and_change_nothing_else(
+    copied: Databases,
+) -> None:
     others = '{"id": 1, "version": 99, "email": "x", "name": "x"}'
     plant(copied.log, *stranger(26, others, OTHERS), *stranger(27, "hello", "{}"))
-    settle(copied)
-    found = verdict(copied, 1)
+    await settle(copied)
+    found = await asyncio.to_thread(verdict, copied, 1)
     readers = ("orders", "greetings")
     assert len(problems(found)) == 2 * len(readers)
     for problem in problems(found):
         assert problem.startswith("foreign record (key 1, users/0@2")
     assert facts(found, "users: events in topic users")["not_events"] == 2
     for reader in readers:
-        assert shop(copied, "parked", "discard", reader, "--cause", "not an event").exit_code == 0
-    verdict(copied, 0)
+        assert (
+            await asyncio.to_thread(
+                shop, copied, "parked", "discard", reader, "--cause", "not an event"
+            )
+        ).exit_code == 0
+    await asyncio.to_thread(verdict, copied, 0)
 
 
 # All is not well
@@ -310,12 +309,15 @@ def test_a_planted_fault_is_found_and_named(copied: Databases, fault: str) -> No
     assert result.stdout.count("\n    ") == len(problems(verdict(copied, 1)))
 
 
-def test_a_cursor_moved_forward_over_what_was_not_applied_is_found(copied: Databases) -> None:
-    test_what_is_not_relayed_or_not_applied_yet_is_no_fault(copied)
+async def test_a_cursor_moved_forward_over_what_was_not_applied_is_found(copied: Databases) -> None:
+    await test_what_is_not_relayed_or_not_applied_yet_is_no_fault(copied)
     plant(copied.orders, "UPDATE cursors SET next_offset = next_offset + 2")
-    assert "before its offset 28 the log's highest is 28" in problems(verdict(copied, 1))[0]
+    assert (
+        "before its offset 28 the log's highest is 28"
+        in problems(await asyncio.to_thread(verdict, copied, 1))[0]
+    )
     plant(copied.orders, "UPDATE cursors SET last_position = last_position + 2")
-    found = problems(verdict(copied, 1))
+    found = problems(await asyncio.to_thread(verdict, copied, 1))
     assert [problem.partition(";")[0] for problem in found] == [
         "customers 21 is missing", "customers 22 is missing"
     ]  # fmt: skip
@@ -338,58 +340,53 @@ def test_what_can_not_be_understood_is_no_reason_to_give_no_verdict(copied: Data
     assert of["in_log"] == last
 
 
-def test_a_discarded_event_that_could_not_be_understood_is_no_reason_either(
+async def test_a_discarded_event_that_could_not_be_understood_is_no_reason_either(
     copied: Databases,
 ) -> None:
-    async def scenario() -> None:
-        async with living(copied) as system:
-            await system.create(1)
-            async with system.moving("users relay"):
-                async with asyncio.timeout(10):
-                    while (await system.log.end_offsets("users"))[0] < 27:
-                        await asyncio.sleep(0.01)
-            plant(
-                copied.log,
-                f"UPDATE log_records SET value = replace(value, '\"U 21\"', '\"{'x' * 201}\"')"
-                f" WHERE {of_users(27)}",
-            )
-            async with system.moving("orders consumer"):
-                await system.settled("orders")
-
-    asyncio.run(scenario())
-    listed = shop(copied, "parked", "list", "orders").stdout
+    async with living(copied) as system:
+        await system.create(1)
+        async with system.moving("users relay"):
+            async with asyncio.timeout(10):
+                while (await system.log.end_offsets("users"))[0] < 27:
+                    await asyncio.sleep(0.01)
+        plant(
+            copied.log,
+            f"UPDATE log_records SET value = replace(value, '\"U 21\"', '\"{'x' * 201}\"')"
+            f" WHERE {of_users(27)}",
+        )
+        async with system.moving("orders consumer"):
+            await system.settled("orders")
+    listed = (await asyncio.to_thread(shop, copied, "parked", "list", "orders")).stdout
     assert (
         "not an event: its data is not a user.created: name: String should have at most" in listed
     )
-    assert shop(copied, "parked", "discard", "orders", "--key", "21").exit_code == 0
-    (said,) = problems(verdict(copied, 1))
+    assert (
+        await asyncio.to_thread(shop, copied, "parked", "discard", "orders", "--key", "21")
+    ).exit_code == 0
+    (said,) = problems(await asyncio.to_thread(verdict, copied, 1))
     assert said.startswith("users 21 differs: name is 'U 21' and must be 'xxx")
 
 
-def test_a_position_that_nobody_gave_out_is_named_with_what_it_made_readers_drop(
+async def test_a_position_that_nobody_gave_out_is_named_with_what_it_made_readers_drop(
     copied: Databases,
 ) -> None:
     plant(copied.log, *stranger(26, '{"id": 1}', ours(10**18)))
-
-    async def scenario() -> None:
-        async with living(copied) as system:
-            async with system.moving("orders consumer"):
-                await until_read(system, 27)
-            await system.create(2)
-            rows = await system.users.fetch(
-                "SELECT position, time, data::text FROM outbox WHERE position > 26 ORDER BY 1"
-            )
-            for position, time, data in rows:
-                # As a relay appends that was leading already: a new one refuses this log.
-                headers = {"ce_id": str(position), "ce_source": "/users"}
-                headers |= {"ce_type": "user.created", "ce_time": time.isoformat()}
-                plant(copied.log, *stranger(position, data, json.dumps(headers)))
-            plant(copied.users, "UPDATE relay SET position = 28")
-            async with system.moving("orders consumer"):
-                await until_read(system, 29)
-
-    asyncio.run(scenario())
-    found = problems(verdict(copied, 1))
+    async with living(copied) as system:
+        async with system.moving("orders consumer"):
+            await until_read(system, 27)
+        await system.create(2)
+        rows = await system.users.fetch(
+            "SELECT position, time, data::text FROM outbox WHERE position > 26 ORDER BY 1"
+        )
+        for position, time, data in rows:
+            # As a relay appends that was leading already: a new one refuses this log.
+            headers = {"ce_id": str(position), "ce_source": "/users"}
+            headers |= {"ce_type": "user.created", "ce_time": time.isoformat()}
+            plant(copied.log, *stranger(position, data, json.dumps(headers)))
+        plant(copied.users, "UPDATE relay SET position = 28")
+        async with system.moving("orders consumer"):
+            await until_read(system, 29)
+    found = problems(await asyncio.to_thread(verdict, copied, 1))
     said = [problem.partition(":")[0] for problem in found]
     assert f"topic users holds position {10**18} but the database has only given out 28" in said
     assert (
@@ -400,17 +397,15 @@ def test_a_position_that_nobody_gave_out_is_named_with_what_it_made_readers_drop
     # What docs/operations.md says to do about it.
     plant(copied.log, f"DELETE FROM log_records WHERE {of_users(27)}")
     plant(copied.orders, "UPDATE cursors SET next_offset = 27, last_position = 26")
-    assert shop(copied, "parked", "discard", "orders", "--key", "1").exit_code == 0
-
-    async def goes_on() -> None:
-        async with living(copied) as system, system.moving():
-            await system.create(1)
-            async with asyncio.timeout(20):
-                while await system.orders.fetch("SELECT count(*) FROM customers") != [(23,)]:
-                    await asyncio.sleep(0.01)
-
-    asyncio.run(goes_on())
-    verdict(copied, 0)
+    assert (
+        await asyncio.to_thread(shop, copied, "parked", "discard", "orders", "--key", "1")
+    ).exit_code == 0
+    async with living(copied) as system, system.moving():
+        await system.create(1)
+        async with asyncio.timeout(20):
+            while await system.orders.fetch("SELECT count(*) FROM customers") != [(23,)]:
+                await asyncio.sleep(0.01)
+    await asyncio.to_thread(verdict, copied, 0)
 
 
 async def until_read(system: Living, offset: int) -> None:

@@ -1,6 +1,5 @@
 """What a database of one's own must be, and what `shop migrate` says of one that is not."""
 
-import asyncio
 import os
 import shutil
 import subprocess
@@ -289,11 +288,11 @@ def test_a_pooler_that_makes_sessions_something_else_is_refused(
         assert migrating(url).startswith(f"{REFUSED}a pooler stands before it that {said}")
 
 
-def test_a_pooler_that_leaves_a_session_to_whoever_has_it_will_do(
+async def test_a_pooler_that_leaves_a_session_to_whoever_has_it_will_do(
     postgres: LocalPostgres, new_database: NewDatabase, tmp_path: Path
 ) -> None:
     with pgbouncer(postgres, tmp_path, pool_mode="session") as through:
-        asyncio.run(check(through(new_database(None)), may_lose_data=True))
+        await check(through(new_database(None)), may_lose_data=True)
 
 
 # Standbys

@@ -27,26 +27,23 @@ def leaping_databases(leaping_postgres: LeapingPostgres) -> Databases:
     return Databases(urls)
 
 
-def test_every_event_is_applied_once_in_order_whatever_the_date(
+@pytest.mark.timeout(110)
+async def test_every_event_is_applied_once_in_order_whatever_the_date(
     leaping_postgres: LeapingPostgres, leaping_databases: Databases
 ) -> None:
     """Relays take office anew after each leap, and look whether the log's end is their outbox's."""
-
-    async def scenario() -> None:
-        async with living(leaping_databases) as system:
-            for n, hours in enumerate([0, 26, -26, 0, 24 * 400, 0]):
-                leaping_postgres.leap(hours)
-                async with system.moving():
-                    await system.create(3)
-                    await system.update(1, 2, 3 * n + 1)
-                    await system.settled()
-                    await system.place(1, 2, 3 * n + 2)
-                    await system.cancel(3 * n + 1)
-                    await system.settled()
-                result = await asyncio.to_thread(shop, leaping_databases, "audit")
-                assert result.exit_code == 0, result.output
-
-    asyncio.run(asyncio.wait_for(scenario(), 90))
+    async with living(leaping_databases) as system:
+        for n, hours in enumerate([0, 26, -26, 0, 24 * 400, 0]):
+            leaping_postgres.leap(hours)
+            async with system.moving():
+                await system.create(3)
+                await system.update(1, 2, 3 * n + 1)
+                await system.settled()
+                await system.place(1, 2, 3 * n + 2)
+                await system.cancel(3 * n + 1)
+                await system.settled()
+            result = await asyncio.to_thread(shop, leaping_databases, "audit")
+            assert result.exit_code == 0, result.output
     leaping_postgres.leap(0)
     with serving("orders", leaping_databases.orders) as orders:
         listed = orders.client.get("/orders", params={"limit": 100}).json()
@@ -57,7 +54,7 @@ def test_every_event_is_applied_once_in_order_whatever_the_date(
         assert dates != sorted(dates, reverse=True)
 
 
-def test_one_key_places_one_order_whatever_the_date(
+async def test_one_key_places_one_order_whatever_the_date(
     leaping_postgres: LeapingPostgres, leaping_databases: Databases
 ) -> None:
     async def prune() -> None:
@@ -68,12 +65,9 @@ def test_one_key_places_one_order_whatever_the_date(
             await pruner.prune()
         await database.close()
 
-    async def know_a_customer() -> None:
-        async with living(leaping_databases) as system, system.moving():
-            await system.create(1)
-            await system.settled()
-
-    asyncio.run(know_a_customer())
+    async with living(leaping_databases) as system, system.moving():
+        await system.create(1)
+        await system.settled()
     order = {"product": "tea", "quantity": 1, "total_price": "1.50", "user_id": 1}
     with serving("orders", leaping_databases.orders) as orders:
 
@@ -86,6 +80,6 @@ def test_one_key_places_one_order_whatever_the_date(
         for n, hours in enumerate([0, 26, -26, 0]):
             leaping_postgres.leap(hours)
             answers[f"key-{n}"] = place(f"key-{n}")
-            asyncio.run(prune())
+            await prune()
             assert all(place(key) == first for key, first in answers.items())
         assert orders.rows("SELECT count(*) FROM orders") == [(4,)]

@@ -1,6 +1,5 @@
 """Migrations: from nothing, from what is there, again, and at once; to what the code declares."""
 
-import asyncio
 import re
 import runpy
 import shutil
@@ -277,7 +276,7 @@ def test_a_database_with_data_is_migrated_forward_from_every_revision(
 
 
 @pytest.mark.parametrize(("name", "before"), [("users", "users_0006"), ("orders", "orders_0007")])
-def test_answers_kept_before_keys_were_hashed_are_still_given(
+async def test_answers_kept_before_keys_were_hashed_are_still_given(
     new_database: NewDatabase, name: str, before: str
 ) -> None:
     (schema,) = [schema for schema in SCHEMAS if schema.name == name]
@@ -301,7 +300,7 @@ def test_answers_kept_before_keys_were_hashed_are_still_given(
 
     # Of what was asked for then there is only a hash in another form, which tells nothing now.
     for fingerprint in (b"asked", b"something else"):
-        assert asyncio.run(ask(fingerprint)) == Answer(201, (), b"the answer")
+        assert await ask(fingerprint) == Answer(201, (), b"the answer")
 
 
 @each

@@ -1,6 +1,5 @@
 """`shop parked`: what could not be applied, in a person's hands."""
 
-import asyncio
 from collections.abc import Iterator
 
 import psycopg
@@ -29,29 +28,27 @@ MEND = "ALTER TABLE customers DROP CONSTRAINT unlucky"
 
 
 @pytest.fixture(scope="module")
-def settled(new_database: NewDatabase, templates: dict[str, str]) -> Databases:
+async def settled(
+    anyio_backend: str, new_database: NewDatabase, templates: dict[str, str]
+) -> Databases:
     """Users 1 to 10 are applied but for 3, which is parked with two events behind it; and of 7 the
     second event is, with one behind it. Somebody wrote hello to the topic.
     """
     urls = Databases({name: new_database(template) for name, template in templates.items()})
     plant(urls.orders, BREAK)
-
-    async def live() -> None:
-        async with living(urls) as system:
-            async with system.moving("users relay", "orders consumer"):
-                await system.create(10)
-                await system.update(3, 7)
-                await system.update(3, 7, 8)
-                await system.settled("orders")
-            plant(
-                urls.log,
-                "INSERT INTO log_records VALUES ('users', 0, 15, '8', 'hello', '{}')",
-                "UPDATE log_heads SET next_offset = next_offset + 1 WHERE topic = 'users'",
-            )
-            async with system.moving("orders consumer"):
-                await system.settled("orders")
-
-    asyncio.run(live())
+    async with living(urls) as system:
+        async with system.moving("users relay", "orders consumer"):
+            await system.create(10)
+            await system.update(3, 7)
+            await system.update(3, 7, 8)
+            await system.settled("orders")
+        plant(
+            urls.log,
+            "INSERT INTO log_records VALUES ('users', 0, 15, '8', 'hello', '{}')",
+            "UPDATE log_heads SET next_offset = next_offset + 1 WHERE topic = 'users'",
+        )
+        async with system.moving("orders consumer"):
+            await system.settled("orders")
     return urls
 
 

@@ -3,7 +3,6 @@
 No autovacuum comes by in these tests, so nothing makes the sessions plan anew.
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
@@ -330,25 +329,21 @@ async def _steps(urls: dict[str, str]) -> AsyncIterator[dict[str, tuple[Step, "_
 
 @pytest.mark.usefixtures("only_shipped_services")
 @pytest.mark.parametrize("planned", ["empty and analysed", "small", "small and analysed"])
-def test_no_statement_reads_a_table_whole_that_has_grown_since_it_was_planned(
+async def test_no_statement_reads_a_table_whole_that_has_grown_since_it_was_planned(
     databases: Databases, planned: str
 ) -> None:
     urls = {"users": databases.users, "orders": databases.orders, "log": databases.log}
-
-    async def scenario() -> dict[str, int]:
-        async with _steps(urls) as steps:
-            if planned.startswith("small"):
-                _fill(urls, 1, SMALL)
-            if planned.endswith("analysed"):
-                _execute(urls, "VACUUM ANALYZE")
-            for step, _ in steps.values():
-                for _ in range(OFTEN):
-                    await step()
-            _fill(urls, GROWN, 2 * GROWN)
-            return {what: await sessions.read_by(step) for what, (step, sessions) in steps.items()}
-
     _execute(urls, _NO_AUTOVACUUM)
-    read = asyncio.run(scenario())
+    async with _steps(urls) as steps:
+        if planned.startswith("small"):
+            _fill(urls, 1, SMALL)
+        if planned.endswith("analysed"):
+            _execute(urls, "VACUUM ANALYZE")
+        for step, _ in steps.values():
+            for _ in range(OFTEN):
+                await step()
+        _fill(urls, GROWN, 2 * GROWN)
+        read = {what: await sessions.read_by(step) for what, (step, sessions) in steps.items()}
     assert {what: rows for what, rows in read.items() if rows > READ_AT_MOST} == {}
     # Nor has nothing been counted.
     assert sum(read.values()) > 5 * FEW

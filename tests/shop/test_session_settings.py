@@ -181,8 +181,8 @@ def answers(served: Served, number: int) -> list[bytes]:
     ]
 
 
-def test_no_setting_of_a_database_changes_an_answer_or_an_event(users: Served) -> None:
-    expected = asyncio.run(read_and_refused(users.database_url))
+async def test_no_setting_of_a_database_changes_an_answer_or_an_event(users: Served) -> None:
+    expected = await read_and_refused(users.database_url)
     assert "2026-01-02T03:04:05.678901Z" in "".join(expected)
     differ = {}
     for name, (category, value) in settings_of(users).items():
@@ -190,7 +190,7 @@ def test_no_setting_of_a_database_changes_an_answer_or_an_event(users: Served) -
             set_for_all(users, {name: value})
             try:
                 takes = LONGER if value == LIMIT else 0.0
-                found = asyncio.run(read_and_refused(users.database_url, takes=takes))
+                found = await read_and_refused(users.database_url, takes=takes)
                 if found != expected:
                     differ[f"{name} = {value}"] = found
             except Exception as error:
@@ -200,16 +200,18 @@ def test_no_setting_of_a_database_changes_an_answer_or_an_event(users: Served) -
     assert differ == {}
 
 
-def test_all_that_a_database_can_set_at_once_changes_no_answer_and_no_event(users: Served) -> None:
+async def test_all_that_a_database_can_set_at_once_changes_no_answer_and_no_event(
+    users: Served,
+) -> None:
     url = users.database_url
-    expected = [*answers(users, 1), *asyncio.run(read_and_refused(url))]
+    expected = [*answers(users, 1), *await read_and_refused(url)]
     set_for_all(users, {name: value for name, (_, value) in settings_of(users).items()})
     try:
         users.rows(
             "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
             " WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
-        assert [*answers(users, 2), *asyncio.run(read_and_refused(url))] == expected
+        assert [*answers(users, 2), *await read_and_refused(url)] == expected
     finally:
         reset_for_all(users)
 

@@ -1,6 +1,5 @@
 """The launcher: failpoints strike once and where they are said to be, and the ledger tells of repeats."""
 
-import asyncio
 import os
 import signal
 import subprocess
@@ -97,14 +96,11 @@ def test_an_api_is_frozen_before_and_killed_after_the_commit(
     assert launch.fired(armed, "committed") == []
 
 
-def test_what_a_worker_was_killed_in_is_applied_once_by_the_next(
+async def test_what_a_worker_was_killed_in_is_applied_once_by_the_next(
     start: Start, armed: Path, databases: Databases
 ) -> None:
-    async def create_a_user() -> None:
-        async with living(databases) as system:
-            await system.create(1)
-
-    asyncio.run(create_a_user())
+    async with living(databases) as system:
+        await system.create(1)
     launch.arm(armed, "effects", "kill", service="orders")
     launch.arm(armed, "appended", "kill", service="users")
     relaying, applying = start("worker", "users"), start("worker", "orders")

@@ -22,7 +22,7 @@ from eventspine.outbox import transaction
 from eventspine.postgres_log import PostgresLog
 from eventspine.reading import Checkpoint
 from tests.eventspine import notes
-from tests.eventspine.conftest import opened, run
+from tests.eventspine.conftest import opened
 from tests.eventspine.memory_log import MemoryLog
 from tests.storm import failpoints, faults, launch, mutations
 from tests.storm.mutations import ChangedShape, replace_text
@@ -88,30 +88,26 @@ async def one(looker: psycopg.AsyncConnection, sql: str) -> Any:
 
 
 @pytest.mark.parametrize(("mutated", "given_out"), [(False, []), (True, [(1,), (2,)])])
-def test_without_the_heads_lock_positions_are_given_out_while_another_holds_it(
+async def test_without_the_heads_lock_positions_are_given_out_while_another_holds_it(
     take_away: Take, with_sequence: str, *, mutated: bool, given_out: list[tuple[int]]
 ) -> None:
     steps = NO_STEPS
     if mutated:
         steps = take_away("head_lock")
         migrate_again(with_sequence)
-
-    async def scenario() -> None:
-        async with opened(with_sequence, steps=steps) as users:
-            async with locked(with_sequence, "outbox_head") as looker:
-                committing = [asyncio.create_task(create(users, n)) for n in range(2)]
-                await notes.eventually(lambda: waiting(with_sequence, 2))
-                there = await looker.execute("SELECT position FROM outbox ORDER BY 1")
-                assert await there.fetchall() == given_out
-            await asyncio.gather(*committing)
-            positions = await users.fetch("SELECT position FROM outbox ORDER BY 1")
-            head = await users.fetch("SELECT position FROM outbox_head")
-            assert (positions, head) == ([(1,), (2,)], [(2,)])
-
-    run(scenario())
+    async with opened(with_sequence, steps=steps) as users:
+        async with locked(with_sequence, "outbox_head") as looker:
+            committing = [asyncio.create_task(create(users, n)) for n in range(2)]
+            await notes.eventually(lambda: waiting(with_sequence, 2))
+            there = await looker.execute("SELECT position FROM outbox ORDER BY 1")
+            assert await there.fetchall() == given_out
+        await asyncio.gather(*committing)
+        positions = await users.fetch("SELECT position FROM outbox ORDER BY 1")
+        head = await users.fetch("SELECT position FROM outbox_head")
+        assert (positions, head) == ([(1,), (2,)], [(2,)])
 
 
-def test_without_the_heads_lock_a_commit_overtakes_another_that_may_never_come(
+async def test_without_the_heads_lock_a_commit_overtakes_another_that_may_never_come(
     take_away: Take, with_sequence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps = take_away("head_lock")
@@ -125,21 +121,17 @@ def test_without_the_heads_lock_a_commit_overtakes_another_that_may_never_come(
             raise psycopg.OperationalError("its connection was lost")
 
     monkeypatch.setattr(failpoints, "passes", the_first_stops)
-
-    async def scenario() -> None:
-        async with opened(with_sequence, steps=steps) as users:
-            first = asyncio.create_task(create(users, 0))
-            await stopped.wait()
-            await create(users, 1)
-            assert await users.fetch("SELECT position FROM outbox") == [(2,)]
-            fails.set()
-            with pytest.raises(Unavailable):
-                await first
-            await create(users, 2)
-            positions = await users.fetch("SELECT position FROM outbox ORDER BY 1")
-            assert positions == [(2,), (3,)]
-
-    run(scenario())
+    async with opened(with_sequence, steps=steps) as users:
+        first = asyncio.create_task(create(users, 0))
+        await stopped.wait()
+        await create(users, 1)
+        assert await users.fetch("SELECT position FROM outbox") == [(2,)]
+        fails.set()
+        with pytest.raises(Unavailable):
+            await first
+        await create(users, 2)
+        positions = await users.fetch("SELECT position FROM outbox ORDER BY 1")
+        assert positions == [(2,), (3,)]
 
 
 async def create(users: Database, number: int) -> None:
@@ -151,22 +143,18 @@ async def create(users: Database, number: int) -> None:
 
 
 @pytest.mark.parametrize(("mutated", "seen"), [(False, 0), (True, 1)])
-def test_with_the_outbox_in_another_transaction_a_user_is_there_before_its_event(
+async def test_with_the_outbox_in_another_transaction_a_user_is_there_before_its_event(
     take_away: Take, users_url: str, *, mutated: bool, seen: int
 ) -> None:
     steps = take_away("outbox_transaction") if mutated else NO_STEPS
-
-    async def scenario() -> None:
-        async with opened(users_url, steps=steps) as users:
-            async with locked(users_url, "outbox_head") as looker:
-                creating = asyncio.create_task(create(users, 0))
-                await notes.eventually(lambda: waiting(users_url, 1))
-                assert await one(looker, "SELECT count(*) FROM users") == seen
-                assert await one(looker, "SELECT count(*) FROM outbox") == 0
-            await creating
-            assert await users.fetch("SELECT position FROM outbox") == [(1,)]
-
-    run(scenario())
+    async with opened(users_url, steps=steps) as users:
+        async with locked(users_url, "outbox_head") as looker:
+            creating = asyncio.create_task(create(users, 0))
+            await notes.eventually(lambda: waiting(users_url, 1))
+            assert await one(looker, "SELECT count(*) FROM users") == seen
+            assert await one(looker, "SELECT count(*) FROM outbox") == 0
+        await creating
+        assert await users.fetch("SELECT position FROM outbox") == [(1,)]
 
 
 @pytest.mark.parametrize(("mutated", "read"), [(False, [1, 2]), (True, [1, 2, 1, 2])])
@@ -185,32 +173,28 @@ def test_without_the_repeat_check_a_repeated_stretch_is_read_again(
 
 
 @pytest.mark.parametrize("mutated", [False, True])
-def test_without_the_compare_and_set_two_members_move_the_same_cursor(
+async def test_without_the_compare_and_set_two_members_move_the_same_cursor(
     take_away: Take, orders_url: str, *, mutated: bool
 ) -> None:
     if mutated:
         take_away("compare_and_set")
-
-    async def scenario() -> None:
-        async with opened(orders_url) as database:
-            members = [Consumer(database, MemoryLog(1), notes.handlers()) for _ in range(2)]
-            at = ("notes", 0)
-            for member in members:
-                assert await member._start_at(*at) == 0
+    async with opened(orders_url) as database:
+        members = [Consumer(database, MemoryLog(1), notes.handlers()) for _ in range(2)]
+        at = ("notes", 0)
+        for member in members:
+            assert await member._start_at(*at) == 0
+        async with transaction(database) as tx:
+            await members[0]._move(tx, at, Checkpoint(2, 2))
+        try:
             async with transaction(database) as tx:
-                await members[0]._move(tx, at, Checkpoint(2, 2))
-            try:
-                async with transaction(database) as tx:
-                    await members[1]._move(tx, at, Checkpoint(1, 1))
-            except CheckpointConflict:
-                assert not mutated
-            else:
-                assert mutated
-            expected = [(1, 1)] if mutated else [(2, 2)]
-            moved = "SELECT next_offset, last_position FROM cursors"
-            assert await database.fetch(moved) == expected
-
-    run(scenario())
+                await members[1]._move(tx, at, Checkpoint(1, 1))
+        except CheckpointConflict:
+            assert not mutated
+        else:
+            assert mutated
+        expected = [(1, 1)] if mutated else [(2, 2)]
+        moved = "SELECT next_offset, last_position FROM cursors"
+        assert await database.fetch(moved) == expected
 
 
 @asynccontextmanager
@@ -235,35 +219,27 @@ async def is_told_at_once(log: EventLog, steps: Steps) -> bool:
 
 
 @pytest.mark.parametrize("mutated", [False, True])
-def test_without_the_brokers_confirmation_a_message_to_nobody_is_said_to_be_in_the_log(
+async def test_without_the_brokers_confirmation_a_message_to_nobody_is_said_to_be_in_the_log(
     take_away: Take, *, mutated: bool
 ) -> None:
     steps = take_away("broker_ack") if mutated else NO_STEPS
-
-    async def scenario() -> None:
-        log = KafkaLog({"bootstrap.servers": "127.0.0.1:1"})
-        try:
-            assert await is_told_at_once(log, steps) is mutated
-        finally:
-            await log.close()
-
-    run(scenario())
+    log = KafkaLog({"bootstrap.servers": "127.0.0.1:1"})
+    try:
+        assert await is_told_at_once(log, steps) is mutated
+    finally:
+        await log.close()
 
 
 @pytest.mark.parametrize("mutated", [False, True])
-def test_without_the_logs_confirmation_a_message_is_said_to_be_in_a_table_that_is_locked(
+async def test_without_the_logs_confirmation_a_message_is_said_to_be_in_a_table_that_is_locked(
     take_away: Take, log_url: str, *, mutated: bool
 ) -> None:
     steps = take_away("broker_ack") if mutated else NO_STEPS
-
-    async def scenario() -> None:
-        async with opened_log(log_url) as log:
-            async with locked(log_url, "log_heads"):
-                assert await is_told_at_once(log, steps) is mutated
-            if mutated:
-                await notes.eventually(lambda: has_one_record(log))
-
-    run(scenario())
+    async with opened_log(log_url) as log:
+        async with locked(log_url, "log_heads"):
+            assert await is_told_at_once(log, steps) is mutated
+        if mutated:
+            await notes.eventually(lambda: has_one_record(log))
 
 
 async def has_one_record(log: PostgresLog) -> bool:

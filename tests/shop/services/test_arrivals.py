@@ -36,87 +36,69 @@ async def looked(customers: Customers, times: int) -> None:
             await asyncio.sleep(0.001)
 
 
-def test_who_wait_at_the_same_time_are_asked_after_in_one_question() -> None:
-    async def scenario() -> None:
-        customers = Customers()
-        tasks = waiting(Arrivals(customers, max_waiting=100), [*range(1, 51), *range(1, 51)])
-        await looked(customers, 1)
-        assert customers.asked == [set(range(1, 51))]
-        customers.known = set(range(1, 51))
-        async with asyncio.timeout(10):
-            assert await asyncio.gather(*tasks) == [True] * 100
-
-    asyncio.run(scenario())
+async def test_who_wait_at_the_same_time_are_asked_after_in_one_question() -> None:
+    customers = Customers()
+    tasks = waiting(Arrivals(customers, max_waiting=100), [*range(1, 51), *range(1, 51)])
+    await looked(customers, 1)
+    assert customers.asked == [set(range(1, 51))]
+    customers.known = set(range(1, 51))
+    async with asyncio.timeout(10):
+        assert await asyncio.gather(*tasks) == [True] * 100
 
 
-def test_only_who_has_arrived_goes_on_and_the_others_wait() -> None:
-    async def scenario() -> None:
-        customers = Customers()
-        customers.known = {1}
-        first, second = waiting(Arrivals(customers, max_waiting=2), [1, 2])
-        async with asyncio.timeout(10):
-            assert await first
-        assert not second.done()
-        customers.known = {2}
-        async with asyncio.timeout(10):
-            assert await second
-
-    asyncio.run(scenario())
+async def test_only_who_has_arrived_goes_on_and_the_others_wait() -> None:
+    customers = Customers()
+    customers.known = {1}
+    first, second = waiting(Arrivals(customers, max_waiting=2), [1, 2])
+    async with asyncio.timeout(10):
+        assert await first
+    assert not second.done()
+    customers.known = {2}
+    async with asyncio.timeout(10):
+        assert await second
 
 
-def test_who_does_not_arrive_is_given_up_after_a_last_look_and_asked_after_ever_less_often() -> (
+async def test_who_does_not_arrive_is_given_up_after_a_last_look_and_asked_after_ever_less_often() -> (
     None
 ):
-    async def scenario() -> None:
-        customers = Customers()
-        (task,) = waiting(Arrivals(customers, max_waiting=1), [1], seconds=0.5)
-        async with asyncio.timeout(10):
-            assert not await task
-        assert 2 <= len(customers.asked) <= 25
-
-    asyncio.run(scenario())
+    customers = Customers()
+    (task,) = waiting(Arrivals(customers, max_waiting=1), [1], seconds=0.5)
+    async with asyncio.timeout(10):
+        assert not await task
+    assert 2 <= len(customers.asked) <= 25
 
 
-def test_one_too_many_is_refused_at_once_and_taken_once_another_has_gone() -> None:
-    async def scenario() -> None:
-        customers = Customers()
-        arrivals = Arrivals(customers, max_waiting=2)
-        tasks = waiting(arrivals, [1, 2])
-        await looked(customers, 2)
-        with pytest.raises(Overloaded, match="2 wait for their customers already"):
-            await arrivals.wait(3, asyncio.get_running_loop().time() + 30)
-        tasks[0].cancel()
-        await asyncio.wait([tasks[0]])
-        customers.known = {2, 3}
-        async with asyncio.timeout(10):
-            assert await asyncio.gather(tasks[1], *waiting(arrivals, [3])) == [True, True]
-
-    asyncio.run(scenario())
+async def test_one_too_many_is_refused_at_once_and_taken_once_another_has_gone() -> None:
+    customers = Customers()
+    arrivals = Arrivals(customers, max_waiting=2)
+    tasks = waiting(arrivals, [1, 2])
+    await looked(customers, 2)
+    with pytest.raises(Overloaded, match="2 wait for their customers already"):
+        await arrivals.wait(3, asyncio.get_running_loop().time() + 30)
+    tasks[0].cancel()
+    await asyncio.wait([tasks[0]])
+    customers.known = {2, 3}
+    async with asyncio.timeout(10):
+        assert await asyncio.gather(tasks[1], *waiting(arrivals, [3])) == [True, True]
 
 
-def test_trouble_is_told_to_those_it_met_and_the_next_are_asked_after_again() -> None:
-    async def scenario() -> None:
-        customers = Customers()
-        customers.trouble = Unavailable("away")
-        arrivals = Arrivals(customers, max_waiting=1)
-        async with asyncio.timeout(10):
-            with pytest.raises(Unavailable, match="away"):
-                await waiting(arrivals, [1])[0]
-            customers.trouble, customers.known = None, {1}
-            assert await waiting(arrivals, [1])[0]
-            await arrivals.close()
-
-    asyncio.run(scenario())
+async def test_trouble_is_told_to_those_it_met_and_the_next_are_asked_after_again() -> None:
+    customers = Customers()
+    customers.trouble = Unavailable("away")
+    arrivals = Arrivals(customers, max_waiting=1)
+    async with asyncio.timeout(10):
+        with pytest.raises(Unavailable, match="away"):
+            await waiting(arrivals, [1])[0]
+        customers.trouble, customers.known = None, {1}
+        assert await waiting(arrivals, [1])[0]
+        await arrivals.close()
 
 
-def test_closing_waits_for_those_who_wait() -> None:
-    async def scenario() -> None:
-        customers = Customers()
-        arrivals = Arrivals(customers, max_waiting=1)
-        (task,) = waiting(arrivals, [1], seconds=0.05)
-        await looked(customers, 1)
-        async with asyncio.timeout(10):
-            await arrivals.close()
-        assert task.done() and not task.result()
-
-    asyncio.run(scenario())
+async def test_closing_waits_for_those_who_wait() -> None:
+    customers = Customers()
+    arrivals = Arrivals(customers, max_waiting=1)
+    (task,) = waiting(arrivals, [1], seconds=0.05)
+    await looked(customers, 1)
+    async with asyncio.timeout(10):
+        await arrivals.close()
+    assert task.done() and not task.result()

@@ -1,7 +1,7 @@
 """A batch does what its commands would have done one after the other, and no command fails another."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -43,22 +43,11 @@ class Outcome(NamedTuple):
 class World:
     """A database that is made empty again for every run."""
 
-    def __init__(
-        self, run: Callable[[Coroutine[Any, Any, Any]], Any], url: str, table: str
-    ) -> None:
-        self._run = run
+    def __init__(self, database: Database, table: str) -> None:
+        self.database = database
         self._table = table
-        self.database = Database(url, size=2)
-        run(self.database.open())
 
-    def close(self) -> None:
-        self._run(self.database.close())
-
-    def outcome(self, batches: Sequence[Batch]) -> Outcome:
-        found: Outcome = self._run(self._outcome(batches))
-        return found
-
-    async def _outcome(self, batches: Sequence[Batch]) -> Outcome:
+    async def outcome(self, batches: Sequence[Batch]) -> Outcome:
         fetch = self.database.fetch
         async with self.database.connection() as connection:
             await connection.execute(f"TRUNCATE {self._table}, outbox RESTART IDENTITY")
@@ -91,9 +80,9 @@ def one_by_one(batches: Sequence[Batch]) -> list[Batch]:
     return [(action, [command]) for action, commands in batches for command in commands]
 
 
-def assert_batches_are_their_commands(world: World, batches: Sequence[Batch]) -> None:
-    together = world.outcome(batches)
-    alone = world.outcome(one_by_one(batches))
+async def assert_batches_are_their_commands(world: World, batches: Sequence[Batch]) -> None:
+    together = await world.outcome(batches)
+    alone = await world.outcome(one_by_one(batches))
     assert together.results == alone.results
     assert together.rows == alone.rows
     assert together.events == alone.events
@@ -102,35 +91,25 @@ def assert_batches_are_their_commands(world: World, batches: Sequence[Batch]) ->
 
 
 @pytest.fixture(scope="module")
-def runner() -> Iterator[asyncio.Runner]:
-    with asyncio.Runner() as runner:
-        yield runner
+async def users_world(new_database: NewDatabase, templates: dict[str, str]) -> AsyncIterator[World]:
+    database = Database(new_database(templates["users"]), size=2)
+    await database.open()
+    yield World(database, "users")
+    await database.close()
 
 
 @pytest.fixture(scope="module")
-def users_world(
-    runner: asyncio.Runner, new_database: NewDatabase, templates: dict[str, str]
-) -> Iterator[World]:
-    world = World(runner.run, new_database(templates["users"]), "users")
-    yield world
-    world.close()
-
-
-@pytest.fixture(scope="module")
-def orders_world(
-    runner: asyncio.Runner, new_database: NewDatabase, templates: dict[str, str]
-) -> Iterator[World]:
+async def orders_world(
+    new_database: NewDatabase, templates: dict[str, str]
+) -> AsyncIterator[World]:
     """Customers 1 to 3 are known, 4 is erased, 5 is not heard of."""
-    world = World(runner.run, new_database(templates["orders"]), "orders")
-
-    async def customers() -> None:
-        async with transaction(world.database) as tx:
-            await customers_changed(tx, heard(*(user_created(id_) for id_ in (1, 2, 3, 4))))
-            await customers_changed(tx, heard(user_erased(4, version=2)))
-
-    runner.run(customers())
-    yield world
-    world.close()
+    database = Database(new_database(templates["orders"]), size=2)
+    await database.open()
+    async with transaction(database) as tx:
+        await customers_changed(tx, heard(*(user_created(id_) for id_ in (1, 2, 3, 4))))
+        await customers_changed(tx, heard(user_erased(4, version=2)))
+    yield World(database, "orders")
+    await database.close()
 
 
 traceparents = st.sampled_from([None, "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"])
@@ -201,18 +180,18 @@ HANDOVER = [(action, [(command, NOBODY) for command in commands]) for action, co
     )
 )
 @example(batches=HANDOVER)
-def test_a_batch_of_the_user_service_does_what_its_commands_do_one_by_one(
+async def test_a_batch_of_the_user_service_does_what_its_commands_do_one_by_one(
     users_world: World, batches: list[Batch]
 ) -> None:
-    assert_batches_are_their_commands(users_world, batches)
+    await assert_batches_are_their_commands(users_world, batches)
 
 
 @ENOUGH
 @given(batches=batches_of((order_actions.place, places), (order_actions.cancel, cancels)))
-def test_a_batch_of_the_order_service_does_what_its_commands_do_one_by_one(
+async def test_a_batch_of_the_order_service_does_what_its_commands_do_one_by_one(
     orders_world: World, batches: list[Batch]
 ) -> None:
-    assert_batches_are_their_commands(orders_world, batches)
+    await assert_batches_are_their_commands(orders_world, batches)
 
 
 async def submit_all(batcher: Batcher[Any, Any], commands: Sequence[Any]) -> list[Any]:
@@ -224,8 +203,8 @@ async def submit_all(batcher: Batcher[Any, Any], commands: Sequence[Any]) -> lis
 
 
 @pytest.mark.parametrize("poisoned", [[0], [19], [7], [3, 4], [0, 10, 19], list(range(20))])
-def test_commands_that_raise_are_found_by_halving_and_fail_alone(
-    runner: asyncio.Runner, users_world: World, poisoned: list[int]
+async def test_commands_that_raise_are_found_by_halving_and_fail_alone(
+    users_world: World, poisoned: list[int]
 ) -> None:
     sizes: list[int] = []
 
@@ -237,32 +216,28 @@ def test_commands_that_raise_are_found_by_halving_and_fail_alone(
             raise RuntimeError("poison")
         return results
 
-    users_world.outcome([])
+    await users_world.outcome([])
     commands = [
         CreateUser(f"user{n}@example.com", "poison" if n in poisoned else f"User {n}")
         for n in range(20)
     ]
     batcher = Batcher(in_transaction(users_world.database, create))
-    results = runner.run(submit_all(batcher, commands))
+    results = await submit_all(batcher, commands)
 
     assert [n for n, result in enumerate(results) if isinstance(result, RuntimeError)] == poisoned
     served = [result for result in results if isinstance(result, User)]
     assert [user.email for user in served] == [c.email for c in commands if c.name != "poison"]
     assert sizes[0] == 20
     assert sizes.count(1) >= len(poisoned)
-    stored = runner.run(users_world.database.fetch("SELECT id, name FROM users ORDER BY id"))
+    stored = await users_world.database.fetch("SELECT id, name FROM users ORDER BY id")
     assert stored == [(user.id, user.name) for user in served]
-    keys = runner.run(
-        users_world.database.fetch("SELECT position, key FROM outbox ORDER BY position")
-    )
+    keys = await users_world.database.fetch("SELECT position, key FROM outbox ORDER BY position")
     assert keys == [(n, str(user.id)) for n, user in enumerate(served, 1)]
 
 
-def test_a_command_the_database_chokes_on_fails_alone(
-    runner: asyncio.Runner, orders_world: World
-) -> None:
+async def test_a_command_the_database_chokes_on_fails_alone(orders_world: World) -> None:
     """None that the schemas let through: this is what stands behind them."""
-    orders_world.outcome([])
+    await orders_world.outcome([])
     commands = [
         PlaceOrder(1, "tea", 1, Decimal(1)),
         PlaceOrder(1, "a\0b", 1, Decimal(1)),
@@ -273,7 +248,7 @@ def test_a_command_the_database_chokes_on_fails_alone(
         PlaceOrder(2, "tea", 1, Decimal(1)),
     ]
     batcher = Batcher(in_transaction(orders_world.database, order_actions.place))
-    results = runner.run(submit_all(batcher, commands))
+    results = await submit_all(batcher, commands)
     assert [type(result).__name__ for result in results] == [
         "Order",
         "UntranslatableCharacter",
@@ -284,5 +259,5 @@ def test_a_command_the_database_chokes_on_fails_alone(
         "Order",
     ]
     assert all(isinstance(results[n], psycopg.Error) for n in (1, 3, 4, 5))
-    placed = runner.run(orders_world.database.fetch("SELECT user_id FROM orders ORDER BY id"))
+    placed = await orders_world.database.fetch("SELECT user_id FROM orders ORDER BY id")
     assert placed == [(1,), (2,)]

@@ -1,6 +1,5 @@
 """What becomes of what goes wrong below a route, and how a route is declared."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
@@ -54,14 +53,11 @@ def app_of(
     )
 
 
-def get(app: ServiceApp, path: str = "/") -> httpx.Response:
-    async def ask() -> httpx.Response:
-        # What the application raises is not raised here: a client would not see it either.
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-            return await client.get(path)
-
-    return asyncio.run(ask())
+async def get(app: ServiceApp, path: str = "/") -> httpx.Response:
+    # What the application raises is not raised here: a client would not see it either.
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        return await client.get(path)
 
 
 def raising(error: Exception) -> Callable[[], Any]:
@@ -71,8 +67,8 @@ def raising(error: Exception) -> Callable[[], Any]:
     return endpoint
 
 
-def test_a_problem_is_answered_with_its_status_type_title_and_detail() -> None:
-    response = get(app_of(raising(Teapot("short and stout", spout=1))))
+async def test_a_problem_is_answered_with_its_status_type_title_and_detail() -> None:
+    response = await get(app_of(raising(Teapot("short and stout", spout=1))))
     assert problem(response, 418, "teapot") == {
         "type": "urn:eventshop:problem:teapot",
         "title": "It is a teapot",
@@ -83,20 +79,20 @@ def test_a_problem_is_answered_with_its_status_type_title_and_detail() -> None:
 
 
 @pytest.mark.parametrize("error", [Unavailable("away"), Conflict("faster"), Overloaded("too many")])
-def test_what_was_not_done_may_be_tried_again(error: Exception) -> None:
-    response = get(app_of(raising(error)))
+async def test_what_was_not_done_may_be_tried_again(error: Exception) -> None:
+    response = await get(app_of(raising(error)))
     problem(response, 503, "temporarily-unavailable")
     assert response.headers["retry-after"] == "1"
 
 
-def test_who_is_one_too_many_is_told_so() -> None:
-    response = get(app_of(raising(Overloaded("8 callers are waiting already"))))
+async def test_who_is_one_too_many_is_told_so() -> None:
+    response = await get(app_of(raising(Overloaded("8 callers are waiting already"))))
     assert response.json()["detail"] == "8 callers are waiting already"
 
 
 @pytest.mark.parametrize("error", [Unavailable, OutcomeUnknown])
 @pytest.mark.parametrize("path", ["/", "/health/ready"])
-def test_what_the_database_said_is_for_the_log_and_not_for_the_client(
+async def test_what_the_database_said_is_for_the_log_and_not_for_the_client(
     error: type[Exception], path: str
 ) -> None:
     async def away() -> Answer:
@@ -105,7 +101,7 @@ def test_what_the_database_said_is_for_the_log_and_not_for_the_client(
     app = app_of(away, ready=away)
     with structlog.testing.capture_logs() as logs:
         for _ in range(20):
-            response = get(app, path)
+            response = await get(app, path)
             assert response.status_code == 503
             assert "secret" not in response.text
             assert "database" in response.text or error is OutcomeUnknown
@@ -115,7 +111,7 @@ def test_what_the_database_said_is_for_the_log_and_not_for_the_client(
 
 
 @pytest.mark.parametrize("path", ["/", "/health/ready"])
-def test_the_log_is_told_of_other_trouble_and_when_it_is_over(path: str) -> None:
+async def test_the_log_is_told_of_other_trouble_and_when_it_is_over(path: str) -> None:
     troubles: list[Exception | None] = [
         Unavailable("no such database"), Unavailable("no such database"), Overloaded("too many"),
         Teapot(), Unavailable("no such password"), None, None,
@@ -129,7 +125,7 @@ def test_the_log_is_told_of_other_trouble_and_when_it_is_over(path: str) -> None
     app = app_of(endpoint, ready=endpoint)
     with structlog.testing.capture_logs() as logs:
         while troubles:
-            get(app, path)
+            await get(app, path)
     assert [(line["event"], line.get("reason")) for line in logs] == [
         ("api.waiting", "Unavailable: no such database"),
         ("api.waiting", "Unavailable: no such password"),
@@ -137,47 +133,47 @@ def test_the_log_is_told_of_other_trouble_and_when_it_is_over(path: str) -> None
     ]
 
 
-def test_what_nobody_knows_the_outcome_of_is_not_to_be_tried_blindly() -> None:
-    response = get(app_of(raising(OutcomeUnknown("lost"))))
+async def test_what_nobody_knows_the_outcome_of_is_not_to_be_tried_blindly() -> None:
+    response = await get(app_of(raising(OutcomeUnknown("lost"))))
     problem(response, 503, "unknown-outcome")
     assert "retry-after" not in response.headers
 
 
-def test_a_fault_of_ours_is_logged_and_tells_the_client_nothing() -> None:
+async def test_a_fault_of_ours_is_logged_and_tells_the_client_nothing() -> None:
     with structlog.testing.capture_logs() as logs:
-        response = get(app_of(raising(RuntimeError(SECRET))))
+        response = await get(app_of(raising(RuntimeError(SECRET))))
     assert "secret" not in response.text
     assert "Traceback" not in response.text
     assert set(problem(response, 500, "internal-error")) == {"type", "title", "status"}
     assert [line["event"] for line in logs] == ["api.request_failed"]
 
 
-def test_a_fault_outside_the_fast_routes_tells_the_client_nothing_either() -> None:
+async def test_a_fault_outside_the_fast_routes_tells_the_client_nothing_either() -> None:
     async def broken() -> None:
         raise RuntimeError(SECRET)
 
-    response = get(app_of(ready=broken), "/health/ready")
+    response = await get(app_of(ready=broken), "/health/ready")
     assert "secret" not in response.text
     problem(response, 500, "internal-error")
 
 
-def test_a_process_is_alive_even_when_it_is_not_ready() -> None:
+async def test_a_process_is_alive_even_when_it_is_not_ready() -> None:
     async def away() -> None:
         raise Unavailable("the database is away")
 
     app = app_of(ready=away)
-    assert get(app, "/health/live").json() == {"status": "alive"}
-    found = problem(get(app, "/health/ready"), 503, "temporarily-unavailable")
+    assert (await get(app, "/health/live")).json() == {"status": "alive"}
+    found = problem(await get(app, "/health/ready"), 503, "temporarily-unavailable")
     assert "database is unavailable" in found["detail"]
-    assert get(app_of(), "/health/ready").json() == {"status": "ready"}
+    assert (await get(app_of(), "/health/ready")).json() == {"status": "ready"}
 
 
-def test_why_a_process_is_not_ready_is_told_where_it_is_our_own_word() -> None:
+async def test_why_a_process_is_not_ready_is_told_where_it_is_our_own_word() -> None:
     async def stopping() -> None:
         raise TemporarilyUnavailable("this process is about to stop")
 
     with structlog.testing.capture_logs() as logs:
-        response = get(app_of(ready=stopping), "/health/ready")
+        response = await get(app_of(ready=stopping), "/health/ready")
     found = problem(response, 503, "temporarily-unavailable")
     assert found["detail"] == "this process is about to stop"
     assert logs == []
@@ -197,7 +193,7 @@ def test_a_fast_route_refuses_what_it_could_not_call(endpoint: Callable[..., Any
         FastRoute("/", endpoint)
 
 
-def test_a_fast_route_answers_the_same_from_within_fastapi() -> None:
+async def test_a_fast_route_answers_the_same_from_within_fastapi() -> None:
     async def endpoint() -> Answer:
         return Answer(text="here")
 
@@ -205,11 +201,8 @@ def test_a_fast_route_answers_the_same_from_within_fastapi() -> None:
     outer = FastAPI()
     outer.mount("/under", app)
 
-    async def ask() -> list[httpx.Response]:
-        transport = httpx.ASGITransport(outer)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-            return [await client.get("/under/"), await client.post("/under/")]
-
-    found, refused = asyncio.run(ask())
+    transport = httpx.ASGITransport(outer)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        found, refused = await client.get("/under/"), await client.post("/under/")
     assert found.json() == {"text": "here"}
     problem(refused, 405, "method-not-allowed")

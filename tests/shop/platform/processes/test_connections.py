@@ -19,7 +19,7 @@ from tests.shop.serving import settings_of
 
 
 @pytest.mark.parametrize("concurrency", [1, 3])
-def test_the_lanes_of_twelve_batchers_never_wait_for_each_others_connections(
+async def test_the_lanes_of_twelve_batchers_never_wait_for_each_others_connections(
     users_url: str, concurrency: int
 ) -> None:
     batchers: list[Batcher[int, int]] = []
@@ -40,23 +40,19 @@ def test_the_lanes_of_twelve_batchers_never_wait_for_each_others_connections(
 
     all_hold_one = asyncio.Barrier(count)
     service = replace(discovery.load("users"), endpoints=endpoints)
-
-    async def run() -> None:
-        app = make_app(service, settings_of("users", users_url))
-        async with app.router.lifespan_context(app):
-            await asyncio.gather(
-                *(batcher.submit(n) for batcher in batchers for n in range(concurrency))
-            )
-            with psycopg.connect(users_url) as connection:
-                found = connection.execute(
-                    "SELECT count(*) FROM pg_stat_activity"
-                    " WHERE datname = current_database() AND pid <> pg_backend_pid()"
-                ).fetchone()
-            assert found is not None
-            # One more for the question whether it is ready.
-            assert count <= found[0] <= count + 1
-
-    asyncio.run(run())
+    app = make_app(service, settings_of("users", users_url))
+    async with app.router.lifespan_context(app):
+        await asyncio.gather(
+            *(batcher.submit(n) for batcher in batchers for n in range(concurrency))
+        )
+        with psycopg.connect(users_url) as connection:
+            found = connection.execute(
+                "SELECT count(*) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            ).fetchone()
+        assert found is not None
+        # One more for the question whether it is ready.
+        assert count <= found[0] <= count + 1
 
 
 def test_more_connections_to_the_database_leave_fewer_files_to_clients() -> None:

@@ -36,7 +36,7 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.005)
 
 
-def test_the_heart_beats_while_every_loop_comes_round(
+async def test_the_heart_beats_while_every_loop_comes_round(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(heartbeat, "_EVERY", 0.01)
@@ -48,55 +48,45 @@ def test_the_heart_beats_while_every_loop_comes_round(
     def put_back() -> None:
         file.write_text("")
 
-    async def live() -> None:
-        loops = {"relay": Turning(), "consumer": Turning()}
-        beating = asyncio.create_task(heartbeat.beat(file, loops))
-        await until(touched)
+    loops = {"relay": Turning(), "consumer": Turning()}
+    beating = asyncio.create_task(heartbeat.beat(file, loops))
+    await until(touched)
 
-        loops["consumer"].last_turn -= heartbeat.STUCK_AFTER + 1
-        await asyncio.sleep(0.02)
-        put_back()
-        await asyncio.sleep(0.1)
-        assert not touched()
+    loops["consumer"].last_turn -= heartbeat.STUCK_AFTER + 1
+    await asyncio.sleep(0.02)
+    put_back()
+    await asyncio.sleep(0.1)
+    assert not touched()
 
-        loops["consumer"].last_turn = time.monotonic()
-        await until(touched)
-        beating.cancel()
-
-    asyncio.run(live())
+    loops["consumer"].last_turn = time.monotonic()
+    await until(touched)
+    beating.cancel()
 
 
-def test_a_heartbeat_that_cannot_be_written_ends_nothing(
+async def test_a_heartbeat_that_cannot_be_written_ends_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(heartbeat, "_EVERY", 0.01)
     file = tmp_path / "later" / "heartbeat"
-
-    async def live() -> None:
-        beating = asyncio.create_task(heartbeat.beat(file, {}))
-        await asyncio.sleep(0.05)
-        file.parent.mkdir()
-        await until(file.exists)
-        beating.cancel()
-
-    asyncio.run(live())
+    beating = asyncio.create_task(heartbeat.beat(file, {}))
+    await asyncio.sleep(0.05)
+    file.parent.mkdir()
+    await until(file.exists)
+    beating.cancel()
 
 
-def test_a_relay_and_a_consumer_that_wait_for_a_database_come_round() -> None:
-    async def live() -> None:
-        log = PostgresLog(AWAY)
-        service = discovery.load("orders")
-        relay = Relay(AWAY, log, source=service.source, topics=[service.topic], batch=1)
-        consumer = Consumer(log._database, log, service.handlers)
-        began = time.monotonic()
-        tasks = [asyncio.create_task(each.run()) for each in (relay, consumer)]
-        await until(lambda: relay.last_turn > began and consumer.last_turn > began)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await log.close()
-
-    asyncio.run(live())
+async def test_a_relay_and_a_consumer_that_wait_for_a_database_come_round() -> None:
+    log = PostgresLog(AWAY)
+    service = discovery.load("orders")
+    relay = Relay(AWAY, log, source=service.source, topics=[service.topic], batch=1)
+    consumer = Consumer(log._database, log, service.handlers)
+    began = time.monotonic()
+    tasks = [asyncio.create_task(each.run()) for each in (relay, consumer)]
+    await until(lambda: relay.last_turn > began and consumer.last_turn > began)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await log.close()
 
 
 def test_a_worker_is_well_as_long_as_its_heartbeat_is_fresh(
@@ -120,7 +110,7 @@ def test_a_worker_is_well_as_long_as_its_heartbeat_is_fresh(
 
 
 @pytest.mark.parametrize("hours", [26, -26])
-def test_a_clock_that_leaps_makes_no_worker_look_well_and_none_look_unwell(
+async def test_a_clock_that_leaps_makes_no_worker_look_well_and_none_look_unwell(
     tmp_path: Path, hours: int
 ) -> None:
     file, clock = tmp_path / "heartbeat", tmp_path / "clock"
@@ -135,12 +125,9 @@ def test_a_clock_that_leaps_makes_no_worker_look_well_and_none_look_unwell(
             check=False,
         ).stdout
 
-    async def beat_once() -> None:
-        beating = asyncio.create_task(heartbeat.beat(file, {}))
-        await until(file.exists)
-        beating.cancel()
-
-    asyncio.run(beat_once())
+    beating = asyncio.create_task(heartbeat.beat(file, {}))
+    await until(file.exists)
+    beating.cancel()
     assert checked() == "well\n"
     boot, now = healthy.pulse()
     file.write_text(f"{boot} {now - 60}")  # it has been frozen since, and the clock leapt
