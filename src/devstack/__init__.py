@@ -1,5 +1,5 @@
-"""Everything behind `shop up`: real servers as child processes, supervised, and nothing installed.
+"""The parts of `shop up`: real servers as supervised child processes, with nothing installed.
 
-`up` puts it together; `supervisor` keeps servers running; `process` is one child; `postgres` is
-PostgreSQL from a wheel. Production uses none of this.
+`up` combines the parts; `supervisor` keeps servers running; `process` is one child; `postgres` is
+PostgreSQL from a wheel. Production does not use this package.
 """

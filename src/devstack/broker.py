@@ -1,4 +1,4 @@
-"""The local Kafka broker as a `Server`, so that it is supervised like everything else."""
+"""The local Kafka broker as a `Server`, so that the supervisor can run it like other servers."""
 
 import subprocess
 from collections.abc import Sequence
@@ -22,15 +22,15 @@ class Broker:
 
     @property
     def pid(self) -> int | None:
-        """None before the first start; of the latest run, if it has ended."""
+        """The process id of the latest run; None before the first start."""
         return self._kafka.process.pid if self._kafka.process else None
 
     def advertise(self, address: str) -> None:
-        """Have clients come by way of this `host:port`, from the next start on."""
+        """Advertise this `host:port` to clients, from the next start on."""
         self._kafka.advertise(address)
 
     def start(self) -> None:
-        """The first time on a machine this fetches Kafka, which may take minutes."""
+        """Start the broker. The first start on a machine downloads Kafka, which may take minutes."""
         try:
             self._kafka.start()
         except KafkaNotPossible as error:

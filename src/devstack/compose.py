@@ -1,10 +1,10 @@
-"""The Compose files, from their templates: whatever a service needs is there once for each service.
+"""Renders the Compose files from templates that name no service.
 
     python -m devstack.compose    writes deploy/compose.yaml and deploy/compose.dev.yaml, and the gateway's
                                   files for the services there are (devstack/gateway.py)
 
-In a template the lines from `# {each service}` to `# {end}` are repeated for every service, with its
-`@service@`, `@SERVICE@` (in names of settings) and `@port@`; `@services@` is all their names.
+In a template, the lines from `# {each service}` to `# {end}` are repeated for every service. In them,
+`@service@`, `@SERVICE@` (in names of settings) and `@port@` are replaced. `@services@` stands for all names.
 """
 
 import re
@@ -30,14 +30,14 @@ def write() -> None:
 
 
 def ports() -> dict[str, int]:
-    """Of every service, by its name. Raises `NotAService`."""
+    """The port of every service, by name. Raises `NotAService`."""
     return {
         name: section.model_fields["port"].default for name, section in discovery.sections().items()
     }
 
 
 def rendered(file: str, services: Mapping[str, int]) -> str:
-    """What the file has to be for these services and their ports."""
+    """The content of the file for these services and their ports."""
     template = template_of(file)
 
     def for_each(block: re.Match[str]) -> str:

@@ -1,4 +1,4 @@
-"""The data directory of `shop up`: where it is, that nobody else is using it, and of which release it is."""
+"""The data directory of `shop up`: its place, its lock and its format."""
 
 import fcntl
 import os
@@ -10,24 +10,24 @@ from devstack.files import make_folder, write_whole
 from devstack.supervisor import StartFailed
 
 FORMAT = "1"
-"""Of the data directory. Another number means that an older or newer release can't use it."""
+"""The format of the data directory. A release uses only directories of its own format."""
 
 LONGEST_PATH = 900
-"""Bytes of the data directory's: PostgreSQL's own paths have 1023 at most."""
+"""The longest path of a data directory, in bytes. PostgreSQL's own paths have at most 1023."""
 
 
 def place(given: Path) -> Path:
-    """Where that is, without links. Raises `StartFailed`."""
+    """The absolute path, without symbolic links. Raises `StartFailed`."""
     try:
         data = given.resolve()
-    except (OSError, RuntimeError) as error:  # the current directory is gone; a link to itself
-        raise StartFailed(f"there is no way to {given}: {error}") from error
+    except (OSError, RuntimeError) as error:  # a deleted current directory; a link to itself
+        raise StartFailed(f"{given} can't be resolved: {error}") from error
     too_much = "choose another directory with --data or SHOP_DATA_DIR"
     if any(ord(char) < ord(" ") for char in str(data)):
-        raise StartFailed(f"there is a line break or the like in {str(data)!r}: {too_much}")
+        raise StartFailed(f"the path {str(data)!r} contains a control character: {too_much}")
     if len(os.fsencode(data)) > LONGEST_PATH:
         raise StartFailed(
-            f"the path of {data} has more than the {LONGEST_PATH} bytes that PostgreSQL can deal with:"
+            f"the path of {data} has more than the {LONGEST_PATH} bytes that PostgreSQL supports:"
             f" {too_much}"
         )
     return data
@@ -35,10 +35,10 @@ def place(given: Path) -> Path:
 
 @contextmanager
 def locked(data: Path) -> Iterator[bool]:
-    """Hold the data directory; yields whether its last holder was killed.
+    """Lock the data directory. Yields whether its last holder was killed.
 
-    The lock ends with the process, however that ends. The number in the file is for people, and
-    is there after the end only if nobody could take it out.
+    The lock ends with the process in every case. The process id in the file is for people. It remains
+    only if the process was killed.
     """
     make_folder(data, 0o711)
     with (data / "lock").open("a+", encoding="utf-8", errors="replace") as lock:
@@ -66,7 +66,7 @@ def check_format(data: Path) -> None:
         found = version.read_text(encoding="utf-8", errors="replace").strip()
     except FileNotFoundError:
         found = ""
-    if not found:  # an empty one is of a release that a full disk could stop amid the writing
+    if not found:  # an older release left an empty file if the disk was full
         write_whole(version, f"{FORMAT}\n")
         return
     if found != FORMAT:

@@ -1,4 +1,4 @@
-"""The files that `shop up` keeps: there as a whole or not at all, and whoever owns the folder can go on."""
+"""The files that `shop up` keeps. They are written atomically, and the folder's owner can use them."""
 
 import os
 import pwd
@@ -13,7 +13,7 @@ from devstack.supervisor import StartFailed
 
 @dataclass(frozen=True)
 class Account:
-    """The system user a child runs as."""
+    """The system user that a child runs as."""
 
     name: str
     uid: int
@@ -21,7 +21,7 @@ class Account:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """A full disk, or the end of the process, leaves what was there before."""
+    """Write the file atomically. A full disk or the end of the process leaves the old content."""
     unfinished = path.with_name(f"{path.name}.unfinished")
     with unfinished.open("w", encoding="utf-8") as file:
         file.write(text)
@@ -31,7 +31,7 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def make_folder(path: Path, mode: int = 0o777) -> None:
-    """With those above it. What root makes in somebody's folder is theirs."""
+    """Make the folder and its parents. If root makes it in another user's folder, that user owns it."""
     missing = [each for each in (path, *path.parents) if not each.exists()]
     path.mkdir(mode=mode, parents=True, exist_ok=True)
     if missing and os.geteuid() == 0:
@@ -41,13 +41,13 @@ def make_folder(path: Path, mode: int = 0o777) -> None:
 
 
 def hand_over(folder: Path) -> None:
-    """What root has left in somebody's folder becomes theirs. Does nothing unless root calls it."""
+    """Give files of root in another user's folder to that user. Does nothing unless root calls it."""
     owner = folder.stat()
     if os.geteuid() != 0 or owner.st_uid == 0:
         return
     for path in everything_in(folder):
         found = path.lstat()
-        # A second name may stand outside of the folder, for a file that is none of theirs.
+        # A file with a second hard link may also be outside the folder, and not belong to the user.
         if found.st_uid == 0 and (stat.S_ISDIR(found.st_mode) or found.st_nlink == 1):
             os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
@@ -59,10 +59,10 @@ def everything_in(folder: Path) -> Iterator[Path]:
 
 
 def account_for(folder: Path) -> Account | None:
-    """Whom to run as what must not run as root; None if this is not root.
+    """The user for programs that must not run as root; None if this process is not root.
 
-    Whoever owns the folder above, so that they can go on without root; if that is root, who owns the
-    folder itself; or else the system user `postgres`, or `nobody`.
+    It is the owner of the parent folder, so that this user can later run without root. If that is root, it
+    is the owner of the folder itself, and otherwise the system user `postgres` or `nobody`.
     """
     if os.geteuid() != 0:
         return None
@@ -71,7 +71,7 @@ def account_for(folder: Path) -> Account | None:
         if owned.exists() and (uid := owned.stat().st_uid):
             try:
                 entry = pwd.getpwuid(uid)
-            except KeyError:  # a folder from outside of a container
+            except KeyError:  # the folder comes from outside the container
                 return Account(str(uid), uid, owned.stat().st_gid)
             return Account(entry.pw_name, uid, entry.pw_gid)
     for name in ("postgres", "nobody"):
@@ -81,14 +81,16 @@ def account_for(folder: Path) -> Account | None:
             continue
         return Account(name, entry.pw_uid, entry.pw_gid)
     raise StartFailed(
-        "PostgreSQL refuses to run as root, and there is neither a user postgres nor nobody to run "
-        "it as: run as an ordinary user"
+        "PostgreSQL refuses to run as root, and this system has neither a user `postgres` nor a user "
+        "`nobody`: run this as an ordinary user"
     )
 
 
 def require_access(data: Path, servers: Path) -> None:
-    """Raises `StartFailed` if something in `data` can't be read and written, or if `servers`, where
-    PostgreSQL keeps its files, belongs to somebody else: it refuses that.
+    """Raises `StartFailed` if something in `data` can't be read and written.
+
+    Also raises it if `servers`, PostgreSQL's own directory, belongs to another user, because PostgreSQL
+    refuses that.
     """
     if os.geteuid() == 0:
         return
@@ -102,8 +104,8 @@ def require_access(data: Path, servers: Path) -> None:
 
 
 def locked_out(path: Path, data: Path) -> str:
-    """What to say when `path` can't be used for want of rights. What is above `data` is never to be
-    changed: it is not the shop's.
+    """The message if `path` can't be used because of its permissions. It never suggests a change above `data`,
+    because those directories do not belong to the shop.
     """
     me, way_out = _user(os.geteuid()), "or choose another directory with --data or SHOP_DATA_DIR"
     here = shlex.quote(str(data))

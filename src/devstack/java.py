@@ -1,4 +1,4 @@
-"""What Java has to be told in a way of its own: settings and paths."""
+"""Settings and paths in the form that Java needs."""
 
 import os
 import struct
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 
 def properties(settings: Mapping[str, str]) -> str:
-    """As Java reads them: in Latin-1, whatever the machine's encoding; all else by its number."""
+    """The settings as Java properties: Latin-1 in every locale, and other characters as escapes."""
 
     def escaped(value: str) -> str:
         units = value.replace("\\", "\\\\").encode("utf-16-be", "surrogatepass")
@@ -17,5 +17,5 @@ def properties(settings: Mapping[str, str]) -> str:
 
 
 def utf_8() -> dict[str, str]:
-    """The environment for Java, to which a path is text in the locale's encoding."""
+    """The environment for Java. Java decodes paths by the locale, so this sets UTF-8."""
     return {**os.environ, "LC_ALL": "C.UTF-8"}

@@ -1,8 +1,8 @@
 """A Kafka broker on this machine: one KRaft node on loopback, for `shop up --kafka local` and the tests.
 
-Fetched once as Maven artifacts, in the versions that `deploy/kafka/pom.xml` pins, and run as a
-plain Java process. It is for one machine: replication 1, and like every Kafka it leaves flushing to
-the operating system, so what it acknowledged survives the death of the broker but not of the power.
+Maven downloads Kafka once, in the versions that `deploy/kafka/pom.xml` pins. It runs as a plain Java
+process. It is for one machine, with replication factor 1. Like every Kafka broker, it leaves flushing to the
+operating system. So confirmed records survive a crash of the broker, but not a power failure.
 """
 
 import json
@@ -31,15 +31,15 @@ PROJECT = Path(__file__).parents[2]
 POM = PROJECT / "deploy" / "kafka" / "pom.xml"
 OLDEST_JAVA = 17
 
-# Below the range that the system hands out to outgoing connections: a port kept for months must
-# not be found taken by a browser's tab.
+# Below the system's range for outgoing connections. The broker keeps its port for months, and no other
+# program's outgoing connection may take it.
 PORTS = range(20_000, 30_000)
 
 HEAP = "512m"
 STOP_WITHIN = 10.0
 
 QUICK_START = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
-"""For a JVM that lives for seconds: it compiles once and quickly. Saves a third of a start."""
+"""Options of a JVM that runs only for seconds: one quick compilation. They save a third of its start."""
 
 SETTINGS: Mapping[str, str] = MappingProxyType(
     {
@@ -48,24 +48,24 @@ SETTINGS: Mapping[str, str] = MappingProxyType(
         "listener.security.protocol.map": "BROKER:PLAINTEXT,CONTROLLER:PLAINTEXT",
         "inter.broker.listener.name": "BROKER",
         "controller.listener.names": "CONTROLLER",
-        # A topic is made on purpose, with its settings, or not at all.
+        # Topics are created explicitly, with their settings.
         "auto.create.topics.enable": "false",
         "offsets.topic.replication.factor": "1",
         "transaction.state.log.replication.factor": "1",
         "transaction.state.log.min.isr": "1",
         "share.coordinator.state.topic.replication.factor": "1",
         "share.coordinator.state.topic.min.isr": "1",
-        # Fifty partitions for group offsets is a cluster's number; here they only cost start-up.
+        # The default of 50 partitions for group offsets suits clusters; here it only slows the start.
         "offsets.topic.num.partitions": "2",
-        # The broker comes back after a crash only once its own controller has given up the old one:
-        # 9 s, if it is not told to be quicker.
+        # After a crash, the broker can start only when its own controller has ended the old broker's
+        # session. The default is 9 s.
         "broker.session.timeout.ms": "1500",
         "broker.heartbeat.interval.ms": "250",
-        # Nothing waits for the controller's sign of life, which is a write: every half a second, else.
+        # No part here waits for the controller's no-op records. By default they are a write every 0.5 s.
         "metadata.max.idle.interval.ms": "5000",
         "group.initial.rebalance.delay.ms": "0",
-        # A worker that dies is missed after 6 s, and a partition changes hands within 0.5 s. The
-        # broker's own 45 s and 5 s suit many machines, not one person watching a terminal.
+        # The broker notices a dead worker after 6 s, and a partition gets its next reader within 0.5 s.
+        # The defaults of 45 s and 5 s suit clusters; here a person waits.
         "group.consumer.session.timeout.ms": "6000",
         "group.consumer.min.session.timeout.ms": "6000",
         "group.consumer.heartbeat.interval.ms": "500",
@@ -75,14 +75,14 @@ SETTINGS: Mapping[str, str] = MappingProxyType(
 
 
 class KafkaNotPossible(Exception):
-    """Kafka can't run here; the message is one sentence that says what is missing."""
+    """Kafka can't run here. The message is one sentence that says what is missing."""
 
 
 class LocalKafka:
-    """The broker whose data is in `data_dir`. It keeps its address over restarts.
+    """The broker whose data is in `data_dir`. It keeps its address across restarts.
 
-    `settings` are Kafka's own broker properties, over all others. `jars` is where the fetched
-    artifacts are kept; None: `.tools` in the project. `java_options` go to the broker's JVM.
+    `settings` are Kafka's broker properties, and override the defaults. `jars` is the folder of the
+    downloaded artifacts; None means `.tools` in the project. `java_options` are options of the broker's JVM.
     """
 
     name = "kafka"
@@ -114,18 +114,18 @@ class LocalKafka:
             "listeners": f"BROKER://127.0.0.1:{self._port},CONTROLLER://127.0.0.1:{controller_port}",
             "advertised.listeners": f"BROKER://127.0.0.1:{self._port}",
             "controller.quorum.voters": f"1@127.0.0.1:{controller_port}",
-            # Below the directory it is started in: an absolute path with a comma would be two.
+            # Relative to the working directory, because Kafka splits a path at commas.
             "log.dirs": "data",
             **(settings or {}),
         }
         self.bootstrap_servers = f"127.0.0.1:{self._port}"
 
     def advertise(self, address: str) -> None:
-        """Have clients come by way of this `host:port`, from the next start on."""
+        """Advertise this `host:port` to clients, from the next start on."""
         self.settings["advertised.listeners"] = f"BROKER://{address}"
 
     def start(self) -> None:
-        """Fetch, format where that is still to do, and start; `wait_ready` waits for the rest."""
+        """Download and format if necessary, and start. `wait_ready` waits until the broker is ready."""
         java = require_java()
         fetch(self._jars)
         self._end_predecessor()
@@ -138,8 +138,8 @@ class LocalKafka:
                     *self._java(java),
                     f"-Xms{HEAP}",
                     f"-Xmx{HEAP}",
-                    # One collector thread is enough for half a gigabyte, and keeps out of the way
-                    # of the shop on a machine of two cores.
+                    # One thread for garbage collection is enough for half a gigabyte, and leaves the
+                    # cores of a small machine to the shop.
                     "-XX:+UseSerialGC",
                     *self._java_options,
                     "-Djava.awt.headless=true",
@@ -154,13 +154,13 @@ class LocalKafka:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                # Ctrl-C in the terminal is for the one who started us: he stops the broker last.
+                # Ctrl-C in the terminal must not reach the broker: the parent process stops it last.
                 start_new_session=True,
             )
         write_whole(self.data_dir / "kafka.pid", str(self.process.pid))
 
     def wait_ready(self, timeout: float = 60.0) -> None:
-        """Return once the broker answers. Raises `KafkaNotPossible` if it ends, or is too slow."""
+        """Wait until the broker answers. Raises `KafkaNotPossible` if it ends or is too slow."""
         deadline = time.monotonic() + timeout
         while not answers(self._port):
             if self.process is None or self.process.poll() is not None:
@@ -172,7 +172,7 @@ class LocalKafka:
             time.sleep(0.05)
 
     def stop(self) -> None:
-        """End the broker in order; after ten seconds without."""
+        """Shut the broker down cleanly, or kill it after ten seconds."""
         if self.process is None:
             return
         self.process.terminate()
@@ -184,18 +184,18 @@ class LocalKafka:
         (self.data_dir / "kafka.pid").unlink(missing_ok=True)
 
     def _java(self, java: str) -> list[str]:
-        """The command, up to its options, to be started in the data directory.
+        """The start of the command. Its working directory is the data directory.
 
-        All its paths are relative, since each of Java, its class path and Kafka has characters of its
-        own that it doesn't take as they stand. What names the directory is for `_end_predecessor`.
+        All paths are relative, because Java, its class path and Kafka each treat some characters of a
+        path specially. The option that names the directory is there for `_end_predecessor`.
         """
         jars = os.path.relpath(self._jars.resolve(), self.data_dir)
         return [java, f"-Deventshop.data={self.data_dir}", "-cp", f"{jars}/*"]
 
     def _ports(self) -> tuple[int, int]:
-        """The two ports of this data directory, chosen at its birth."""
+        """The two ports of this data directory. They are chosen when it is created."""
         kept = self.data_dir / "ports.json"
-        # One that is empty is of a release that a full disk could stop amid the writing.
+        # An older release left an empty file if the disk was full.
         if not kept.exists() or not kept.stat().st_size:
             make_folder(self.data_dir)
             free = (port for port in random.sample(PORTS, len(PORTS)) if is_free(port))
@@ -204,11 +204,11 @@ class LocalKafka:
         return int(broker), int(controller)
 
     def _format(self, java: str) -> None:
-        """Give the data directory its cluster id, the same however often this is tried."""
+        """Format the data directory. Repeated attempts use the same cluster id."""
         kept = self.data_dir / "cluster.id"
         if not kept.exists() or not kept.stat().st_size:
-            # As `kafka-storage random-uuid` makes it, but for the JVM's second. No "-", since what
-            # begins with one is taken for an option.
+            # The same format as `kafka-storage random-uuid`, without starting a JVM for a second. No "-",
+            # because an argument that starts with it would be an option.
             new = urlsafe_b64encode(uuid4().bytes).decode().rstrip("=")
             write_whole(kept, new.replace("-", "A"))
         done = subprocess.run(  # noqa: S603
@@ -230,7 +230,7 @@ class LocalKafka:
             )
 
     def _end_predecessor(self) -> None:
-        """End the broker that a killed `shop up` left behind on this data, and only that one."""
+        """End the broker that a killed `shop up` left behind on this data, and no other process."""
         try:
             pid = int((self.data_dir / "kafka.pid").read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
@@ -242,13 +242,13 @@ class LocalKafka:
                 time.sleep(0.05)
         if not is_free(self._port):
             raise KafkaNotPossible(
-                f"port {self._port}, where Kafka with the data in {self.data_dir} lives, is taken by"
-                " another program; end that one and try again"
+                f"port {self._port}, which Kafka uses for the data in {self.data_dir}, is taken by"
+                " another program; end that program and try again"
             )
 
     def _is_ours(self, pid: int) -> bool:
         command = command_of(pid)
-        # The second is how it was started by releases before.
+        # The second form is the command of earlier releases.
         return f"={self.data_dir} " in command or str(self._config) in command
 
     def _last_words(self) -> str:
@@ -265,7 +265,7 @@ def pinned_version() -> str:
 
 
 def require_java() -> str:
-    """The `java` to run, or one sentence about what to install."""
+    """The path of `java`. Raises `KafkaNotPossible` with a sentence about what to install."""
     java = shutil.which("java")
     if java is None:
         raise KafkaNotPossible(
@@ -288,7 +288,7 @@ def _major_version(java: str) -> str:
 
 
 def fetch(jars: Path) -> None:
-    """Have Kafka's artifacts in `jars`: all of them or, when interrupted, none."""
+    """Download Kafka's artifacts into `jars`: all of them, or none if it is interrupted."""
     if jars.exists():
         return
     if ":" in str(jars):
@@ -298,7 +298,7 @@ def fetch(jars: Path) -> None:
     maven = shutil.which("mvn")
     if maven is None:
         raise KafkaNotPossible(
-            "Kafka is fetched by Maven, and there is no `mvn` on the PATH"
+            "Maven downloads Kafka, and there is no `mvn` on the PATH"
             " (Debian and Ubuntu: apt-get install maven)"
         )
     make_folder(jars.parent)
@@ -319,24 +319,24 @@ def fetch(jars: Path) -> None:
         try:
             fetched.rename(jars)
         except OSError:
-            if not jars.exists():  # or another start was quicker, with the same files
+            if not jars.exists():  # otherwise a parallel start has put the same files there
                 raise
     hand_over(jars.parent)
 
 
 def answers(port: int) -> bool:
-    """Whether a Kafka broker can serve a producer: it has a number for one (InitProducerId, v0).
+    """Whether a Kafka broker gives out producer ids (InitProducerId, v0), so that it can serve producers.
 
-    An open port is not enough, nor any other answer: for a moment after its start a broker sends
-    producers away, and librdkafka comes back half a second later, with the first event waiting.
+    An open port or another answer is not enough. For a moment after its start, a broker rejects producers.
+    librdkafka tries again only half a second later, and the first event would wait that long.
     """
-    # The request's key, version and number, no client's name; no transactional id, 1 s.
+    # API key, version, correlation id, no client id; no transactional id, a timeout of 1 s.
     request = struct.pack(">hhih hi", 22, 0, 1, -1, -1, 1000)
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
             connection.sendall(struct.pack(">i", len(request)) + request)
             with connection.makefile("rb") as answer:
-                # Its length, the number, a pause to keep, and the error: 0 for none.
+                # Length, correlation id, throttle time, and the error code: 0 for none.
                 _, _, _, error = struct.unpack(">iiih", answer.read(14))
             return bool(error == 0)
     except (OSError, struct.error):

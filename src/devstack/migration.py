@@ -1,8 +1,8 @@
-"""`make migration SERVICE=… NAME=…`: a new migration, from what has changed in tables.py.
+"""`make migration SERVICE=… NAME=…`: writes a new migration from the changes in tables.py.
 
 A fresh PostgreSQL is migrated to the newest revision, and Alembic compares it with the tables in the code.
-Alembic does not look at CHECK constraints, generated columns and the order of columns: read what was written,
-and run tests/shop/test_migrations.py, which compares everything.
+Alembic does not compare CHECK constraints, generated columns and the order of columns. So read the new
+migration, and run tests/shop/test_migrations.py, which compares everything.
 """
 
 import re
@@ -29,11 +29,11 @@ _USAGE = "usage: make migration SERVICE=its_name NAME=what_is_new (in lower case
 
 
 class NothingChanged(Exception):
-    """The tables in the code are those that the migrations make."""
+    """The migrations already create the tables of the code."""
 
 
 def differences(url: str, metadata: MetaData) -> list[str]:
-    """The statements that lead from the database to the tables in the code."""
+    """The statements that change the database into the tables of the code."""
     engine = create_engine(make_url(url).set(drivername="postgresql+psycopg"), poolclass=NullPool)
     with engine.connect() as connection:
         found = produce_migrations(
@@ -79,15 +79,15 @@ def _sql(operation: MigrateOperation) -> str:
 
 
 def write_migration(service: str, name: str, url: str, metadata: MetaData, versions: Path) -> Path:
-    """Write the next migration into `versions`; `url` is of a database that the others have been run on.
+    """Write the next migration into `versions`. All earlier migrations must have run on the database `url`.
 
     Raises `NothingChanged`.
     """
     statements = differences(url, metadata)
     if not statements:
         raise NothingChanged(
-            f"nothing to migrate: the tables of {service} are those that its migrations make; change its"
-            " tables.py first"
+            f"nothing to migrate: the migrations of {service} already create its tables; change its tables.py"
+            " first"
         )
     last = max(int(path.name[:4]) for path in versions.glob("[0-9][0-9][0-9][0-9]_*.py"))
     sql = ";\n".join(statements)
@@ -115,7 +115,7 @@ def main() -> None:
         case _:
             sys.exit(f"{_USAGE} {', '.join(discovery.names())}")
     with tempfile.TemporaryDirectory(prefix="eventshop-migration-") as directory:
-        # Local, for a moment, and thrown away.
+        # A temporary database, so durability is not needed.
         with LocalPostgres(Path(directory) / "postgres", settings={"fsync": "off"}) as server:
             server.ensure_databases([service])
             url = server.dsn(service)

@@ -16,13 +16,13 @@ class WantedPort:
     host: str
     port: int
     way_out: str
-    """What a person can do if it can't be had."""
+    """What a person can do if the port can't be used."""
 
 
 def check_ports(wanted: Iterable[WantedPort], pause: Pause, within: float) -> None:
-    """Each must be free, after `within` s at the latest. Raises `StartFailed`.
+    """Check that each port is free, or becomes free within `within` s. Raises `StartFailed`.
 
-    After a `kill -9` of the last `shop up` its processes may still be finishing.
+    After a `kill -9` of the last `shop up`, its processes may still be ending.
     """
     owners: dict[int, str] = {}
     deadline = time.monotonic() + within
@@ -41,7 +41,7 @@ def check_ports(wanted: Iterable[WantedPort], pause: Pause, within: float) -> No
             pause(0.05)
         if error:
             raise StartFailed(
-                f"port {one.port}, which {one.owner} wants, can't be had "
+                f"port {one.port}, which {one.owner} wants, can't be used "
                 f"({os.strerror(error)}): {one.way_out}"
             )
 

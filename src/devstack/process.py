@@ -1,4 +1,4 @@
-"""One child process: its log, how it says that it is ready, why it ended, how it is stopped."""
+"""One child process: its log, its readiness, the reason of its end, and how it is stopped."""
 
 import ctypes
 import os
@@ -15,20 +15,20 @@ from shop.platform.log_files import LIMIT, cut
 from shop.platform.processes.ready import READY, READY_FD
 
 FIRST_SIGNAL = 0.8
-"""Of the time to stop, where there is a second signal."""
+"""The share of the time for the first signal, if there is a second one."""
 
 _TAIL = 8 * 1024
 _LONGEST_LINE = 300
 _PR_SET_PDEATHSIG = 1
-# Looked up here and not in the child: between fork and exec as little as possible may happen.
+# Loaded here and not in the child, because very little is safe between fork and exec.
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 class LogFile:
-    """What a child writes, in a file.
+    """The log file of a child.
 
-    The child appends, so the file can be cut under its hands: its next line then lands at the
-    start. That needs no thread and no pipe between, and a child never waits for its supervisor.
+    The child opens it in append mode. So this process can truncate it at any time, and the child's next
+    line is then at the start. This needs no thread and no pipe, and the child never waits for its supervisor.
     """
 
     def __init__(self, path: Path) -> None:
@@ -37,7 +37,7 @@ class LogFile:
         self._followed = 0
 
     def open(self) -> int:
-        """A descriptor for a child that starts now; what stands in the file already is history."""
+        """A file descriptor for a child that starts now. The present content belongs to earlier runs."""
         make_folder(self.path.parent)
         self.cut()
         fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
@@ -45,12 +45,12 @@ class LogFile:
         return fd
 
     def cut(self, limit: int = LIMIT) -> None:
-        """See `log_files.cut`."""
+        """Truncate the file: see `log_files.cut`."""
         if cut(self.path, limit):
             self._run_began = self._followed = 0
 
     def tail(self) -> list[str]:
-        """The last lines of the latest run, some 8 KiB of them."""
+        """The last lines of the latest run, about 8 KiB."""
         try:
             with self.path.open("rb") as file:
                 size = file.seek(0, os.SEEK_END)
@@ -73,15 +73,16 @@ class LogFile:
 
 
 class Process:
-    """A `Server` that is one command.
+    """A `Server` that runs one command.
 
-    It is ready when `answers()` is true or, without that, when it has written its line to the
-    pipe of `SHOP_READY_FD`. It runs in a session of its own, so Ctrl-C in the terminal reaches
-    only the supervisor, which then stops everyone in order. On Linux it also gets the first of
-    its `stop_signals` when the *thread* that started it dies, `kill -9` included: start it from
-    a thread that lives as long as it shall.
+    It is ready when `answers()` is true. Without `answers`, it is ready when it has written a line to the
+    pipe of `SHOP_READY_FD`. It runs in its own session, so Ctrl-C in the terminal reaches only the
+    supervisor, which then stops all servers in order. On Linux it also gets the first of its
+    `stop_signals` when the *thread* that started it ends, even by `kill -9`. So start it from a thread
+    that lives as long as the process should.
 
-    `telling` marks the log lines that say best why it ended ("FATAL:"); otherwise the last does.
+    `telling` marks log lines that explain why it ended ("FATAL:"). Without such a line, the last line is
+    the reason.
     """
 
     def __init__(
@@ -111,12 +112,12 @@ class Process:
 
     @property
     def pid(self) -> int | None:
-        """None before the first start; of the latest run, if it has ended."""
+        """The process id of the latest run; None before the first start."""
         return self._popen.pid if self._popen else None
 
     @property
     def returncode(self) -> int | None:
-        """None while it runs; negative for a signal."""
+        """The exit status; None while it runs, negative for a signal."""
         return self._popen.poll() if self._popen else None
 
     def start(self) -> None:
@@ -151,7 +152,7 @@ class Process:
         return None if status is None else why_ended(status, self.last_words())
 
     def last_words(self) -> str:
-        """The line of the log that says best why it ended; empty if there is none."""
+        """The log line that explains best why it ended; empty if the log has none."""
         lines = self.log.tail()
         telling = [line for line in lines if self._telling in line]
         return (telling or lines or [""])[-1][:_LONGEST_LINE]
@@ -162,7 +163,7 @@ class Process:
             self._popen.send_signal(self.stop_signals[0])
 
     def stop(self, timeout: float) -> None:
-        """Most of the time for the first signal, the rest for the next, if any; then SIGKILL."""
+        """Send the stop signals one after another, and then SIGKILL. Most of the time is for the first."""
         self._forget_pipe()
         if self._popen is None:
             return
@@ -174,11 +175,11 @@ class Process:
                 self._popen.wait(timeout * (1 - FIRST_SIGNAL if number else FIRST_SIGNAL))
                 return
         self._popen.kill()
-        with suppress(subprocess.TimeoutExpired):  # a process the kernel holds dies when it can
+        with suppress(subprocess.TimeoutExpired):  # one in a system call ends later
             self._popen.wait(1.0)
 
     def wait(self, pause: Callable[[float], None] = time.sleep) -> int:
-        """Wait until it ends by itself; its exit status."""
+        """Wait until it ends by itself. Returns its exit status."""
         while (status := self.returncode) is None:
             pause(0.02)
         return status
@@ -209,7 +210,7 @@ def spawn(
     stdout: int,
     pass_fds: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
-    """A child in its own session, stderr joined to stdout, that does not outlive this thread."""
+    """Start a child in its own session, with stderr in stdout. It ends when this thread ends."""
     return subprocess.Popen(  # noqa: S603 - the programs are ours
         list(argv),
         env=env,
@@ -222,7 +223,7 @@ def spawn(
         user=account.uid if account else None,
         group=account.gid if account else None,
         extra_groups=[] if account else None,
-        # Runs after the change of user, which would clear what it sets; makes two system calls.
+        # Runs after the change of user, which would reset what it sets. It makes only two system calls.
         preexec_fn=_die_with_parent(death_signal),  # noqa: PLW1509
     )
 
@@ -234,14 +235,14 @@ def _die_with_parent(death_signal: signal.Signals) -> Callable[[], None] | None:
 
     def in_child() -> None:
         prctl(_PR_SET_PDEATHSIG, number)
-        if os.getppid() != parent:  # it died before it could be asked for
+        if os.getppid() != parent:  # the parent died before the signal was requested
             os.kill(os.getpid(), signal.SIGKILL)
 
     return in_child
 
 
 def why_ended(status: int, last_words: str = "") -> str:
-    """An exit status, negative for a signal, and the words that belong to it, if it is a failure."""
+    """Describes an exit status (negative for a signal), with the last words if it is a failure."""
     if status < 0:
         try:
             return f"killed by {signal.Signals(-status).name}"
@@ -251,7 +252,7 @@ def why_ended(status: int, last_words: str = "") -> str:
 
 
 def command_of(pid: int) -> str:
-    """The command line of a process; empty if there is none, or only the shell of a dead one."""
+    """The command line of a process; empty if the process does not exist or is a zombie."""
     if Path("/proc/self").exists():
         try:
             return os.fsdecode(Path(f"/proc/{pid}/cmdline").read_bytes()).replace("\0", " ")

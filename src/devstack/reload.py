@@ -1,7 +1,7 @@
-"""`shop up --reload`: what runs code that was edited is started again, at every save.
+"""`shop up --reload`: restarts the processes that run edited code, at every save.
 
-A service's API and worker when a file of the service was saved; all of them when it was any other
-file of the shop or of the spine. Databases are migrated first if a migration was saved.
+If a file of one service was saved, its API and worker restart. If another file of the shop or of the spine
+was saved, all processes restart. If a migration was saved, the databases are migrated first.
 """
 
 import threading
@@ -21,20 +21,20 @@ from devstack.supervisor import StartFailed, Supervisor, say
 from shop.platform import discovery
 
 STOP_TIMEOUT = 5.0
-"""Seconds a process is given to stop before it is started again."""
+"""Seconds that a process may take to stop before its restart."""
 
 _LINES = 15
-"""Of the log of a process that does not start, that are shown."""
+"""How many log lines of a process that does not start are shown."""
 
 
 class Reload:
-    """Watches files while it is entered; `look` is for the supervisor's thread."""
+    """Watches files while its context is entered. Call `look` in the supervisor's thread."""
 
     def __init__(self) -> None:
         self._services = {name: discovery.find(name).folder for name in discovery.names()}
         self._saved: SimpleQueue[set[Path] | Exception] = SimpleQueue()
         self._edited: set[Path] = set()
-        """Files that no process runs as they are now."""
+        """Saved files whose processes have not been restarted yet."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watching files")
 
@@ -52,9 +52,9 @@ class Reload:
         parts: Mapping[str, Sequence[Process]],
         migrate: Callable[[], None],
     ) -> None:
-        """Begin to start again what runs files that were saved since the last look.
+        """Restart the processes that run files saved since the last call. Does not wait for them.
 
-        `parts` are the processes of each service. `migrate` raises `StartFailed`.
+        `parts` gives the processes of each service. `migrate` may raise `StartFailed`.
         """
         new = self._new()
         if not new:
@@ -99,14 +99,14 @@ class Reload:
     def _folders(self) -> list[Path]:
         watched = [Path(package.__path__[0]) for package in (eventspine, shop)]
         for folder in self._services.values():
-            # The services of other distributions, and their contracts.
+            # Services of other distributions, and their contracts.
             for beside in (folder.parent, folder.parent.parent / "contracts"):
                 if not any(beside.is_relative_to(seen) for seen in watched):
                     watched.append(beside)
         return watched
 
     def _owner(self, path: Path) -> str | None:
-        """The service that alone runs this file; None if all may."""
+        """The only service that uses this file; None if others may use it too."""
         for name, folder in self._services.items():
             if path.is_relative_to(folder):
                 return name

@@ -1,8 +1,7 @@
-"""Keeps servers running: starts them in order, starts again what dies, stops them in reverse.
+"""Keeps servers running: starts them in order, restarts those that die, and stops them in reverse order.
 
-PostgreSQL, Kafka and the shop's own processes are the same thing here, a `Server`. One thread, one
-loop, nothing that blocks for long: a signal is noticed at the next `pause`, and no two things
-happen at once.
+PostgreSQL, Kafka and the shop's own processes all have the same interface here, `Server`. One thread runs one
+loop, and nothing blocks for long. So a signal is noticed at the next `pause`, and nothing runs concurrently.
 """
 
 import math
@@ -15,44 +14,44 @@ from typing import NoReturn, Protocol
 
 FIRST_PAUSE = 0.2
 LONGEST_PAUSE = 5.0
-"""Seconds before a server that died is started again: twice as many each time."""
+"""Seconds before a dead server is restarted. They double each time, up to `LONGEST_PAUSE`."""
 
 STEADY_AFTER = 10.0
-"""A server that lived this many seconds is started again with the shortest pause."""
+"""After this many seconds of life, a server's next restart uses the shortest pause again."""
 
 FIRST_STARTS = 6
-"""A server that dies this often before it was ever ready is given up: about seven seconds."""
+"""A server that dies this often before it was ever ready is not restarted. That takes about seven seconds."""
 
 Pause = Callable[[float], None]
-"""Waits at most so many seconds. May raise, to end whatever is waiting: that is how Ctrl-C does."""
+"""Waits at most so many seconds. It may raise to end the wait, as it does for Ctrl-C."""
 
 Say = Callable[[str], None]
-"""Tells a person one line."""
+"""Prints one line for a person."""
 
 
 class StartFailed(Exception):
-    """A server can't be started, or did not become ready in time. The message is a sentence."""
+    """A server can't be started, or did not become ready in time. The message is one sentence."""
 
 
 class Server(Protocol):
-    """A long-lived child: started, watched and stopped by one supervisor."""
+    """A long-lived child process that one supervisor starts, watches and stops."""
 
     @property
     def name(self) -> str: ...
 
     def start(self) -> None:
-        """Start it, without waiting until it answers. Again, after it has ended, is allowed.
+        """Start it, without waiting until it is ready. It can be started again after it has ended.
 
-        Raises `StartFailed` when it is certain that another try would end the same.
+        Raises `StartFailed` if another attempt would certainly fail too.
         """
         ...
 
     def ready(self) -> bool:
-        """Whether it answers. Asked many times a second while it starts, so it must be quick."""
+        """Whether it answers. This is called many times a second during the start, so it must be quick."""
         ...
 
     def ended(self) -> str | None:
-        """None while it lives; then why it ended, in a few words."""
+        """None while it runs; then a short reason of its end."""
         ...
 
     def terminate(self) -> None:
@@ -60,19 +59,19 @@ class Server(Protocol):
         ...
 
     def stop(self, timeout: float) -> None:
-        """Ask it to stop, if nobody has, and force it so that it is gone after `timeout` s."""
+        """Ask it to stop, if that has not been done, and kill it if it runs after `timeout` s."""
         ...
 
 
 def say(line: str) -> None:
-    """To stderr, whatever became of the terminal: a lost one must not keep us from stopping."""
+    """Write a line to stderr. Errors are ignored, because a lost terminal must not prevent a clean stop."""
     with suppress(OSError):
         sys.stderr.write(f"{line}\n")
         sys.stderr.flush()
 
 
 def wait_ready(server: Server, timeout: float, pause: Pause = time.sleep) -> None:
-    """Wait as long as it lives, for at most `timeout` s. Raises `StartFailed`."""
+    """Wait until it is ready. Raises `StartFailed` if it ends, or after `timeout` s."""
     deadline = time.monotonic() + timeout
     while not server.ready():
         if (why := server.ended()) is not None:
@@ -84,28 +83,28 @@ def wait_ready(server: Server, timeout: float, pause: Pause = time.sleep) -> Non
 
 @dataclass(eq=False)
 class _Child:
-    """A server and how it has been doing."""
+    """A server and its history."""
 
     server: Server
     started_at: float = 0.0
     start_again_at: float | None = None
     deaths: int = 0
-    """In a row: counted anew once it has lived for `STEADY_AFTER`."""
+    """Deaths in a row. The count restarts after it has run for `STEADY_AFTER`."""
     ready: bool = False
     was_ready: bool = False
     restart_by: float | None = None
-    """It was asked to stop, to be started again; by when at the latest."""
+    """It was asked to stop for a restart, and must have stopped by this time."""
     failed: Callable[[str], None] | None = None
-    """It was started again on purpose and is not ready yet; who is told if it does not start."""
+    """Called if it does not start after a requested restart. None if no restart is in progress."""
 
 
 @dataclass(frozen=True)
 class _Stage:
-    """What was started together."""
+    """Servers that were started together."""
 
     children: list[_Child]
     stop_within: float
-    """Seconds it is given to stop, though its share be less."""
+    """Seconds that it may take to stop, even if its share of the time is less."""
 
 
 class Supervisor:
@@ -115,10 +114,11 @@ class Supervisor:
         self._stages: list[_Stage] = []
 
     def start(self, *servers: Server, timeout: float, stop_within: float = 0.0) -> None:
-        """Start these together and wait until all are ready; those started before are watched too.
+        """Start these together and wait until all are ready. Servers started earlier are watched too.
 
-        One that dies is started again a few times: what a killed predecessor left behind may need
-        a moment to go. `stop_within` is what they are given to stop. Raises `StartFailed`.
+        A server that dies is restarted a few times, because remains of a killed predecessor may need a
+        moment to disappear. `stop_within` is the time in seconds that they may take to stop. Raises
+        `StartFailed`.
         """
         stage = [_Child(server) for server in servers]
         self._stages.append(_Stage(stage, stop_within))
@@ -135,15 +135,16 @@ class Supervisor:
             self._pause(pause)
 
     def watch(self, look: Callable[[], None] = lambda: None) -> NoReturn:
-        """Keep everything running until `pause` or `look`, which is called every 0.1 s, raises."""
+        """Keep all servers running until `pause` or `look` raises. `look` is called every 0.1 s."""
         while True:
             look()
             self._pause(self._tend())
 
     def restart(self, server: Server, *, timeout: float, failed: Callable[[str], None]) -> None:
-        """Have it stopped, within `timeout` s, and started again by `watch`; returns at once.
+        """Make `watch` stop it, within `timeout` s, and start it again. Returns at once.
 
-        If it ends before it is ready, `failed` is told why, and it stays down until it is restarted.
+        If it ends before it is ready, `failed` is called with the reason. It then stays down until the next
+        restart.
         """
         child = next(
             child for stage in self._stages for child in stage.children if child.server is server
@@ -154,12 +155,12 @@ class Supervisor:
         child.failed = failed
 
     def stop(self, timeout: float = 5.0) -> None:
-        """Stop everything within `timeout` s and what stages were granted, last started first.
+        """Stop all servers, the last started first, within `timeout` s plus the extra time of stages.
 
-        What was started together is asked together. Each stage may use an equal share of the time
-        that is left, so a slow one can't take what PostgreSQL needs to close cleanly.
+        Servers that were started together are stopped together. Each stage may use an equal share of the
+        remaining time. So a slow stage can't use the time that PostgreSQL needs for a clean shutdown.
         """
-        # The margin is for what follows a SIGKILL.
+        # The margin is for the work after a SIGKILL.
         deadline = time.monotonic() + 0.9 * timeout
         while self._stages:
             now = time.monotonic()
@@ -170,11 +171,11 @@ class Supervisor:
                 child.server.terminate()
             for child in reversed(stage.children):
                 child.server.stop(max(0.0, stage_end - time.monotonic()))
-            # What it took beyond its share, it took from nobody.
+            # Extra time of this stage does not reduce the time of the others.
             deadline += max(0.0, time.monotonic() - share_end)
 
     def _tend(self) -> float:
-        """Look after everyone once; how many seconds may pass until the next look."""
+        """Check every server once. Returns the seconds until the next check."""
         return min(self._look_after(child) for stage in self._stages for child in stage.children)
 
     def _look_after(self, child: _Child) -> float:

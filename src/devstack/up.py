@@ -1,9 +1,9 @@
-"""`shop up`: the whole shop on this machine, from one command, until Ctrl-C.
+"""`shop up`: runs the whole shop on this machine, with one command, until Ctrl-C.
 
-What it keeps is in one directory: `VERSION` (of this layout), `lock`, `postgres/`, `logs/`, and,
-while it runs, `running.json`, the settings its parts run with. One
-database for each service and one for the log, in one PostgreSQL; an API and a worker process for
-each service, told where everything is by the same settings that production uses.
+All its data is in one directory: `VERSION` (of this layout), `lock`, `postgres/` and `logs/`. While it runs,
+`running.json` holds the settings of its processes. One PostgreSQL server has a database for each service and
+one for the log. Each service has an API process and a worker process. They get the same settings as in
+production.
 """
 
 import json
@@ -33,23 +33,23 @@ from shop.platform.processes.files import TooFewFiles
 from shop.platform.running import RUNNING
 
 START_TIMEOUT = 60.0
-"""Seconds the shop's own processes may take until all of them answer."""
+"""Seconds within which all processes of the shop must be ready."""
 
 STOP_TIMEOUT = 5.0
 
 LOCAL = "local"
-"""In the place of a Kafka broker's address: one that is started here."""
+"""This value, instead of a Kafka broker's address, means a broker that is started here."""
 
 FOR_PEOPLE = "shop: "
-"""How a line begins, of a command that runs before the start, that belongs on the terminal."""
+"""The start of lines that go to the terminal, in the output of commands that run before the start."""
 
-_SHOWN = {"localhost": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - nobody binds here
-"""Where people find what listens there."""
+_SHOWN = {"localhost": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - no socket binds here
+"""The address to print for a host."""
 
 
 @dataclass(frozen=True)
 class LocalService:
-    """A service, and the port of its API on this machine."""
+    """A service and the port of its API on this machine."""
 
     name: str
     port: int
@@ -60,17 +60,17 @@ class UpOptions:
     data: Path
     services: Sequence[LocalService]
     host: str = "localhost"
-    """Where the APIs listen."""
+    """The host on which the APIs listen."""
     max_connections: int = 0
-    """That each API is to hold."""
+    """The most connections that each API holds."""
     stop_within: float = 0.0
-    """Seconds an API may take to finish what it accepted."""
+    """Seconds that an API may take to finish accepted requests."""
     verbose: bool = False
-    """Show what the processes log, not only in their files."""
+    """Show the logs of the processes on the terminal too."""
     kafka: str | None = None
-    """None: the log is a table. `LOCAL`: start a broker here. Else the broker's HOST:PORT."""
+    """None: the log is a table. `LOCAL`: start a broker here. Otherwise a broker's HOST:PORT."""
     reload: bool = False
-    """Start again what runs code that was edited."""
+    """Restart processes whose code was edited."""
     gateway: int | None = None
     """The port of the gateway in front of the APIs; None for no gateway."""
     copy_log_from: str | None = None
@@ -78,12 +78,12 @@ class UpOptions:
 
 
 def shop_command(*words: str) -> list[str]:
-    """This very installation's `shop`, whatever the PATH says."""
+    """The command of this installation's `shop`, independent of PATH."""
     return [sys.executable, "-m", "shop.cli", *words]
 
 
 def run(options: UpOptions, command: Callable[..., list[str]] = shop_command) -> int:
-    """Start everything, keep it running, stop it at SIGINT, SIGTERM or SIGHUP; the exit status."""
+    """Run the shop until SIGINT, SIGTERM or SIGHUP. Returns the exit status."""
     data = options.data
     logs: list[LogFile] = []
     try:
@@ -125,7 +125,7 @@ def _bring_up(
     pause: Pause,
     command: Callable[..., list[str]],
 ) -> tuple[Mapping[str, Sequence[Process]], Callable[[], None]]:
-    """Each service's processes, and what migrates the databases."""
+    """Start everything. Returns each service's processes, and the function that migrates the databases."""
 
     def process(name: str, *words: str) -> Process:
         child = Process(name, command(*words), log=data / "logs" / f"{name}.log", env=env)
@@ -137,7 +137,7 @@ def _bring_up(
     supervisor.start(postgres, timeout=CRASH_RECOVERY)
     postgres.ensure_databases([*(service.name for service in options.services), "log"])
 
-    # Or the commands beside this one would not find all services.
+    # Otherwise other commands on this directory would not find all services.
     settings = {PACKAGES: os.environ[PACKAGES]} if PACKAGES in os.environ else {}
     for service in options.services:
         prefix = f"SHOP_{service.name.upper()}__"
@@ -145,10 +145,10 @@ def _bring_up(
         settings[f"{prefix}PORT"] = str(service.port)
     settings |= _log_settings(options, data, supervisor, postgres)
     other = _other_log(options, data, supervisor, postgres)
-    # For `shop events` and its like, run beside this one.
+    # For `shop events` and similar commands, which run at the same time.
     write_whole(data / RUNNING, json.dumps(settings, indent=2) + "\n")
-    # Unbuffered, because a killed process's last lines are the best. The logs are UTF-8, whatever the
-    # terminal is.
+    # Unbuffered, because the last lines of a killed process are the most useful. The logs are UTF-8 in every
+    # locale.
     env = {
         **_around(settings),
         **settings,
@@ -163,7 +163,7 @@ def _bring_up(
 
     migrated = "the databases could not be migrated"
     if other:
-        # That log's own tables too: an older release may have made them.
+        # Migrate the tables of that log too, because an older release may have created them.
         env = {**env, **other}
         _once(process("migrate-other-log", "migrate"), pause, migrated)
         env = {**env, **settings}
@@ -184,7 +184,7 @@ def _bring_up(
     addresses = [f"{name} http://{address}" for name, address in apis.items()]
     if options.gateway is not None:
         addresses.append(_start_gateway(options.gateway, data, apis, supervisor, logs))
-    with suppress(OSError):  # nobody reads it, or the disk it goes to is full: the shop runs
+    with suppress(OSError):  # a closed pipe or a full disk does not stop the shop
         sys.stdout.write(
             f"eventshop is ready: {' · '.join(addresses)} · data in {data} · Ctrl-C stops\n"
         )
@@ -195,8 +195,8 @@ def _bring_up(
 def _start_gateway(
     port: int, data: Path, apis: Mapping[str, str], supervisor: Supervisor, logs: list[LogFile]
 ) -> str:
-    """Where it is, and what to trust there."""
-    # Only now: it loads the services, to know their routes.
+    """Start the gateway. Returns its address and the certificate authority to trust."""
+    # Imported only here, because it loads the services to know their routes.
     from devstack.nginx import local_gateway  # noqa: PLC0415
 
     gateway, certificate = local_gateway(data, apis, port)
@@ -210,7 +210,7 @@ def _shown(host: str) -> str:
 
 
 def _around(settings: Mapping[str, str]) -> dict[str, str]:
-    """The environment, without files that would win over these settings (`SHOP_…_FILE`)."""
+    """The environment, without variables that would override these settings (`SHOP_…_FILE`)."""
     over = {f"{name}_FILE" for name in settings}
     return {name: value for name, value in os.environ.items() if name not in over}
 
@@ -218,12 +218,12 @@ def _around(settings: Mapping[str, str]) -> dict[str, str]:
 def _log_settings(
     options: UpOptions, data: Path, supervisor: Supervisor, postgres: LocalPostgres
 ) -> Mapping[str, str]:
-    """Where the event log is; starts its broker if that is to run here."""
+    """The settings of the event log. Starts the broker if it runs here."""
     if options.kafka is None:
         return {"SHOP_EVENT_LOG": "postgres", "SHOP_EVENT_LOG_URL": postgres.dsn("log")}
     servers = options.kafka
     if servers == LOCAL:
-        # Only now: most people never start a broker, and need none of what it is made from.
+        # Imported only here, because most users never start a broker.
         from devstack.broker import Broker  # noqa: PLC0415
 
         kafka = Broker(data / "kafka")
@@ -235,12 +235,12 @@ def _log_settings(
 def _other_log(
     options: UpOptions, data: Path, supervisor: Supervisor, postgres: LocalPostgres
 ) -> Mapping[str, str] | None:
-    """The settings of a log to copy from that is kept here, if one is to be copied; starts its broker."""
+    """The settings of the local log to copy from, or None. Starts its broker if necessary."""
     of = options.copy_log_from
     if of is None:
         return None
     if of == ("kafka" if options.kafka else "postgres"):
-        raise StartFailed(f"--copy-log-from {of} names the very log that the shop is to run on")
+        raise StartFailed(f"--copy-log-from {of} names the log that the shop itself uses")
     if of == "kafka" and not (data / "kafka").exists():
         raise StartFailed(f"there is no log to copy in {data / 'kafka'}: no broker has run here")
     if of not in {"postgres", "kafka"}:
@@ -250,7 +250,7 @@ def _other_log(
 
 
 def _once(work: Process, pause: Pause, failed: str) -> None:
-    """Have it done before anything else starts, and show the lines that are meant for people."""
+    """Run a command to its end before the next part starts, and show its lines for people."""
     try:
         work.start()
         status = work.wait(pause)
@@ -259,14 +259,14 @@ def _once(work: Process, pause: Pause, failed: str) -> None:
     if status:
         for line in work.log.tail():
             say(f"  {line}")
-        raise StartFailed(f"{failed} ({work.ended()}); {work.log.path} has all it said")
+        raise StartFailed(f"{failed} ({work.ended()}); {work.log.path} has its output")
     for line in work.log.tail():
         if line.startswith(FOR_PEOPLE):
             say(line.removeprefix(FOR_PEOPLE))
 
 
 def _check_files(max_connections: int) -> None:
-    """As many as the parts want may be open, in them too; says so where they will have to do with less."""
+    """Raise the limit of open files, also for child processes. Prints a line if the limit is too low."""
     held = files.connections(max_connections)
     if held < max_connections:
         say(
@@ -286,11 +286,11 @@ def _wanted_ports(options: UpOptions) -> Iterator[WantedPort]:
 
 @contextmanager
 def _edits(options: UpOptions) -> Iterator[Callable[..., None]]:
-    """What looks for edited files; watched from now on, so that no save of a file that runs is missed."""
+    """The function that checks for edited files. Watching starts now, so that no save is missed."""
     if not options.reload:
         yield lambda *_: None
         return
-    # Only now: `make up` watches no files.
+    # Imported only here, because `make up` watches no files.
     from devstack.reload import Reload  # noqa: PLC0415
 
     with Reload() as reload:
@@ -298,12 +298,12 @@ def _edits(options: UpOptions) -> Iterator[Callable[..., None]]:
 
 
 class _Stopped(Exception):
-    """Somebody asked everything to stop. Raised only by a pause, so never halfway through."""
+    """A signal asked the shop to stop. Only a pause raises it, so it never interrupts a step."""
 
 
 @contextmanager
 def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """Notes the signals that ask to stop; any number of them is one wish."""
+    """Yields whether a stop signal has arrived. Several signals count as one."""
     asked = False
 
     def note(_number: int, _frame: FrameType | None) -> None:
@@ -313,7 +313,7 @@ def _stop_signals() -> Iterator[Callable[[], bool]]:
     before = {
         number: signal.signal(number, note)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        # Under nohup a closed terminal is no reason to stop.
+        # Under nohup, a closed terminal must not stop the shop.
         if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN
     }
     try:
@@ -324,7 +324,7 @@ def _stop_signals() -> Iterator[Callable[[], bool]]:
 
 
 def _pause(stop_asked: Callable[[], bool], logs: Sequence[LogFile], *, verbose: bool) -> Pause:
-    """A pause in which Ctrl-C is noticed and the logs are looked after."""
+    """A pause that notices Ctrl-C and truncates large log files."""
 
     def pause(seconds: float) -> None:
         if stop_asked():

@@ -33,7 +33,7 @@ from eventspine.projections import (
 from eventspine.session import WHOLE_TABLES
 
 Progress = Callable[[str, int, int], None]
-"""Told what is being read, how many records of it are done, and how many there are."""
+"""Called with what is being read, the number of records that are done, and the number of all."""
 
 _PAGE = 5000  # records read from the log at a time
 
@@ -47,12 +47,12 @@ WHERE consumer = %(consumer)s ORDER BY topic, "partition", "offset"
 
 @dataclass
 class Audited:
-    """What is to be audited of one service."""
+    """What the audit needs to know about one service."""
 
     name: str
     source: str
     topic: str
-    """Empty, as its source, of a service that only reads."""
+    """Empty, like `source`, if the service only reads."""
     database_url: str
     consumers: Sequence[Handlers]
     """Its handlers, and then its reactions."""
@@ -62,7 +62,7 @@ class Audited:
 
 @dataclass
 class Section:
-    """One thing that was checked. `problems` are sentences a person can act on."""
+    """The result of one check. `problems` are sentences that tell an operator what to do."""
 
     title: str
     facts: dict[str, Any] = field(default_factory=dict)
@@ -74,8 +74,9 @@ class Section:
 
 
 async def audit(audited: Audited, log: EventLog, progress: Progress) -> list[Section]:
-    """Everything that can be said of one service and the log. Raises `Unavailable` and the log's
-    own errors when something can't be read: that is no verdict.
+    """Audit one service against the log.
+
+    Raises `Unavailable`, or the log's own errors, if something can't be read. Then there is no result.
     """
     async with _snapshot(audited.database_url) as connection:
         [(head,)] = await _all(connection, _HEAD, {})
@@ -93,7 +94,7 @@ async def audit(audited: Audited, log: EventLog, progress: Progress) -> list[Sec
             own = await _read_own(
                 connection, audited.topic, audited.source, log, head, fed.relayed, progress
             )
-            # The head only rises: what the log has beyond it now, it can't have from this database.
+            # The head only rises. So an event above it in the log does not come from this database.
             head_now = await _head_now(audited.database_url)
             sections.append(_source_section(audited, own, head_now, fed))
             incomplete |= {audited.topic} if fed.lacks else set()
@@ -149,7 +150,7 @@ async def _read_own(
     relayed: int,
     progress: Progress,
 ) -> Seen:
-    """The service's own events, from the log, and from the outbox those not relayed yet."""
+    """Read the service's own events: from the log, and from the outbox if they are not relayed yet."""
     seen = Seen(head)
     highest: dict[int, int] = {}
     async with connection.cursor() as cursor:
@@ -160,7 +161,7 @@ async def _read_own(
                     seen.foreign += 1
                     continue
                 seen.add(found.position)
-                # As every reader does: what is not above the last is a repeat, whatever it says.
+                # Like every reader: an event that is not above the last position is a repeat, whatever its data.
                 if highest.get(record.partition, 0) < found.position <= head:
                     highest[record.partition] = found.position
                     await copy.write_row(_row(record, found))
@@ -182,8 +183,9 @@ async def _read_others(
     section: Section,
     progress: Progress,
 ) -> bool:
-    """Another's events, up to this service's checkpoints, and what was applied from logs before; checks
-    the checkpoints on the way. Whether this log holds all that was applied.
+    """Read another service's events, up to this service's checkpoints and to what it applied from earlier logs.
+
+    It also checks the checkpoints. Returns whether this log holds everything that was applied.
     """
     ends = await log.end_offsets(topic)
     shown = {partition: Shown() for partition in ends}
@@ -264,7 +266,7 @@ def _envelope(record: Record) -> Envelope | None:
 
 
 def _can_be_applied(record: Record, found: Envelope, handlers: Handlers) -> bool:
-    """What can't be understood was parked, and, if it is not there any more, discarded."""
+    """Whether the event can be decoded. If not, it was parked, and perhaps discarded since."""
     event_class = handlers.event_class(record.topic, found.type)
     if event_class is None:
         return True
@@ -276,7 +278,7 @@ def _can_be_applied(record: Record, found: Envelope, handlers: Handlers) -> bool
 
 
 def _row(record: Record, found: Envelope) -> tuple[str, int, str, str | None, str]:
-    """For `COPY_EVENTS`."""
+    """A row of `COPY_EVENTS`."""
     data = (record.value or b"").decode(errors="replace")
     key = None if record.key is None else _storable(record.key)
     return record.topic, found.position, _storable(found.type), key, _storable(data)
@@ -319,7 +321,7 @@ def _nothing_published(audited: Audited, head: int) -> list[Section]:
         return []
     section = Section(f"{audited.name}: it only reads", facts={"published": head})
     section.problems.append(
-        f"it has no topic, and {head} event(s) in its outbox, which nobody is told of: give it a"
+        f"it has no topic, and {head} event(s) in its outbox that no service can read: give it a"
         " topic, or publish nothing in it"
     )
     return [section]

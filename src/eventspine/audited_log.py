@@ -30,13 +30,13 @@ _WAY_OUT = (
 
 
 class Feeding(NamedTuple):
-    """How a service feeds this log."""
+    """What the service's database says about feeding this log."""
 
     relayed: int
-    """Up to which position this very log holds everything, by what the database says."""
+    """The position up to which this log holds everything, according to the database."""
     problem: str | None
     lacks: bool
-    """Whether events are in neither this log nor the outbox, since they are in another."""
+    """Whether some events are only in another log, and neither in this one nor in the outbox."""
 
 
 async def feeding(connection: Connection, source: str, log: str) -> Feeding:
@@ -54,7 +54,7 @@ class Reading(NamedTuple):
     """How a service reads a topic of this log."""
 
     checkpoints: dict[int, tuple[int, int]]
-    """Of each partition, the next offset and the last position."""
+    """For each partition, the next offset and the last position."""
     earlier: Earlier
     problem: str | None
 
@@ -75,7 +75,7 @@ async def reading(connection: Connection, consumer: str, topic: str, log: str) -
 
 
 def not_there_yet(topic: str, earlier: Earlier, highest: int) -> str | None:
-    """What was applied from another log and is not in this one."""
+    """A problem if events were applied from another log and are not in this one; otherwise None."""
     if highest >= earlier.highest:
         return None
     return (

@@ -11,11 +11,11 @@ from eventspine.event import message
 from eventspine.log import Message
 
 MOST_BYTES = 16 * 1024 * 1024
-"""Of the data of one batch, as it is stored. Few outboxes come near; one of large events must
-not fill the memory of the relay."""
+"""The largest size of the data of one batch, as stored. It limits the relay's memory if events are
+large; most outboxes never reach it."""
 
-# The first row always, however large it is. Sizes are as stored, so that asking for them costs
-# no decompressing.
+# It always returns the first row, even if that alone exceeds the limit. Sizes are as stored, so that
+# measuring them needs no decompression.
 _NEXT = """
 SELECT position, topic, key, type, schema_version,
     to_char(time AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), data::text, headers::text,
@@ -33,10 +33,10 @@ _POSITION, _TOPIC, _KEY, _TYPE, _SCHEMA_VERSION, _TIME, _DATA, _HEADERS, _BYTES 
 
 
 class Batch:
-    """Rows of the outbox that follow each other. They remain as the server sent them.
+    """Consecutive rows of the outbox, in the form in which the server sent them.
 
-    Made into Python's objects all at once, ten thousand would cost the caches and the garbage
-    collector as much as everything else that a relay does with them.
+    A row becomes Python objects only when it is needed. Ten thousand rows converted at once would
+    cost as much time, in CPU caches and garbage collection, as the rest of the relay's work.
     """
 
     def __init__(self, rows: PGresult, source: str, *, limit: int) -> None:
@@ -53,7 +53,7 @@ class Batch:
 
     @property
     def is_full(self) -> bool:
-        """Whether there are likely more behind it."""
+        """Whether more rows probably follow."""
         last = len(self) - 1
         return last >= 0 and (
             last + 1 >= self._limit or int(self._rows.get_value(last, _BYTES) or 0) >= MOST_BYTES
@@ -71,7 +71,7 @@ class Batch:
 
 
 class _Messages(Sequence[Message]):
-    """Each is made when it is asked for."""
+    """Creates each message when it is accessed."""
 
     def __init__(self, rows: PGresult, source: str, numbers: Sequence[int]) -> None:
         self._rows = rows
@@ -114,7 +114,7 @@ class _Messages(Sequence[Message]):
 
 
 async def following(connection: Connection, source: str, position: int, limit: int) -> Batch:
-    """The next events of the outbox: `limit`, or as many as come to `MOST_BYTES`."""
+    """The next events of the outbox: at most `limit`, and about `MOST_BYTES` of data."""
     found = await execute(
         connection, _NEXT, {"position": position, "limit": limit, "most_bytes": MOST_BYTES}
     )

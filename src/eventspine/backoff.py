@@ -16,11 +16,11 @@ _LONGEST_PAUSE = 5.0
 _FORGOTTEN_AFTER = 60.0
 """Seconds after which a failure that has not recurred is logged again."""
 _LASTING = 5.0
-"""Seconds after which a recurring failure is logged again, since this time it lasts."""
+"""Seconds after which a recurring failure is logged again, if it lasts."""
 
 
 class Backoff:
-    """One for each thing that may have to wait.
+    """The waiting of one component that may fail repeatedly.
 
     It logs `<component>.waiting` and `<component>.recovered`, with the fields in `context`.
     """
@@ -31,16 +31,16 @@ class Backoff:
         self._context = context
         self._failures = 0
         self._said: dict[str, float] = {}
-        """What has been logged, and when it last happened."""
+        """The failures that have been logged, and when each last happened."""
         self._since = 0.0
-        """When the present failure began."""
+        """When the present failure started."""
         self._silent = True
         """Whether nothing was logged about the present failure."""
         self.last_turn = time.monotonic()
-        """When it last failed or worked. If that is long ago, it is stuck."""
+        """When it last failed or succeeded. If that is long ago, the component is stuck."""
 
     async def after(self, error: BaseException) -> None:
-        """Pause. Logs the error if it is another kind than before."""
+        """Pause. Logs the error if its kind is new."""
         await asyncio.sleep(self.pause(error))
 
     def pause(self, error: BaseException) -> float:
@@ -61,11 +61,11 @@ class Backoff:
         return pause * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
 
     def comes_round(self) -> None:
-        """It is not stuck; whether it works again, its next turn will show."""
+        """Note that the component is not stuck. Its next attempt shows whether it works again."""
         self.last_turn = time.monotonic()
 
     def over(self) -> None:
-        """It works, or works again."""
+        """Note that the component works, and log the end of a failure."""
         self.comes_round()
         if not self._silent:
             self._log.info(

@@ -21,13 +21,13 @@ Command = TypeVar("Command")
 Result = TypeVar("Result")
 
 Run = Callable[[Sequence[Command]], Awaitable[Sequence[Result | Exception]]]
-"""Does all commands, in their order, and answers one result for each. A command that is refused
-is a *value*, an exception among the results, and is raised for its own caller only."""
+"""Executes all commands in their order, and returns one result for each. The result of a refused command
+is an exception *as a value*. It is raised for the caller of that command only."""
 
 Action = Callable[
     [Transaction, Sequence[Request[Command]]], Awaitable[Sequence[Result | Exception]]
 ]
-"""What a service does: a batch of requests, in one transaction. See `Run` for the results."""
+"""A service's work on a batch of requests, in one transaction. `Run` describes the results."""
 
 _TRIES = 2
 _TRIES_IN_A_RACE = 5
@@ -37,19 +37,20 @@ class _Submitted(NamedTuple, Generic[Command, Result]):
     command: Command
     future: asyncio.Future[Result]
     deadline: float
-    """By the loop's clock; not begun after it."""
+    """The latest start of the command, by the event loop's clock."""
 
 
 class Batcher(Generic[Command, Result]):
     """Gathers commands and runs them in batches of at most `max_batch`, `concurrency` batches at a time.
 
-    A batch is answered in one go, in which the event loop does nothing else: twice as many commands in
-    it are hardly cheaper each, and a caller that is refused meanwhile is told twice as late.
+    The event loop does nothing else while a batch is answered. So `max_batch` has a limit: a batch of
+    twice the size makes a command hardly cheaper, and delays other answers, such as refusals, twice as
+    long.
 
-    More than one keeps several transactions in flight; for commands that take the same locks one is
-    best. At most `max_waiting` callers wait; one more is refused with `Overloaded` at once. No
-    command is begun, or begun again, after its deadline, `timeout` seconds from its coming: its
-    caller has given up by then, or will.
+    With a `concurrency` above 1, several transactions run at the same time. Use 1 for commands that
+    take the same locks. At most `max_waiting` callers wait; the next one gets `Overloaded` at once. A
+    command's deadline is `timeout` seconds after it is submitted. It is not started or retried
+    later, because its caller gives up at about that time.
     """
 
     def __init__(
@@ -73,19 +74,19 @@ class Batcher(Generic[Command, Result]):
         self._timer_at = 0.0
 
     def deadline(self) -> float:
-        """Of a command that comes now; for a caller that submits several for the same request."""
+        """The deadline of a command submitted now, for callers that submit several for one request."""
         return asyncio.get_running_loop().time() + self._timeout
 
     def admit(self) -> None:
-        """Raises `Overloaded` if a command that came now would be one too many."""
+        """Raises `Overloaded` if a command submitted now would be refused."""
         if len(self._waiting) >= self._max_waiting:
             raise Overloaded(f"{len(self._waiting)} callers are waiting already")
 
     async def submit(self, command: Command, deadline: float = inf) -> Result:
-        """The command's own result, once its transaction has committed.
+        """The command's own result, after its transaction has committed.
 
-        Raises what the command was refused with, `Overloaded`, or whatever the batch failed of:
-        `Unavailable` (not done), `OutcomeUnknown` (done once or not at all), or the command's own fault.
+        Raises the command's refusal, `Overloaded`, or the error of the batch: `Unavailable` (not
+        done), `OutcomeUnknown` (done once or not at all), or the command's own error.
         """
         self.admit()
         loop = asyncio.get_running_loop()
@@ -96,16 +97,16 @@ class Batcher(Generic[Command, Result]):
             self._look_again(deadline)
         if self._idle:
             self._idle -= 1
-            # Kept, because the event loop itself holds tasks only weakly.
+            # Keep the task, because the event loop has only a weak reference to it.
             task = asyncio.create_task(self._lane())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         return await future
 
     async def close(self) -> None:
-        """Finish what was accepted."""
+        """Wait until all accepted commands are done."""
         while self._tasks:
-            # Not `gather`: if the task that closes were cancelled, it would cancel the work as well.
+            # `gather` would cancel the work if the closing task were cancelled.
             await asyncio.wait(self._tasks)
         if self._timer is not None:
             self._timer.cancel()
@@ -123,13 +124,13 @@ class Batcher(Generic[Command, Result]):
         batch = []
         for _ in range(min(len(self._waiting), self._max_batch)):
             submitted = self._waiting.popleft()
-            # A caller who has gone away before the work began need not have it done.
+            # Skip the command if its caller has left before the work began.
             if not submitted.future.done():
                 batch.append(submitted)
         return batch
 
     def _look_again(self, at: float) -> None:
-        """One timer for all: for the one whose deadline is next."""
+        """Set the one timer for all commands to the next deadline."""
         if self._timer is not None:
             self._timer.cancel()
         self._timer_at = at
@@ -144,7 +145,7 @@ class Batcher(Generic[Command, Result]):
     def _in_time(
         self, submitted: Iterable[_Submitted[Command, Result]], why: Exception | None
     ) -> list[_Submitted[Command, Result]]:
-        """Those that may still be begun; the others are refused: with `why`, if there is a reason."""
+        """The commands that may still start. The others are refused, with `why` if it is given."""
         now = asyncio.get_running_loop().time()
         in_time = []
         for each in submitted:
@@ -166,14 +167,14 @@ class Batcher(Generic[Command, Result]):
         try:
             results = await self._run([submitted.command for submitted in batch])
         except Unavailable as error:
-            # A deadlock, a terminated backend: certainly not done, and mostly over by now.
+            # For example a deadlock or a terminated backend: not done, and usually over by now.
             if tries < (_TRIES_IN_A_RACE if isinstance(error, Conflict) else _TRIES):
                 await self._settle(batch, tries + 1, error)
                 return
             _answer_all(batch, [error] * len(batch))
         except Exception as error:  # noqa: BLE001 - it goes to the callers
             if len(batch) > 1 and _is_one_commands_fault(error):
-                # One command takes its neighbours down. Halve until it stands alone.
+                # One command makes the whole batch fail. Halve the batch until that command is alone.
                 middle = len(batch) // 2
                 await self._settle(batch[:middle])
                 await self._settle(batch[middle:])
@@ -187,7 +188,7 @@ def _answer_all(
     batch: Sequence[_Submitted[Command, Result]], results: Sequence[Result | Exception]
 ) -> None:
     if len(results) != len(batch):
-        # Done all the same, so it must not be run again; nor may a caller wait for ever.
+        # The transaction has committed, so do not run it again. Every caller needs an answer.
         wrong = RuntimeError(f"{len(batch)} commands were given {len(results)} results")
         results = [wrong] * len(batch)
     for submitted, result in zip(batch, results, strict=True):
@@ -204,18 +205,18 @@ def _answer(future: asyncio.Future[Result], outcome: Result | Exception) -> None
 
 
 def _is_one_commands_fault(error: Exception) -> bool:
-    """The spine's own errors are about the database, and hit every command alike."""
+    """Whether one command may have caused it. The spine's own errors affect all commands of a batch."""
     return not isinstance(error, SpineError)
 
 
 def in_transaction(
     database: Database, action: Action[Command, Result]
 ) -> Run[Request[Command], Result]:
-    """An action as something a batcher can run: each batch in one transaction, which publishes."""
+    """Make an action into a batcher's `run`: each batch in one transaction that can publish."""
 
     async def run(requests: Sequence[Request[Command]]) -> Sequence[Result | Exception]:
         async with transaction(database) as tx:
-            # Leaving the block commits; only then are callers told.
+            # The commit happens when the block ends; callers get their results after it.
             return await action(tx, requests)
 
     return run

@@ -50,33 +50,33 @@ _CHECKPOINTS = """
 SELECT topic, partition, log, next_offset, last_position FROM cursors WHERE consumer = %(consumer)s
 """
 
-# Compare-and-set: a row that is not where this member left it means another member was here; one that
-# is not there, that another log is read now. The row is made when the partition is taken up.
+# Compare-and-set. If the row has changed, another member has moved it. If the row is missing, another log
+# is read now. The row is created when the partition is taken up.
 _MOVE = """
 UPDATE cursors AS c SET next_offset = %(next_offset)s, last_position = %(last_position)s
 WHERE consumer = %(consumer)s AND topic = %(topic)s AND partition = %(partition)s AND log = %(log)s
     AND c.next_offset = %(from_offset)s AND c.last_position = %(from_position)s
 """
 
-_WHICH_LOG_EVERY = 10.0  # seconds: a topic may be made anew while it is read
+_WHICH_LOG_EVERY = 10.0  # seconds; a topic may be recreated while it is read
 
 
 _BEHIND = "an earlier event of its key is parked"
 
 
 class CheckpointConflict(SpineError):
-    """Another member moved this partition's checkpoint: the records were applied already, or are stale."""
+    """Another member moved this partition's checkpoint. The records were already applied, or are stale."""
 
 
-# Tried again, for as long as it takes.
+# Errors after which the same records are tried again, without a limit.
 _PASSING = (CheckpointConflict, *PASSING)
 
 
 class Consumer:
-    """One member of a service's consumer group, for as long as `run` is left running.
+    """One member of a service's consumer group, while `run` is running.
 
-    `batch` records at most are read and applied in one transaction. Once more than `most_parked`
-    keys can't be applied, a partition with one more stops and says so.
+    At most `batch` records are read and applied in one transaction. At most `most_parked` keys are
+    parked. A partition that would park another key pauses, and the pause is logged.
     """
 
     def __init__(
@@ -99,22 +99,22 @@ class Consumer:
         self._checkpoints: dict[Partition, Checkpoint] = {}
         self._reads_next: dict[Partition, int] = {}
         self._logs: dict[str, str] = {}
-        """Of each topic, the identity of the log that its checkpoints are places in."""
+        """For each topic, the identity of the log that its checkpoints belong to."""
         self._earlier: dict[str, Earlier] = {}
         self._looked_at = 0.0
 
     @property
     def last_turn(self) -> float:
-        """When it last applied, found nothing to apply, or failed and waits; `time.monotonic()`."""
+        """When it last applied, found nothing to apply, or failed, by `time.monotonic()`."""
         return self._backoff.last_turn
 
     @property
     def reads(self) -> bool:
-        """Whether the log has given it something to read yet: to a spare member it gives nothing."""
+        """Whether it has read records. A spare member, without a partition, never does."""
         return bool(self._reads_next)
 
     async def run(self) -> None:
-        """Never returns; whatever is away is waited for. Cancel it to stop."""
+        """Never returns. It waits while the database or the log is unavailable. Cancel it to stop."""
         subscription = self._log.subscribe(
             self._handlers.consumer, self._handlers.topics, self._start_at
         )
@@ -128,8 +128,8 @@ class Consumer:
                     certain = False
                     records = await subscription.poll(most, timeout=1.0)
                     if records:
-                        # Half as many, should these be too much for a statement's time or for
-                        # the memory, which looks like trouble that passes; and then slowly more.
+                        # The batch may be too large for the statement timeout or for the memory,
+                        # which looks like temporary trouble. So halve it, and grow slowly again.
                         tried, most = most, max(1, most // 2)
                         await self._receive(subscription, records)
                         certain = True
@@ -143,7 +143,7 @@ class Consumer:
             await subscription.close()
 
     async def _find_back(self, subscription: Subscription) -> None:
-        """Read on from where the database's checkpoints stand, wherever this member believed them."""
+        """Continue from the database's checkpoints, not from what this member remembers."""
         rows = await self._database.fetch(_CHECKPOINTS, {"consumer": self._handlers.consumer})
         stand = {
             (topic, partition): Checkpoint(*checkpoint)
@@ -161,12 +161,12 @@ class Consumer:
                 self._reads_next[at] = checkpoint.next_offset
 
     async def _changed_topics(self) -> set[str]:
-        """Those that have been made anew under this member's hands; looked for now and then."""
+        """The topics that were recreated while this member read them; checked every `_WHICH_LOG_EVERY` s."""
         now = time.monotonic()
         if now - self._looked_at < _WHICH_LOG_EVERY:
             return set()
         self._looked_at = now
-        with suppress(LogUnavailable):  # the read itself reports it
+        with suppress(LogUnavailable):  # reading reports the same error
             return {
                 topic
                 for topic, log in self._logs.items()
@@ -202,7 +202,7 @@ class Consumer:
                 self._stopped[at].over()
 
     async def _pause(self, subscription: Subscription, at: Partition, why: TooManyParked) -> None:
-        """Let the partition be, for longer each time; the others go on."""
+        """Pause the partition, for longer each time. The others continue."""
         if at not in self._stopped:
             consumer = self._handlers.consumer
             self._stopped[at] = Backoff(
@@ -229,7 +229,7 @@ class Consumer:
                 "consumer.log_truncated",
                 topic=topic, partition=partition, next_offset=checkpoint.next_offset,
             )  # fmt: skip
-            # From its beginning: what has been applied is known by its positions.
+            # Read the partition from its beginning. Applied events are recognised by their positions.
             checkpoint = Checkpoint(0, checkpoint.last_position)
             async with transaction(self._database) as tx:
                 await self._move(tx, at, checkpoint)
@@ -238,9 +238,9 @@ class Consumer:
         return checkpoint.next_offset
 
     async def _is_in_log(self, at: Partition, checkpoint: Checkpoint) -> bool:
-        """Whether the last record that was read is still where it was.
+        """Whether the last record that was read is still at its offset.
 
-        A log that lost its end and was fed again may hold new events at offsets already passed.
+        A log that lost its end and was fed again may hold new events at offsets that were already read.
         """
         if checkpoint.next_offset == 0:
             return True
@@ -255,10 +255,10 @@ class Consumer:
         return not known or found.position <= checkpoint.last_position
 
     async def apply(self, records: Sequence[Record]) -> None:
-        """Apply what has not been applied, and move the checkpoints, in one transaction.
+        """Apply the events that are not applied yet, and move the checkpoints, in one transaction.
 
-        Records must be in the order of their offsets within each partition. Raises `CheckpointConflict` when
-        another member has come first, and leaves everything as it was whenever it raises.
+        Records must be in the order of their offsets within each partition. Raises `CheckpointConflict` if
+        another member was faster. Whenever it raises, nothing has changed.
         """
         for at in {(record.topic, record.partition) for record in records}:
             if at not in self._checkpoints:
@@ -268,9 +268,10 @@ class Consumer:
             return
         if self._reaction is not None:
             await self._ask(self._reaction, items)
-        # Whatever a crash of the server takes back, checkpoint and effects together, is read again.
+        # A crash of the server may undo the checkpoint together with the effects. Then the events
+        # are read again.
         async with transaction(self._database, durable=False) as tx:
-            # In one order everywhere, or two members could wait for each other for ever.
+            # Always in the same order; otherwise two members could deadlock.
             for at in sorted(moves):
                 await self._move(tx, at, moves[at])
             held = await held_keys(tx, self._handlers.consumer)
@@ -303,7 +304,7 @@ class Consumer:
     async def _isolate_each(
         self, partitions: Mapping[Partition, Sequence[Record]], error: Exception
     ) -> dict[Partition, TooManyParked]:
-        """Gives those that must stop: they stop no other."""
+        """Isolate the failure in each partition. Returns the partitions that must pause."""
         stopped = {}
         for at, records in partitions.items():
             try:
@@ -313,7 +314,7 @@ class Consumer:
         return stopped
 
     async def _isolate(self, records: Sequence[Record], error: Exception) -> None:
-        """Something among these can't be applied: apply the rest, and park that with the error."""
+        """At least one of these can't be applied. Apply the others, and park it with its error."""
         if len(records) == 1:
             try:
                 await self.apply(records)
@@ -347,7 +348,7 @@ class Consumer:
         _report(parks)
 
     async def _park(self, tx: Transaction, parks: Sequence[Park], held: set[HeldKey]) -> None:
-        """`held` are the keys that hold, these included. Raises `TooManyParked`."""
+        """`held` are the blocked keys, including those of `parks`. Raises `TooManyParked`."""
         failed = [park for park in parks if park.cause != BEHIND]
         if len(held) > self._most_parked and any(park.holds_key for park in failed):
             raise TooManyParked(
@@ -379,7 +380,7 @@ class Consumer:
 
 
 def _rejected(item: Rejected, held: set[HeldKey]) -> Park:
-    """An event that can't be read holds its key from here on; a foreign record holds none."""
+    """An event that can't be decoded blocks its key from now on; a foreign record blocks none."""
     record, position, error = item
     if position is not None:
         held.add(held_key(record))
@@ -387,7 +388,7 @@ def _rejected(item: Rejected, held: set[HeldKey]) -> Park:
 
 
 def _report(parks: Sequence[Park]) -> None:
-    """What waits behind another is not worth a line."""
+    """Log what was parked, except events that only wait behind another."""
     for record, position, _, cause, error in parks:
         if cause != BEHIND:
             _LOG.error(

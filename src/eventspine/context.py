@@ -1,11 +1,13 @@
-"""Who asks, on whose trace, until when: one value that travels with a request and with its events.
+"""The request context: caller, trace, deadline and idempotency key, in one value.
+
+It travels with a request and with the events that the request causes.
 
     route ─▶ batcher ─▶ transaction ─▶ outbox ─▶ log ─▶ handler
       Context ═══════════════▶ event headers ═══════▶ Context
 
-It is stored in the outbox by the transaction that publishes, and never added later by the relay: by
-then the request is over. Of the headers, `traceparent` and `tracestate` are W3C Trace Context, as
-OpenTelemetry writes them on Kafka; `ce_authtype` and `ce_authid` are the CloudEvents extension
+The transaction that publishes stores it in the outbox. The relay can't add it later, because the
+request has ended by then. The headers `traceparent` and `tracestate` are W3C Trace Context, as
+OpenTelemetry writes them on Kafka. `ce_authtype` and `ce_authid` are the CloudEvents extension
 "Auth Context" (https://github.com/cloudevents/spec/blob/main/cloudevents/extensions/authcontext.md).
 """
 
@@ -23,22 +25,22 @@ _AUTH_TYPE, _AUTH_ID, _KEY_HASH = "ce_authtype", "ce_authid", "ce_idempotencykey
 
 
 class Context(NamedTuple):
-    """Every part may be missing. `NOBODY` has none."""
+    """Every field may be missing. `NOBODY` has none."""
 
     traceparent: str | None = None
     tracestate: str | None = None
     caller: str | None = None
-    """Who asks, as `type:id`: `user:17`, `service_account:billing`. Only what has been authenticated; None for
-    anybody."""
+    """The authenticated caller, as `type:id`: `user:17`, `service_account:billing`. None without
+    authentication."""
     key_hash: str | None = None
-    """SHA-256 of the idempotency key, in hex. Events carry it, and not the key."""
+    """SHA-256 of the idempotency key, in hex. Events carry this hash and not the key."""
     idempotency_key: str | None = None
-    """The key itself. It goes no further than the transaction."""
+    """The key itself. Only the transaction uses it; it is in no event."""
     deadline: float = inf
-    """By the event loop's clock: what is not begun by then is not begun. It ends with the request."""
+    """The latest start of the work, by the event loop's clock. Events do not carry it."""
 
     def headers(self) -> dict[str, str] | None:
-        """What an event that this causes carries; None for nothing."""
+        """The headers of an event that this request causes; None if there are no headers."""
         traceparent, tracestate, caller, key_hash, key, _ = self
         if traceparent is None and caller is None and key is None and key_hash is None:
             return None
@@ -57,20 +59,20 @@ class Context(NamedTuple):
 
 
 NOBODY = Context()
-"""The context of what no request asked for."""
+"""The context of work that no request caused."""
 
 
 class Request(NamedTuple, Generic[Command]):
-    """A command, and whose it is. Actions take these by the batch."""
+    """A command with its context. Actions get batches of these."""
 
     command: Command
     context: Context = NOBODY
     key: "Key | None" = None
-    """With one, it is done once, however often it is sent."""
+    """With a key, the command is executed once, however often it is sent."""
 
 
 def from_headers(headers: Mapping[str, str]) -> Context:
-    """The context of the request that caused an event, as far as events carry it."""
+    """The context of the request that caused an event, as far as headers carry it."""
     traceparent = headers.get("traceparent")
     caller = headers.get(_AUTH_ID)
     return Context(

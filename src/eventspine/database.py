@@ -1,14 +1,14 @@
-"""Connections to one PostgreSQL database, and what its errors mean.
+"""Connections to one PostgreSQL database, and the meaning of its errors.
 
 SQLAlchemy describes tables and builds queries; psycopg runs them. SQLAlchemy's asyncio layer would cost about
 350 µs of CPU more for each transaction, and a whole order costs 70 (`docs/decisions/0002-psycopg-executes.md`).
 
-Connections are in autocommit mode: a statement outside `outbox.transaction` is its own transaction, as reads
-need it.
+Connections are in autocommit mode: a statement outside `outbox.transaction` is its own transaction. Reads
+need no more.
 
-Only an audit may wait for a server without a limit. PostgreSQL ends what takes too long. A frozen server cannot
-enforce its own timeouts, so the client closes the connection, a moment after PostgreSQL would have ended
-the statement.
+Only an audit may wait for a server without a limit. PostgreSQL cancels statements that take too long. A frozen
+server cannot enforce its own timeouts, so the client closes the connection, shortly after PostgreSQL would have
+cancelled the statement.
 """
 
 import asyncio
@@ -44,12 +44,12 @@ Params = Mapping[str, Any]
 _Result = TypeVar("_Result")
 
 _WORD_COMES_WITHIN = 0.5
-"""Seconds that PostgreSQL's own word, that a limit is over, is given to arrive here."""
+"""Seconds that the client waits for PostgreSQL's own timeout error to arrive."""
 
 _CHECK_WITHIN = 1.0
-"""Seconds that an unused connection may take to show that it works."""
+"""Seconds within which an idle connection must show that it works."""
 
-_LOOKS_EVERY = 0.1  # seconds: psycopg's own default
+_LOOKS_EVERY = 0.1  # seconds; the default of psycopg
 
 _TRY_AGAIN = (
     psycopg.OperationalError,  # connection lost, out of disk, shutting down, deadlock, lock timeout
@@ -61,7 +61,8 @@ _TRY_AGAIN = (
 
 _WAITED = (errors.QueryCanceled, errors.LockNotAvailable, errors.TransactionTimeout)
 
-# Operational to psycopg, but the same statement will never succeed: a row too long for an index.
+# psycopg calls these operational errors, but the same statement never succeeds. For example, a row is too
+# long for an index.
 _NEVER = (
     errors.ProgramLimitExceeded,
     errors.StatementTooComplex,
@@ -71,31 +72,31 @@ _NEVER = (
 
 
 class Silent(psycopg.OperationalError):
-    """The server has said nothing for so long that the connection to it was closed."""
+    """The server was silent for too long, so the connection was closed."""
 
 
 class Connection(AsyncConnection[TupleRow]):
-    """Closes itself when its server says nothing for too long: then raises `Silent`."""
+    """A connection that closes itself and raises `Silent` if its server is silent for too long."""
 
     silent_after: float = STATEMENT_WITHIN + _WORD_COMES_WITHIN
-    """Seconds of one statement."""
+    """The longest silence during one statement, in seconds."""
     until: float = inf
-    """By `time.monotonic()`: when the work that is done with it now has to be over."""
+    """The deadline of the present work on this connection, by `time.monotonic()`."""
     fell_silent: bool = False
 
     async def wait(
         self, gen: PQGen[_Result], interval: float = _LOOKS_EVERY, timeout: float | None = None
     ) -> _Result:
-        """Psycopg waits here for whatever it has asked the server."""
+        """Wait for the server. psycopg calls this for everything that it sends."""
         if timeout is not None:
             return await super().wait(gen, interval, timeout)
-        # Not by cancelling: psycopg would ask the server to cancel as well, and wait for that.
+        # A task cancellation would make psycopg send a cancel request to the server, and wait for it.
         within = min(self.silent_after, self.until - monotonic())
         try:
             return await super().wait(gen, interval, within)
         except errors._WaitTimeout:  # noqa: SLF001 - what it raises for this argument
-            # It may have been this process that was frozen, and the answer be here. (Not if what is
-            # asked is still being sent: that can't be resumed, which psycopg says by a TypeError.)
+            # Perhaps this process was frozen, and the answer has already arrived. (If the request is still
+            # being sent, the wait can't be resumed, and psycopg raises a TypeError.)
             with suppress(errors._WaitTimeout, TypeError):  # noqa: SLF001
                 return await super().wait(gen, interval, interval)
         self.fell_silent = True
@@ -103,9 +104,10 @@ class Connection(AsyncConnection[TupleRow]):
         raise Silent("the server says nothing")
 
     def cut(self) -> None:
-        """A caller that waits for an answer learns at once that none will come."""
+        """Shut the connection down. A caller that waits for an answer gets an error at once."""
         with suppress(psycopg.Error, OSError):
-            # Not closed, or its number could be another's before the event loop has let go of it.
+            # Do not close the socket: its file descriptor could be reused while the event loop still
+            # watches it.
             with socket.socket(fileno=os.dup(self.fileno())) as same:
                 same.shutdown(socket.SHUT_RDWR)
 
@@ -119,7 +121,7 @@ class Query(NamedTuple):
 
 def query(statement: "Executable") -> Query:
     """Compile for psycopg. `bindparam`s without a value are given when it is executed."""
-    # Here, since a worker has no such statements, and SQLAlchemy would be half of its start.
+    # Imported here, because a worker has no such statements, and the import would double its start time.
     from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg  # noqa: PLC0415
 
     compiled = statement.compile(dialect=PGDialect_psycopg())  # type: ignore[attr-defined, no-untyped-call]
@@ -129,7 +131,7 @@ def query(statement: "Executable") -> Query:
 async def execute(
     connection: Connection, sql: str | bytes | Query, params: Params | None = None
 ) -> psycopg.AsyncCursor[TupleRow]:
-    """One statement, prepared by psycopg when it has been seen a few times."""
+    """Execute one statement. psycopg prepares it after a few executions."""
     if isinstance(sql, Query):
         return await connection.execute(sql.sql, {**sql.constants, **(params or {})})
     return await connection.execute(sql if isinstance(sql, bytes) else sql.encode(), params)
@@ -137,7 +139,7 @@ async def execute(
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Psycopg's passing troubles as `Unavailable`; anything else is the statement's own fault."""
+    """Translate psycopg's temporary errors into `Unavailable`. Other errors come from the statement itself."""
     try:
         yield
     except _NEVER:
@@ -149,10 +151,10 @@ def translated() -> Iterator[None]:
 async def connect(
     url: str, *, statement_within: float = STATEMENT_WITHIN, **settings: str
 ) -> Connection:
-    """A connection outside the pool, for a process that uses LISTEN or holds a lock all its life.
+    """A connection outside the pool, for a process that uses LISTEN or holds a lock for its whole life.
 
-    `settings` are PostgreSQL settings of this session, on top of `SESSION_SETTINGS`.
-    `statement_within` is in seconds; infinity for one who takes all the time there is.
+    `settings` are PostgreSQL settings of this session, in addition to `SESSION_SETTINGS`.
+    `statement_within` is the time limit of a statement in seconds, or infinity.
     """
     limit = "0" if statement_within == inf else f"{statement_within * 1000:.0f}ms"
     with translated():
@@ -165,7 +167,7 @@ async def connect(
 
 
 async def _pin(connection: Connection, settings: Mapping[str, str]) -> None:
-    """The session's settings: `SESSION_SETTINGS`, and these over them. Closes it if that fails."""
+    """Set `SESSION_SETTINGS`, and then these settings. Closes the connection if that fails."""
     connection.until = monotonic() + CONNECT_WITHIN
     try:
         await connection.execute(*pinned({**SESSION_SETTINGS, **settings}), prepare=False)
@@ -175,10 +177,10 @@ async def _pin(connection: Connection, settings: Mapping[str, str]) -> None:
 
 
 class _Pool(AsyncConnectionPool[Connection]):
-    """Knows why it can't connect; psycopg's own tells only its logger."""
+    """A pool that stores why it can't connect. psycopg's own pool only logs the reason."""
 
     refusal: Exception | None = None
-    """What the last try to connect failed of, if it did."""
+    """The error of the last attempt to connect, if it failed."""
 
     async def _connect(self, timeout: float | None = None) -> Connection:
         try:
@@ -206,10 +208,10 @@ class _Pool(AsyncConnectionPool[Connection]):
 class Database:
     """A pool of at most `size` connections, opened when first needed.
 
-    A database that is away makes callers wait `timeout` seconds, then `Unavailable`. PostgreSQL ends
-    a transaction after `transaction_within` seconds; a read or a transaction is over `within` seconds
-    after it asked for a connection, even if PostgreSQL says nothing. `settings` are PostgreSQL
-    settings of its sessions, on top of `SESSION_SETTINGS`.
+    If the database is unavailable, a caller waits `timeout` seconds and then gets `Unavailable`. PostgreSQL
+    ends a transaction after `transaction_within` seconds. A read or a transaction ends at most `within`
+    seconds after it asked for a connection, even if PostgreSQL is silent. `settings` are PostgreSQL
+    settings of its sessions, in addition to `SESSION_SETTINGS`.
     """
 
     def __init__(
@@ -224,8 +226,8 @@ class Database:
     ) -> None:
         self.url = url
         self.steps = steps
-        """Around what its transactions do."""
-        # A connection may be waited for twice, where the first one is stale.
+        """The interceptors around the steps of its transactions."""
+        # A caller may wait twice for a connection, if the first one is stale.
         self.within = 2 * timeout + transaction_within + _WORD_COMES_WITHIN
         settings.setdefault("application_name", "eventspine")
         if transaction_within != inf:
@@ -238,7 +240,7 @@ class Database:
             max_size=size,
             timeout=timeout,
             open=False,
-            # How long until it is tried again: a restarted PostgreSQL is back within a second.
+            # The pause before the next attempt to connect. A restarted PostgreSQL is back within a second.
             reconnect_timeout=0.5,
             reconnect_failed=_try_for_those_who_wait,
             kwargs={**connection_parameters(url), "autocommit": True},
@@ -247,31 +249,31 @@ class Database:
         )
 
     async def open(self) -> None:
-        """Starts connecting; does not wait, and does not mind a database that is away."""
+        """Start to connect. Does not wait, and does not fail if the database is unavailable."""
         await self._pool.open(wait=False)
 
     async def resize(self, size: int) -> None:
-        """At most so many connections from now on. Only once it is open."""
+        """Change the maximum number of connections. Call it only after `open`."""
         await self._pool.resize(min_size=1, max_size=size)
 
     async def close(self) -> None:
-        """Does not wait: close it after its users."""
+        """Close the pool without waiting. Close its users first."""
         await self._pool.close(timeout=1.0)
 
     def cut(self) -> None:
-        """End all that is under way: each is told that its connection was lost."""
+        """Cut all connections in use. Each caller gets the error that its connection was lost."""
         for connection in self._in_use:
             connection.cut()
 
     def until(self) -> float:
-        """By `time.monotonic()`: when whatever begins now has to be over."""
+        """The deadline, by `time.monotonic()`, of work that starts now."""
         return monotonic() + self.within
 
     @asynccontextmanager
     async def connection(self, until: float = inf) -> AsyncIterator[Connection]:
-        """A connection in autocommit mode; what it is asked has to be answered by `until`.
+        """A connection in autocommit mode. Its statements must end by `until`.
 
-        Raises `Unavailable` when none can be had in time.
+        Raises `Unavailable` if no connection is free in time.
         """
         with translated():
             connection = await self._pool.getconn()
@@ -281,26 +283,26 @@ class Database:
             yield connection
         finally:
             self._in_use.discard(connection)
-            # Shielded, or a caller that is cancelled here would leak its connection.
+            # Shielded; otherwise a caller that is cancelled here would leak its connection.
             await asyncio.shield(self._take_back(connection))
 
     async def _take_back(self, connection: Connection) -> None:
         await self._pool.putconn(connection)
         if connection.fell_silent:
-            # So have the others; each would cost another caller the same wait.
+            # The other connections are probably dead too. Each would cost another caller the same wait.
             await self._pool.drain()
 
     async def fetch(self, sql: str | bytes | Query, params: Params | None = None) -> list[TupleRow]:
-        """A statement of its own and all its rows. Asked again once if the connection was stale.
+        """Execute one statement and return all its rows. Repeats it once if the connection was stale.
 
-        For reads: a statement that writes could be run twice.
+        Use it only for reads, because a statement that writes could be executed twice.
         """
         until = self.until()
         try:
             return await self._fetch(sql, params, until)
         except Unavailable as error:
             if isinstance(error.__cause__, (PoolTimeout, Silent, *_WAITED)):
-                raise  # that was no stale connection, and has taken its time
+                raise  # a stale connection fails at once, so this is another error
             await self.drop_stale()
             return await self._fetch(sql, params, until)
 
@@ -313,12 +315,12 @@ class Database:
                 return await cursor.fetchall()
 
     async def drop_stale(self) -> None:
-        """Throw away connections that a restarted server has forgotten."""
+        """Discard connections that a restarted server has closed."""
         with translated():
             await self._pool.check()
 
 
 async def _try_for_those_who_wait(pool: AsyncConnectionPool[Any]) -> None:
-    """The pool itself would try again only for the next who asks."""
+    """Connect again for callers that already wait. The pool itself would do so only for the next caller."""
     if pool.get_stats().get("requests_waiting"):
         await pool.check()

@@ -4,7 +4,7 @@ An event that fails repeatedly on its own is parked with its error. Later events
 it, in the transaction that moves the checkpoint past them. All other keys continue. When the cause is fixed, a
 retry applies the parked events of the key in order.
 
-A foreign record is parked too, but blocks nothing behind it. Otherwise anybody who can write to a topic could
+A foreign record is parked too, but blocks nothing behind it. Otherwise any writer to a topic could
 block any key.
 """
 
@@ -26,11 +26,11 @@ from eventspine.reactions import Reaction
 from eventspine.reading import Received
 
 PASSING = (Unavailable, OutcomeUnknown, NoOutcome, LogUnavailable, OSError, MemoryError)
-"""Trouble that is not an event's own: the same may succeed later."""
+"""Errors that no event caused. A later attempt may succeed."""
 
 
 class TooManyParked(SpineError):
-    """So many keys are parked that the fault is ours, and not some event's."""
+    """So many keys are parked that the cause is probably the service or its settings, not the events."""
 
 
 class Park(NamedTuple):
@@ -44,7 +44,7 @@ class Park(NamedTuple):
 
 
 class Parked(NamedTuple):
-    """A parked record, as people see it."""
+    """A parked record, as operators see it."""
 
     topic: str
     partition: int
@@ -60,9 +60,9 @@ class Parked(NamedTuple):
     value: bytes | None
 
 
-# Every batch asks, and behind a key may be any number of events. So this goes from key to key in
-# `parked_held_keys`, with a look-up for each (a loose index scan), where DISTINCT would read all. The OR
-# is true of every row there, and makes `parked_by_key`, which has foreign records too, the dearer one.
+# Each batch runs this query, and a key may have any number of parked events. So it does one index look-up in
+# `parked_held_keys` for each key (a loose index scan), where DISTINCT would read all rows. The OR is always
+# true there. It makes the index `parked_by_key`, which also holds foreign records, look more expensive.
 _HELD = """
 WITH RECURSIVE held AS (
     (SELECT topic, key, coalesce(hashtextextended(key, 0), 0) AS hash FROM parked
@@ -87,7 +87,7 @@ SELECT %(consumer)s, topic, "partition", "offset", position, key, headers, decod
 FROM json_to_recordset(%(parks)s::json) AS p(
     topic text, "partition" integer, "offset" bigint, position bigint, key text, headers jsonb,
     value text, holds_key boolean, cause text, error text)
--- A foreign record, read again after the log had lost its end.
+-- A foreign record that is read again after the log lost its end.
 ON CONFLICT (consumer, topic, "partition", "offset", position) DO UPDATE
 SET key = excluded.key, headers = excluded.headers, value = excluded.value, error = excluded.error
 WHERE excluded.position = 0
@@ -104,7 +104,8 @@ WHERE consumer = %(consumer)s
 ORDER BY topic, "partition", "offset", position
 """
 
-# By `parked_by_key`, in its order. By position: in a log that was fed again offsets may begin anew.
+# In the order of the index `parked_by_key`. By position, because offsets may restart in a log that was fed
+# again.
 _NEXT = """
 SELECT topic, "partition", "offset", nullif(position, 0), key, holds_key, cause, error, attempts,
     parked_at, headers, value
@@ -115,7 +116,8 @@ WHERE consumer = %(consumer)s AND topic = %(topic)s AND key IS NOT DISTINCT FROM
 ORDER BY position, "partition", "offset" LIMIT %(chunk)s
 """
 
-# The order is for the planner: only `parked_by_key` has it. Of a small table the primary key is as good.
+# ORDER BY makes the planner use `parked_by_key`, the only index with this order. In a small table it may use
+# the primary key, which is as good.
 _LEFT = """
 SELECT count(*) FROM (
     SELECT FROM parked
@@ -125,7 +127,8 @@ SELECT count(*) FROM (
 ) AS of_key
 """
 
-# A consumer that applies events holds the row of its checkpoint: with the row locked, the key stands still.
+# A consumer that applies events locks the row of its checkpoint. So while this transaction holds the lock, the
+# key does not change.
 _STAND_STILL = """
 SELECT FROM cursors WHERE consumer = %(consumer)s AND topic = %(topic)s
 ORDER BY "partition" FOR UPDATE
@@ -143,14 +146,14 @@ WHERE consumer = %(consumer)s AND topic = %(topic)s
 """
 
 _CHUNK = 500  # events that are retried in one transaction
-_AT_ONCE = 16 * 1024 * 1024  # bytes that are parked by one statement; no parameter may hold 1 GB
+_AT_ONCE = 16 * 1024 * 1024  # bytes that one statement parks; a parameter must be smaller than 1 GB
 
 BEHIND = "behind another"
-"""The cause of what is parked only because an earlier event of its key is."""
+"""The cause of events that are parked only because an earlier event of their key is parked."""
 
 
 HeldKey = tuple[str, str | None]
-"""A topic and a key, as they are stored."""
+"""A topic and a key, in the form in which they are stored."""
 
 
 def held_key(record: Record) -> HeldKey:
@@ -170,7 +173,7 @@ async def park(tx: Transaction, consumer: str, parks: Sequence[Park]) -> None:
 
 
 async def _park(tx: Transaction, consumer: str, parks: Sequence[Park]) -> None:
-    """All in one statement, or, since values may be of any size, in a few."""
+    """Park all in one statement, or in several if the values are large."""
     rows: list[bytes] = []
     room = _AT_ONCE
     for each in parks:
@@ -208,7 +211,7 @@ def _row(park: Park) -> bytes:
 
 
 def _storable(text: str | None) -> str | None:
-    """PostgreSQL's text holds every character but U+0000, and no half of a pair."""
+    """Replace what PostgreSQL's text can't hold: U+0000 and lone surrogates."""
     if text is None:
         return None
     return text.replace("\x00", "\ufffd").encode(errors="replace").decode()
@@ -222,13 +225,13 @@ async def find(
     key: str | None = None,
     cause: str | None = None,
 ) -> list[Parked]:
-    """What is parked, in the order of the log. None matches everything."""
+    """The parked records, in the order of the log. None as a filter matches everything."""
     chosen = {"consumer": consumer, "topic": topic, "key": key, "cause": cause}
     return [Parked(*row) for row in await database.fetch(_LIST, chosen)]
 
 
 class Retried(NamedTuple):
-    """How a key's retry ended: how many were applied, and what stopped it, if anything did."""
+    """The result of a key's retry: how many events were applied, and the error that stopped it, if any."""
 
     topic: str
     key: str | None
@@ -247,9 +250,10 @@ async def retry(
 ) -> Retried:
     """Apply a key's parked events in their order, until one fails again.
 
-    A chunk is a transaction, so that consumers of the topic are not kept waiting; what is left
-    holds the key in between. With `accept_gaps` an event is applied though its predecessor never
-    came: right when that one was discarded, since each event carries the whole state.
+    Each chunk is a transaction of its own, so that consumers of the topic do not wait long. In between,
+    the remaining events block the key. With `accept_gaps`, an event is applied although the one before
+    it is missing. That is right if the missing event was discarded, because each event carries the
+    whole state.
     """
     chosen = {"consumer": handlers.consumer, "topic": topic, "key": key}
     last = {"position": -1, "partition": 0, "offset": 0}
@@ -279,7 +283,7 @@ async def retry(
 async def _retry(
     tx: Transaction, handlers: Handlers, chunk: Sequence[Parked]
 ) -> tuple[int, str | None, bool]:
-    """How many were applied, the last error, and whether it is one that stops the key."""
+    """How many were applied, the last error, and whether that error stops the key."""
     applied = 0
     error = None
     for parked in chunk:
@@ -305,7 +309,7 @@ async def _retry(
 
 
 async def _ask(reaction: Reaction, chunk: Sequence[Parked]) -> None:
-    """Before the transaction. What can't be read fails there."""
+    """Ask the provider before the transaction. Events that can't be decoded fail later, in the transaction."""
     received = []
     for parked in chunk:
         with suppress(NotAnEvent):
@@ -319,7 +323,7 @@ async def _apply(tx: Transaction, handlers: Handlers, parked: Parked) -> None:
 
 
 def _received(handlers: Handlers, parked: Parked) -> list[Received[Any]]:
-    """The event, if these handlers have a use for it. Raises `NotAnEvent`."""
+    """The event, or nothing if these handlers do not handle it. Raises `NotAnEvent`."""
     record = Record(
         parked.topic, parked.partition, parked.offset, parked.key, parked.value, parked.headers
     )
@@ -334,7 +338,7 @@ def _received(handlers: Handlers, parked: Parked) -> list[Received[Any]]:
 
 
 async def discard(database: Database, consumer: str, parked: Sequence[Parked]) -> int:
-    """Forget these for good; how many there still were. They stay in the log."""
+    """Delete these records. Returns how many were still parked. They stay in the log."""
     gone = 0
     async with transaction(database) as tx:
         for topic in sorted({each.topic for each in parked}):

@@ -1,21 +1,21 @@
-"""What can go wrong below a service, sorted by what the caller may conclude from it.
+"""The errors that the spine raises, by what the caller may conclude from them.
 
 SpineError
-├── Unavailable        nothing was done: the same call may be made again
-│   ├── Overloaded     … because too many callers wait already
-│   └── Conflict          … because another transaction was faster: an immediate retry may succeed
-├── OutcomeUnknown     it was done once or not at all; this process can't tell
-├── NoOutcome          a provider outside gave no outcome: it is asked again
-└── MissingEvents      the log skipped a version of something: do not step over it
+├── Unavailable        nothing was done: the call can be repeated
+│   ├── Overloaded     … because too many callers are waiting already
+│   └── Conflict       … because another transaction was faster: an immediate retry may succeed
+├── OutcomeUnknown     it was done once or not at all; this process does not know which
+├── NoOutcome          an external provider gave no outcome: it will be asked again
+└── MissingEvents      the log skipped a version of a key: the event must not be applied
 """
 
 
 class SpineError(Exception):
-    """Anything the spine raises on purpose."""
+    """The base of all errors that the spine raises on purpose."""
 
 
 class Unavailable(SpineError):
-    """The database could not do it now, and certainly did not do it."""
+    """The database could not do the work now. Nothing was done."""
 
 
 class Overloaded(Unavailable):
@@ -23,22 +23,22 @@ class Overloaded(Unavailable):
 
 
 class Conflict(Unavailable):
-    """Another transaction has committed the same row first."""
+    """Another transaction committed the same row first."""
 
 
 class OutcomeUnknown(SpineError):
     """The connection was lost while the commit was under way.
 
-    Never repeat the work without a check: it may already be in the database.
+    Check before you repeat the work: it may already be in the database.
     """
 
 
 class NoOutcome(SpineError):
-    """A provider outside has not said what came of it. It is asked again."""
+    """An external provider gave no outcome. It will be asked again."""
 
 
 class MissingEvents(SpineError):
-    """An event arrived whose predecessor did not: its key's versions must rise by one."""
+    """An event arrived, but the one before it is missing. A key's versions must rise by one."""
 
     def __init__(self, what: str, key: int | str, *, known: int, got: int) -> None:
         super().__init__(

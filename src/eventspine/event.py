@@ -16,25 +16,25 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from eventspine.log import Message, Record
 
-# As many as PostgreSQL's bigint can hold. A record beyond could never be applied, nor passed over.
+# The range of PostgreSQL's bigint. A number outside it could be neither applied nor parked.
 _END = 2**63
 
-_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")  # escaped, and its backslash not escaped itself
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")  # escaped, by a backslash that is not itself escaped
 
-# int() alone would take "1_0", " 1" and the digits of other scripts.
+# int() alone would also accept "1_0", " 1" and the digits of other scripts.
 _POSITION = re.compile(r"[1-9][0-9]{0,18}")
 
 
-# Strict, because a reader in SQL would not take what Python takes as well: 1.0 and true for 1.
+# Strict: Pydantic would otherwise accept 1.0 and true as 1, and readers in SQL do not.
 IntegerId = Annotated[int, Field(strict=True, ge=-_END, lt=_END)]
 
 
 class Event(BaseModel):
     """The base of every published fact.
 
-    `id` names the thing it is about, and is the record's key; `version` counts the thing's events
-    from 1 and rises by one with each. Readers ignore fields they do not know, so a publisher may
-    add some without a new `schema_version`.
+    `id` identifies the entity that the event is about, and is the record's key. `version` counts the
+    entity's events: it starts at 1 and rises by one with each. Readers ignore unknown fields, so a
+    publisher may add fields without a new `schema_version`.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -45,7 +45,7 @@ class Event(BaseModel):
     schema_version: ClassVar[int] = 1
 
     id: Any
-    """Of the thing, among those of its topic. A subclass says which type: `IntegerId`, `str`, `UUID`."""
+    """The entity's id, unique in its topic. A subclass declares the type: `IntegerId`, `str` or `UUID`."""
     version: Annotated[int, Field(strict=True, ge=1, lt=_END)]
 
     @property
@@ -53,13 +53,13 @@ class Event(BaseModel):
         return str(self.id)
 
     def as_json(self) -> str:
-        """The data, as it goes on the wire."""
-        # What `model_dump_json` calls, without the options it passes on: half the time.
+        """The data as JSON, as it is sent."""
+        # `model_dump_json` calls this too, with options that double the time.
         return self.__pydantic_serializer__.to_json(self).decode()
 
 
 class Envelope(NamedTuple):
-    """What a record says of itself in its headers, before anyone looks at the data."""
+    """What a record's headers say, known before the data is decoded."""
 
     position: int
     source: str
@@ -67,10 +67,10 @@ class Envelope(NamedTuple):
 
 
 class NotAnEvent(ValueError):
-    """A record that no publisher of ours wrote, or that cannot be understood."""
+    """A record that is not an event of our publishers, or that can't be decoded."""
 
 
-def message(  # the relay's only word on the wire format
+def message(  # the relay's only knowledge of the wire format
     source: str,
     position: int,
     key: str,
@@ -80,7 +80,7 @@ def message(  # the relay's only word on the wire format
     data: bytes,
     extra: Mapping[str, str] | None,
 ) -> Message:
-    """An outbox row as it goes into the log. `time` is RFC 3339, in UTC."""
+    """The log message of an outbox row. `time` is RFC 3339, in UTC."""
     headers = {
         "ce_specversion": "1.0",
         "ce_id": str(position),
@@ -97,7 +97,7 @@ def message(  # the relay's only word on the wire format
 
 
 def envelope(record: Record) -> Envelope:
-    """Raises `NotAnEvent` with the reason."""
+    """Read the headers. Raises `NotAnEvent` with the reason."""
     headers = record.headers
     try:
         id_, source, type_ = headers["ce_id"], headers["ce_source"], headers["ce_type"]
@@ -111,9 +111,9 @@ def envelope(record: Record) -> Envelope:
 
 
 def decode(event_class: type[Event], values: Sequence[bytes]) -> list[Event]:
-    """Many values of one class at once: one call into Rust instead of one a value.
+    """Decode many values of one class in one call into Rust, instead of one call for each value.
 
-    Raises `NotAnEvent` if any of them is not what its type promises.
+    Raises `NotAnEvent` if any of them is not valid data of this class.
     """
     try:
         adapter = _adapters[event_class]
@@ -128,7 +128,7 @@ def decode(event_class: type[Event], values: Sequence[bytes]) -> list[Event]:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"][1:])
         raise NotAnEvent(f"its data is not a {event_class.type}: {where}: {first['msg']}") from None
-    # `1,2` is one value to us and two to the array: never let such a value shift its neighbours.
+    # The values were joined into one array. A value `1,2` would be two items in it and shift the others.
     if len(events) != len(values):
         raise NotAnEvent(f"its data is not one {event_class.type}")
     return events
@@ -138,5 +138,5 @@ _adapters: dict[type[Event], TypeAdapter[list[Event]]] = {}
 
 
 def dump(events: Sequence[Event]) -> str:
-    """The events' data as one JSON array, to hand a batch to PostgreSQL as one parameter."""
+    """The events' data as one JSON array, so that a batch is one parameter of a statement."""
     return "[" + ",".join([event.as_json() for event in events]) + "]"

@@ -16,16 +16,16 @@ from eventspine.database import Connection, Database, execute, translated
 _LOG = structlog.get_logger("eventspine.frozen")
 
 LEASE = "eventspine-lease"
-"""The `application_name` of sessions that hold something by an advisory lock, and ask something every
-few seconds as long as they are not frozen."""
+"""The `application_name` of sessions that hold an advisory lock for long. They send a query every few
+seconds unless they are frozen."""
 
 FROZEN_AFTER = 30.0
-"""Seconds without a sign of life; longer than each limit of PostgreSQL's own for idle sessions."""
+"""Seconds without a sign of life. It is longer than PostgreSQL's own timeouts for idle sessions."""
 
 LOOK_EVERY = 5.0  # seconds
 
-# Those that should not be still for long. `state_change` is a date, and here only a mark: whether it is
-# another than before.
+# Sessions that should not be idle for long. `state_change` is a wall-clock time, so it is only compared for
+# equality with the value of the last look.
 _STILL = """
 SELECT pid, state_change::text FROM pg_stat_activity AS session
 WHERE datname = current_database() AND usename = current_user AND (
@@ -43,15 +43,15 @@ WHERE pid = %(pid)s AND state_change::text = %(still_since)s
 
 
 class FrozenSessions:
-    """What one worker has seen of them, in one database."""
+    """The idle sessions that one worker has seen in one database."""
 
     def __init__(self) -> None:
         self._seen: dict[tuple[int, str], float] = {}
-        """When each was first seen as it is, by `time.monotonic()`."""
+        """When each session was first seen in its present state, by `time.monotonic()`."""
         self._looked_at = 0.0
 
     async def look(self, connection: Connection) -> None:
-        """End those that have been still for too long. Nothing is asked if the last look was just now."""
+        """End sessions that have been idle for too long. Does nothing if the last look was just now."""
         now = time.monotonic()
         if now - self._looked_at < LOOK_EVERY:
             return

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 
-# The argument is a sequence of `Received` of exactly those events that the map names for the function;
-# a type that said so would need one overload for every number of them.
+# The argument is a sequence of `Received` of exactly the events that the map assigns to the function. An exact
+# type would need one overload for each number of events.
 Handler = Callable[[Transaction, Sequence[Any]], Awaitable[None]]
 
 
@@ -39,7 +39,7 @@ class Handlers:
             if source != event.source:
                 raise ValueError(
                     f"topic {event.topic} would carry events of {source} and of {event.source}, "
-                    "whose positions can't be compared: give each source a topic of its own"
+                    "whose positions can't be compared: give each source its own topic"
                 )
 
     @property
@@ -47,15 +47,17 @@ class Handlers:
         return sorted(self._sources)
 
     def event_class(self, topic: str, type_: str) -> type[Event] | None:
-        """None for an event that this consumer has no use for."""
+        """None for an event that this consumer does not handle."""
         return self._classes.get((topic, type_))
 
     def knows_source(self, topic: str, source: str) -> bool:
-        """Positions can only be compared within a source, so a topic carries one."""
+        """Whether the source publishes to this topic. A topic has one source, because positions of different
+        sources can't be compared.
+        """
         return source == self._sources[topic]
 
     async def apply(self, tx: Transaction, received: Sequence["Received[Any]"]) -> None:
-        """Hand the events, in the order of the log, to their functions."""
+        """Pass the events to their functions, in the order of the log."""
         if tx.steps.apply is None:
             await self._apply(tx, received)
         else:
@@ -71,15 +73,15 @@ class Handlers:
 
 
 def topic_and_id(received: Any) -> Hashable:
-    """What an event is about. Events of one key are handled in order."""
+    """The entity that an event is about. Events of one entity are handled in order."""
     return received.event.topic, received.event.id
 
 
 def waves(items: Iterable[Item], *, key: Callable[[Item], Hashable]) -> list[list[Item]]:
-    """Cut a sequence so that the n-th item of each key stands in the n-th wave.
+    """Split a sequence so that the n-th item of each key is in the n-th wave.
 
-    Taken wave by wave, no key is out of order and none stands twice in a wave. Order *between*
-    keys is given up: that is what makes the groups big.
+    A wave has at most one item of each key, and wave by wave the items of a key stay in order. The
+    order *between* keys is not kept, so waves are large.
     """
     cut: list[list[Item]] = []
     seen: dict[Hashable, int] = {}

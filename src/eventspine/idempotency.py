@@ -30,11 +30,11 @@ from eventspine.outbox import Transaction, transaction
 Command = TypeVar("Command")
 Result = TypeVar("Result")
 
-# Tells `hold_answers` of each transaction that may store an answer, before it reads anything.
+# The lock that `hold_answers` waits for. Every transaction that may store an answer takes it before it
+# reads anything.
 _STORING = "SELECT pg_advisory_xact_lock_shared(7409)"
 
-# The keys as JSON, like everything else that comes by the batch: psycopg quotes an array string by
-# string.
+# The keys are one JSON parameter, because psycopg would quote the strings of an array one by one.
 _FIND = """
 SELECT key_hash, fingerprint, status, headers, body
 FROM idempotency_keys
@@ -43,7 +43,7 @@ WHERE key_hash = ANY(ARRAY(
 ))
 """
 
-# In the order of the keys, or two batches could wait for each other. Waits for a transaction that is about to
+# In the order of the keys; otherwise two batches could deadlock. It waits for a transaction that is about to
 # commit the same key.
 _STORE = """
 INSERT INTO idempotency_keys (key_hash, fingerprint, status, headers, body, about, running_ms)
@@ -56,7 +56,7 @@ ON CONFLICT DO NOTHING
 """
 
 _CALM = 16
-"""Batches without a key known before, after which none is expected."""
+"""After so many batches without a known key, keys are no longer looked up first."""
 
 _HOLD = "SELECT pg_advisory_xact_lock(7409)"
 
@@ -68,7 +68,7 @@ WHERE about = ANY(%(about)s)
 
 
 class Answer(NamedTuple):
-    """What a client was told, to the byte. `about` is the person whose data it holds, if any."""
+    """An answer to a client, byte for byte. `about` is the person whose data it holds, if any."""
 
     status: int
     headers: tuple[tuple[str, str], ...]
@@ -77,11 +77,11 @@ class Answer(NamedTuple):
 
 
 class Key:
-    """A key, what it may be used for, and how to put a result into an answer.
+    """A key, the request that it belongs to, and how a result becomes an answer.
 
-    `asked` tells whether a repeat is one, in a form that stays the same (`canonical`): the same key with
-    another is refused. `answer` gives None for a result that a repeat must not be bound to: a refusal
-    for a reason that may pass.
+    `asked` is the request in canonical form (`canonical`). The same key with another request is
+    refused. `answer` returns None for a result that must not be stored: a refusal for a temporary
+    reason.
     """
 
     __slots__ = ("answer", "hash", "salted")
@@ -94,17 +94,17 @@ class Key:
 
 
 _FORM = b"\x01"
-"""The number of the form that `canonical` gives. A change of it is a new number."""
+"""The version of the form that `canonical` returns. It rises when the form changes."""
 
 _FINGERPRINT_SIZE = len(_FORM) + sha256().digest_size
 
 
 def canonical(command: tuple[Any, ...], caller: str | None) -> bytes:
-    """What was asked for, by whom, in one form: JSON of the command's name and fields, in order.
+    """The request and its caller in canonical form: JSON of the command's name and fields, in order.
 
-    `50`, `50.0` and `50.00` are one number. A field at its default is left out, so that a release which
-    adds one still knows the requests of the release before. `command` is a NamedTuple; its name is a
-    part of the form.
+    `50`, `50.0` and `50.00` are the same number. A field that has its default value is omitted. So a
+    release that adds a field still recognises the requests of the release before. `command` is a
+    NamedTuple, and its name is part of the form.
     """
     defaults = command._field_defaults  # type: ignore[attr-defined]
     fields = {
@@ -118,7 +118,7 @@ def canonical(command: tuple[Any, ...], caller: str | None) -> bytes:
 def _plain(value: Any) -> Any:
     match value:
         case Decimal():
-            # Not `normalize`, which rounds to 28 digits.
+            # `normalize` would round to 28 digits.
             text = f"{value:f}"
             return text.rstrip("0").rstrip(".") if "." in text else text
         case datetime():
@@ -131,16 +131,17 @@ def _plain(value: Any) -> Any:
 
 
 def is_comparable(fingerprint: bytes) -> bool:
-    """Whether a stored fingerprint has the form that this release gives.
+    """Whether a stored fingerprint has the form of this release.
 
-    One of another release can't be told from another request. Its answer is given: that does nothing
-    twice, where a refusal would have the client ask anew, with another key.
+    A fingerprint of another release can't be compared with a request. Then the stored answer is
+    returned, so nothing is done twice. After a refusal, the client would use a new key, and the work
+    would be done twice.
     """
     return len(fingerprint) == _FINGERPRINT_SIZE and fingerprint.startswith(_FORM)
 
 
 class KeyReused(SpineError):
-    """The key has been used for something else."""
+    """The key was used for another request."""
 
 
 class _Stored(NamedTuple):
@@ -153,21 +154,21 @@ def once_in_transaction(
     database: Database,
     action: Action[Command, Result],
 ) -> Run[Request[Command], Result | Answer]:
-    """An action as something a batcher can run, each batch in one transaction, each key once.
+    """Make an action into a batcher's `run`: each batch in one transaction, and each key once.
 
-    A command with a key is answered with an `Answer`, and `KeyReused` is a refusal. Raises `Conflict`
-    when one of the keys turns out to be taken, and nothing has been done then.
+    The result of a command with a key is an `Answer`; `KeyReused` is a refusal. Raises `Conflict` if
+    one of the keys is already taken. Then nothing was done.
 
-    Nearly every key is new. So the work is done first, and that a key is taken shows when the answers
-    are stored: the batch is rolled back and has to be run again. From then on keys are looked up
-    before, until `_CALM` batches had none that was known.
+    Nearly every key is new. So the work is done first, and a taken key is noticed when the answers
+    are stored. The batch is then rolled back and must be run again. After that, keys are looked up
+    first, until `_CALM` batches had no known key.
     """
     suspicious = 0
 
     async def run(requests: Sequence[Request[Command]]) -> Sequence[Result | Answer | Exception]:
         nonlocal suspicious
         keys = [request.key.hash for request in requests if request.key is not None]
-        # Leaving the block commits; only then are callers told.
+        # The commit happens when the block ends; callers get their results after it.
         if not keys:
             async with transaction(database) as tx:
                 return await action(tx, requests)
@@ -191,9 +192,10 @@ async def _run(
     requests: Sequence[Request[Command]],
     found: dict[bytes, _Stored] | None,
 ) -> Sequence[Result | Answer | Exception]:
-    """`found` is what was stored for these keys; None if they were not looked up."""
+    """Execute a batch. `found` is what is stored for its keys; None if they were not looked up."""
     known = found or {}
-    # The first of each key not known yet, and all without one, are done; the rest are answered.
+    # Requests without a key, and the first request of each unknown key, are executed. The others get
+    # stored answers.
     todo: list[Request[Command]] = []
     first: set[bytes] = set()
     for request in requests:
@@ -206,8 +208,8 @@ async def _run(
     done = dict(zip(map(id, todo), results, strict=True))
     passing = await _store(tx, todo, results, known)
     if passing and found is None:
-        # A repeat of what was answered before may be refused now. It has done nothing twice, and
-        # stores nothing by which it would be found out.
+        # A repeat of an answered request may now be refused, for example because an email address is taken.
+        # It stores no answer, so `_store` would not notice that its key is taken.
         known |= await _find(tx, passing)
     return [
         done[id(request)] if request.key is None else _repeated(request.key, known, passing)
@@ -234,7 +236,7 @@ async def _store(
     results: Sequence[Result | Exception],
     known: dict[bytes, _Stored],
 ) -> dict[bytes, tuple[bytes, Result | Exception]]:
-    """Store the answers and add them to `known`; gives the results that are not to be stored."""
+    """Store the answers and add them to `known`. Returns the results that must not be stored."""
     passing: dict[bytes, tuple[bytes, Result | Exception]] = {}
     new = []
     for request, result in zip(todo, results, strict=True):
@@ -275,17 +277,17 @@ def _repeated(
 
 
 async def hold_answers(tx: Transaction) -> None:
-    """Wait for every transaction that may store an answer; none begins until this one ends.
+    """Wait for all transactions that may store an answer; no new one starts until this one ends.
 
-    Call it before `forget` where answers are made of rows that are read and not locked: one made
-    before the erasure could be stored after it. Never call it holding a row that such a
-    transaction may wait for.
+    Call it before `forget` if answers are built from rows that are read without a lock. Otherwise an
+    answer built before the erasure could be stored after it. Never call it while this transaction
+    holds a row lock that such a transaction may wait for.
     """
     await tx.execute(_HOLD)
 
 
 async def forget(tx: Transaction, about: Iterable[str], answer: Answer) -> None:
-    """Put `answer` in the place of every stored one about these. Their keys stay taken."""
+    """Replace every stored answer about these persons with `answer`. Their keys stay taken."""
     await tx.execute(
         _FORGET,
         {

@@ -31,14 +31,14 @@ Proceed = Callable[[], Awaitable[None]]
 
 
 class Interceptor:
-    """Does nothing. Override the steps that matter."""
+    """The base class: it does nothing. Override the steps that you need."""
 
     def publish(self, event: "Event", context: Context) -> Context:
-        """An event is published: gives the context that is stored with it. It must not wait."""
+        """An event is published. Returns the context that is stored with it. It must not block."""
         return context
 
     async def commit(self, tx: "Transaction", proceed: Proceed) -> None:
-        """A transaction commits: an API's, or a consumer's. `tx.published` events go out with it."""
+        """A transaction of an API or a consumer commits, and publishes `tx.published` events."""
         await proceed()
 
     async def append(self, batch: "Batch", proceed: Proceed) -> None:
@@ -46,23 +46,21 @@ class Interceptor:
         await proceed()
 
     async def save(self, position: int, proceed: Proceed) -> None:
-        """The relay saves the position up to which the log has everything."""
+        """The relay saves the position up to which the log holds everything."""
         await proceed()
 
     async def receive(self, records: "Sequence[Record]", proceed: Proceed) -> None:
-        """A consumer deals with what it has read: repeats are dropped, the rest applied, and all of
-        it committed.
-        """
+        """A consumer processes records: it drops repeats, applies the others, and commits."""
         await proceed()
 
     async def apply(
         self, tx: "Transaction", received: "Sequence[Received[Any]]", proceed: Proceed
     ) -> None:
-        """Handlers apply events, in a transaction that has not committed."""
+        """Handlers apply events, in a transaction that has not committed yet."""
         await proceed()
 
     async def park(self, tx: "Transaction", parks: "Sequence[Park]", proceed: Proceed) -> None:
-        """Records that can't be applied are set aside, in a transaction that has not committed."""
+        """Records that can't be applied are parked, in a transaction that has not committed yet."""
         await proceed()
 
 
@@ -70,7 +68,7 @@ Around = Callable[..., Awaitable[None]]
 
 
 class Steps:
-    """A chain of interceptors, put together once. A step that none overrides is None."""
+    """A chain of interceptors, built once. A step that no interceptor overrides is None."""
 
     __slots__ = ("append", "apply", "commit", "park", "publish", "receive", "save")
 
@@ -102,7 +100,7 @@ def _publish(chain: Sequence[Callable[..., Context]]) -> Callable[..., Context] 
 
 
 def _around(interceptors: Sequence[Interceptor], step: str) -> Around | None:
-    """`around(*what, proceed)`, with the first of the chain outermost."""
+    """The chain for one step, called as `around(*what, proceed)`. The first interceptor is the outermost."""
     around: Around | None = None
     for one in reversed(_overriding(interceptors, step)):
         around = one if around is None else partial(_nested, one, around)

@@ -21,7 +21,7 @@ from typing import NamedTuple, Protocol
 
 
 class Message(NamedTuple):
-    """What is appended: the record before the log has given it a place."""
+    """What is appended: a record that has no offset yet."""
 
     key: str
     value: bytes | None
@@ -29,11 +29,11 @@ class Message(NamedTuple):
 
 
 class Record(NamedTuple):
-    """What is read: a message and the place the log gave it.
+    """What is read: a message with its partition and offset.
 
-    Key, value and headers may come from any writer on Kafka, so a reader
-    must expect a missing key, a missing value (a tombstone) and headers that are not ours. Header
-    bytes that are not UTF-8 arrive with backslash escapes in their place.
+    On Kafka any writer may have written it. So a reader must expect a missing key, a missing value
+    (a tombstone) and foreign headers. Bytes of a header that are not UTF-8 arrive as backslash
+    escapes.
     """
 
     topic: str
@@ -45,10 +45,10 @@ class Record(NamedTuple):
 
 
 class TopicIdentity(NamedTuple):
-    """Which log this is, as far as one topic goes.
+    """The identity of a topic in one log.
 
-    `id` is never given to another topic, in whatever log. `rule` says how keys are spread over the
-    partitions (`partitions.py`).
+    No other topic ever gets the same `id`, in this log or another. `rule` names how keys are spread
+    over the partitions (`partitions.py`).
     """
 
     id: str
@@ -57,68 +57,69 @@ class TopicIdentity(NamedTuple):
 
 
 class LogUnavailable(Exception):
-    """The log can't be reached or did not confirm in time; the same call may work later."""
+    """The log can't be reached, or did not confirm in time. The same call may succeed later."""
 
 
 class TopicMismatch(Exception):
-    """A topic is there, but with settings under which events could be lost or reordered."""
+    """A topic exists, but its settings allow events to be lost or reordered."""
 
 
 StartAt = Callable[[str, int], Awaitable[int]]
-"""Given a topic and a partition, the offset to read next: the consumer's own checkpoint, asked for
-each time a partition is assigned, or its pause is over. The log's idea of a committed offset is never used."""
+"""Gives the offset to read next, for a topic and a partition. This is the consumer's own checkpoint. It is
+called each time a partition is assigned and each time a pause ends. Offsets committed to the log are never used."""
 
 
 class Subscription(Protocol):
-    """A member of a consumer group, reading the partitions it currently holds.
+    """A member of a consumer group. It reads the partitions that it holds.
 
-    Any number of members share a group's partitions. For a moment two members may both believe
-    they hold one: the log does not prevent it, the checkpoint's compare-and-set decides.
+    Any number of members share a group's partitions. For a moment, two members may both believe that
+    they hold the same partition. The log does not prevent that; the checkpoint's compare-and-set does
+    the work of only one of them.
     """
 
     async def poll(self, max_records: int, timeout: float) -> list[Record]:
-        """Up to `max_records`, in offset order within each partition; empty after `timeout` s.
+        """Up to `max_records`, in offset order within each partition; empty after `timeout` seconds.
 
-        Raises `LogUnavailable` when the log can't be reached; call again later.
+        Raises `LogUnavailable` when the log can't be reached. Then call it again later.
         """
         ...
 
     async def seek(self, topic: str, partition: int, offset: int) -> None:
-        """Read this partition from `offset` on. Ignored for one that is not held, or is paused."""
+        """Read this partition from `offset` on. Ignored if it is paused or not held."""
         ...
 
     async def pause(self, topic: str, partition: int, seconds: float) -> None:
-        """Give nothing of this partition for so long, and go on with the others.
+        """Give no record of this partition for so many seconds; the other partitions continue.
 
-        It stays held, and nothing of it is kept. Then it begins where `StartAt` says, as if it had
-        just been assigned. Ignored for a partition not held.
+        The member still holds it, but drops the records that it has fetched. After the pause,
+        reading starts where `StartAt` says, as after an assignment. Ignored if it is not held.
         """
         ...
 
     async def commit(self, topic: str, partition: int, offset: int) -> None:
-        """Tell the log how far the group is, for lag displays only. Never waits, never raises."""
+        """Tell the log the group's progress, only for displays of lag. Does not wait and does not raise."""
         ...
 
     async def close(self) -> None:
-        """Leave the group, so that other members take over without waiting for a time-out."""
+        """Leave the group, so that other members take over at once, without a timeout."""
         ...
 
 
 class EventLog(Protocol):
-    """Topics of partitions of records. See the module's promises."""
+    """Topics, their partitions and their records. The module's docstring lists what each log guarantees."""
 
     async def create_topic(self, topic: str, partitions: int | None = None) -> None:
-        """Make sure the topic is there; `partitions` counts only at its birth (None: the default).
+        """Create the topic if it does not exist. `partitions` is used only then (None: the default).
 
-        Raises `TopicMismatch` if it is there with settings that could lose or reorder events.
+        Raises `TopicMismatch` if it exists with settings that could lose or reorder events.
         """
         ...
 
     async def prepare(self, topic: str) -> None:
-        """Open what `append` needs, so that the next messages do not wait for it.
+        """Open the connections that `append` needs, so that the next messages do not wait for them.
 
-        Returns at once, whether or not the log can be reached. Call it now and then while there is
-        nothing to append.
+        Returns at once, whether or not the log can be reached. Call it from time to time while
+        there is nothing to append.
         """
         ...
 
@@ -129,25 +130,25 @@ class EventLog(Protocol):
     async def read(self, topic: str, partition: int, offset: int, limit: int) -> list[Record]:
         """Up to `limit` records from `offset` on; empty at the end. Raises `LogUnavailable`.
 
-        For replay, audits and people. Outside any group.
+        For replay, audits and people. It does not join a group.
         """
         ...
 
     async def end_offsets(self, topic: str) -> dict[int, int]:
-        """For each partition, the offset the next record will get; empty if no such topic."""
+        """For each partition, the offset of the next record; empty if the topic does not exist."""
         ...
 
     async def identity(self, topic: str) -> TopicIdentity:
-        """What tells this topic from every other. Raises `LogUnavailable`, also if it is not there.
+        """The topic's identity. Raises `LogUnavailable`, also if the topic does not exist.
 
-        Not cached: the topic may have been recreated.
+        It is not cached, because the topic may have been recreated.
         """
         ...
 
     def subscribe(self, group: str, topics: Sequence[str], start_at: StartAt) -> Subscription:
-        """Join a group. Opens nothing yet; the first `poll` does."""
+        """Join a group. The first `poll` opens the connections."""
         ...
 
     async def close(self) -> None:
-        """Give back connections and threads. Messages not yet durable may be lost."""
+        """Release connections and threads. Messages that are not durable yet may be lost."""
         ...

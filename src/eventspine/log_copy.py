@@ -21,41 +21,41 @@ from eventspine.relay import LEAD
 from eventspine.turning import begins, holds
 
 Progress = Callable[[int, int], None]
-"""Told how many positions are done, and how many there are."""
+"""Called with the number of positions that are done, and the number of all."""
 
 _PAGE = 2000  # records read from a partition at a time
 _AT_ONCE = 2000  # events appended at a time
-_BYTES_AT_ONCE = 16 * 1024 * 1024  # of their values
+_BYTES_AT_ONCE = 16 * 1024 * 1024  # the size of their values
 
 
 class CannotCopy(SpineError):
-    """Nothing was copied, or not all of it; the sentence says why."""
+    """Not everything was copied. The message says why."""
 
 
 class Copied(NamedTuple):
-    """What has become of one topic."""
+    """The result of copying one topic."""
 
     copied: int
     already_there: int
     upto: int
-    """The highest position of the log it was copied from."""
+    """The highest position in the source log."""
     missing: list[tuple[int, int]]
-    """Ranges of positions that are in neither log."""
+    """Ranges of positions that neither log holds."""
 
 
 class Office:
-    """That of a service's relay, so that no relay feeds a log meanwhile."""
+    """The leadership of a service's relay. While it is held here, no relay feeds a log."""
 
     def __init__(self, still_held: Callable[[], Awaitable[None]], head: int) -> None:
         self.still_held = still_held
-        """Raises `Unavailable` if it may have been lost."""
+        """Raises `Unavailable` if the leadership may be lost."""
         self.head = head
         """The last position given out."""
 
 
 @asynccontextmanager
 async def no_relay(database_url: str) -> AsyncIterator[Office]:
-    """Raises `CannotCopy` if a relay leads."""
+    """Hold the relay's leadership inside the block. Raises `CannotCopy` if a relay leads."""
     connection = await connect(database_url)
     try:
         with translated():
@@ -80,7 +80,10 @@ async def no_relay(database_url: str) -> AsyncIterator[Office]:
 async def copy_topic(
     of: EventLog, to: EventLog, topic: str, source: str, office: Office, progress: Progress
 ) -> Copied:
-    """Raises `CannotCopy`, and the logs' own errors. Then, or if it is stopped: do the same again."""
+    """Copy a topic. Raises `CannotCopy`, and the logs' own errors.
+
+    After an error, or if it was stopped, the same call continues the copy.
+    """
     identity, other = await to.identity(topic), await of.identity(topic)
     if identity.id == other.id:
         raise CannotCopy(f"both name the same log ({identity.id})")
@@ -126,7 +129,7 @@ async def copy_topic(
 
 
 async def note(database_url: str, to: EventLog, topic: str, source: str, upto: int) -> None:
-    """Have the service know that this log holds all that there is up to this position."""
+    """Store in the service's database that this log holds everything up to this position."""
     connection = await connect(database_url)
     try:
         with translated():
@@ -138,7 +141,7 @@ async def note(database_url: str, to: EventLog, topic: str, source: str, upto: i
 async def lacking(
     database_url: str, log: EventLog, topic: str, source: str, head: int
 ) -> tuple[int, list[tuple[int, int]]]:
-    """The last position before the outbox, and those up to there that this log does not hold."""
+    """The last position that the outbox no longer has, and the positions up to it that this log lacks."""
     connection = await connect(database_url)
     try:
         with translated():
@@ -154,7 +157,7 @@ async def lacking(
 async def in_order(
     log: EventLog, topic: str, source: str, head: int
 ) -> AsyncIterator[tuple[int, Record]]:
-    """The events as their readers see them, by position over all partitions, up to `head`."""
+    """The events that readers of the log apply, in the order of positions over all partitions, up to `head`."""
     waiting: list[tuple[int, int, Record]] = []
     partitions = {
         partition: _rising(log, topic, partition, end, source, head)
@@ -196,7 +199,7 @@ async def _rising(
 
 
 async def _compare(of: EventLog, to: EventLog, topic: str, source: str, head: int) -> None:
-    """Whether every event of one stands in the other, to the byte, and in its turn."""
+    """Raises `CannotCopy` unless both logs hold the same events, byte for byte and in the same order."""
     others = in_order(to, topic, source, head)
     other = await anext(others, None)
     async for position, record in in_order(of, topic, source, head):

@@ -13,7 +13,7 @@ Table(
     Column("topic", Text, primary_key=True),
     Column("partition", Integer, primary_key=True, autoincrement=False),
     Column("next_offset", BigInteger, nullable=False),
-    # Of a topic, the first partition's: by it a topic that was made anew is told from the old one.
+    # The first partition's id is the topic's. A recreated topic has another one.
     Column("topic_id", Uuid, nullable=False, server_default=text("gen_random_uuid()")),
 )
 Table(
@@ -23,7 +23,7 @@ Table(
     Column("partition", Integer, primary_key=True, autoincrement=False),
     Column("offset", BigInteger, primary_key=True, autoincrement=False),
     Column("key", Text),
-    # Text and not jsonb: a log gives back the bytes it was given.
+    # Text and not jsonb, because a log must return the same bytes.
     Column("value", Text),
     Column("headers", JSON, nullable=False),
     Column("appended_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
@@ -31,7 +31,7 @@ Table(
 
 
 def create_tables() -> str:
-    """SQL that makes those which are not there."""
+    """SQL that creates the tables that do not exist."""
     return ";".join(
         str(CreateTable(table, if_not_exists=True).compile(dialect=PGDialect_psycopg()))  # type: ignore[no-untyped-call]
         for table in metadata.sorted_tables

@@ -30,16 +30,16 @@ from eventspine.event import Event
 from eventspine.interceptors import NO_STEPS, Steps
 
 CHANNEL = "outbox"
-"""Where a commit that published says so. A hint for the relay, which polls as well."""
+"""The NOTIFY channel of commits that published. It is a hint; the relay polls as well."""
 
 _WRITE = "SELECT publish_events(%(count)s, %(events)s)"
-"""A function in the database (`migrations.PUBLISH_EVENTS`), because this text can't be prepared: it
-leaves in one message with COMMIT. What the function does has been parsed and planned before, which
-saves 0.15 ms of a transaction."""
+"""It calls a function in the database (`migrations.PUBLISH_EVENTS`). This text is sent in one message
+with COMMIT, so it can't be a prepared statement. The function's own statements are parsed and planned
+before, which saves 0.15 ms of each transaction."""
 
 
 class Transaction:
-    """What an action or a handler works in. Made by `transaction`, never by hand."""
+    """The transaction that an action or a handler works in. Only `transaction` creates it."""
 
     __slots__ = ("_connection", "_events", "accepts_gaps", "durable", "steps")
 
@@ -50,12 +50,12 @@ class Transaction:
         self.steps = steps
         self._events: list[str] = []
         self.durable = durable
-        """Whether its commit waits for the disk. A consumer's need not."""
+        """Whether its commit waits for the disk. A consumer's commit need not wait."""
         self.accepts_gaps = False
-        """Set when an operator has decided that the missing events will not come."""
+        """True if an operator has decided that missing events will not come."""
 
     def alarm(self, missing: MissingEvents) -> None:
-        """An event's predecessor never came. Raises it, unless that has been accepted."""
+        """Raise `missing`, unless an operator has accepted missing events."""
         if not self.accepts_gaps:
             raise missing
 
@@ -69,7 +69,7 @@ class Transaction:
 
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:
-        """Work inside it can fail alone, and what it published is taken back with it."""
+        """Work inside can fail alone. Then the events that it published are removed too."""
         published = len(self._events)
         try:
             async with self._connection.transaction():
@@ -80,13 +80,13 @@ class Transaction:
 
     @property
     def published(self) -> int:
-        """How many events go out when it commits."""
+        """How many events the commit will publish."""
         return len(self._events)
 
     def publish(self, event: Event, context: Context) -> None:
-        """Goes out if, and only if, this transaction commits; in the order of these calls.
+        """Publish the event if, and only if, this transaction commits. The order of calls is kept.
 
-        `context` is that of the request, or of the event, that caused it.
+        `context` belongs to the request, or to the event, that caused this event.
         """
         if self.steps.publish is not None:
             context = self.steps.publish(event, context)
@@ -110,8 +110,8 @@ class Transaction:
         if status == TransactionStatus.UNKNOWN:
             raise Unavailable("the connection was lost before COMMIT")
         if status != TransactionStatus.INTRANS:
-            # The server would answer COMMIT with ROLLBACK, and call that a success.
-            raise errors.InFailedSqlTransaction("a statement failed, and its block went on")
+            # The server would answer COMMIT with ROLLBACK, without an error.
+            raise errors.InFailedSqlTransaction("a statement failed, and the block continued")
         message, params = "COMMIT", {}
         if self._events:
             events = "[" + ",".join(self._events) + "]"
@@ -119,12 +119,12 @@ class Transaction:
         elif not self.durable:
             message = "SET LOCAL synchronous_commit = off; COMMIT"
         try:
-            # This kind of cursor puts the parameters into the text, so that it stays one message.
+            # This cursor class puts the parameters into the text, so that it stays one message.
             await AsyncClientCursor(connection).execute(message.encode(), params)
         except (errors.IdleInTransactionSessionTimeout, errors.TransactionTimeout):
             raise  # the server ended it before it began to commit
         except psycopg.Error as error:
-            # A session that was ended may say so before the connection looks closed from here.
+            # The error of an ended session may arrive before the connection looks closed to psycopg.
             if connection.closed or error.diag.severity_nonlocalized in {"FATAL", "PANIC"}:
                 raise OutcomeUnknown(f"the connection was lost in COMMIT: {error}") from error
             raise
@@ -136,22 +136,22 @@ async def transaction(
 ) -> AsyncIterator[Transaction]:
     """One transaction: it commits when the block ends, and rolls back when the block raises.
 
-    `first` is a statement that leaves in one message with BEGIN, and whose result is not needed: a
-    lock, mostly.
+    `first` is a statement that is sent in one message with BEGIN. Its result is not read; it is
+    usually a lock.
 
-    Raises `Unavailable` if it certainly did not commit and may be tried again, `OutcomeUnknown`
-    if the connection went while it committed, and psycopg's own error if a statement was wrong.
+    Raises `Unavailable` if it certainly did not commit and can be tried again, `OutcomeUnknown` if
+    the connection was lost during the commit, and psycopg's own error if a statement was wrong.
 
-    With `durable=False` a commit that publishes nothing does not wait for the disk: right for
-    callers that can do the same work again from the log, and only for them. A crash of the server may
-    then undo it (never a part of it).
+    With `durable=False`, a commit that publishes nothing does not wait for the disk. A crash of the
+    server may then undo the whole transaction, never a part of it. Use it only where the same work
+    can be done again from the log.
     """
     until = database.until()
     async with AsyncExitStack() as held:
         connection = await held.enter_async_context(database.connection(until))
         if not await _begun(connection, first):
-            # A restarted server has forgotten our connections. Nothing has been done yet. This one
-            # goes back first: were all of the pool in such hands, there would be no other.
+            # A restarted server has closed our connections. Nothing has been done yet. Return this
+            # connection first: if all callers kept theirs, the pool could not open new ones.
             await held.aclose()
             await database.drop_stale()
             connection = await held.enter_async_context(database.connection(until))
@@ -170,7 +170,7 @@ async def transaction(
 async def _begun(connection: Connection, first: str) -> bool:
     with translated():
         try:
-            # Without parameters, and never prepared, so that it may be two statements.
+            # Without parameters and not prepared, because only then it may be two statements.
             await connection.execute(f"BEGIN; {first}".encode(), prepare=False)
         except BaseException as error:
             lost = isinstance(error, psycopg.OperationalError) and connection.closed
@@ -182,6 +182,6 @@ async def _begun(connection: Connection, first: str) -> bool:
 
 
 async def _roll_back(connection: Connection) -> None:
-    """As far as it can be: what a lost connection had done, the server rolls back itself."""
+    """Roll back if possible. If the connection is lost, the server rolls back itself."""
     with suppress(psycopg.Error):
         await connection.rollback()

@@ -12,7 +12,7 @@ _WORD = 0xFFFFFFFF
 
 
 def _murmur2(data: bytes) -> int:
-    """As Kafka's clients do it (`org.apache.kafka.common.utils.Utils.murmur2`)."""
+    """The hash that Kafka's Java clients use (`org.apache.kafka.common.utils.Utils.murmur2`)."""
     mixed = (0x9747B28C ^ len(data)) & _WORD
     whole = len(data) & ~3
     for at in range(0, whole, 4):
@@ -31,5 +31,5 @@ _RULES: Mapping[str, Callable[[bytes], int]] = MappingProxyType(
 
 
 def partition_of(key: str, partitions: int, rule: str) -> int:
-    """Raises `KeyError` for a rule that no log here has."""
+    """Raises `KeyError` for an unknown rule."""
     return _RULES[rule](key.encode()) % partitions

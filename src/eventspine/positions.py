@@ -1,4 +1,4 @@
-"""What the positions of a topic's records come to, read from its beginning."""
+"""Checks the positions of a topic's records, which are read from the beginning."""
 
 from array import array
 from bisect import bisect_left
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Seen:
-    """Which of the positions 1…`head` a scan of their topic has met."""
+    """Which of the positions 1…`head` a scan of the topic has found."""
 
     head: int
     highest: int = 0
@@ -21,7 +21,7 @@ class Seen:
 
     def add(self, position: int) -> None:
         self.highest = max(self.highest, position)
-        # What came while we looked, or was never given out: nothing is known of it here.
+        # It was published during the scan, or never given out. This scan does not check it.
         if position > self.head:
             return
         if self._met[position]:
@@ -34,7 +34,7 @@ class Seen:
         return position <= self.head and bool(self._met[position])
 
     def missing(self, up_to: int) -> list[tuple[int, int]]:
-        """The ranges of positions from 1 to `up_to` that were not met."""
+        """The ranges of positions from 1 to `up_to` that were not found."""
         ranges = []
         at = self._met.find(0, 1, up_to + 1)
         while at != -1:
@@ -46,17 +46,17 @@ class Seen:
 
 @dataclass
 class Shown:
-    """The positions of a partition as its readers meet them: new ones rise, or are a repeat."""
+    """The positions of a partition, as its readers see them. A position that does not rise is a repeat."""
 
     highest: int = 0
     offset: int = 0
-    """Where the highest is."""
+    """The offset of the highest position."""
     passed_over: list[int] = field(default_factory=list)
-    """Those that came behind a higher one, and for the first time."""
+    """Positions that appeared for the first time, but after a higher one."""
     _rising: "array[int]" = field(default_factory=lambda: array("q"))
 
     def add(self, position: int, offset: int) -> bool:
-        """Whether its readers take it for new."""
+        """Whether readers treat it as new."""
         if position > self.highest:
             self.highest, self.offset = position, offset
             self._rising.append(position)
@@ -66,15 +66,16 @@ class Shown:
         return False
 
     def holds(self, position: int) -> bool:
-        """Whether it was met here in its turn."""
+        """Whether it was found in this partition, in the right order."""
         at = bisect_left(self._rising, position)
         return at < len(self._rising) and self._rising[at] == position
 
 
 def dropped(partition: int, shown: Mapping[int, Shown]) -> list[int]:
-    """The positions of a partition that its readers took for repeats, and that stand nowhere else.
+    """The positions of a partition that readers dropped as repeats, although no partition has them in order.
 
-    One that stands in its turn in another partition is a foreign record, and nothing was lost by it.
+    If another partition has the position in the right order, the record here is a foreign one, and
+    nothing was lost.
     """
     others = [other for at, other in shown.items() if at != partition]
     return [

@@ -1,8 +1,8 @@
 """The log as a table, in a PostgreSQL database of its own.
 
-The embedded default: durable, nothing to install, and readable with psql. A topic has one
-partition unless it was created with more; a partition's offsets come from its row in `log_heads`,
-under whose lock records are inserted, so they have no holes and appear in order.
+It is the embedded default: durable, readable with psql, and with nothing to install. A topic has one
+partition unless it was created with more. A partition's offsets come from its row in `log_heads`. Records
+are inserted under that row's lock, so offsets have no gaps and become visible in order.
 """
 
 import asyncio
@@ -47,13 +47,13 @@ ORDER BY "offset" LIMIT %(limit)s
 
 _HEADS = "SELECT partition, next_offset FROM log_heads WHERE topic = %(topic)s ORDER BY partition"
 
-# A restored database says the same as before; a topic that is made anew says something else.
+# A restored database keeps the identity; a recreated topic gets another one.
 _IDENTITY = """
 SELECT topic_id, (SELECT count(*) FROM log_heads WHERE topic = %(topic)s)
 FROM log_heads WHERE topic = %(topic)s ORDER BY partition LIMIT 1
 """
 
-_RULE = "crc32"  # by which keys are spread over partitions
+_RULE = "crc32"  # how keys are spread over partitions
 
 _CREATE_HEADS = """
 INSERT INTO log_heads (topic, partition, next_offset)
@@ -63,17 +63,17 @@ WHERE NOT EXISTS (SELECT FROM log_heads WHERE topic = %(topic)s)
 
 _ONE_AT_A_TIME = "SELECT pg_advisory_xact_lock(7407)"
 
-# One lock number a (group, topic, partition); the seed keeps clear of other users of such locks.
+# One lock number for each (group, topic, partition). The seed avoids collisions with other advisory locks.
 _TRY_HOLD = "SELECT pg_try_advisory_lock(hashtextextended(%(name)s, 7407))"
 
 _LET_GO = _TRY_HOLD.replace("pg_try_advisory_lock", "pg_advisory_unlock")
 
 _LOOK_FOR_PARTITIONS_EVERY = 1.0  # seconds, while another member holds them
-_POLL_EVERY = 0.5  # seconds without a notification: the hint may be lost, the table is the truth
+_POLL_EVERY = 0.5  # seconds without a notification, because notifications may be lost
 
 
 class PostgresLog:
-    """`EventLog` on the tables of `log_tables.py`. Their schema is made by migration or `create_tables`."""
+    """`EventLog` on the tables of `log_tables.py`. Migrations or `create_tables` create them."""
 
     def __init__(self, database_url: str) -> None:
         self._database = Database(database_url, size=4, timeout=5.0)
@@ -81,7 +81,7 @@ class PostgresLog:
         self._known_partitions: dict[str, int] = {}
 
     async def create_tables(self) -> None:
-        """For programs that use the log without migrations."""
+        """Create the tables, for programs that use the log without migrations."""
         from eventspine.log_tables import create_tables  # noqa: PLC0415 - only this needs SQLAlchemy
 
         async with self._connection() as connection, connection.transaction():
@@ -91,7 +91,7 @@ class PostgresLog:
 
     async def create_topic(self, topic: str, partitions: int | None = None) -> None:
         async with self._connection() as connection, connection.transaction():
-            # One after the other: two births at once could each give some of the partitions.
+            # One at a time: two processes that create it at once could each insert some of the partitions.
             await connection.execute(_ONE_AT_A_TIME)
             await execute(
                 connection, _CREATE_HEADS, {"topic": topic, "partitions": partitions or 1}
@@ -100,11 +100,11 @@ class PostgresLog:
         if partitions is not None and partitions != there:
             raise TopicMismatch(
                 f"topic {topic} has {there} partition(s), not {partitions}; "
-                "their number is fixed at a topic's birth, or keys would change partition"
+                "the number can't change after creation, because keys would change partition"
             )
 
     async def prepare(self, topic: str) -> None:
-        """Nothing to do: a new connection takes no longer than the messages that ask for it."""
+        """Does nothing, because opening a connection takes no longer than an append."""
 
     async def append(self, topic: str, messages: Sequence[Message]) -> None:
         if not messages:
@@ -145,7 +145,7 @@ class PostgresLog:
             await self._database.close()
 
     async def _partitions(self, topic: str) -> int:
-        # A topic's partitions never change, so they are asked for once.
+        # A topic's partitions never change, so they are read once.
         known = self._known_partitions.get(topic)
         if known is None:
             known = len(await self.end_offsets(topic))
@@ -164,18 +164,18 @@ class PostgresLog:
                 with translated():
                     yield connection
         except Unavailable as error:
-            # After a restart of the server every pooled connection is stale: let the next call
-            # find a fresh one instead of failing once for each.
+            # After a restart of the server, all connections of the pool are stale. Discard them, so that
+            # the next calls do not fail once for each.
             with suppress(Unavailable):
                 await self._database.drop_stale()
             raise LogUnavailable(str(error)) from error
 
 
 class PostgresSubscription:
-    """A member of a group. A partition is held by an advisory lock, on this member's connection.
+    """A member of a group. It holds a partition by an advisory lock on its connection.
 
-    A member that is frozen is put out after `idle_session_timeout`, so its partitions go to
-    others; when it thaws it finds its connection closed and starts again.
+    If a member freezes, PostgreSQL ends its session after `idle_session_timeout`, and other members get
+    its partitions. When it runs again, it finds its connection closed and starts anew.
     """
 
     def __init__(self, url: str, group: str, topics: Sequence[str], start_at: StartAt) -> None:
@@ -186,11 +186,11 @@ class PostgresSubscription:
         self._connection: Connection | None = None
         self._next: dict[tuple[str, int], int] = {}
         self._paused: dict[tuple[str, int], float] = {}
-        """Held, and not to be read before then."""
+        """The held partitions that are paused, and until when."""
         self._looked_at = 0.0
         self._frozen = FrozenSessions()
         self._failed_at: dict[tuple[str, int], float] = {}
-        """When it could last not be told where one of the partitions starts."""
+        """For each partition, the last time at which its start could not be determined."""
 
     async def poll(self, max_records: int, timeout: float) -> list[Record]:
         try:
@@ -210,7 +210,7 @@ class PostgresSubscription:
             self._paused[topic, partition] = until
 
     async def commit(self, topic: str, partition: int, offset: int) -> None:
-        """Nothing to do: the checkpoints are in the consumer's database for all to see."""
+        """Does nothing, because the checkpoints are in the consumer's database."""
 
     async def close(self) -> None:
         connection, self._connection = self._connection, None
@@ -234,13 +234,13 @@ class PostgresSubscription:
                 records += found
             for record in records:
                 at = (record.topic, record.partition)
-                # To the end of the line: a partition that is never empty must not keep others out.
+                # Move it to the end of the queue, so that a busy partition does not block the others.
                 self._next.pop(at, None)
                 self._next[at] = record.offset + 1
             left = deadline - loop.time()
             if records or left <= 0:
                 return records
-            # A record that came after the read has left its notification waiting: none is missed.
+            # A record that arrived after the read has already sent its notification, so it is not missed.
             async for _ in connection.notifies(timeout=min(left, _POLL_EVERY), stop_after=1):
                 pass
 
@@ -258,7 +258,7 @@ class PostgresSubscription:
             for topic in self._topics:
                 heads = await execute(self._connection, _HEADS, {"topic": topic})
                 there += [(topic, partition) for partition, _ in await heads.fetchall()]
-            # One that fails ends the look; at the next it comes last.
+            # A failing partition ends this round. In the next round it is the last.
             for at in sorted(there, key=lambda at: (self._failed_at.get(at, 0.0), at)):
                 if at not in self._next and at not in self._paused:
                     await self._try_hold(self._connection, *at)
@@ -268,7 +268,7 @@ class PostgresSubscription:
     async def _end_pauses(self) -> None:
         now = asyncio.get_running_loop().time()
         for at in [at for at, until in self._paused.items() if until <= now]:
-            # Until it is asked for again, all others have had their turn.
+            # Before it is tried again, all other partitions have had their turn.
             self._paused[at] = now + _LOOK_FOR_PARTITIONS_EVERY
             self._next[at] = await self._start_at(*at)
             del self._paused[at]
@@ -294,7 +294,7 @@ def _no_topic(topic: str) -> LogUnavailable:
 async def _append(
     connection: Connection, topic: str, partition: int, messages: Sequence[Message]
 ) -> bool:
-    """False, and nothing is appended, if there is no such partition."""
+    """Append to one partition. Returns False and appends nothing if the partition does not exist."""
     records = to_json(
         [
             {"k": key, "v": None if value is None else value.decode(), "h": headers}

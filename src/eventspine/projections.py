@@ -1,10 +1,10 @@
 """Tables that can be recomputed from the event log, declared once for each table.
 
-* A `Projection` holds the latest version of every key of a topic: each event carries the whole state of
-  what it is about. `keep_latest` is its handler.
-* An `Aggregate` accumulates: points, stock levels, a balance. Its handler adds what each event adds, and
-  its declaration is a query that gives the same from all events at once.
-* An `Invariant` is a query that must give no row.
+* A `Projection` holds the latest version of every key of a topic. Each event carries the whole state of its
+  entity. `keep_latest` is the handler.
+* An `Aggregate` accumulates values, such as points, stock levels or a balance. Its handler adds the amount of
+  each event. Its declaration is a query that computes the same table from all events at once.
+* An `Invariant` is a query that must return no row.
 
 `audit` compares the first two with the log, and runs the third.
 """
@@ -23,10 +23,10 @@ from eventspine.reading import Received
 class Projection:
     """A table with the latest version of every key of a topic.
 
-    `columns` gives for each column the PostgreSQL type as which it is read from the event's data, where it
-    has the same name. `computed` gives an SQL expression over these for columns that no event has. `key`
-    are the columns that identify a row; by default the event's `id`. A column `version` is always there.
-    `not_from_events` are columns that can't be recomputed.
+    `columns` gives for each column its PostgreSQL type. The column is read from the field of the same name in
+    the event's data. `computed` gives an SQL expression for each column that no event has. `key` gives the
+    columns that identify a row; the default is the event's `id`. Every table also has a column `version`.
+    `not_from_events` names columns that can't be recomputed.
     """
 
     def __init__(
@@ -48,26 +48,27 @@ class Projection:
 
     @property
     def columns(self) -> list[str]:
-        """Besides the key and the version."""
+        """The columns other than the key and the version."""
         return [*self._read, *self._computed]
 
     @property
     def selected(self) -> str:
-        """The table's columns as an event's data has them, from a relation of `record`."""
+        """The SELECT list that gives the table's columns, from a relation with the columns of `record`."""
         computed = [f"{sql} AS {name}" for name, sql in self._computed.items()]
         return ", ".join([*self.key, "version", *self._read, *computed])
 
     @property
     def record(self) -> str:
-        """Column definitions for `jsonb_to_record` and the like."""
+        """Column definitions for `jsonb_to_record` and similar functions."""
         columns = {**self.key, "version": "bigint", **self._read}
         return ", ".join(f"{name} {type_}" for name, type_ in columns.items())
 
     @cached_property
     def keep_latest(self) -> str:
-        """SQL: keeps the latest versions; gives an event whose predecessor never came, if one did.
+        """SQL that stores the latest versions. It returns one event that skips a version, if there is one.
 
-        What it gives is as the table stood before. (OFFSET 0 makes it one look-up for each event.)
+        The skip is judged by the table's state before the statement. (OFFSET 0 makes PostgreSQL do
+        one look-up for each event.)
         """
         every = ", ".join([*self.key, "version", *self.columns])
         key = ", ".join(self.key)
@@ -87,7 +88,7 @@ class Projection:
         ) AS t ON true
         WHERE e.version > coalesce(t.version, 0) + 1
         LIMIT 1
-        """  # noqa: S608 - names from the code, not from anybody's input
+        """  # noqa: S608 - names from the code, no user input
 
 
 async def keep_latest(
@@ -95,7 +96,7 @@ async def keep_latest(
 ) -> None:
     """The handler of a projection: writes the whole state of each event, unless the table has a later one.
 
-    A repeat does nothing. Raises `MissingEvents` for a version that does not follow the one before.
+    A repeat changes nothing. Raises `MissingEvents` if an event skips a version.
     """
     events = dump([one.event for one in received])
     for key, known, got in await tx.fetch(projection.keep_latest, {"events": events}):
@@ -103,10 +104,10 @@ async def keep_latest(
 
 
 class Aggregate(NamedTuple):
-    """A table that accumulates what events of some topics say.
+    """A table that accumulates values of the events of some topics.
 
-    `rows` is a SELECT that gives its rows, with `key` and `values` as columns, from a relation
-    `events (topic, position, type, key, version, data)` that holds every event once; `data` is a jsonb.
+    `rows` is a SELECT that computes the table's rows, with the columns `key` and `values`. It reads from a
+    relation `events (topic, position, type, key, version, data)` that holds every event once; `data` is a jsonb.
     The columns of `key` must have the table's types.
     """
 
@@ -118,14 +119,14 @@ class Aggregate(NamedTuple):
 
 
 class Invariant(NamedTuple):
-    """What must hold at every commit. `broken` is a SELECT that gives a row for each breach."""
+    """A rule that must hold at every commit. `broken` is a SELECT that returns a row for each violation."""
 
     title: str
     broken: str
 
 
 class Difference(NamedTuple):
-    """A row that is not what the log says. `expected` and `found` are None where there is none."""
+    """A row that differs from the log. `expected` or `found` is None if that side has no such row."""
 
     key: str
     expected: dict[str, Any] | None
@@ -133,15 +134,15 @@ class Difference(NamedTuple):
 
 
 class Differences(NamedTuple):
-    """The first few, and how many there are."""
+    """The first differences, and how many there are."""
 
     first: list[Difference]
     total: int
     rows: int
-    """How many rows the table must have."""
+    """The number of rows that the table must have."""
 
 
-# Filled from the log, outside any schema: gone with the transaction.
+# A temporary table that is filled from the log. It disappears with the transaction.
 CREATE_EVENTS = """
 CREATE TEMPORARY TABLE audited_events (
     topic text NOT NULL, position bigint NOT NULL, type text NOT NULL, key text, data text NOT NULL
@@ -155,8 +156,8 @@ INSERT INTO audited_events
 SELECT topic, position, type, key, data::text FROM outbox WHERE position > %(relayed)s
 """
 
-# What can't be understood was never applied: any writer may have written it. (CASE, because the sides
-# of an AND are evaluated in any order.)
+# Only events that can be decoded: the others were never applied, and any writer may have written them. (CASE,
+# because PostgreSQL may evaluate the sides of an AND in any order.)
 _EVENTS = """
 SELECT topic, position, type, key, version, data
 FROM (
@@ -172,10 +173,10 @@ FROM (
 WHERE version IS NOT NULL
 """
 
-# What is relayed and not saved as such stands in the log and in the outbox.
+# An event may be in both the log and the unrelayed outbox: the relay appends it before it saves its position.
 _EACH_ONCE = f"""
 SELECT DISTINCT ON (topic, position) * FROM ({_EVENTS}) AS each ORDER BY topic, position
-"""  # noqa: S608 - nobody's input
+"""  # noqa: S608 - no user input
 
 
 async def differences(
@@ -191,7 +192,7 @@ async def differences(
         columns = [*key, *table.values]
         events, expected = _EACH_ONCE, table.rows
     every = ", ".join(columns)
-    # Column by column: two whole rows can't be compared where a column of the table has a collation.
+    # Column by column, because whole rows can't be compared if a column has a collation.
     e, f = (", ".join(f"{side}.{name}" for name in columns) for side in "ef")
     e_or_f = ", ".join(f"coalesce(e.{name}, f.{name})" for name in key)
     rows = await _all(
@@ -205,7 +206,7 @@ async def differences(
         FROM expected e FULL JOIN found f ON {" AND ".join(f"f.{name} = e.{name}" for name in key)}
         WHERE ({e}) IS DISTINCT FROM ({f})
         ORDER BY {e_or_f} LIMIT %(most)s
-        """,  # noqa: S608 - names from the code, not from anybody's input
+        """,  # noqa: S608 - names from the code, no user input
         {"topics": topics, "most": most},
     )
     first = [Difference(key, expected, found) for key, expected, found, _, _ in rows]
@@ -233,7 +234,7 @@ async def skipped_versions(
 ) -> tuple[list[tuple[str, int, int]], int]:
     """Keys whose versions do not rise by one in the log's order: (key, version, the one before).
 
-    `key` is that of a projection of the topic.
+    `key` is the key of a projection of the topic.
     """
     columns = ", ".join(f"(data->>'{name}')::{type_}" for name, type_ in key.items())
     rows = await _all(
@@ -251,7 +252,7 @@ async def skipped_versions(
         ) AS versions
         WHERE version <> previous + 1
         ORDER BY {_numbered(key)}, version LIMIT %(most)s
-        """,  # noqa: S608 - names from the code, not from anybody's input
+        """,  # noqa: S608 - names from the code, no user input
         {"topics": [topic], "most": most},
     )
     return [(key, version, previous) for key, version, previous, _ in rows], (
@@ -272,7 +273,7 @@ def _understood(key: Mapping[str, str]) -> str:
 async def breaches(
     connection: Connection, invariant: Invariant, *, most: int = 10
 ) -> tuple[list[dict[str, Any]], int]:
-    """The first rows that an invariant gives, and how many there are."""
+    """The first rows that violate an invariant, and how many there are."""
     rows = await _all(
         connection,
         f"SELECT to_jsonb(broken), count(*) OVER () FROM ({invariant.broken}) AS broken"  # noqa: S608 - as above

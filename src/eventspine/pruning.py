@@ -20,18 +20,18 @@ from eventspine.running_time import LONGEST_STEP, RunningTime
 
 _LOG = structlog.get_logger("eventspine.pruning")
 
-_CHUNK = 5000  # rows of a transaction: some 20 ms
-_PAUSE = 0.05  # seconds between chunks, so that pruning never takes more than a share of the disk
-# Seconds between rounds: at most, at least, and how much longer than its retention a row may stay.
+_CHUNK = 5000  # rows in a transaction, which takes about 20 ms
+_PAUSE = 0.05  # seconds between chunks, so that pruning uses only a part of the disk bandwidth
+# Seconds between rounds, at most and at least; and the share of its retention by which a row may stay longer.
 _SELDOM, _OFTEN, _LATE = 30.0, 1.0, 0.1
-_MARKS = 100  # of the outbox, within its retention
+_MARKS = 100  # marks in the outbox's retention time
 
 KEY_MARGIN = 2 * LONGEST_STEP
-"""Seconds that keys stay beyond their time: for what one look may add too much, and for what passes
-between the moment a key is stored and its client's answer."""
+"""Seconds that keys are kept longer. One look may add too much running time, and some time passes between
+the moment a key is stored and the client's answer."""
 
-# How far the outbox had come, and when: all up to there is at least as old. Where it has not moved,
-# the older mark stands.
+# A mark stores the outbox's last position and the running time. All rows up to that position are at least as
+# old. If the position has not changed, the older mark remains.
 _MARK = """
 INSERT INTO outbox_marks (position, running_ms)
 SELECT position, %(now)s FROM outbox_head
@@ -39,16 +39,15 @@ WHERE NOT EXISTS (SELECT FROM outbox_marks WHERE running_ms > %(now)s - %(apart)
 ON CONFLICT DO NOTHING
 """
 
-# All but the last of those that are old enough to prune by.
+# Deletes the marks that are old enough to prune by, except the last of them.
 _FORGET_MARKS = """
 DELETE FROM outbox_marks
 WHERE position < (SELECT max(position) FROM outbox_marks WHERE running_ms <= %(before)s)
 """
 
-# By position alone: what is relayed and stands before an old mark. The positions are a range,
-# as they have no holes, and whatever plan PostgreSQL takes reads that range of the primary key and
-# no more. (`IN (SELECT … LIMIT)` does not promise that: planned once for any limit, it may become
-# a scan of the whole table for each chunk.)
+# Deletes by position alone: relayed rows before an old mark. Positions have no gaps, so they are a range.
+# Every plan of PostgreSQL reads only that range of the primary key. (`IN (SELECT … LIMIT)` does not guarantee
+# that. It is planned once for any limit, and may scan the whole table for each chunk.)
 _PRUNE_OUTBOX = """
 DELETE FROM outbox
 WHERE position BETWEEN (SELECT min(position) FROM outbox) AND (
@@ -61,7 +60,7 @@ WHERE position BETWEEN (SELECT min(position) FROM outbox) AND (
 )
 """
 
-# Likewise: the index by age finds them, their places in the table delete them.
+# Like the outbox: the index by age finds the rows, and their `ctid` deletes them.
 _PRUNE_KEYS = """
 DELETE FROM idempotency_keys WHERE ctid = ANY(ARRAY(
     SELECT ctid FROM idempotency_keys
@@ -70,7 +69,7 @@ DELETE FROM idempotency_keys WHERE ctid = ANY(ARRAY(
 ))
 """
 
-# What is being retried or discarded at that moment is passed over, as both would wait for the other.
+# Skips rows that are being retried or discarded at the moment; otherwise both could deadlock.
 _PRUNE_PARKED = """
 DELETE FROM parked WHERE ctid = ANY(ARRAY(
     SELECT ctid FROM parked
@@ -79,12 +78,12 @@ DELETE FROM parked WHERE ctid = ANY(ARRAY(
 ))
 """
 
-# One of a service's workers prunes at a time; the others find the lock taken and go on.
+# Only one worker of a service prunes at a time. The others find the lock taken and skip the round.
 _LOCK = "SELECT pg_try_advisory_xact_lock(7408)"
 
 
 class Pruned(NamedTuple):
-    """How many rows went."""
+    """How many rows were deleted."""
 
     outbox: int
     idempotency_keys: int
@@ -92,11 +91,11 @@ class Pruned(NamedTuple):
 
 
 class Pruner:
-    """Keeps one service's tables bounded, while `run` is left running.
+    """Keeps one service's tables bounded, while `run` is running.
 
-    Relayed rows are kept for `outbox_seconds`: long enough to feed a log again that has lost its
-    end. Keys are honoured for `key_seconds`, and not a second less. What is parked and holds no key
-    can be looked at for `parked_seconds`. While no pruner runs, none of these seconds pass.
+    Relayed rows are kept for `outbox_seconds`, so that a log that lost its end can be fed again. Keys
+    are valid for at least `key_seconds`. Foreign records stay parked for `parked_seconds`. While no
+    pruner runs, this time does not pass.
     """
 
     def __init__(
@@ -127,7 +126,7 @@ class Pruner:
                 await self._backoff.after(error)
 
     async def prune(self) -> Pruned:
-        """One round, to the end."""
+        """Run one complete round."""
         began = time.monotonic()
         now = await self._running_time.look()
         await self._mark(now)
@@ -148,7 +147,7 @@ class Pruner:
                 await execute(connection, _FORGET_MARKS, {"before": now - retention})
 
     async def _in_chunks(self, delete: str, before: int) -> int:
-        """`before` is a running time in milliseconds; what is younger stays."""
+        """Delete rows in chunks. `before` is a running time in milliseconds; younger rows stay."""
         gone = 0
         while True:
             async with self._database.connection() as connection:

@@ -1,14 +1,14 @@
-"""Reactions: a provider outside is asked about each event, and its outcome is applied in a transaction.
+"""Reactions: an external provider is asked about each event, and its outcome is applied in a transaction.
 
     PAYMENTS = Reaction("orders.payments", {OrderPlaced: (charge, charged)})
 
-`charge` asks the provider, outside any transaction. `charged` is given the outcome in the transaction that
-moves the reaction's own checkpoint. So our database has each outcome once. The provider may be asked more
-than once: after a crash, a timeout, or a lost answer. Each time it gets the same idempotency key, and must
+`charge` asks the provider, outside any transaction. `charged` gets the outcome in the transaction that moves
+the reaction's own checkpoint. So the database stores each outcome once. The provider may be asked more than
+once: after a crash, a timeout, or a lost answer. Each time it gets the same idempotency key, and it must
 answer a repeat as it answered before.
 
-A reaction is a consumer of its own. While its provider is down it waits and tries again, and nothing else
-waits for it. An event that can't be asked about or applied is parked, as for any consumer.
+A reaction is a separate consumer. While its provider is down, it waits and tries again, and no other part
+waits for it. If an event can't be sent to the provider or applied, it is parked, as for any consumer.
 """
 
 import asyncio
@@ -25,19 +25,20 @@ from eventspine.outbox import Transaction
 from eventspine.reading import Received
 
 Ask = Callable[[Received[Any], str], Awaitable[Any]]
-"""Given an event and its idempotency key; gives the outcome, a refusal too. An `OSError` or `NoOutcome`
-means that there is none yet, and it is asked again. Any other exception parks the event."""
+"""Takes an event and its idempotency key, and returns the outcome. A refusal is an outcome too. An `OSError`
+or `NoOutcome` means that there is no outcome yet, and it is called again. Any other exception parks the
+event."""
 
 _ROUND = 30.0
-"""Seconds after which no more is asked before what is known has been applied."""
+"""Seconds after which known outcomes are applied before more events are asked about."""
 
-_KEPT = 2000  # outcomes that are kept, for a transaction that is tried again
+_KEPT = 2000  # outcomes that are kept for a repeated transaction
 
 _PASSING = (NoOutcome, Unavailable, OSError)
 
 
 class Answered(NamedTuple):
-    """An event, and what the provider said to it."""
+    """An event and the provider's outcome."""
 
     received: Received[Any]
     outcome: Any
@@ -52,14 +53,14 @@ class Answered(NamedTuple):
 
 
 class Reaction(Handlers):
-    """Handlers that ask first: for each event a function that asks, and a handler of `Answered`s.
+    """Handlers that first ask a provider: for each event a function that asks, and a handler of `Answered`s.
 
-    `consumer` is the service's name, a dot, and the reaction's own. The provider has `timeout` seconds for
-    each answer, and is asked about `concurrency` events at a time, those of a key one after the other.
-    `batch` events are applied in a transaction. Events from before `since` are passed over: a new
-    reaction begins at the beginning of the log. `close` is called when the worker ends.
+    `consumer` is the service's name, a dot, and the reaction's name. The provider has `timeout` seconds for
+    each answer. It is asked about `concurrency` events at a time; events of one key follow one another.
+    `batch` events are applied in a transaction. A new reaction starts at the beginning of the log; events
+    before `since` are skipped. `close` is called when the worker ends.
 
-    It keeps outcomes until they are committed, so one object serves one consumer.
+    It keeps outcomes until they are committed, so each consumer needs its own object.
     """
 
     def __init__(
@@ -87,11 +88,11 @@ class Reaction(Handlers):
             await self._close()
 
     def key_of(self, received: Received[Any]) -> str:
-        """The idempotency key. The same for each repeat, in whatever log and partition the event is."""
+        """The idempotency key. It is the same for each repeat, in every log and partition."""
         return f"{self.consumer}/{received.record.topic}/{received.position}"
 
     async def ask(self, received: Sequence[Received[Any]]) -> None:
-        """Ask about each that has no outcome yet. Raises `NoOutcome`, and keeps what it has learnt."""
+        """Ask about each event without an outcome. Raises `NoOutcome`, and keeps the outcomes that it got."""
         keys: dict[Hashable, list[Received[Any]]] = {}
         for one in received:
             if self._concerns(one) and _place(one) not in self._outcomes:
@@ -133,7 +134,7 @@ class Reaction(Handlers):
     def _answered(self, received: Received[Any]) -> Answered:
         place = _place(received)
         if place not in self._outcomes:
-            # Its key was blocked a moment ago, and so it was not asked about.
+            # Its key was blocked a moment ago, so the provider was not asked.
             raise NoOutcome(
                 f"{self.consumer}: position {received.position} is still to be asked about"
             )

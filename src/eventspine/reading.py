@@ -23,7 +23,7 @@ class Checkpoint(NamedTuple):
 
 
 class AppliedBefore(Protocol):
-    """What of a topic was applied before the log was read that is read now."""
+    """The events of a topic that were applied from earlier logs, before the present log was read."""
 
     def covers(self, key: str | None, position: int) -> bool: ...
 
@@ -32,29 +32,29 @@ Published = TypeVar("Published", bound=Event, covariant=True)  # noqa: PLC0105 -
 
 
 class Received(NamedTuple, Generic[Published]):
-    """An event with its envelope, as a handler is given it."""
+    """An event with its envelope, as handlers get it."""
 
     event: Published
     position: int
-    """Its number among all events of its source, from 1, without a hole."""
+    """The number of the event among all events of its source: 1, 2, 3, … without gaps."""
     record: Record
-    """As the log holds it: topic, partition, offset, headers."""
+    """The record in the log: topic, partition, offset, headers."""
 
     @property
     def source(self) -> str:
-        """Who published it, like `/users`."""
+        """The service that published it, such as `/users`."""
         return self.record.headers["ce_source"]
 
     @property
     def time(self) -> datetime | None:
-        """When it was published, by the publisher's database; None if that can't be read."""
+        """When it was published, by the clock of the publisher's database; None if the header is malformed."""
         with suppress(KeyError, ValueError):
             return datetime.fromisoformat(self.record.headers["ce_time"])
         return None
 
     @property
     def context(self) -> Context:
-        """Of the request that caused it. A handler that publishes hands it on."""
+        """The context of the request that caused it. A handler that publishes passes it on."""
         return from_headers(self.record.headers)
 
 
@@ -77,9 +77,9 @@ def read(
     handlers: Handlers,
     earlier: Mapping[str, AppliedBefore] = MappingProxyType({}),
 ) -> Reading:
-    """Leave out what has been read, what is a repeat, and what these handlers have no use for.
+    """Skip records that were already read, repeats, and events that these handlers do not handle.
 
-    `earlier` is, for each topic, what was applied from other logs: those are repeats as well.
+    `earlier` gives for each topic what was applied from other logs. Those events are repeats too.
     Records must be in the order of their offsets within each partition.
     """
     moves: dict[Partition, Checkpoint] = {}
@@ -108,7 +108,7 @@ def read(
             event_class = handlers.event_class(record.topic, found.type)
             if event_class is not None:
                 fresh.setdefault(event_class, []).append(_Fresh(len(items), found.position, record))
-                # Its place, until it is decoded.
+                # A placeholder until it is decoded.
                 items.append(Rejected(record, found.position, ""))
     for event_class, of_class in fresh.items():
         _decode(items, event_class, of_class)
@@ -124,7 +124,7 @@ class _Fresh(NamedTuple):
 def _decode(
     items: list[Received[Any] | Rejected], event_class: type[Event], fresh: Sequence[_Fresh]
 ) -> None:
-    """Fill in the events: all of a class at once, or, if one of them is none, each alone."""
+    """Replace the placeholders: decode all events of a class at once, or each alone if one is invalid."""
     try:
         events = decode(event_class, [record.value or b"" for _, _, record in fresh])
     except NotAnEvent as error:

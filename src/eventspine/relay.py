@@ -42,7 +42,7 @@ ON CONFLICT (source) DO UPDATE SET epoch = relay.epoch + 1
 RETURNING position, epoch, log
 """
 
-# Whether a position has been given out, and when: null if the outbox has been pruned of it.
+# Whether a position has been given out, and its time: null if its row has been pruned.
 _GIVEN_OUT = """
 SELECT %(position)s <= head.position, outbox.time
 FROM outbox_head AS head LEFT JOIN outbox ON outbox.position = %(position)s
@@ -55,7 +55,7 @@ UPDATE relay SET position = %(position)s WHERE source = %(source)s AND epoch = %
 """
 
 
-_LOOK_EVERY = 10.0  # seconds: a topic may be made anew while it is fed
+_LOOK_EVERY = 10.0  # seconds; a topic may be recreated while it is fed
 
 
 class BehindItsLog(SpineError):
@@ -63,18 +63,18 @@ class BehindItsLog(SpineError):
 
 
 class AnotherLog(SpineError):
-    """The log was made anew while it was fed."""
+    """The log was recreated while it was fed."""
 
 
 class LeadershipLost(SpineError):
-    """Another relay has taken the lead while this one was frozen or cut off."""
+    """Another relay became the leader while this one was frozen or disconnected."""
 
 
 class Relay:
-    """Feeds one service's outbox into the log for as long as `run` is left running.
+    """Feeds one service's outbox into the log while `run` is running.
 
-    `batch` events are read and appended at a time; they are all this process holds of the outbox.
-    A leader that has not been heard of for `frozen_after` seconds loses its office.
+    `batch` events are read and appended at a time. This process holds no more of the outbox in memory.
+    A leader that is silent for `frozen_after` seconds loses the leadership.
     """
 
     def __init__(
@@ -100,15 +100,16 @@ class Relay:
         self._looked_at = 0.0
         self.position = 0
         self.leads = False
-        """Whether it feeds the log, or waits: for the database, for the log, for its turn."""
+        """Whether it is the leader and feeds the log. False while it waits for the database, the log or the
+        leadership."""
 
     @property
     def last_turn(self) -> float:
-        """When it last relayed, found nothing to relay, or failed and waits; `time.monotonic()`."""
+        """When it last relayed, found nothing to relay, or failed, by `time.monotonic()`."""
         return self._backoff.last_turn
 
     async def run(self) -> None:
-        """Never returns; whatever is away is waited for. Cancel it to stop."""
+        """Never returns. It waits while the database or the log is unavailable. Cancel it to stop."""
         while True:
             try:
                 await self._lead()
@@ -119,8 +120,8 @@ class Relay:
         self.leads = False
         await self._prepare_log()
         async with AsyncExitStack() as held:
-            # A frozen leader is put out of office by the server, which ends its idle session, or by
-            # another worker.
+            # If a leader freezes, PostgreSQL or another worker ends its idle session, and its
+            # leadership with it.
             limit = f"{self._frozen_after * 1000:.0f}ms"
             connection = await connect(
                 self._url, idle_session_timeout=limit, application_name=LEASE
@@ -132,7 +133,7 @@ class Relay:
                     await self._prepare_log()
                     await asyncio.sleep(1.0)
                 await connection.execute(f"LISTEN {CHANNEL}")
-                # What is saved here can be done again: not worth waiting for the disk.
+                # A lost save only repeats a batch, so do not wait for the disk.
                 await connection.execute("SET synchronous_commit = off")
                 self.position, epoch = await self._take_office(connection)
                 self.leads = True
@@ -143,7 +144,7 @@ class Relay:
                     self._backoff.over()
                     await self._look_which_log(connection)
                     if more is None:
-                        # Polling is the truth, the notification a hint that saves waiting.
+                        # Correctness depends on polling alone. The notification only saves waiting.
                         notified = False
                         async for _ in connection.notifies(timeout=0.5, stop_after=1):
                             notified = True
@@ -160,18 +161,19 @@ class Relay:
         return " ".join([(await self._log.identity(topic)).id for topic in self._topics])
 
     async def _look_which_log(self, connection: Connection) -> None:
-        """Now and then. Raises `AnotherLog`."""
+        """Check the log's identity every `_LOOK_EVERY` seconds. Raises `AnotherLog`."""
         now = time.monotonic()
         if now - self._looked_at > _LOOK_EVERY:
             self._looked_at = now
             if await self._in_office(connection, self._identity()) != self._log_id:
-                raise AnotherLog(f"the log of {self._source} was made anew while it was fed")
+                raise AnotherLog(f"the log of {self._source} was recreated while it was fed")
 
     async def _take_office(self, connection: Connection) -> tuple[int, int]:
         saved, epoch, known = await _row(connection, _TAKE_OFFICE, {"source": self._source})
         self._log_id = await self._in_office(connection, self._identity())
         self._looked_at = time.monotonic()
-        # The log first: what a relay that was put out of office still appends has been given out.
+        # Read the log first. A former leader may still append, but only positions that this
+        # database has given out.
         shown, shown_time = await self._in_office(connection, self._last_in_log())
         if shown and not await _has_given_out(connection, shown, shown_time):
             raise BehindItsLog(
@@ -185,7 +187,7 @@ class Relay:
             saved = await turn_to(connection, fed, known=known, saved=saved)
         if shown < saved:
             first = await _one(connection, _OUTBOX_BEGINS)
-            # The log lost its end (a lost disk): feed it again, as far back as the outbox reaches.
+            # The log lost its end, for example with a disk. Feed it again, as far back as the outbox goes.
             _LOG.error("relay.log_truncated", source=self._source, relayed=saved, log_has=shown)
             if first > shown + 1 or (first == 0 and saved > shown):
                 last_missing = first - 1 if first else saved
@@ -197,14 +199,14 @@ class Relay:
         return saved, epoch
 
     async def _last_in_log(self) -> tuple[int, str]:
-        """The highest position of this source that the log ends with, over all partitions.
+        """The highest position of this source at the end of the log, and the time in its header.
 
-        And the time in its header. (0, "") if there is none.
+        All partitions are read. (0, "") if the log has no event of this source.
         """
         last = (0, "")
         for topic in self._topics:
             ends = await self._log.end_offsets(topic)
-            # The last two batches and more, where keys are spread evenly.
+            # If keys are spread evenly, this is more than the last two batches.
             at_once = max(100, 3 * self._batch // max(1, len(ends)))
             for partition, end in ends.items():
                 last = max(last, await self._last_in_partition(topic, partition, end, at_once))
@@ -213,8 +215,8 @@ class Relay:
     async def _last_in_partition(
         self, topic: str, partition: int, end: int, at_once: int
     ) -> tuple[int, str]:
-        # The end may be a batch that a relay put out of office has repeated: look behind it, where
-        # positions are lower than any in that batch. Or foreign records: look behind them.
+        # The end may be a batch that a former leader has repeated. Then look further back, to positions
+        # lower than any in that batch. Foreign records at the end are skipped in the same way.
         last, lowest = (0, ""), 0
         while end > 0:
             start = max(0, end - at_once)
@@ -238,9 +240,9 @@ class Relay:
         return await following(connection, self._source, position, self._batch)
 
     async def _relay(self, connection: Connection, epoch: int, batch: Batch) -> Batch | None:
-        """Append it, and save how far that is; gives what follows, if there likely is more.
+        """Append the batch and save its last position. Returns the next batch, if there probably is one.
 
-        That is fetched while the log confirms this: in a backlog neither waits for the other.
+        The next batch is fetched while the log confirms this one, so that neither waits for the other.
         """
         if not batch:
             return None
@@ -274,10 +276,10 @@ class Relay:
     async def _in_office(
         self, connection: Connection, asking: Coroutine[Any, Any, _Answer]
     ) -> _Answer:
-        """What the log says, however long that takes.
+        """The answer of the log, however long that takes, with signs of life to the database.
 
-        Only a leader that is frozen is silent: to wait for the log is no reason to lose the office,
-        or with a log slow enough there would never be one.
+        Waiting for the log must not cost the leadership. Otherwise a slow log would never have a
+        leader. Only a frozen leader sends no signs of life.
         """
         asked = asyncio.ensure_future(asking)
         try:
@@ -304,7 +306,7 @@ async def _has_given_out(connection: Connection, position: int, time: str) -> bo
     given_out, at = await _row(connection, _GIVEN_OUT, {"position": position})
     if not given_out or at is None:
         return bool(given_out)
-    # An old backup that went on has given the position out again, to another event.
+    # A restored old backup may have given the same position out again, to another event.
     try:
         return bool(datetime.fromisoformat(time) == at)
     except ValueError:

@@ -20,13 +20,13 @@ from eventspine.database import Database
 from eventspine.errors import Unavailable
 
 LONGEST_STEP = 60.0
-"""Seconds added at most by one look: a worker may have been frozen, and a row stored just now."""
+"""The most seconds that one look adds. The worker may have been frozen, and a row stored just now."""
 
-# The hardware's own pace, where the system tells it. A time service may correct a wall clock by letting
-# the monotonic clock run faster or slower, by 8 % for days.
+# The raw hardware clock, where the system has one. A time service may correct the wall clock by making the
+# monotonic clock run up to 8 % faster or slower for days.
 _CLOCK = getattr(time, "CLOCK_MONOTONIC_RAW", time.CLOCK_MONOTONIC)
 
-# A compare-and-set: of two workers that found the same, one adds.
+# A compare-and-set: if two workers found the same count, only one of them adds.
 _COUNT = """
 WITH counted AS (
     UPDATE running_time SET ms = ms + %(passed)s WHERE ms = %(found)s AND %(passed)s > 0 RETURNING ms
@@ -46,7 +46,7 @@ class RunningTime:
         self._database = database
         self._found: int | None = None
         self._at = 0.0
-        """When that was known to be what stands there."""
+        """When the count was last known to have that value."""
 
     async def look(self) -> int:
         """Add what has passed, unless another worker has, and give the count in milliseconds.
@@ -54,7 +54,7 @@ class RunningTime:
         Raises `Unavailable`.
         """
         passed = 0.0 if self._found is None else min(_now() - self._at, LONGEST_STEP)
-        # Should it be asked twice, since the connection was stale, the second finds another count.
+        # If a stale connection makes it run twice, the second run finds another count and adds nothing.
         [(ms,)] = await self._database.fetch(
             _COUNT, {"found": self._found, "passed": int(1000 * passed)}
         )

@@ -1,8 +1,8 @@
-"""What a PostgreSQL database must be like for the pipeline to work correctly, and the check of it.
+"""Checks that a PostgreSQL database meets the requirements of the pipeline.
 
-A session sets everything itself that its results depend on (`database.connect`). This module checks the rest:
-what was fixed when the server or the database was created, the rights, and proxies in between. `shop migrate` checks
-before it changes anything. The table of requirements is in `docs/operations.md`.
+Each session sets the settings that its results depend on (`database.connect`). This module checks the rest:
+properties that were fixed when the server or the database was created, permissions, and proxies in between.
+`shop migrate` runs the check before it changes anything. The table of requirements is in `docs/operations.md`.
 """
 
 from contextlib import AsyncExitStack
@@ -16,7 +16,7 @@ from eventspine.errors import SpineError, Unavailable
 OLDEST = 17
 """PostgreSQL's major version: `transaction_timeout`, MERGE with RETURNING, `pg_c_utf8`."""
 
-_ANSWERS_WITHIN = 5.0  # seconds; a pooler may let a question wait for minutes
+_ANSWERS_WITHIN = 5.0  # seconds; a pooler may delay a query for minutes
 
 _ROUNDS = 3
 
@@ -25,7 +25,7 @@ _POOLER = (
     " it needs session mode, or PostgreSQL itself (each of its processes has a small pool of its own)"
 )
 
-# No word in it is text from the database: in one without an encoding that would be bytes.
+# It returns no text from the database. In a database without an encoding, psycopg would return bytes.
 _FACTS = """
 SELECT pg_is_in_recovery() AS standby,
     current_schema() IS NULL AS nowhere,
@@ -51,13 +51,13 @@ _LOSES_DATA = {
 
 
 class Unfit(SpineError):
-    """The database is not what it has to be; the message says what, and what to do."""
+    """The database does not meet a requirement. The message says which one, and what to do."""
 
 
 async def check(url: str, *, may_lose_data: bool = False) -> None:
-    """Raises `Unfit`, and `Unavailable` if it can't be told. Changes nothing.
+    """Raises `Unfit`, or `Unavailable` if the check was not possible. Changes nothing.
 
-    With `may_lose_data` a server will do that may lose, in a crash, what it has confirmed.
+    With `may_lose_data`, the server may have settings under which a crash can lose confirmed commits.
     """
     async with AsyncExitStack() as held:
         one = await _connected(held, url)
@@ -67,7 +67,7 @@ async def check(url: str, *, may_lose_data: bool = False) -> None:
             with translated():
                 await _check_sessions(one, await _connected(held, url))
         except Unavailable as error:
-            # PostgreSQL takes every word that is said here: it is not PostgreSQL that speaks.
+            # PostgreSQL accepts every message sent here, so the server is not PostgreSQL.
             if isinstance(error.__cause__, errors.ProtocolViolation):
                 raise Unfit(_POOLER.format(f"says: {error.__cause__}")) from error
             raise
@@ -79,10 +79,10 @@ async def _connected(held: AsyncExitStack, url: str) -> Connection:
         connection = await connect(url)
     except Unavailable as error:
         try:
-            # It may be a standby, which the rest of the code would not accept: then that is what to say.
+            # Accept a standby here, so that the error can say that it is one.
             connection = await connect(make_conninfo(url, target_session_attrs="any"))
         except Unavailable:
-            # What the server says, without the name of its class: it goes to a person.
+            # Only the server's message, without the name of the error's class, because a person reads it.
             raise Unavailable(str(error.__cause__ or error)) from error
     connection.silent_after = _ANSWERS_WITHIN
     held.push_async_callback(connection.close)
@@ -105,17 +105,17 @@ def _check_encoding(connection: Connection) -> None:
 
 
 async def _check_sessions(one: Connection, other: Connection) -> None:
-    """Two connections are two sessions, and each is the same one from transaction to transaction.
+    """Check that two connections are two sessions, and that each keeps its session between transactions.
 
-    A pooler in transaction mode gives a session to any client that begins a transaction, most often the one
-    that was used last; one that takes turns shows itself in the second round.
+    A pooler in transaction mode gives any free session to a client that begins a transaction, mostly the
+    one that was used last. If the pooler rotates its sessions, the second round detects it.
     """
     first = await _session(one)
     others = set()
     for _ in range(_ROUNDS):
         await other.execute("BEGIN")
         others.add(await _session(other))
-        # Before anything else is asked: if there is but one session, the other holds it.
+        # Check this first: if the pooler has only one session, the other connection holds it.
         apart = first not in others and await _session(one) == first
         await other.execute("COMMIT")
         if not apart or len(others) > 1 or {await _session(one), await _session(one)} != {first}:

@@ -1,4 +1,4 @@
-"""Sets how a session with PostgreSQL behaves, whatever its environment, role and database set.
+"""Pins the settings of PostgreSQL sessions, whatever the environment, the role and the database set.
 
 libpq's environment (`PGTZ`), the URL (`?options=`), `ALTER DATABASE … SET`, `ALTER ROLE … SET` and the server's
 configuration file may each change the format of values, timeouts and planning. So the first statement of every
@@ -15,7 +15,7 @@ from psycopg.conninfo import conninfo_to_dict
 STATEMENT_WITHIN = 15.0
 """Seconds after which PostgreSQL ends a statement."""
 
-# What values look like, and what a statement's text means.
+# The format of values, and the meaning of a statement's text.
 _MEANING = {
     "search_path": "public",
     "client_encoding": "UTF8",
@@ -37,14 +37,14 @@ _MEANING = {
     "quote_all_identifiers": "off",
     "standard_conforming_strings": "on",
     "transform_null_equals": "off",
-    # What a transaction is.
+    # The properties of a transaction.
     "default_transaction_isolation": "read committed",
     "default_transaction_read_only": "off",
     "default_transaction_deferrable": "off",
     "exit_on_error": "off",
     "restrict_nonsystem_relation_kind": "",
     "row_security": "on",
-    # Messages that are never read would be sent with every answer.
+    # Lower levels would send messages that are never read.
     "client_min_messages": "notice",
 }
 
@@ -56,22 +56,22 @@ _NO_LIMITS = {
     "transaction_timeout": "0",
 }
 
-# A process may freeze (SIGSTOP, a paused VM) while it holds a row others need: most of all the
-# outbox head. PostgreSQL ends such a session after the first limit; a process that waits for it must wait
-# longer than that, so that one frozen process costs the others a pause and not a refusal.
+# A process may freeze (SIGSTOP, a paused VM) while it holds a row lock that others need, above all the outbox
+# head. PostgreSQL ends such a session after the first limit. Processes that wait for the lock wait longer than
+# that. So a frozen process delays the others, and their requests do not fail.
 _LIMITS = {
     **_NO_LIMITS,
     "idle_in_transaction_session_timeout": "2s",
     "lock_timeout": "5s",
     "statement_timeout": f"{STATEMENT_WITHIN:g}s",
-    # The server notices in 10 s, instead of hours, that this machine is dead.
+    # The server detects within 10 s, instead of hours, that this machine is dead.
     "tcp_user_timeout": "10s",
 }
 
-# A prepared statement keeps its plan until the table is analysed. A plan that reads the whole table is
-# the cheapest while that has a hundred rows, and a thousand times dearer when it has a million. To plan
-# each time anew costs more than most of these statements do. But each of them finds a few rows by an
-# index, in the order of that index, and for those one plan is right for any size: row by row.
+# A prepared statement keeps its plan until the table is analysed. A plan that reads the whole table is the
+# cheapest for a hundred rows, and a thousand times too expensive for a million. Planning each time costs more
+# than most of these statements. But each of them finds a few rows by an index, in the order of that index. For
+# them one plan, row by row through the index, is right for any size.
 _PLANS = {
     "plan_cache_mode": "auto",
     "enable_seqscan": "off",
@@ -84,22 +84,22 @@ _PLANS = {
     "enable_indexscan": "on",
     "enable_indexonlyscan": "on",
     "enable_nestloop": "on",
-    # Compiling pays for statements that take seconds.
+    # JIT compilation pays only for statements that take seconds.
     "jit": "off",
 }
 
 WHOLE_TABLES = {name: "on" for name, value in _PLANS.items() if name.startswith("enable_")}
-"""For a session whose statements read whole tables, once."""
+"""Settings of a session whose statements read whole tables once."""
 
 SESSION_SETTINGS: Mapping[str, str] = {**_MEANING, **_LIMITS, **_PLANS}
-"""What every session is pinned to, unless it asks for something else."""
+"""The default settings of every session."""
 
 MIGRATION_SETTINGS: Mapping[str, str] = {**_MEANING, **_NO_LIMITS}
-"""For a session that changes the schema: that takes the time it takes."""
+"""Settings of a session that changes the schema, without a time limit."""
 
-# What a release of PostgreSQL has no more, or not yet, needs no pin. Names are qualified, since the
-# search path may still be any role's. An operator may ask for more than `on` (`remote_apply`); with `off`,
-# what was answered could be lost.
+# Settings that a release of PostgreSQL does not have are skipped. Names are qualified, because the search path
+# is not set yet. For `synchronous_commit`, an operator may choose more than `on` (`remote_apply`). `off` is not
+# allowed, because an answered request could be lost.
 _PIN = b"""
 SELECT pg_catalog.set_config(name, value, false)
 FROM pg_catalog.json_each_text(%(settings)s::pg_catalog.json) AS settings(name, value)
@@ -109,8 +109,8 @@ SELECT pg_catalog.set_config('synchronous_commit', 'on', false)
 WHERE pg_catalog.current_setting('synchronous_commit') = 'off'
 """
 
-# 10 s after what was sent is not confirmed by the server's kernel, and 11 s after it was last heard of
-# by one who waits.
+# A connection fails 10 s after data is sent that the server's kernel does not confirm. While this process only
+# waits, it fails 11 s after the last sign of the server.
 TCP_LIMITS = {
     "tcp_user_timeout": 10_000,  # ms
     "keepalives_idle": 5,
@@ -119,23 +119,20 @@ TCP_LIMITS = {
 }
 
 CONNECT_WITHIN = 5
-"""Seconds that connecting may take, and then that pinning the session may."""
+"""Seconds that connecting may take. Pinning the session may then take as long again."""
 
 
 def pinned(settings: Mapping[str, str]) -> tuple[bytes, dict[str, Any]]:
-    """The statement that pins a session to these, and its parameters."""
+    """The statement that pins a session to these settings, and its parameters."""
     return _PIN, {"settings": json.dumps(dict(settings))}
 
 
 def connection_parameters(url: str) -> dict[str, Any]:
-    """libpq's, where the URL itself does not say: the encoding, how long it waits, and that it takes no
-    standby.
-    """
+    """Parameters of libpq. The URL overrides these defaults: the encoding, the timeouts, and no standby."""
     defaults = {
         "client_encoding": "UTF8",
         "connect_timeout": CONNECT_WITHIN,
-        # What a standby answers may be old by any length of time; and after a failover the server that
-        # was the primary may be one.
+        # A standby's data may be old. After a failover, the former primary may be a standby.
         "target_session_attrs": "primary",
         **TCP_LIMITS,
     }

@@ -23,11 +23,11 @@ from eventspine.migrations import PUBLISH_EVENTS, RUNNING_MS
 
 
 def add_spine_tables(metadata: MetaData) -> None:
-    """Declare them in a service's metadata. Their names are the spine's; keep off them."""
+    """Declare them in a service's metadata. A service must not use their names for its own tables."""
     Table(
         "outbox_head",
         metadata,
-        # One row, always: its lock is the commit order, its number the last position given out.
+        # Always one row. Its lock orders the commits; its number is the last position given out.
         Column("only_row", SmallInteger, primary_key=True, server_default=text("1")),
         Column("position", BigInteger, nullable=False),
         CheckConstraint("only_row = 1", name="outbox_head_has_one_row"),
@@ -50,15 +50,15 @@ def add_spine_tables(metadata: MetaData) -> None:
         metadata,
         Column("source", Text, primary_key=True),
         Column("position", BigInteger, nullable=False),
-        # Rises with every leader: a leader that finds another number here has lost leadership.
+        # Rises with every new leader. A leader that finds another number here has lost leadership.
         Column("epoch", BigInteger, nullable=False),
-        # The identity of the log that the position is one of; empty until a leader has looked.
+        # The identity of the log that the position belongs to; empty until a leader has stored it.
         Column("log", Text, nullable=False, server_default=text("''")),
     )
     Table(
         "earlier_relay",
         metadata,
-        # How far logs hold everything that are not fed now.
+        # For each log that is not fed now, the position up to which it holds everything.
         Column("source", Text, primary_key=True),
         Column("log", Text, primary_key=True),
         Column("position", BigInteger, nullable=False),
@@ -67,14 +67,14 @@ def add_spine_tables(metadata: MetaData) -> None:
         "idempotency_keys",
         metadata,
         Column("key_hash", LargeBinary, primary_key=True),
-        # Of what was asked for, salted with the key: which only the client has.
+        # A hash of the request, salted with the key. Only the client knows the key.
         Column("fingerprint", LargeBinary, nullable=False),
         Column("status", Integer, nullable=False),
         Column("headers", JSONB, nullable=False),
-        # Text and not jsonb: repeats are given the same bytes.
+        # Text and not jsonb, so that repeats get the same bytes.
         Column("body", Text, nullable=False),
         Column("created_at", DateTime(timezone=True), nullable=False, server_default=text("now()")),
-        # Whose personal data the answer holds, so that it can be found when they are erased.
+        # The person whose data the answer holds, so that an erasure can find it.
         Column("about", Text),
         _running_ms(),
         Index("idempotency_keys_by_age", "running_ms"),
@@ -87,13 +87,13 @@ def add_spine_tables(metadata: MetaData) -> None:
         Column("topic", Text, primary_key=True),
         Column("partition", Integer, primary_key=True, autoincrement=False),
         Column("offset", BigInteger, primary_key=True, autoincrement=False),
-        # 0 of a record that is no event of ours. A part of the key, because a log that lost its
-        # end and was fed again may hold other events at the offsets of parked ones.
+        # 0 for a foreign record. It is part of the primary key: after a log lost its end and was
+        # fed again, it may hold other events at the offsets of parked ones.
         Column("position", BigInteger, primary_key=True, autoincrement=False),
         Column("key", Text),
         Column("headers", JSONB, nullable=False),
         Column("value", LargeBinary),
-        # An event that failed holds its key's later events behind it; a foreign record does not.
+        # A failed event blocks later events of its key; a foreign record does not.
         Column("holds_key", Boolean, nullable=False),
         Column("cause", Text, nullable=False),
         Column("error", Text, nullable=False),
@@ -126,8 +126,8 @@ def add_spine_tables(metadata: MetaData) -> None:
         Column("partition", Integer, primary_key=True, autoincrement=False),
         Column("next_offset", BigInteger, nullable=False),
         Column("last_position", BigInteger, nullable=False),
-        # The identity of the log that this is a place in; empty until a consumer has looked. And how
-        # it spreads keys over partitions: a reader of another log needs it later.
+        # The identity of the log that the checkpoint belongs to; empty until a consumer has stored
+        # it. Then how that log spreads keys over partitions: a reader of another log needs it.
         Column("log", Text, nullable=False, server_default=text("''")),
         Column("partitions", Integer, nullable=False, server_default=text("0")),
         Column("rule", Text, nullable=False, server_default=text("''")),
@@ -135,7 +135,7 @@ def add_spine_tables(metadata: MetaData) -> None:
     Table(
         "earlier_cursors",
         metadata,
-        # Of logs that are not read now.
+        # The checkpoints in logs that are not read now.
         Column("consumer", Text, primary_key=True),
         Column("topic", Text, primary_key=True),
         Column("log", Text, primary_key=True),
@@ -148,7 +148,7 @@ def add_spine_tables(metadata: MetaData) -> None:
     Table(
         "running_time",
         metadata,
-        # One row, always: for how long workers have run, in milliseconds. It never goes back.
+        # Always one row: how long workers have run, in milliseconds. It never decreases.
         Column("only_row", SmallInteger, primary_key=True, server_default=text("1")),
         Column("ms", BigInteger, nullable=False),
         CheckConstraint("only_row = 1", name="running_time_has_one_row"),
@@ -156,15 +156,15 @@ def add_spine_tables(metadata: MetaData) -> None:
     Table(
         "outbox_marks",
         metadata,
-        # Up to which position the outbox had come at what running time.
+        # The outbox's last position at several running times.
         Column("position", BigInteger, primary_key=True, autoincrement=False),
         Column("running_ms", BigInteger, nullable=False),
     )
     for when, function in (("before_create", RUNNING_MS), ("after_create", PUBLISH_EVENTS)):
-        # "%" is how DDL marks what it fills in.
+        # DDL uses "%" for its placeholders.
         event.listen(metadata, when, DDL(function.replace("%", "%%")))  # type: ignore[no-untyped-call]
 
 
 def _running_ms() -> Column[int]:
-    """The running time when the row was stored: its age, whatever the wall clock says."""
+    """The running time when the row was stored. The row's age follows from it, without a wall clock."""
     return Column("running_ms", BigInteger, nullable=False, server_default=text("running_ms()"))

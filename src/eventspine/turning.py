@@ -1,4 +1,4 @@
-"""A relay changes from one log to another, if it can feed the other without a gap.
+"""Changes a relay from one log to another, if it can feed the new one without a gap.
 
 It starts after what the new log is known to have: nothing, if the log is new; what was relayed to it, if it was fed
 before; or what was copied into it (`log_copy.py`). The next positions must be in the outbox.
@@ -13,7 +13,8 @@ from eventspine.errors import SpineError
 
 _LOG = structlog.get_logger("eventspine.relay")
 
-# How far the log holds everything; the first position that the outbox holds, or will be given out.
+# The position up to which the log holds everything; then the first position in the outbox, or, if that is
+# empty, the next one to be given out.
 _BEGINS = """
 SELECT coalesce((
         SELECT position FROM earlier_relay WHERE source = %(source)s AND log = %(log)s
@@ -49,11 +50,11 @@ SET position = greatest(earlier_relay.position, excluded.position)
 
 
 class NotInOutbox(SpineError):
-    """A log is to be fed that lacks what the outbox has been pruned of."""
+    """The new log lacks events that have been pruned from the outbox."""
 
 
 class Fed(NamedTuple):
-    """Whose events, to which log, and in which term of office."""
+    """The service whose events are fed, the log, and the leader's epoch."""
 
     source: str
     log: str
@@ -61,9 +62,9 @@ class Fed(NamedTuple):
 
 
 async def turn_to(connection: Connection, fed: Fed, *, known: str, saved: int) -> int:
-    """Gives the position after which that log is to be fed. Raises `NotInOutbox`, and changes nothing."""
+    """Returns the position after which feeding starts. If it raises `NotInOutbox`, nothing has changed."""
     if not known:
-        # From before it was remembered, or nothing was ever relayed.
+        # The identity was not stored by an earlier release, or nothing has been relayed yet.
         position = saved
     else:
         position, first = await begins(connection, fed.source, fed.log)
@@ -78,14 +79,14 @@ async def turn_to(connection: Connection, fed: Fed, *, known: str, saved: int) -
 
 
 async def begins(connection: Connection, source: str, log: str) -> tuple[int, int]:
-    """How far a log that is not fed now holds everything, and where the outbox begins."""
+    """The position up to which a log that is not fed now holds everything, and the outbox's first position."""
     row = await (await execute(connection, _BEGINS, {"source": source, "log": log})).fetchone()
     assert row is not None
     return row[0], row[1]
 
 
 async def holds(connection: Connection, source: str, log: str, position: int) -> None:
-    """Note that the log holds everything up to this position: a relay that feeds it begins behind it."""
+    """Store that the log holds everything up to this position. A relay that feeds it starts after it."""
     await execute(connection, _HOLDS, {"source": source, "log": log, "position": position})
 
 

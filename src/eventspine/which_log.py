@@ -29,7 +29,7 @@ SELECT log, partition, last_position, partitions, rule FROM earlier_cursors
 WHERE consumer = %(consumer)s AND topic = %(topic)s AND log <> %(log)s AND last_position > 0
 """
 
-# As long as no reader has been there since the log changed, the checkpoints are still the other's.
+# Until a reader has taken up a partition of the new log, its checkpoint still belongs to the earlier log.
 _NOT_READ = """
 SELECT log, partition, last_position, partitions, rule FROM cursors
 WHERE consumer = %(consumer)s AND topic = %(topic)s AND log NOT IN ('', %(log)s)
@@ -39,13 +39,13 @@ _ONE_AT_A_TIME = """
 SELECT pg_advisory_xact_lock(hashtextextended(%(consumer)s || '/' || %(topic)s, 7409))
 """
 
-# Checkpoints from before they knew their log.
+# Checkpoints of a release that did not store the log's identity.
 _ADOPT = """
 UPDATE cursors SET log = %(log)s, partitions = %(partitions)s, rule = %(rule)s
 WHERE consumer = %(consumer)s AND topic = %(topic)s AND log = ''
 """
 
-# In one statement: DELETE waits for a consumer that moves one of them, and then returns where it came to.
+# In one statement: DELETE waits for a consumer that is moving a checkpoint, and then returns the new values.
 _SET_ASIDE = """
 WITH aside AS (
     DELETE FROM cursors WHERE consumer = %(consumer)s AND topic = %(topic)s AND log <> %(log)s
@@ -77,7 +77,7 @@ ON CONFLICT (consumer, topic, partition) DO NOTHING
 
 
 class Earlier:
-    """What of a topic was applied from logs before the one that is read."""
+    """The events of a topic that were applied from earlier logs."""
 
     def __init__(self, rows: Iterable[tuple[str, int, int, int, str]] = ()) -> None:
         self._logs: dict[str, tuple[int, str, dict[int, int]]] = {}
@@ -103,7 +103,7 @@ NOTHING_EARLIER = Earlier()
 
 
 class TakenUp(NamedTuple):
-    """Where a partition is to be read on, and which log was read until now, if it was another."""
+    """Where to continue in a partition, and which log was read before, if it was another one."""
 
     checkpoint: Checkpoint
     earlier: Earlier
@@ -113,7 +113,10 @@ class TakenUp(NamedTuple):
 async def take_up(
     database: Database, consumer: str, topic: str, partition: int, identity: TopicIdentity
 ) -> TakenUp:
-    """A consumer that moves a checkpoint of the log before, at that moment or later, finds it gone."""
+    """Take up a partition of this log, and set aside the checkpoints of the earlier log.
+
+    A consumer that still reads the earlier log does not find its checkpoint any more, so it rolls back.
+    """
     place = {
         "consumer": consumer,
         "topic": topic,
@@ -138,7 +141,7 @@ async def take_up(
 
 
 async def earlier_of(connection: Connection, consumer: str, topic: str, log: str) -> Earlier:
-    """What was applied from logs other than this one, also if this one has not been read yet."""
+    """What was applied from other logs, also if this log has not been read yet."""
     place = {"consumer": consumer, "topic": topic, "log": log}
     rows = await (await execute(connection, _EARLIER, place)).fetchall()
     return Earlier([*rows, *await (await execute(connection, _NOT_READ, place)).fetchall()])

@@ -38,8 +38,8 @@ __all__ = ["KafkaLog", "KafkaSubscription", "OffsetNotInLog"]
 class KafkaLog:
     """`EventLog` on a Kafka cluster.
 
-    `config` holds librdkafka's property names, `bootstrap.servers` at least; TLS and SASL settings
-    pass through. `partitions` and `replication_factor` are for the topics created here.
+    `config` holds settings under librdkafka's names: at least `bootstrap.servers`, and TLS and SASL if
+    needed. `partitions` and `replication_factor` are used for topics that are created here.
     """
 
     def __init__(
@@ -102,9 +102,9 @@ class KafkaLog:
             await asyncio.to_thread(self._idle_readers.pop().close)
 
     def _reader(self, at: tuple[str, int, int] | None) -> Reader:
-        """An idle reader, best the one that stands there already; a new one when all are busy.
+        """An idle reader, preferably one that is already at this place; a new one if all are busy.
 
-        One that fails is not put back among the idle: the next call begins afresh.
+        A reader that fails is not reused. The next call starts with a new one.
         """
         with suppress(IndexError):  # other threads take from the list too
             for index, reader in enumerate(self._idle_readers):

@@ -1,4 +1,4 @@
-"""The producer, and its end at the first sign of trouble."""
+"""The producer. It is discarded at the first error."""
 
 import threading
 import time
@@ -26,27 +26,28 @@ GIVE_UP_AFTER = 30.0
 """Seconds without one confirmation after which `append` raises."""
 
 SAY_AWAY_AFTER = 2.0
-"""Seconds without one confirmation after which it is logged that Kafka is waited for."""
+"""Seconds without one confirmation after which the wait for Kafka is logged."""
 
-# For throughput; the caller may know better. lz4 costs no throughput, and saves disk.
+# Chosen for throughput; the caller may override it. lz4 costs no throughput and saves disk space.
 _TUNED: Defaults = MappingProxyType({"compression.type": "lz4"})
 
-_AT_ONCE = 10_000  # messages sent before all of them are confirmed
+_AT_ONCE = 10_000  # the most unconfirmed messages
 _BYTES_AT_ONCE = 3 * 1024 * 1024
-_ABOUT_A_MESSAGE = 64  # bytes that it has besides its key, value and headers
+_ABOUT_A_MESSAGE = 64  # bytes of a message in addition to its key, value and headers
 _ABOUT_A_HEADER = 8
 
 RULE = "murmur2"
-"""By which keys are spread over partitions. Java's: any other producer puts a key where this one does."""
+"""How keys are spread over partitions: like Kafka's Java clients, so that other producers choose the same
+partition."""
 
-# For safety; not for the caller to change.
+# Needed for correctness, so the caller can't override them.
 #
-# A partition never has more than one request under way. Were there a second, and the first refused,
-# the second might be taken all the same: a broker takes any sequence number as the first of a producer
-# it does not know (KAFKA-15591), and for a request that is refused for good librdkafka closes the gap.
-# Readers would then drop the first, sent again, as a repeat. And of a refusal that passes librdkafka
-# believes, when the second is taken, that the first one was. So nothing is sent before `flush`, and
-# what is sent then fits into one request, whatever partitions it is for.
+# A partition never has more than one request in flight. With a second one, the broker could reject the first
+# and accept the second: it accepts any sequence number from a producer that it does not know (KAFKA-15591),
+# and librdkafka closes the gap after a permanent error. Readers would then drop the first, when it is sent
+# again, as a repeat. After a temporary error of the first, librdkafka takes the acceptance of the second as
+# acceptance of both. So nothing is sent before `flush`, and all that is sent then fits into one request for
+# any choice of partitions.
 _SAFE: Defaults = MappingProxyType(
     {
         "linger.ms": 900_000,
@@ -58,9 +59,9 @@ _SAFE: Defaults = MappingProxyType(
         "enable.idempotence": True,
         "acks": "all",
         "partitioner": f"{RULE}_random",
-        # Wait for ever: who gives up here, after `GIVE_UP_AFTER`, gives up everything.
+        # Without a limit. After `GIVE_UP_AFTER`, this module discards the producer with all messages.
         "message.timeout.ms": 0,
-        # Success is the queue running empty; only errors are worth a call into Python.
+        # An empty queue means success, so only errors need a call into Python.
         "delivery.report.only.error": True,
     }
 )
@@ -77,18 +78,18 @@ class Appender:
         self._heard_last = "no answer"
 
     def prepare(self) -> None:
-        """Begin a producer, which connects in threads of its own: half a second that no event waits.
+        """Start a producer. It connects in its own threads, which saves the first event half a second.
 
-        What it has to tell, also while it does nothing, is kept until it is asked.
+        The errors of an idle producer are kept until it is polled, so this polls it too.
         """
         producer = self._producer or self._begin()
         producer.poll(0)
 
     def append(self, topic: str, messages: Sequence[Message], stop: threading.Event) -> None:
-        """Return once all are confirmed, or raise with none of them left that could still be sent.
+        """Append the messages. Returns when all are confirmed. If it raises, none of them is sent later.
 
-        What is on the wire at that moment, a request for a partition at most, may still be written.
-        All that was sent before it is there, so it can only repeat, never leave out.
+        At that moment one request for each partition may be in flight, and the broker may still write it. All
+        earlier messages are already in the log, so this can cause a repeat but no gap.
         """
         if not messages:
             return
@@ -100,7 +101,7 @@ class Appender:
                 if count and (size > room or count == _AT_ONCE):
                     self._send(producer, count, stop)
                     room, count = _BYTES_AT_ONCE, 0
-                # The client takes any mapping's items, but only from a dict.
+                # The client's type stubs allow only a dict.
                 headers = cast("dict[str, Any]", message.headers)
                 producer.produce(topic, message.value, message.key, headers=headers)
                 room -= size
@@ -114,14 +115,14 @@ class Appender:
             raise
 
     def _send(self, producer: Producer, count: int, stop: threading.Event) -> None:
-        """All that is queued, and wait until it is confirmed."""
+        """Send all queued messages, and wait until they are confirmed."""
         progress = _Progress(self._reach, count)
         while waiting := producer.flush(SLICE):
             self._check(progress, waiting, stop)
         self._check(progress, 0, stop)
 
     def end(self) -> None:
-        """Throw the producer away, with all that it still holds."""
+        """Discard the producer, with all messages that it still holds."""
         producer, self._producer = self._producer, None
         if producer is not None:
             producer.purge()
@@ -150,7 +151,7 @@ class Appender:
 
 
 class _Progress:
-    """How a batch is coming along, and for how long it has not been."""
+    """The progress of a batch, and how long there has been none."""
 
     def __init__(self, reach: Reach, queued: int) -> None:
         self._reach = reach
@@ -159,7 +160,7 @@ class _Progress:
         self._since = time.monotonic()
 
     def seen(self, waiting: int, heard: str) -> None:
-        """Raises `LogUnavailable` when nothing has been confirmed for too long."""
+        """Note how many messages are unconfirmed. Raises `LogUnavailable` if that does not change for too long."""
         now = time.monotonic()
         if waiting == 0 or self._queued - waiting > self._confirmed:
             self._confirmed = self._queued - waiting
@@ -172,7 +173,7 @@ class _Progress:
 
 
 def _size(message: Message) -> int:
-    """Bytes in a request, or a few more."""
+    """The bytes that the message needs in a request, rounded up."""
     key, value, headers = message
     text = f"{key}{''.join(headers)}{''.join(headers.values())}"
     size = len(text) if text.isascii() else len(text.encode())

@@ -1,4 +1,4 @@
-"""What every Kafka client here shares: settings, records, errors, and what is said about Kafka."""
+"""Shared by all Kafka clients here: settings, records, errors and log lines."""
 
 import asyncio
 import ctypes
@@ -19,22 +19,22 @@ from confluent_kafka import Message as KafkaMessage
 from eventspine.log import LogUnavailable, Record
 
 _LINES = logging.getLogger("eventspine.kafka")
-# Through `logging`: a command that configures no logs keeps its stdout for its output.
+# Through `logging`, so that a command without logging configuration writes no log lines to its stdout.
 LOG = structlog.wrap_logger(_LINES, wrapper_class=structlog.stdlib.BoundLogger)
 
 ANSWER_WITHIN = 10.0
-"""Seconds that Kafka has to answer a question: for offsets, settings, a topic's birth."""
+"""Seconds within which Kafka must answer a request, such as for offsets, settings or a new topic."""
 
 SLICE = 0.05
-"""Seconds that a thread waits inside librdkafka before it looks up."""
+"""Seconds that a thread waits inside librdkafka before it checks whether it must stop."""
 
 AT_ONCE = 200
-"""Messages taken from librdkafka in one call. Each keeps its headers as a list of tuples besides
-what is made of them: of thousands, the processor's cache and the garbage collector take notice
+"""Messages taken from librdkafka in one call. Each holds its headers twice: as a list of tuples, and as the
+dict that is built from it. With thousands of messages, CPU caches and garbage collection make that slower
 (10 µs a message instead of 7)."""
 
 LARGEST_MESSAGE = 4 * 1024 * 1024
-"""Bytes: many times what an event takes that is made of one request, of 64 KiB at most."""
+"""Bytes. A request has at most 64 KiB, so the largest event is much smaller than this."""
 
 Settings = dict[str, Any]
 Defaults = Mapping[str, str | int | bool]
@@ -49,9 +49,9 @@ SHARED: Defaults = MappingProxyType(
     }
 )
 
-# For throughput at a latency of milliseconds; the caller may know better. A fetch that waits for
-# records holds up a partition that was added to the same connection, so it waits only shortly. The
-# sizes are of compressed bytes: with librdkafka's own, one answer of 12 MiB grew to 250 MB here.
+# Chosen for throughput at a latency of milliseconds; the caller may override them. A waiting fetch delays a
+# partition that was added to the same connection, so it waits only shortly. Sizes count compressed bytes: with
+# librdkafka's defaults, one response of 12 MiB grew to 250 MB here.
 READING: Defaults = MappingProxyType(
     {
         "fetch.min.bytes": 1,
@@ -64,19 +64,20 @@ READING: Defaults = MappingProxyType(
     }
 )
 
-# For safety; not for the caller to change.
+# Needed for correctness, so the caller can't override them.
 READING_SAFELY: Defaults = MappingProxyType(
     {
         "enable.auto.commit": False,
         "enable.auto.offset.store": False,
         "auto.offset.reset": "error",
         "allow.auto.create.topics": False,
-        # We write no transactions. A foreign one, left open, would hide all that comes after it.
+        # This project writes no Kafka transactions. An open transaction of another writer would hide
+        # all later records.
         "isolation.level": "read_uncommitted",
     }
 )
 
-# The client's own errors, as opposed to the broker's, have names that look private and are not.
+# The names of the client's own errors start with an underscore, but they are public.
 ALL_BROKERS_DOWN = KafkaError._ALL_BROKERS_DOWN  # noqa: SLF001
 AUTHENTICATION_FAILED = KafkaError._AUTHENTICATION  # noqa: SLF001
 FATAL = KafkaError._FATAL  # noqa: SLF001
@@ -98,16 +99,16 @@ LEADER_CHANGES = frozenset(
         KafkaError.UNKNOWN_LEADER_EPOCH,
     }
 )
-"""A partition has no leader for a moment, or another one than the client has heard of."""
+"""For a moment a partition has no leader, or another leader than the client knows."""
 
 _M_ARENA_MAX = -8
 
 
 def share_one_heap() -> None:
-    """Have all threads allocate from one heap, under glibc, unless `MALLOC_ARENA_MAX` says more.
+    """Make all threads allocate from one heap (glibc), unless `MALLOC_ARENA_MAX` is set.
 
-    What one thread puts into a message, librdkafka's frees in another. With a heap for each thread
-    that took a third more of a relay's CPU, and memory that was never given back.
+    One thread allocates the memory of a message, and a thread of librdkafka frees it. With one heap for
+    each thread, a relay used a third more CPU, and some memory was never returned.
     """
     if sys.platform == "linux" and "MALLOC_ARENA_MAX" not in os.environ:
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
@@ -116,10 +117,10 @@ def share_one_heap() -> None:
 
 
 class OffsetNotInLog(LogUnavailable):
-    """A partition was to be read from an offset it has not got: before its first, or past its end.
+    """A reader asked for an offset that the partition does not have: before its start or after its end.
 
-    The log was cut by a retention that should be -1, or was lost and begun anew. Reading elsewhere
-    would leave events out, or apply new ones as old, so an operator has to decide.
+    Either a retention time, which should be -1, deleted records, or the log was lost and recreated. Reading
+    from another offset would skip events, or apply new ones as old ones. So an operator must decide.
     """
 
     def __init__(self, topic: str, partition: int, offset: int) -> None:
@@ -133,7 +134,7 @@ class OffsetNotInLog(LogUnavailable):
 
 
 class Reach:
-    """Says once that Kafka is away, and once that it is back: for all clients of a `KafkaLog`."""
+    """Logs once that Kafka is unavailable, and once that it is back, for all clients of a `KafkaLog`."""
 
     def __init__(self, servers: str) -> None:
         self._servers = servers
@@ -156,10 +157,10 @@ class Reach:
 
 
 class _ClientLines:
-    """What librdkafka logs, as debug lines.
+    """Logs librdkafka's lines at debug level.
 
-    It says the same thing many times a second, from each of its threads; what matters is also
-    told to the error callback.
+    Each of its threads repeats the same line many times a second. Important errors also reach the error
+    callback.
     """
 
     def log(self, _level: int, text: str, *args: object) -> None:
@@ -167,16 +168,16 @@ class _ClientLines:
 
 
 def quiet(settings: Settings, heard: Callable[[KafkaError], None]) -> Settings:
-    """The same settings for a client that writes nothing to stderr, and tells `heard` its errors."""
+    """Settings for a client that writes nothing to stderr and passes its errors to `heard`."""
     return {**settings, "logger": _ClientLines(), "error_cb": heard}
 
 
-# How long a connection had been in what state, and how often the same was said: it is never the
-# same twice, and a waiting process logs its reason once.
+# Details that change each time, such as how long a connection was in a state. They are removed, so that a
+# waiting process recognises the same reason and logs it once.
 _PASSING_DETAIL = re.compile(r" \(after \d+ms in state [^)]*(\([^)]*\)[^)]*)*\)")
 
 
-# Of one and the same refusal OpenSSL is quoted now in full and now in part.
+# The same TLS error quotes OpenSSL sometimes in full and sometimes in part.
 _NOT_VERIFIED = re.compile(
     r"(?:SSL handshake failed: )?(error:\w+:SSL routines::certificate verify failed).*", re.DOTALL
 )
@@ -190,9 +191,9 @@ def plain(error: KafkaError) -> str:
 
 
 class Heard:
-    """Why a client can't reach Kafka, as it last told: a password, a certificate, a refusal.
+    """The last reason why a client can't reach Kafka: a password, a certificate, a refused connection.
 
-    To be given to `quiet`. The client tells when it is polled.
+    Pass it to `quiet`. The client reports its errors when it is polled.
     """
 
     def __init__(self) -> None:
@@ -225,29 +226,32 @@ def record(message: KafkaMessage) -> Record:
 
 
 def _headers(message: KafkaMessage) -> dict[str, str]:
-    """Of a header that comes twice, the last. Any writer may have written them: null, and any bytes."""
+    """The headers as text. If a name occurs twice, the last one counts. Any writer may have written them, so
+    a value may be null or any bytes.
+    """
     try:
         headers = cast("list[tuple[str, bytes | None]] | None", message.headers())
     except (SystemError, UnicodeDecodeError):
-        # A name that is not UTF-8 (2.16). Its record must not stop the partition; and no event of
-        # ours is without headers.
+        # The client (2.16) fails if a header's name is not UTF-8. Such a record must not stop the
+        # partition. Without headers it is not an event, so it is parked.
         return {}
     return {name: (value or b"").decode(errors="backslashreplace") for name, value in headers or ()}
 
 
 async def in_thread(work: Callable[[threading.Event], _Result]) -> _Result:
-    """Run `work` in a thread. When cancelled, have it stop, and wait until it has."""
+    """Run `work` in a thread. If cancelled, tell it to stop, and wait until it has stopped."""
     stop = threading.Event()
     running = asyncio.ensure_future(asyncio.to_thread(work, stop))
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:
         stop.set()
-        # However often: what the thread has in its hands is not free before it ends.
+        # Wait even if cancelled again, because the thread uses its objects until it ends.
         while not running.done():
             with suppress(asyncio.CancelledError):
                 await asyncio.wait([running])
         if not running.cancelled():
-            # Asked for here, or asyncio would log that nobody did: being stopped is how it failed.
+            # Read the exception, because asyncio would log that it was never retrieved. The thread failed
+            # because it was told to stop.
             running.exception()
         raise

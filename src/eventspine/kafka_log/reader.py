@@ -1,4 +1,4 @@
-"""Reading outside any group: for replay, audits and people."""
+"""Reads a topic without a consumer group: for replay, audits and people."""
 
 import time
 from contextlib import suppress
@@ -27,13 +27,13 @@ from eventspine.kafka_log.client import (
 from eventspine.log import LogUnavailable, Record
 
 _OWN = {
-    # The client wants a group's name, and asks who coordinates it; none is joined, and nothing is
-    # committed. So it does not matter, to reading, whether it may know (`NO_RIGHT_TO_GROUP`).
+    # The client requires a group's name and asks for its coordinator. It joins no group and commits
+    # nothing. So reading works without permission for the group (`NO_RIGHT_TO_GROUP`).
     "group.id": "eventspine-reader",
     "group.protocol": "classic",
     "enable.partition.eof": True,
-    # The broker answers a connection's requests one by one, so a fetch that waits at the end of a
-    # partition holds up the next question.
+    # The broker answers the requests of a connection one after another, so a fetch that waits at the end
+    # of a partition delays the next request.
     "fetch.wait.max.ms": 20,
 }
 
@@ -41,8 +41,8 @@ _OWN = {
 class Reader:
     """A consumer of one partition at a time, used by one thread at a time.
 
-    Between two reads it keeps what it was sent and has not handed out, so that reading on from
-    `next` costs neither a question nor a seek.
+    Between two reads it keeps records that it has received and not returned. So reading on from `next`
+    needs neither a request nor a seek.
     """
 
     def __init__(self, config: Settings, reach: Reach) -> None:
@@ -75,7 +75,7 @@ class Reader:
         if records and records[-1].offset + 1 < self._end:
             self.next = (topic, partition, records[-1].offset + 1)
         else:
-            # At the end it would continue to fetch, without need.
+            # At the end of the partition, stop fetching.
             self.next = None
             self._consumer.unassign()
         return records
@@ -85,11 +85,11 @@ class Reader:
 
     def _unavailable(self, what: str, error: KafkaException) -> LogUnavailable:
         with suppress(KafkaException):
-            self._consumer.poll(0)  # or it would not tell
+            self._consumer.poll(0)  # errors are reported only when it is polled
         return unavailable(what, error, self._heard.last)
 
     def _begin(self, topic: str, partition: int, offset: int) -> bool:
-        """Stand at this offset; False if there is nothing to read from there on."""
+        """Go to this offset. Returns False if there is nothing to read from there."""
         self.next = None
         self._consumer.unassign()
         first, self._end = self._bounds(topic, partition)
@@ -104,7 +104,7 @@ class Reader:
         records: list[Record] = []
         last_heard = time.monotonic()
         while len(records) < limit:
-            # Asked for more than one, librdkafka would wait for all of them.
+            # With more than one, librdkafka would wait until all have arrived.
             messages = self._consumer.consume(1, SLICE)
             if messages and (room := limit - len(records) - 1):
                 messages += self._consumer.consume(min(room, AT_ONCE), 0)
@@ -113,8 +113,8 @@ class Reader:
                 if (error := message.error()) is None:
                     records.append(record(message))
                 elif error.code() == PARTITION_END:
-                    # Before the end there may be something that is no record, and never comes: the
-                    # mark of a foreign transaction. And this is said only once.
+                    # The offsets before the end may hold no record but the marker of a foreign
+                    # transaction, which is never returned. The client reports the end only once.
                     self._end = 0
                     return records
                 elif error.code() != NO_RIGHT_TO_GROUP:
@@ -128,7 +128,7 @@ class Reader:
         return records
 
     def _bounds(self, topic: str, partition: int) -> tuple[int, int]:
-        """The first offset there is, and the one that the next record will get."""
+        """The first offset in the partition, and the offset of the next record."""
         deadline = time.monotonic() + ANSWER_WITHIN
         at = TopicPartition(topic, partition)
         while True:

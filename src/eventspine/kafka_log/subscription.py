@@ -36,20 +36,20 @@ from eventspine.kafka_log.watch import Partition, Watch
 from eventspine.log import LogUnavailable, Record, StartAt
 
 _MOST_BYTES = 16 * 1024 * 1024
-"""Of values handed out at a time. Few topics come near; foreign records may be of 4 MiB each."""
+"""The most bytes of values that one `poll` returns. Foreign records may have 4 MiB each."""
 
-_COMMIT_EVERY = 5.0  # seconds: as often as Kafka's own clients; a lag display needs no more
-_ASK_AGAIN_AFTER = 1.0  # seconds, for where a partition starts, when there was no good answer
-_LEAVE_WITHIN = 3.0  # seconds; to a broker that is away, a consumer says goodbye for up to 45
+_COMMIT_EVERY = 5.0  # seconds, like Kafka's own clients; enough for displays of lag
+_ASK_AGAIN_AFTER = 1.0  # seconds after which a failed `start_at` is called again
+_LEAVE_WITHIN = 3.0  # seconds; if the broker is unavailable, closing a consumer takes up to 45
 
-# As long as a commit of offsets has no answer, librdkafka begins to read no partition
-# that is put in place: one that was given, or sought. With its own limit of 60 s a commit lost on a
-# half-dead connection stopped a partition for a minute, while all others went on. What a member asks
-# is answered at once, or, a fetch, within a tenth of a second.
+# While a commit of offsets is unanswered, librdkafka does not start to read a newly assigned or sought
+# partition. With its default timeout of 60 s, a commit lost on a half-dead connection stopped a partition for
+# a minute, while all others continued. Brokers answer a fetch within 0.1 s, and other requests at once, so a
+# short timeout is safe.
 _UNANSWERED: Defaults = MappingProxyType({"socket.timeout.ms": 6_000})
 
-# The broker's new protocol (KIP-848, Kafka 4), under which members go on reading while others come
-# and go; and the one before it, for older brokers. The settings of one are errors to the other.
+# The new group protocol (KIP-848, Kafka 4), with which members keep reading while others join and leave; and
+# the classic one, for older brokers. Each protocol rejects the settings of the other.
 _PROTOCOLS: Mapping[str, Defaults] = MappingProxyType(
     {
         "consumer": {},
@@ -73,9 +73,9 @@ _REFUSALS = frozenset(
 class KafkaSubscription:
     """See `Subscription`.
 
-    Kafka gives and takes partitions in callbacks, in a thread that must not wait for our event
-    loop. So there a partition that is given is only noted down; `poll` asks `start_at` for it,
-    and only then puts it in place, at that offset. Until then nothing of it is read.
+    Kafka assigns and revokes partitions in callbacks, in a thread that must not wait for the event loop.
+    So the callback only notes an assigned partition. `poll` then asks `start_at` for its offset and
+    starts to read it there. Nothing of the partition is read before that.
     """
 
     def __init__(
@@ -89,25 +89,25 @@ class KafkaSubscription:
         self._turn = asyncio.Lock()
         self._closing = threading.Event()
 
-        # Touched only by the thread that has the turn.
+        # Used only by the thread that is running.
         self._consumer: Consumer | None = None
         self._given: dict[
             Partition, float
-        ] = {}  # ours, not in place yet; when to ask where they go
-        self._reading: set[Partition] = set()  # ours, and in place
-        self._starts: dict[Partition, int] = {}  # where each of these was put
+        ] = {}  # assigned, but not read yet; and when to call `start_at`
+        self._reading: set[Partition] = set()  # assigned, and being read
+        self._starts: dict[Partition, int] = {}  # the offset from which each of these is read
         self._watch = Watch(config, group, topics)
         self._failures: list[LogUnavailable] = []
         self._said: set[str] = set()
         self._commit_at = 0.0
         self._heard = Heard()
-        self._doubt = ""  # why Kafka may be away
+        self._doubt = ""  # why Kafka may be unavailable
 
-        # Touched under the lock.
+        # Used only under the lock.
         self._lock = threading.Lock()
         self._ready: list[Record] = []
         self._seeks: dict[Partition, int] = {}
-        self._pauses: dict[Partition, float] = {}  # not to be read before then
+        self._pauses: dict[Partition, float] = {}  # paused until then
         self._commits: dict[Partition, int] = {}
 
     async def poll(self, max_records: int, timeout: float) -> list[Record]:
@@ -117,7 +117,7 @@ class KafkaSubscription:
                 await self._place_given()
                 if not self._ready:
                     await in_thread(partial(self._consume, max_records, deadline))
-                # After a cancelled poll there are records that were not handed out.
+                # After a cancelled poll, some records may not have been returned.
                 with self._lock:
                     records = self._ready[:max_records]
                     del self._ready[:max_records]
@@ -146,30 +146,30 @@ class KafkaSubscription:
             await asyncio.to_thread(self._leave)
         self._closing.clear()
 
-    # Where to read
+    # Where partitions are read from
 
     async def _place_given(self) -> None:
         starts: dict[Partition, int] = {}
         try:
             for at in self._due():
-                # Until it is asked for again, all others have had their turn.
+                # Before it is tried again, all other partitions have had their turn.
                 self._given[at] = time.monotonic() + _ASK_AGAIN_AFTER
                 starts[at] = await self._start_at(*at)
         finally:
             with self._lock:
                 for at in starts:
-                    # Sought before it was read, which is no seek; `start_at` knows better.
+                    # A seek before the partition is read has no effect; `start_at` decides.
                     self._seeks.pop(at, None)
             self._place(starts)
 
     def _due(self) -> list[Partition]:
-        """Where to ask next; those first that have waited longest."""
+        """The partitions for which `start_at` is due; those that have waited longest come first."""
         now = time.monotonic()
         due = sorted((ask_at, at) for at, ask_at in self._given.items() if ask_at <= now)
         return [at for _, at in due]
 
     def _place(self, starts: Mapping[Partition, int]) -> None:
-        """Read these of our partitions from these offsets on, wherever they were read before."""
+        """Start to read these assigned partitions at these offsets."""
         if self._consumer is None or not starts:
             return
         try:
@@ -184,7 +184,7 @@ class KafkaSubscription:
         self._starts |= {at: starts[at] for at in placed}
 
     def _take_out(self, partitions: set[Partition], ask_at: float = 0.0) -> None:
-        """Stop reading partitions that stay ours."""
+        """Stop reading partitions that stay assigned."""
         if partitions and self._consumer:
             self._consumer.incremental_unassign(_listed(partitions))
             self._reading -= partitions
@@ -195,15 +195,15 @@ class KafkaSubscription:
             pauses, self._pauses = self._pauses, {}
             seeks, self._seeks = self._seeks, {}
         for at, until in pauses.items():
-            # Kafka's own pause would keep what was fetched, and go on there.
+            # Kafka's own pause would keep fetched records, and continue with them.
             self._take_out({at} & self._reading, until)
         self._place({at: offset for at, offset in seeks.items() if at in self._reading})
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         if consumer is not self._consumer:
-            return  # one that is leaving, and takes longer than callers wait
+            return  # a consumer that is closing and takes longer than callers wait
         self._given |= dict.fromkeys(_set(partitions), 0.0)
-        # Without an answer the client would put them in place itself, at the committed offsets.
+        # Without this call, the client would assign them itself, at the committed offsets.
         consumer.incremental_assign([])
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
@@ -220,14 +220,14 @@ class KafkaSubscription:
     def _drop(self, partitions: set[Partition]) -> None:
         self._ready = [one for one in self._ready if (one.topic, one.partition) not in partitions]
 
-    # In the thread
+    # Runs in the thread
 
     def _consume(self, max_records: int, deadline: float, stop: threading.Event) -> None:
-        """Fill `_ready`, until `deadline` or until there is something for the event loop to do."""
+        """Fill `_ready` until `deadline`, or until the event loop has something to do."""
         try:
             self._fill(self._consumer or self._join(), max_records, deadline, stop)
         except BaseException:
-            # Records may be lost that the client thinks we have: begin again at the checkpoint.
+            # The client may have lost records that it counts as returned. Start again at the checkpoint.
             self._leave()
             raise
 
@@ -242,7 +242,7 @@ class KafkaSubscription:
             self._look_around(consumer)
         while self._joined and not (stop.is_set() or self._closing.is_set()):
             wait = min(SLICE, max(0.0, deadline - time.monotonic()))
-            # Asked for more than one, librdkafka would wait for all of them.
+            # With more than one, librdkafka would wait until all have arrived.
             messages, room, size = consumer.consume(1, wait), max_records, 0
             while messages:
                 self._sort_out(messages)
@@ -291,7 +291,7 @@ class KafkaSubscription:
         elif code in _REFUSALS:
             self._failures.append(LogUnavailable(f"Kafka refuses: {why}"))
         elif why not in self._said:
-            # A topic that is not there yet, for one. The client goes on by itself.
+            # For example a topic that does not exist yet. The client continues by itself.
             self._said.add(why)
             LOG.warning("kafka.error_reported", reason=why)
 
@@ -308,7 +308,7 @@ class KafkaSubscription:
                 self._consumer.commit(offsets=offsets, asynchronous=True)
 
     def _look_around(self, consumer: Consumer) -> None:
-        """Join anew if there is something to read, and it does not come."""
+        """Join again if there is something to read but it does not arrive."""
         starts = {at: self._starts[at] for at in self._reading}
         wrong = self._watch.look(consumer, starts, self._given.keys())
         if wrong:
@@ -321,7 +321,9 @@ class KafkaSubscription:
             self._doubt = self._heard.last or plain(error)
 
     def _settle_doubt(self) -> None:
-        """That "all brokers are down" is also said when an idle connection was closed: so ask."""
+        """Check whether Kafka is reachable. The client also reports "all brokers are down" after an idle
+        connection was closed.
+        """
         try:
             if self._consumer:
                 self._consumer.list_topics(self._topics[0], timeout=0.5)

@@ -1,4 +1,4 @@
-"""Topics that keep everything: how they are made, and what is wrong with one that is there."""
+"""Creates topics that keep all records, and checks the settings of existing ones."""
 
 import threading
 import time
@@ -30,25 +30,25 @@ from eventspine.log import LogUnavailable, TopicIdentity, TopicMismatch
 
 _KEEP_EVERYTHING = MappingProxyType(
     {
-        # Not "compact", which destroys history.
+        # "compact" would delete history.
         "cleanup.policy": "delete",
         "retention.ms": "-1",
         "retention.bytes": "-1",
-        # A replica that lags must not become the leader: it would take back confirmed events.
+        # If a lagging replica became the leader, confirmed events would be lost.
         "unclean.leader.election.enable": "false",
     }
 )
 
 _IDENTITY_WITHIN = 3.0
-"""Seconds: readers and relays ask now and then, and have other work."""
+"""Seconds. Readers and relays ask from time to time, and have other work."""
 
 _TIMESTAMPS = "message.timestamp.type"
 _BROKERS_OWN = "LogAppendTime"
-"""A broker refuses a record whose writer's clock is an hour ahead of its own, unless it puts its own time
-in the place of the writer's."""
+"""A broker rejects a record if the writer's clock is an hour ahead of the broker's. With this setting, the
+broker replaces the writer's time with its own."""
 
 _MANY = 3
-"""Replicas of which one may be away, and a confirmed event is still on two disks."""
+"""With three replicas, one may be unavailable, and a confirmed event is still on two disks."""
 
 
 class Topics:
@@ -56,17 +56,17 @@ class Topics:
         self._config = config
         self._partitions = partitions
         self._replication_factor = replication_factor
-        # Kept, since it is asked again and again; by one thread at a time.
+        # The client is kept, because it is used repeatedly. Only one thread at a time uses it.
         self._asking = threading.Lock()
         self._heard = Heard()
         self._admin: AdminClient | None = None
 
     def identity(self, topic: str) -> TopicIdentity:
-        """The cluster's id, and the one that it gave the topic at its birth (KIP-516)."""
+        """The identity: the cluster's id, and the id that Kafka gave the topic at its creation (KIP-516)."""
         with self._asking:
             try:
                 self._admin = self._admin or AdminClient(quiet(self._config, self._heard))
-                self._admin.poll(0)  # or what it has to tell would pile up
+                self._admin.poll(0)  # otherwise its events would pile up
                 described = self._admin.describe_topics(
                     TopicCollection([topic]), request_timeout=_IDENTITY_WITHIN
                 )[topic].result()
@@ -83,7 +83,7 @@ class Topics:
         )
 
     def create(self, topic: str, partitions: int | None) -> None:
-        """Have the topic, and return once everyone can see it. Raises `TopicMismatch`."""
+        """Create the topic if necessary, and wait until its partitions have leaders. Raises `TopicMismatch`."""
         heard = Heard()
         admin = AdminClient(quiet(self._config, heard))
         try:
@@ -92,12 +92,12 @@ class Topics:
             settings = _settings(admin, topic)
             wrong = self._wrong(seen, partitions, settings)
         except KafkaException as error:
-            admin.poll(0)  # or it would not tell
+            admin.poll(0)  # errors are reported only when it is polled
             raise unavailable(f"create topic {topic}", error, heard.last) from error
         if wrong:
             raise TopicMismatch(f"topic {topic} could lose or reorder events: {'; '.join(wrong)}")
         if settings[_TIMESTAMPS] != _BROKERS_OWN:
-            # Without it a broker refuses events of a machine whose clock is an hour ahead of its own.
+            # Without it, a broker rejects events of a machine whose clock is an hour ahead.
             LOG.warning(
                 "kafka.topic_misconfigured",
                 topic=topic,
@@ -123,7 +123,7 @@ class Topics:
     def _wrong(
         self, seen: TopicMetadata, partitions: int | None, settings: dict[str, str]
     ) -> list[str]:
-        """Each thing that is wrong with the topic, in a few words."""
+        """A short description of each setting that is wrong."""
         wrong = []
         if partitions is not None and len(seen.partitions) != partitions:
             wrong.append(f"it has {len(seen.partitions)} partitions, not {partitions}")
@@ -145,7 +145,7 @@ class Topics:
 
 
 def _seen(admin: AdminClient, topic: str) -> TopicMetadata:
-    """The topic, once it has leaders for all its partitions."""
+    """The topic's metadata, as soon as all its partitions have leaders."""
     deadline = time.monotonic() + ANSWER_WITHIN
     while True:
         seen = admin.list_topics(topic, timeout=ANSWER_WITHIN).topics[topic]

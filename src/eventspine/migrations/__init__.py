@@ -1,4 +1,4 @@
-"""The schema of the spine's tables, step by step, and of the log's.
+"""Migrations of the spine's tables and of the log's tables.
 
 A step is a file in `spine/`: the next number, its SQL, and the same change in `tables.py`. It is run in
 every database of a service, before the service's own migrations. A step that was released never changes.
@@ -37,8 +37,8 @@ BEGIN
 END
 $$;
 """
-"""The outbox write: a transaction's last statement. It takes the row lock of `outbox_head`, advances
-it by the number of events, and stores them with the positions between."""
+"""The outbox write is a transaction's last statement. It locks the row of `outbox_head`, advances its position
+by the number of events, and stores the events with the positions in between."""
 
 RUNNING_MS = """
 CREATE FUNCTION running_ms() RETURNS bigint LANGUAGE plpgsql STABLE AS $$
@@ -47,4 +47,4 @@ BEGIN
 END
 $$;
 """
-"""The running time as it stands, for rows that are stored without saying it."""
+"""The present running time, as the default of new rows."""

@@ -1,4 +1,4 @@
-"""A topic has an identity, so that one that was made anew is told from the one before."""
+"""log_heads.topic_id: the identity of a topic. A recreated topic has another one."""
 
 from alembic import op
 

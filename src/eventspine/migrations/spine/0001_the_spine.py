@@ -1,4 +1,4 @@
-"""outbox, outbox_head, relay, cursors."""
+"""The tables outbox, outbox_head, relay and cursors."""
 
 from alembic import op
 

@@ -1,4 +1,4 @@
-"""idempotency_keys, parked."""
+"""The tables idempotency_keys and parked."""
 
 from alembic import op
 

@@ -1,4 +1,4 @@
-"""publish_events, the function that writes the outbox."""
+"""The function publish_events, which writes the outbox."""
 
 from alembic import op
 

@@ -1,4 +1,4 @@
-"""idempotency_keys.about: whose personal data an answer holds."""
+"""idempotency_keys.about: the person whose data an answer holds."""
 
 from alembic import op
 

@@ -1,11 +1,11 @@
-"""parked_held_keys: which keys are held up; parked_strangers_by_age: what can be pruned."""
+"""The indexes parked_held_keys, for blocked keys, and parked_strangers_by_age, for pruning."""
 
 from alembic import op
 
 revision = "spine_0006"
 down_revision = "spine_0005"
 
-# A hash, since a key may be longer than what an index takes.
+# A hash, because a key may be too long for an index.
 SQL = """
 CREATE INDEX parked_held_keys ON parked (consumer, topic, coalesce(hashtextextended(key, 0), 0))
     WHERE holds_key;

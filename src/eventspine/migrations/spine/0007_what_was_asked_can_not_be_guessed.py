@@ -1,13 +1,13 @@
-"""idempotency_keys: of keys and requests only what nobody can guess by."""
+"""idempotency_keys stores only hashes of keys and requests, so that requests can't be guessed."""
 
 from alembic import op
 
 revision = "spine_0007"
 down_revision = "spine_0006"
 
-# What was stored is found again under its hash. (An answer about somebody who was erased in the last
-# day has lost its fingerprint: its repeat is now refused like another request's.) The column has another
-# name, so that an API of the release before can't store a key where this one would not look for it.
+# Stored keys are found again by their hash. (Before this release, an erasure also removed the fingerprint. So a
+# repeat of a request about a person erased in the last day is now refused, like another request.) The column
+# gets another name, so that an API of the release before can't store a key that this release does not find.
 SQL = """
 ALTER TABLE idempotency_keys
     ALTER COLUMN fingerprint TYPE BYTEA USING sha256(convert_to(key || ' ' || fingerprint, 'UTF8')),

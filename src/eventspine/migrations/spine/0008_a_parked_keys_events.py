@@ -1,4 +1,4 @@
-"""parked_by_key: a key's parked events, in their order."""
+"""The index parked_by_key: a key's parked events, in their order."""
 
 from alembic import op
 

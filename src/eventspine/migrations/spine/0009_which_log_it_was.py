@@ -1,12 +1,12 @@
-"""Which log cursors and the relay's position are places in; those of the logs before."""
+"""Checkpoints and the relay's position store their log; those of earlier logs are kept."""
 
 from alembic import op
 
 revision = "spine_0009"
 down_revision = "spine_0008"
 
-# Checkpoints and positions are places in a log, and say in which. Those from before know it once they are
-# next read. Those of a log that is not in use are kept, for the way back and to know what was applied.
+# Checkpoints and relay positions belong to one log and store its identity. Existing rows get it when they are
+# next read. Rows of a log that is not in use are kept, for a return to that log and to know what was applied.
 SQL = """
 ALTER TABLE cursors
     ADD COLUMN log TEXT DEFAULT '' NOT NULL,

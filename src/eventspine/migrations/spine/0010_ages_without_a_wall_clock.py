@@ -1,4 +1,4 @@
-"""running_time, outbox_marks; running_ms of keys and parked records: ages without a wall clock."""
+"""Ages without a wall clock: running_time, outbox_marks, and running_ms of keys and parked records."""
 
 from alembic import op
 
@@ -7,7 +7,7 @@ from eventspine.migrations import RUNNING_MS
 revision = "spine_0010"
 down_revision = "spine_0009"
 
-# What is there counts as stored now, so it is kept for its time once more.
+# Existing rows count as stored now, so they are kept for a full retention time again.
 SQL = (
     """
 CREATE TABLE running_time (
