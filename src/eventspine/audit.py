@@ -13,6 +13,7 @@ from typing import Any
 
 import psycopg
 
+from eventspine.address import Address
 from eventspine.audited_log import Feeding, Reading, feeding, not_there_yet, reading
 from eventspine.database import Connection, connect, execute, translated
 from eventspine.event import Envelope, NotAnEvent, decode, envelope
@@ -53,7 +54,7 @@ class Audited:
     source: str
     topic: str
     """Empty, like `source`, if the service only reads."""
-    database_url: str
+    database_url: Address
     consumers: Sequence[Handlers]
     """Its handlers, and then its reactions."""
     projections: Sequence[Projection | Aggregate]
@@ -124,9 +125,9 @@ async def audit(audited: Audited, log: EventLog, progress: Progress) -> list[Sec
 
 
 @asynccontextmanager
-async def _snapshot(url: str) -> AsyncIterator[Connection]:
+async def _snapshot(address: Address) -> AsyncIterator[Connection]:
     connection = await connect(
-        url,
+        address,
         statement_within=inf,
         idle_in_transaction_session_timeout="0",
         work_mem="64MB",
@@ -407,8 +408,8 @@ async def _versions_section(connection: Connection, audited: Audited) -> Section
     return section
 
 
-async def _head_now(url: str) -> int:
-    connection = await connect(url)
+async def _head_now(address: Address) -> int:
+    connection = await connect(address)
     try:
         with translated():
             return int((await _all(connection, "SELECT position FROM outbox_head", {}))[0][0])

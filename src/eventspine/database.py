@@ -14,12 +14,12 @@ cancelled the statement.
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 import psycopg
 from psycopg import AsyncConnection, errors
@@ -27,6 +27,7 @@ from psycopg.abc import PQGen
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
+from eventspine.address import Address, urls
 from eventspine.errors import Unavailable
 from eventspine.interceptors import NO_STEPS, Steps
 from eventspine.session import (
@@ -83,6 +84,19 @@ class Connection(AsyncConnection[TupleRow]):
     until: float = inf
     """The deadline of the present work on this connection, by `time.monotonic()`."""
     fell_silent: bool = False
+
+    @classmethod
+    async def to(cls, address: Address, **parameters: Any) -> Self:
+        """A connection with the first URL whose password is accepted. Raises as `connect` does."""
+        *others, last = urls(address)
+        for url in others:
+            try:
+                return await cls.connect(url, **{**connection_parameters(url), **parameters})
+            except psycopg.OperationalError as error:
+                # Whatever else it failed of, the next would fail of too.
+                if error.pgconn is None or not error.pgconn.used_password:
+                    raise
+        return await cls.connect(last, **{**connection_parameters(last), **parameters})
 
     async def wait(
         self, gen: PQGen[_Result], interval: float = _LOOKS_EVERY, timeout: float | None = None
@@ -149,7 +163,7 @@ def translated() -> Iterator[None]:
 
 
 async def connect(
-    url: str, *, statement_within: float = STATEMENT_WITHIN, **settings: str
+    address: Address, *, statement_within: float = STATEMENT_WITHIN, **settings: str
 ) -> Connection:
     """A connection outside the pool, for a process that uses LISTEN or holds a lock for its whole life.
 
@@ -158,12 +172,26 @@ async def connect(
     """
     limit = "0" if statement_within == inf else f"{statement_within * 1000:.0f}ms"
     with translated():
-        connection = await Connection.connect(url, **connection_parameters(url), autocommit=True)
+        connection = await Connection.to(address, autocommit=True)
         await _pin(connection, {"statement_timeout": limit, **settings})
     connection.until = inf
     if statement_within == inf:
         connection.silent_after = inf
     return connection
+
+
+async def _configure(
+    connection: Connection,
+    settings: Mapping[str, str],
+    fit: Callable[[Connection], Awaitable[None]] | None,
+) -> None:
+    await _pin(connection, settings)
+    if fit is not None:
+        try:
+            await fit(connection)
+        except BaseException:
+            await connection.close()
+            raise
 
 
 async def _pin(connection: Connection, settings: Mapping[str, str]) -> None:
@@ -174,6 +202,17 @@ async def _pin(connection: Connection, settings: Mapping[str, str]) -> None:
     except BaseException:
         await connection.close()
         raise
+
+
+class _Pooled(Connection):
+    """Its pool knows only this way to connect, with the address among the parameters."""
+
+    @classmethod
+    async def connect(cls, conninfo: str = "", **parameters: Any) -> Self:
+        address = parameters.pop("address", None)
+        if address is None:
+            return await super().connect(conninfo, **parameters)
+        return await cls.to(address, **parameters)
 
 
 class _Pool(AsyncConnectionPool[Connection]):
@@ -211,20 +250,22 @@ class Database:
     If the database is unavailable, a caller waits `timeout` seconds and then gets `Unavailable`. PostgreSQL
     ends a transaction after `transaction_within` seconds. A read or a transaction ends at most `within`
     seconds after it asked for a connection, even if PostgreSQL is silent. `settings` are PostgreSQL
-    settings of its sessions, in addition to `SESSION_SETTINGS`.
+    settings of its sessions, in addition to `SESSION_SETTINGS`. `fit` checks each new connection, and raises
+    if it must not be used.
     """
 
     def __init__(
         self,
-        url: str,
+        address: Address,
         *,
         size: int = 6,
         timeout: float = 2.0,
         transaction_within: float = inf,
         steps: Steps = NO_STEPS,
+        fit: Callable[[Connection], Awaitable[None]] | None = None,
         **settings: str,
     ) -> None:
-        self.url = url
+        self.address = address
         self.steps = steps
         """The interceptors around the steps of its transactions."""
         # A caller may wait twice for a connection, if the first one is stale.
@@ -234,8 +275,7 @@ class Database:
             settings["transaction_timeout"] = f"{transaction_within * 1000:.0f}ms"
         self._in_use: set[Connection] = set()
         self._pool = _Pool(
-            url,
-            connection_class=Connection,
+            connection_class=_Pooled,
             min_size=1,
             max_size=size,
             timeout=timeout,
@@ -243,8 +283,8 @@ class Database:
             # The pause before the next attempt to connect. A restarted PostgreSQL is back within a second.
             reconnect_timeout=0.5,
             reconnect_failed=_try_for_those_who_wait,
-            kwargs={**connection_parameters(url), "autocommit": True},
-            configure=partial(_pin, settings=settings),
+            kwargs={"address": address, "autocommit": True},
+            configure=partial(_configure, settings=settings, fit=fit),
             name="eventspine",
         )
 

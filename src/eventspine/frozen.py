@@ -28,7 +28,7 @@ LOOK_EVERY = 5.0  # seconds
 # equality with the value of the last look.
 _STILL = """
 SELECT pid, state_change::text FROM pg_stat_activity AS session
-WHERE datname = current_database() AND usename = current_user AND (
+WHERE datname = current_database() AND pg_has_role(usesysid, 'USAGE') AND (
     application_name = 'eventspine' AND state LIKE 'idle in transaction%%'
     OR application_name = %(lease)s AND state LIKE 'idle%%' AND EXISTS (
         SELECT FROM pg_locks WHERE pid = session.pid AND locktype = 'advisory' AND granted

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
+from eventspine.address import Address
 from eventspine.database import connect, execute, translated
 from eventspine.errors import SpineError
 from eventspine.event import NotAnEvent, envelope
@@ -54,9 +55,9 @@ class Office:
 
 
 @asynccontextmanager
-async def no_relay(database_url: str) -> AsyncIterator[Office]:
+async def no_relay(address: Address) -> AsyncIterator[Office]:
     """Hold the relay's leadership inside the block. Raises `CannotCopy` if a relay leads."""
-    connection = await connect(database_url)
+    connection = await connect(address)
     try:
         with translated():
             [(mine,)] = await (await execute(connection, LEAD)).fetchall()
@@ -128,9 +129,9 @@ async def copy_topic(
     return Copied(copied, there, upto, seen.missing(upto))
 
 
-async def note(database_url: str, to: EventLog, topic: str, source: str, upto: int) -> None:
+async def note(address: Address, to: EventLog, topic: str, source: str, upto: int) -> None:
     """Store in the service's database that this log holds everything up to this position."""
-    connection = await connect(database_url)
+    connection = await connect(address)
     try:
         with translated():
             await holds(connection, source, (await to.identity(topic)).id, upto)
@@ -139,10 +140,10 @@ async def note(database_url: str, to: EventLog, topic: str, source: str, upto: i
 
 
 async def lacking(
-    database_url: str, log: EventLog, topic: str, source: str, head: int
+    address: Address, log: EventLog, topic: str, source: str, head: int
 ) -> tuple[int, list[tuple[int, int]]]:
     """The last position that the outbox no longer has, and the positions up to it that this log lacks."""
-    connection = await connect(database_url)
+    connection = await connect(address)
     try:
         with translated():
             _, first = await begins(connection, source, (await log.identity(topic)).id)

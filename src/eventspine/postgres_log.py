@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, suppress
 
 from pydantic_core import from_json, to_json
 
+from eventspine.address import Address
 from eventspine.database import Connection, Database, connect, execute, translated
 from eventspine.errors import Unavailable
 from eventspine.frozen import LEASE, FrozenSessions
@@ -75,8 +76,8 @@ _POLL_EVERY = 0.5  # seconds without a notification, because notifications may b
 class PostgresLog:
     """`EventLog` on the tables of `log_tables.py`. Migrations or `create_tables` create them."""
 
-    def __init__(self, database_url: str) -> None:
-        self._database = Database(database_url, size=4, timeout=5.0)
+    def __init__(self, address: Address) -> None:
+        self._database = Database(address, size=4, timeout=5.0)
         self._opened = False
         self._known_partitions: dict[str, int] = {}
 
@@ -138,7 +139,7 @@ class PostgresLog:
     def subscribe(
         self, group: str, topics: Sequence[str], start_at: StartAt
     ) -> "PostgresSubscription":
-        return PostgresSubscription(self._database.url, group, topics, start_at)
+        return PostgresSubscription(self._database.address, group, topics, start_at)
 
     async def close(self) -> None:
         if self._opened:
@@ -178,8 +179,10 @@ class PostgresSubscription:
     its partitions. When it runs again, it finds its connection closed and starts anew.
     """
 
-    def __init__(self, url: str, group: str, topics: Sequence[str], start_at: StartAt) -> None:
-        self._url = url
+    def __init__(
+        self, address: Address, group: str, topics: Sequence[str], start_at: StartAt
+    ) -> None:
+        self._address = address
         self._group = group
         self._topics = list(topics)
         self._start_at = start_at
@@ -247,7 +250,7 @@ class PostgresSubscription:
     async def _hold_partitions(self) -> Connection:
         if self._connection is None:
             self._connection = await connect(
-                self._url, idle_session_timeout="15s", application_name=LEASE
+                self._address, idle_session_timeout="15s", application_name=LEASE
             )
             await self._connection.execute("LISTEN log")
             self._looked_at = 0.0

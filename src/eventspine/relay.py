@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import structlog
 from psycopg.rows import TupleRow
 
+from eventspine.address import Address
 from eventspine.backlog import Batch, following
 from eventspine.backoff import Backoff
 from eventspine.database import Connection, Params, connect, execute, translated
@@ -79,7 +80,7 @@ class Relay:
 
     def __init__(
         self,
-        database_url: str,
+        address: Address,
         log: EventLog,
         *,
         source: str,
@@ -88,7 +89,7 @@ class Relay:
         frozen_after: float = 10.0,
         steps: Steps = NO_STEPS,
     ) -> None:
-        self._url = database_url
+        self._address = address
         self._log = log
         self._source = source
         self._topics = list(topics)
@@ -124,7 +125,7 @@ class Relay:
             # leadership with it.
             limit = f"{self._frozen_after * 1000:.0f}ms"
             connection = await connect(
-                self._url, idle_session_timeout=limit, application_name=LEASE
+                self._address, idle_session_timeout=limit, application_name=LEASE
             )
             held.push_async_callback(connection.close)
             with translated():

@@ -14,7 +14,7 @@ from shop.cli.common import (
     settings_or_stop,
     what_is_away,
 )
-from shop.platform.event_log import database_url, open_event_log
+from shop.platform.event_log import database_address, open_event_log
 
 
 def audit(
@@ -39,7 +39,7 @@ def audit(
                 name=each.name,
                 source=each.source,
                 topic=each.topic,
-                database_url=database_url(settings, each.name),
+                database_url=database_address(settings, each.name),
                 consumers=each.consumers(settings),
                 projections=each.projections,
                 invariants=each.invariants,

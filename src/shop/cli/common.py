@@ -1,21 +1,24 @@
 """What the commands share: their options, and how each ends with one sentence."""
 
+import asyncio
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import psycopg
 import typer
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
+from eventspine.address import Address
 from eventspine.errors import NoOutcome, Unavailable
 from eventspine.log import LogUnavailable
+from eventspine.server import Unfit
 from shop.cli.streams import tell
-from shop.platform import discovery
-from shop.platform.event_log import NotSet
+from shop.platform import discovery, production, roles
+from shop.platform.event_log import NotSet, database_address
 from shop.platform.logging import configure_logging
 from shop.platform.running import use_running_shop
 from shop.platform.service import Service
@@ -63,11 +66,24 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
-def part(kind: str, service: str) -> tuple[Service, Settings]:
+def part(kind: Literal["api", "worker"], service: str) -> tuple[Service, Settings]:
     chosen = service_named(service)
     settings = settings_or_stop()
     log_as(f"{service} {kind}", settings)
+    production.require(settings, kind, [service])
+    if settings.env == "production":
+        roles_or_stop(service, database_address(settings, service))
     return chosen, settings
+
+
+def roles_or_stop(name: str, address: Address, *, owner: bool = False) -> None:
+    """Ends a command whose role may do too much. One that can't be asked is asked at each connection."""
+    try:
+        asyncio.run(roles.check(address, owner=owner))
+    except Unfit as error:
+        stop(f"the database {name}: {error}")
+    except Unavailable:
+        pass
 
 
 def log_as(process: str, settings: Settings) -> None:

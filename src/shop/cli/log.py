@@ -15,7 +15,7 @@ from shop.cli.common import (
     stop,
     what_is_away,
 )
-from shop.platform.event_log import database_url, open_event_log
+from shop.platform.event_log import database_address, open_event_log
 from shop.platform.settings import Settings
 
 app = typer.Typer(help="Move from one event log to another.")
@@ -47,7 +47,7 @@ def copy(
         settings = settings_or_stop()
         services = [each for each in services_named(service) if each.topic]
         others = _settings_of(of, settings)
-        urls = {each.name: database_url(settings, each.name) for each in services}
+        urls = {each.name: database_address(settings, each.name) for each in services}
         other, log = open_event_log(others), open_event_log(settings)
 
     async def run() -> bool:
@@ -82,7 +82,7 @@ def accept(
     with beside_running_shop(data):
         settings = settings_or_stop()
         services = [each for each in services_named(service) if each.topic]
-        urls = {each.name: database_url(settings, each.name) for each in services}
+        urls = {each.name: database_address(settings, each.name) for each in services}
         log = open_event_log(settings)
 
     async def run() -> bool:

@@ -7,12 +7,13 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from eventspine.address import Address
 from eventspine.log import EventLog
 from eventspine.log_copy import CannotCopy, copy_topic, lacking, no_relay, note
 from shop.cli.common import stop
 from shop.platform.service import Service
 
-Urls = Mapping[str, str]
+Urls = Mapping[str, Address]
 """Of each service's database, by the service's name."""
 
 
@@ -28,11 +29,11 @@ async def accept_all(
     return all([await _accept(each, urls[each.name], log, give_up=give_up) for each in services])
 
 
-async def _copy(service: Service, url: str, of: EventLog, to: EventLog) -> bool:
+async def _copy(service: Service, address: Address, of: EventLog, to: EventLog) -> bool:
     with _one_sentence(service), _bar(f"{service.name}: copying {service.topic}") as progress:
-        async with no_relay(url) as office:
+        async with no_relay(address) as office:
             done = await copy_topic(of, to, service.topic, service.source, office, progress)
-            await note(url, to, service.topic, service.source, done.upto)
+            await note(address, to, service.topic, service.source, done.upto)
     _say(
         service,
         f"topic {service.topic} up to position {done.upto}: {done.copied} events copied,"
@@ -43,16 +44,16 @@ async def _copy(service: Service, url: str, of: EventLog, to: EventLog) -> bool:
     return not done.missing
 
 
-async def _accept(service: Service, url: str, log: EventLog, *, give_up: bool) -> bool:
+async def _accept(service: Service, address: Address, log: EventLog, *, give_up: bool) -> bool:
     with _one_sentence(service):
-        async with no_relay(url) as office:
-            upto, missing = await lacking(url, log, service.topic, service.source, office.head)
+        async with no_relay(address) as office:
+            upto, missing = await lacking(address, log, service.topic, service.source, office.head)
             for span in missing:
                 _say(service, f"{_positions(span)} neither in this log nor in the outbox")
             if missing and not give_up:
                 _say(service, "not accepted; --give-up continues without them")
                 return False
-            await note(url, log, service.topic, service.source, upto)
+            await note(address, log, service.topic, service.source, upto)
     _say(service, f"accepted; the worker feeds the log from position {upto + 1}")
     return True
 

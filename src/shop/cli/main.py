@@ -8,7 +8,20 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from shop.cli import api, audit, certificate, events, log, migrate, parked, streams, up, worker
+from shop.cli import (
+    api,
+    audit,
+    certificate,
+    events,
+    log,
+    migrate,
+    parked,
+    roles,
+    settings,
+    streams,
+    up,
+    worker,
+)
 from shop.cli.common import (
     NOT_DONE,
     UNFORESEEN,
@@ -88,6 +101,8 @@ for command in (
     events.events,
     audit.audit,
     certificate.certificate,
+    settings.settings,
+    roles.roles,
 ):
     app.command()(command)
 app.add_typer(log.app, name="log", no_args_is_help=True)

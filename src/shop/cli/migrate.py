@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated
 
 import typer
 
+from eventspine.address import Address, urls
 from eventspine.audited_log import feeding
 from eventspine.database import connect
 from eventspine.errors import Unavailable
@@ -15,11 +17,13 @@ from eventspine.server import Unfit, check
 from shop.cli.common import (
     log_as,
     one_line,
+    roles_or_stop,
     services_named,
     settings_or_stop,
     stop,
 )
-from shop.platform.event_log import database_url, log_url, open_event_log
+from shop.platform import production
+from shop.platform.event_log import database_address, log_address, open_event_log
 from shop.platform.service import Service
 from shop.platform.settings import Settings
 
@@ -35,19 +39,23 @@ def migrate(
     settings = settings_or_stop()
     log_as("migrate", settings)
     chosen = services_named(service)
+    production.require(settings, "migrate", [each.name for each in chosen])
     schemas = [
-        (each.name, database_url(settings, each.name), each.tables(), each.migrations)
+        (each.name, database_address(settings, each.name), each.tables(), each.migrations)
         for each in chosen
     ]
     if settings.event_log == "postgres":
-        schemas.append(("log", log_url(settings), log_metadata, LOG))
+        schemas.append(("log", log_address(settings), log_metadata, LOG))
     at = ""
     try:
         # All of them, before any is changed.
-        for at, url, _, _ in schemas:  # noqa: B007 - told below
-            asyncio.run(check(url, may_lose_data=settings.accept_data_loss))
-        for at, url, tables, migrations in schemas:  # noqa: B007
-            bring_forward(url, tables, migrations)
+        accepted = {}
+        for at, address, _, _ in schemas:
+            accepted[at] = _checked(address, settings)
+            if settings.env == "production":
+                roles_or_stop(at, address, owner=True)
+        for at, _, tables, migrations in schemas:
+            bring_forward(accepted[at], tables, migrations)
         asyncio.run(_create_topics(settings, chosen))
     except (NotMigrated, Unfit) as error:
         stop(f"cannot migrate the database {at}: {one_line(error)}")
@@ -55,6 +63,17 @@ def migrate(
         stop(str(error))
     except Unavailable as error:
         stop(f"cannot reach a database: {one_line(error)}")
+
+
+def _checked(address: Address, settings: Settings) -> str:
+    """The URL whose password is accepted: of two, while it is being replaced."""
+    *others, last = urls(address)
+    for url in others:
+        with suppress(Unavailable):
+            asyncio.run(check(url, may_lose_data=settings.accept_data_loss))
+            return url
+    asyncio.run(check(last, may_lose_data=settings.accept_data_loss))
+    return last
 
 
 async def _create_topics(settings: Settings, services: Sequence[Service]) -> None:
@@ -75,7 +94,7 @@ async def _say_if_another(settings: Settings, services: Sequence[Service], log: 
     for each in services:
         if not each.topic:
             continue
-        connection = await connect(database_url(settings, each.name))
+        connection = await connect(database_address(settings, each.name))
         try:
             fed = await feeding(connection, each.source, (await log.identity(each.topic)).id)
         finally:

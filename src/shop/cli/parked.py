@@ -18,7 +18,7 @@ from shop.cli.common import (
     stop,
     what_is_away,
 )
-from shop.platform.event_log import database_url
+from shop.platform.event_log import database_address
 from shop.platform.interceptors import steps
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def _on_parked(
         chosen = service_named(service)
         settings = settings_or_stop()
         chain = steps(settings.interceptors, "parked", service)
-        parking = Parking(database_url(settings, service), chosen.consumers(settings), chain)
+        parking = Parking(database_address(settings, service), chosen.consumers(settings), chain)
     say_it_once()
     with what_is_away("cannot use the database"):
         done = asyncio.run(parking.opened(do))

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Coroutine, Sequence
 
 from eventspine import dead_letters
+from eventspine.address import Address
 from eventspine.database import Database
 from eventspine.dead_letters import Parked
 from eventspine.handlers import Handlers
@@ -19,9 +20,9 @@ class Parking:
     """
 
     def __init__(
-        self, database_url: str, consumers: Sequence[Handlers], steps: Steps = NO_STEPS
+        self, address: Address, consumers: Sequence[Handlers], steps: Steps = NO_STEPS
     ) -> None:
-        self._database = Database(database_url, size=1, timeout=5.0, steps=steps)
+        self._database = Database(address, size=1, timeout=5.0, steps=steps)
         self._consumers = consumers
         self._console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 

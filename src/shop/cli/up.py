@@ -56,6 +56,10 @@ def up(
     if kafka not in {None, LOCAL} and ":" not in str(kafka):
         stop(f"--kafka {kafka} is neither `{LOCAL}` nor a broker's HOST:PORT")
     settings = settings_or_stop()
+    if settings.env == "production":
+        stop(
+            "`shop up` is for development, and SHOP_ENV is production: run `shop api` and `shop worker`"
+        )
     ports = _ports(settings, port or [])
     local = [LocalService(name, ports[name]) for name in ports]
     options = UpOptions(

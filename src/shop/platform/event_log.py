@@ -5,8 +5,10 @@ from urllib.parse import quote, urlsplit
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
 
+from eventspine.address import Address, urls
 from eventspine.log import EventLog
 from eventspine.postgres_log import PostgresLog
+from shop.platform.secret_files import Current, passwords
 from shop.platform.settings import NotConfigured, Settings
 
 _LAST_PORT = 65535
@@ -19,7 +21,7 @@ class NotSet(NotConfigured):
 def open_event_log(settings: Settings) -> EventLog:
     """Connects to nothing yet. Raises `NotConfigured`."""
     if settings.event_log == "postgres":
-        return PostgresLog(log_url(settings))
+        return PostgresLog(log_address(settings))
     if "bootstrap_servers" not in settings.kafka:
         raise NotSet("SHOP_KAFKA__BOOTSTRAP_SERVERS is not set: host:port of a broker")
     # Imported here, so that the embedded shop never loads librdkafka.
@@ -38,26 +40,50 @@ def relay_batch(settings: Settings) -> int:
 
 
 def log_url(settings: Settings) -> str:
+    """As `log_address`, with the password that is in use."""
+    return urls(log_address(settings))[0]
+
+
+def log_address(settings: Settings) -> Address:
     """Of the log that is a table. Raises `NotConfigured`."""
     if not settings.event_log_url:
         raise NotSet("SHOP_EVENT_LOG_URL is not set: the log's PostgreSQL database")
-    return _checked(settings.event_log_url, "SHOP_EVENT_LOG_URL")
+    return _address("SHOP_EVENT_LOG", settings.event_log_url, settings.event_log_password)
 
 
 def database_url(settings: Settings, service: str) -> str:
-    """Raises `NotConfigured`."""
+    """As `database_address`, with the password that is in use."""
+    return urls(database_address(settings, service))[0]
+
+
+def database_address(settings: Settings, service: str) -> Address:
+    """A process that runs for long takes this: new connections use the password that the file holds then.
+
+    Raises `NotConfigured`.
+    """
     own = settings.service(service)
-    variable = f"SHOP_{service.upper()}__DATABASE_URL"
+    prefix = f"SHOP_{service.upper()}__DATABASE"
     if not own.database_url:
-        raise NotSet(f"{variable} is not set")
-    whole = _checked(own.database_url, variable)
-    if not own.database_password:
-        return whole
-    url = urlsplit(whole)
-    account, _, server = url.netloc.rpartition("@")
+        raise NotSet(f"{prefix}_URL is not set")
+    return _address(prefix, own.database_url, own.database_password)
+
+
+def _address(prefix: str, url: str, password: str) -> Address:
+    _checked(url, f"{prefix}_URL")
+    where, secret = Current(f"{prefix}_URL", url), Current(f"{prefix}_PASSWORD", password)
+    if not (where.from_file or secret.from_file):
+        return with_password(url, passwords(password)[0])
+    return lambda: [with_password(where(), each) for each in passwords(secret())]
+
+
+def with_password(url: str, password: str) -> str:
+    """The URL, with this password in the place of its own, if there is any."""
+    if not password:
+        return url
+    parts = urlsplit(url)
+    account, _, server = parts.netloc.rpartition("@")
     user = account.partition(":")[0]
-    password = quote(own.database_password, safe="")
-    return url._replace(netloc=f"{user}:{password}@{server}").geturl()
+    return parts._replace(netloc=f"{user}:{quote(password, safe='')}@{server}").geturl()
 
 
 def _checked(url: str, variable: str) -> str:

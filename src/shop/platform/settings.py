@@ -2,7 +2,8 @@
 
 Nested ones are joined by two underscores: `SHOP_USERS__DATABASE_URL`. Any setting can come from a
 file, so that no secret stands in the environment: `SHOP_USERS__DATABASE_URL_FILE=/run/secrets/…`
-holds its path, and the file's content, without the last newline, is the value.
+holds its path, and the file's content, without the last newline, is the value. `secret_files` knows
+the other places where a file is looked for.
 """
 
 import os
@@ -21,7 +22,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from shop.platform import environment
+from shop.platform import environment, secret_files
 from shop.platform.auth.settings import AuthSettings
 
 PREFIX = "SHOP_"
@@ -62,7 +63,9 @@ class ServiceSettings(BaseModel):
         default="", description="its PostgreSQL: `postgresql://user@host/database`"
     )
     database_password: str = Field(
-        default="", description="the password, if it is not in the URL; use `…_FILE`"
+        default="",
+        description="the password, if it is not in the URL; use `…_FILE`. The file is read again for each new"
+        " connection. While the password is replaced, the file may have both, one a line",
     )
     port: Port
 
@@ -73,7 +76,19 @@ _Section = TypeVar("_Section", bound=ServiceSettings)
 class Settings(BaseSettings):
     """The platform's own. `read_settings` adds a section for each service."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter="__")
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_nested_delimiter="__", hide_input_in_errors=True
+    )
+
+    env: Literal["development", "production"] = Field(
+        default="development",
+        description="`production` refuses to start with [settings that are not safe](#production)",
+    )
+    production_allows: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="what production is to accept all the same, by name, separated by commas; the refusal says"
+        " the name",
+    )
 
     host: str = Field(
         default="localhost",
@@ -85,6 +100,9 @@ class Settings(BaseSettings):
     )
     event_log_url: str = Field(
         default="", description="the PostgreSQL database of the log, if the log is a table"
+    )
+    event_log_password: str = Field(
+        default="", description="its password, if it is not in the URL; use `…_FILE`"
     )
     accept_data_loss: bool = Field(
         default=False,
@@ -130,10 +148,10 @@ class Settings(BaseSettings):
         description="origins whose pages may send requests from a browser: "
         "`https://shop.example,http://localhost:3000`. None by default; cookies are never used",
     )
-    docs: bool = Field(
-        default=True,
+    docs: bool | None = Field(
+        default=None,
         description="whether an API serves `/docs`, `/redoc`, `/openapi.json`, and `/`, which redirects to "
-        "`/docs`",
+        "`/docs`; if not set, in development only",
     )
     request_timeout_ms: Annotated[int, Field(ge=100)] = Field(
         default=10_000,
@@ -209,10 +227,23 @@ class Settings(BaseSettings):
                 )
         return origins
 
+    @field_validator("production_allows", mode="before")
+    @classmethod
+    def _listed(cls, given: Any) -> Any:
+        return (
+            [one.strip() for one in given.split(",") if one.strip()]
+            if isinstance(given, str)
+            else given
+        )
+
     @field_validator("kafka")
     @classmethod
     def _without_file_names(cls, kafka: dict[str, str]) -> dict[str, str]:
         return {name: value for name, value in kafka.items() if not name.endswith("_file")}
+
+    @property
+    def serves_docs(self) -> bool:
+        return self.env == "development" if self.docs is None else self.docs
 
     def bounds(self) -> Bounds:
         """What every batcher of an API is held to."""
@@ -250,7 +281,12 @@ def read_settings(sections: Mapping[str, type[ServiceSettings]], **given: Any) -
     }
     model: type[Settings] = create_model("Settings", __base__=Settings, **fields)
     known = environment.names(model, PREFIX)
-    if wrong := environment.unknown(os.environ.items(), known, PREFIX):
+    placed = secret_files.files(os.environ, PREFIX)
+    in_folders = {
+        name: str(path) for name, path in placed.items() if f"{name}_FILE" not in os.environ
+    }
+    variables = {**in_folders, **os.environ}
+    if wrong := environment.unknown(variables.items(), known, PREFIX):
         raise SettingsError("; ".join(wrong))
     return model(**given)
 
@@ -263,15 +299,18 @@ class _FromFiles(PydanticBaseSettingsSource):
 
     def __call__(self) -> dict[str, Any]:
         values: dict[str, Any] = {}
-        for variable, path in os.environ.items():
-            if variable.startswith(PREFIX) and variable.endswith("_FILE"):
-                *parents, name = variable[len(PREFIX) : -len("_FILE")].lower().split("__")
-                into = values
-                for parent in parents:
-                    into = into.setdefault(parent, {})
-                try:
-                    into[name] = Path(path).read_text(encoding="utf-8").removesuffix("\n")
-                except (OSError, UnicodeDecodeError) as error:
-                    why = getattr(error, "strerror", "it is not text")
-                    raise SettingsError(f"{variable}: cannot read {path}: {why}") from error
+        known = set(environment.names(self.settings_cls, PREFIX))
+        for variable, path in secret_files.files(os.environ, PREFIX).items():
+            if f"{variable}_FILE" in known:
+                continue  # a setting that is a path itself
+            *parents, name = variable[len(PREFIX) :].lower().split("__")
+            into = values
+            for parent in parents:
+                into = into.setdefault(parent, {})
+            try:
+                into[name] = secret_files.content(path)
+            except (OSError, UnicodeDecodeError) as error:
+                why = getattr(error, "strerror", "it is not text")
+                named = f"{variable}_FILE" if f"{variable}_FILE" in os.environ else variable
+                raise SettingsError(f"{named}: cannot read {path}: {why}") from error
         return values

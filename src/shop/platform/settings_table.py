@@ -103,7 +103,7 @@ def _in_words(name: str, value: Any) -> str:
 def _values(field: FieldInfo) -> str:
     least = next((limit.ge for limit in _limits(field) if isinstance(limit, Ge)), None)
     most = next((limit.le for limit in _limits(field) if isinstance(limit, Le)), None)
-    if field.annotation is bool:
+    if field.annotation in (bool, bool | None):
         return "`true`, `false`"
     if get_origin(field.annotation) is Literal:
         return ", ".join(f"`{value}`" for value in get_args(field.annotation))

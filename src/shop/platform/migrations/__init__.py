@@ -15,6 +15,8 @@ from sqlalchemy.pool import NullPool
 from eventspine.errors import Unavailable
 from eventspine.migrations import SPINE
 from eventspine.session import MIGRATION_SETTINGS, connection_parameters, pinned
+from eventspine.tables import add_spine_tables
+from shop.platform import roles
 
 _LOG = structlog.get_logger("shop.migrations")
 
@@ -55,6 +57,7 @@ def _migrate(url: str, metadata: MetaData, versions: Path, to: str) -> None:
         own.upgrade(to)
         if to == "head":
             _let_ids_go_on(connection, metadata)
+            _grant(connection, own.name, metadata)
     engine.dispose()
 
 
@@ -75,6 +78,11 @@ class _Chain:
         )
         self.line = [*ScriptDirectory.from_config(self._config).walk_revisions()][::-1]
         """Oldest first."""
+
+    @property
+    def name(self) -> str:
+        """Of what it migrates: a service, or the log."""
+        return self.line[-1].revision.rpartition("_")[0]
 
     def at(self) -> str | None:
         return self._context.get_current_revision()
@@ -100,7 +108,7 @@ class _Chain:
             return
         newest = self.line[-1].revision
         name = revision.rpartition("_")[0]
-        if name != newest.rpartition("_")[0]:
+        if name != self.name:
             raise NotMigrated(
                 f"it is the database of {name} (it is at {revision}): each service, and the log, needs a"
                 " database of its own"
@@ -154,6 +162,16 @@ def _let_ids_go_on(connection: Connection, metadata: MetaData) -> None:
             ).scalar()
             if last is not None:
                 _LOG.warning("migrations.ids_advanced", table=table.name, last=last)
+
+
+def _grant(connection: Connection, database: str, metadata: MetaData) -> None:
+    """Give the roles that `shop roles` made, if it was used, their rights to the tables."""
+    present = set(connection.execute(text("SELECT rolname FROM pg_roles")).scalars())
+    spine = MetaData()
+    if "outbox_head" in metadata.tables:
+        add_spine_tables(spine)
+    for grant in roles.grants(database, [*metadata.tables], {*spine.tables}, present):
+        connection.execute(text(grant.as_string()))
 
 
 _GO_ON = """

@@ -19,7 +19,7 @@ from eventspine.backoff import Backoff
 from eventspine.batching import Batcher
 from eventspine.database import Database
 from eventspine.interceptors import Steps
-from shop.platform.event_log import database_url
+from shop.platform.event_log import database_address
 from shop.platform.http.app import ServiceApp
 from shop.platform.http.cors import Cors
 from shop.platform.http.crowd import Crowd
@@ -29,6 +29,7 @@ from shop.platform.problems import TemporarilyUnavailable
 from shop.platform.processes import files, garbage
 from shop.platform.processes.listening import bind
 from shop.platform.processes.ready import notify_ready
+from shop.platform.roles import require_least
 from shop.platform.service import Bounded, Service
 from shop.platform.settings import TRANSACTION_WITHIN, Settings
 
@@ -44,10 +45,11 @@ def make_app(service: Service, settings: Settings) -> ServiceApp:
     """
     chain = interceptors(settings.interceptors, "api", service.name)
     database = Database(
-        database_url(settings, service.name),
+        database_address(settings, service.name),
         size=1,
         transaction_within=TRANSACTION_WITHIN,
         steps=Steps(chain.steps),
+        fit=require_least if settings.env == "production" else None,
     )
     endpoints = service.endpoints(settings, database)
     # However many ask at once, whether it is ready is one question.
@@ -79,7 +81,7 @@ def make_app(service: Service, settings: Settings) -> ServiceApp:
         lifespan=lifespan,
         ready=ready,
         port=settings.service(service.name).port,
-        docs=settings.docs,
+        docs=settings.serves_docs,
         request_timeout=settings.request_timeout_ms / 1000,
         interceptors=chain.routes,
     )

@@ -15,7 +15,7 @@ from eventspine.frozen import end_frozen_sessions
 from eventspine.pruning import Pruner
 from eventspine.reactions import Reaction
 from eventspine.relay import Relay
-from shop.platform.event_log import database_url, open_event_log, relay_batch
+from shop.platform.event_log import database_address, open_event_log, relay_batch
 from shop.platform.interceptors import steps
 from shop.platform.processes import files, garbage
 from shop.platform.processes.heartbeat import beat
@@ -36,13 +36,13 @@ def run_worker(service: Service, settings: Settings) -> None:
 
 
 async def _work(service: Service, settings: Settings) -> None:
-    url = database_url(settings, service.name)
+    address = database_address(settings, service.name)
     log = open_event_log(settings)
     chain = steps(settings.interceptors, "worker", service.name)
     listening = [each for each in service.consumers(settings) if each.topics]
     reactions = [each for each in listening if isinstance(each, Reaction)]
     # Each reaction may hold one, and no other part waits for it.
-    database = Database(url, size=3 + len(reactions), timeout=10.0, steps=chain)
+    database = Database(address, size=3 + len(reactions), timeout=10.0, steps=chain)
     await database.open()
     consumers = {
         each.consumer: Consumer(
@@ -58,7 +58,7 @@ async def _work(service: Service, settings: Settings) -> None:
     relay = None
     if service.topic:
         relay = Relay(
-            url,
+            address,
             log,
             source=service.source,
             topics=[service.topic],

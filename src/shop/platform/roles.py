@@ -1,0 +1,165 @@
+"""The roles of a database, and what each may do.
+
+    users          owns the database and its tables: `shop migrate`, `shop audit`
+    users_api      reads and writes the service's tables, and publishes: `shop api`
+    users_worker   that, and the spine's tables: `shop worker`
+    log, log_worker   the log's, if it is a table
+
+Nobody but the owner creates, alters or drops anything. `shop roles` makes them, `shop migrate` gives them
+their rights.
+"""
+
+import base64
+import hashlib
+import hmac
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+from psycopg import sql
+
+from eventspine.address import Address
+from eventspine.database import Connection, connect, translated
+from eventspine.server import Unfit
+
+API, WORKER = "api", "worker"
+PARTS = (API, WORKER)
+
+_ALL = "SELECT, INSERT, UPDATE, DELETE"
+
+# What an API needs of the spine's tables; of the service's own it may read and write every row.
+_SPINE_API: Mapping[str, str] = {
+    "outbox_head": "SELECT, UPDATE",
+    "outbox": "SELECT, INSERT",
+    "idempotency_keys": _ALL,
+    "running_time": "SELECT",
+}
+_LOG_WORKER: Mapping[str, str] = {"log_heads": "SELECT, UPDATE", "log_records": "SELECT, INSERT"}
+_ITERATIONS = 4096  # PostgreSQL's own
+
+
+def named(database: str) -> list[str]:
+    """The roles that a service's database has, or the log's; the owner first."""
+    parts = [WORKER] if database == "log" else PARTS
+    return [database, *(f"{database}_{part}" for part in parts)]
+
+
+def grants(
+    database: str, tables: Sequence[str], spine: Collection[str], present: Collection[str]
+) -> Iterator[sql.Composed]:
+    """What gives those roles that are `present` their rights to the tables, and takes all others.
+
+    `spine`: which of the tables are the spine's.
+    """
+    for role in named(database)[1:]:
+        if role not in present:
+            continue
+        part = role.rpartition("_")[2]
+        yield sql.SQL("REVOKE ALL ON ALL TABLES IN SCHEMA public FROM {}").format(
+            sql.Identifier(role)
+        )
+        yield sql.SQL("GRANT USAGE ON SCHEMA public TO {}").format(sql.Identifier(role))
+        for table in tables:
+            if rights := _rights(part, table, spine, log=database == "log"):
+                yield sql.SQL("GRANT {} ON {} TO {}").format(
+                    sql.SQL(rights), sql.Identifier("public", table), sql.Identifier(role)
+                )
+
+
+def _rights(part: str, table: str, spine: Collection[str], *, log: bool) -> str:
+    if log:
+        return _LOG_WORKER.get(table, "")
+    if part == API and table in spine:
+        return _SPINE_API.get(table, "")
+    return _ALL
+
+
+def creation(database: str, verifiers: Mapping[str, str]) -> Iterator[str]:
+    """SQL statements that make the database and its roles, or bring them up to date; for an administrator.
+
+    `verifiers`: of roles' passwords, by `scram`. One that is not given stays as it is.
+    """
+    for role in named(database):
+        name = _quoted(role)
+        literal = "'" + role.replace("'", "''") + "'"
+        yield (
+            f"DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = {literal}) THEN"
+            f" CREATE ROLE {name}; END IF; END $$"
+        )
+        password = f" PASSWORD '{verifiers[role]}'" if role in verifiers else ""
+        yield (
+            f"ALTER ROLE {name} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS{password}"
+        )
+    if f"{database}_{API}" in named(database):
+        # A worker ends the session of an API that is frozen, and PostgreSQL wants it to be a member for that.
+        yield f"GRANT {_quoted(f'{database}_{API}')} TO {_quoted(f'{database}_{WORKER}')}"
+
+
+def database_creation(database: str) -> str:
+    """It can't be in a transaction, nor be asked for twice."""
+    return f"CREATE DATABASE {_quoted(database)} OWNER {_quoted(database)} TEMPLATE template0 ENCODING 'UTF8'"
+
+
+def database_rights(database: str) -> Iterator[str]:
+    yield f"REVOKE ALL ON DATABASE {_quoted(database)} FROM PUBLIC"
+    for role in named(database)[1:]:
+        yield f"GRANT CONNECT ON DATABASE {_quoted(database)} TO {_quoted(role)}"
+
+
+def scram(password: str, salt: bytes | None = None) -> str:
+    """What PostgreSQL keeps of a password, so that the password itself is never sent, and in no log.
+
+    Raises `ValueError` for one that is not ASCII, which would have to be normalised first (RFC 4013).
+    """
+    if not password.isascii() or not password.isprintable():
+        raise ValueError("a database's password must be of printable ASCII characters")
+    salt = salt or os.urandom(16)
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, _ITERATIONS)
+    client = hmac.digest(salted, b"Client Key", "sha256")
+    stored = hashlib.sha256(client).digest()
+    server = hmac.digest(salted, b"Server Key", "sha256")
+    return f"SCRAM-SHA-256${_ITERATIONS}:{_b64(salt)}${_b64(stored)}:{_b64(server)}"
+
+
+_MAY = """
+SELECT rolsuper AS superuser,
+    rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls AS administrator,
+    pg_has_role(datdba, 'USAGE') OR has_database_privilege(current_database(), 'CREATE')
+        OR has_schema_privilege('public', 'CREATE') AS creates
+FROM pg_roles, pg_database WHERE rolname = current_user AND datname = current_database()
+"""
+
+_TOO_MUCH = {
+    "superuser": "its role {role} is a superuser, who may read and change everything on that server",
+    "administrator": "its role {role} may create roles or databases, replicate, or pass by row security",
+    "creates": "its role {role} may create, alter and drop tables: only the owner, who migrates, may",
+}
+
+
+async def require_least(connection: Connection, *, owner: bool = False) -> None:
+    """Raises `Unfit` for a role that may do more than its process has to."""
+    with translated():
+        cursor = await connection.execute(_MAY, prepare=False)
+        names = [column.name for column in cursor.description or ()]
+        facts: dict[str, Any] = dict(zip(names, (await cursor.fetchall())[0], strict=True))
+    for name, sentence in _TOO_MUCH.items():
+        if facts[name] and not (owner and name == "creates"):
+            told = sentence.format(role=connection.info.user)
+            raise Unfit(f"{told}; `shop roles` makes roles that do")
+
+
+async def check(address: Address, *, owner: bool = False) -> None:
+    """As `require_least`, on a connection of its own. Raises `Unavailable`, too."""
+    connection = await connect(address)
+    try:
+        await require_least(connection, owner=owner)
+    finally:
+        await connection.close()
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _b64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
