@@ -35,6 +35,7 @@ ALLOWABLE = frozenset(
 
 _DEBUGGING = ("PYTHONASYNCIODEBUG", "PYTHONDEVMODE", "PYTHONINSPECT", "PYTHONTRACEMALLOC")
 _KAFKA = f"{PREFIX}KAFKA__"
+_OF_CONNECTIONS = re.compile(r"^SHOP_KAFKA__|__DATABASE_PASSWORD$|^SHOP_EVENT_LOG_PASSWORD$")
 _CERTIFICATES = {"ssl_certificate_location", "ssl_keystore_location", "ssl_certificate_pem"}
 _OLD_TLS = {"TLSv1", "TLSv1.0", "TLSv1.1"}
 _TLS = {"verify-full"}
@@ -82,9 +83,8 @@ def _of_all(settings: Settings, kind: str) -> Iterator[Refusal]:
             yield Refusal(f"{name} is set, which is for debugging: unset it")
     for name, value in flat(settings):
         # A database's and Kafka's are looked at with the rest of their connection.
-        if value and is_secret(name) and not name.startswith(_KAFKA) and "DATABASE" not in name:
-            if not name.startswith(f"{PREFIX}EVENT_LOG"):
-                yield from check_secret(name, str(value), {})
+        if value and is_secret(name) and not _OF_CONNECTIONS.search(name):
+            yield from check_secret(name, str(value), {})
     if os.environ.get("PGPASSWORD"):
         yield Refusal(
             "PGPASSWORD is set, which child processes and crash reports show: use …_PASSWORD_FILE",
@@ -257,7 +257,7 @@ def _authentication(settings: Settings, services: Sequence[str]) -> Iterator[Ref
                 )
                 break
     variable = "SHOP_AUTH__KEY_ENCRYPTION_KEY_FILE"
-    if "users" in services:
+    if any(settings.service(name).issues_tokens for name in services):
         if auth.key_encryption_key_file is None:
             yield Refusal(f"{variable} is not set: the keys that sign tokens would be lost or open")
         else:

@@ -1,9 +1,10 @@
 """The roles of a database, and what each may do.
 
-    users          owns the database and its tables: `shop migrate`, `shop audit`
-    users_api      reads and writes the service's tables, and publishes: `shop api`
-    users_worker   that, and the spine's tables: `shop worker`
-    log, log_worker   the log's, if it is a table
+    NAME           owns the database and its tables: `shop migrate`, `shop audit`
+    NAME_api       reads and writes the service's tables, and publishes: `shop api`
+    NAME_worker    that, and the spine's tables: `shop worker`
+
+NAME is the service's, or `log`, if the log is a table; it has no API.
 
 Nobody but the owner creates, alters or drops anything. `shop roles` makes them, `shop migrate` gives them
 their rights.

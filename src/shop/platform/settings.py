@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from math import ceil
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypedDict, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypedDict, TypeVar
 
 from pydantic import BaseModel, Field, create_model, field_validator
 from pydantic_settings import (
@@ -58,6 +58,9 @@ Port = Annotated[
 
 class ServiceSettings(BaseModel):
     """One service's own. A service's settings.py says its port, and what else can be set of it."""
+
+    issues_tokens: ClassVar[bool] = False
+    """Whether its API signs access tokens, and so needs the key that its private keys are encrypted with."""
 
     database_url: str = Field(
         default="", description="its PostgreSQL: `postgresql://user@host/database`"
