@@ -10,7 +10,7 @@ import pytest
 from devstack import gateway
 from devstack.kafka import PROJECT
 from devstack.nginx import FIXED, is_fixed
-from shop.platform import problems
+from shop.platform import discovery, problems
 from shop.platform.discovery import NotAService
 from shop.platform.settings import Settings
 from tests.gateway.stage import Gateway
@@ -51,7 +51,7 @@ def test_two_services_below_one_path_are_refused(monkeypatch: pytest.MonkeyPatch
             route = type("Route", (), {"path": "/things/{id}"})
             return type("Endpoints", (), {"router": type("Router", (), {"routes": [route]})})
 
-    monkeypatch.setattr(gateway.discovery, "load_all", lambda: [Twin("orders"), Twin("users")])
+    monkeypatch.setattr(discovery, "load_all", lambda: [Twin("orders"), Twin("users")])
     with pytest.raises(NotAService, match="orders and users both have routes below /things"):
         gateway.routes()
 

@@ -60,7 +60,7 @@ def test_a_service_that_refuses_connections_has_done_nothing(tmp_path: Path) -> 
             assert answer.headers["retry-after"] == "1"
 
 
-def test_a_service_that_is_back_is_found_at_once(stage: Gateway, tmp_path: Path) -> None:
+def test_a_service_that_is_back_is_found_at_once(tmp_path: Path) -> None:
     with Upstream() as orders:
         port = orders.port
     apis = gateway.upstreams({"orders": f"127.0.0.1:{port}", "users": f"127.0.0.1:{port}"})

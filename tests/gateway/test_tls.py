@@ -104,7 +104,8 @@ def test_a_client_that_does_not_know_the_authority_refuses(stage: Gateway) -> No
 def test_openssl_finds_the_certificate_right(stage: Gateway) -> None:
     if not shutil.which("openssl"):
         pytest.skip("left out, since there is no openssl here")
-    words = ["openssl", "verify", "-CAfile", stage.certificate.authority, "-verify_hostname", "localhost"]  # fmt: skip
-    done = subprocess.run([*words, stage.certificate.chain], capture_output=True, check=False)
+    authority, chain = str(stage.certificate.authority), str(stage.certificate.chain)
+    words = ["openssl", "verify", "-CAfile", authority, "-verify_hostname", "localhost", chain]
+    done = subprocess.run(words, capture_output=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert stat.S_IMODE(stage.certificate.key.stat().st_mode) == 0o600
