@@ -26,15 +26,18 @@ from eventspine.outbox import transaction
 from eventspine.postgres_log import PostgresLog
 from eventspine.pruning import Pruner
 from shop.platform import discovery
+from shop.platform.auth.known import Known
+from shop.platform.auth.tokens import Issuer
 from shop.platform.http.fields import MAX_BIGINT
 from shop.services.orders import actions as placing
 from shop.services.orders import queries as orders_read
-from shop.services.orders.schemas import CancelOrder, ListOrders, PlaceOrder
+from shop.services.orders.schemas import CancelOrder, GetOrder, ListOrders, PlaceOrder
 from shop.services.users import actions as users_act
 from shop.services.users import queries as users_read
 from shop.services.users.schemas import (
     CreateUser,
     EraseUser,
+    GetUser,
     ListUserOrders,
     ListUsers,
     UpdateUser,
@@ -66,6 +69,8 @@ INSERT INTO parked (consumer, topic, partition, "offset", position, key, headers
     cause, error)
 SELECT c, t, 7, n, 0, n::text, '{}', 'x', false, 'not an event', 'x'
 FROM generate_series(%(from)s::int, %(to)s) n, (VALUES ('users', 'orders'), ('orders', 'users')) w(c, t);
+INSERT INTO access SELECT 'user:' || n, '{}', false, 1, 'x', 1 FROM generate_series(%(from)s::int, %(to)s) n;
+INSERT INTO ended_sessions SELECT gen_random_uuid(), n, 'x', 1 FROM generate_series(%(from)s::int, %(to)s) n;
 """
 _GROW = {
     "users": _GROW_ANY
@@ -211,7 +216,13 @@ class Steps:
             "cancelling": lambda: in_transaction(
                 placing.cancel, [Request(CancelOrder(id_, None)) for id_ in ids]
             ),
-            "orders by id": lambda: orders_read.get(self.orders, ids),
+            "cancelling own ones": lambda: in_transaction(
+                placing.cancel, [Request(CancelOrder(id_, None, id_)) for id_ in ids]
+            ),
+            "orders by id": lambda: orders_read.get(self.orders, [*map(GetOrder, ids)]),
+            "own orders by id": lambda: orders_read.get(
+                self.orders, [GetOrder(id_, id_ % 2 or None) for id_ in ids]
+            ),
             "customers known": lambda: orders_read.known(self.orders, ids),
             "customers changed": lambda: self._hear(
                 self.orders, "orders",
@@ -252,7 +263,11 @@ class Steps:
             "a user by address": lambda: users_read.pages(
                 self.users, [ListUsers("17@EXAMPLE.NET", MAX_BIGINT, FEW)]
             ),
-            "users by id": lambda: users_read.get(self.users, ids),
+            "oneself": lambda: users_read.pages(self.users, [ListUsers(None, MAX_BIGINT, FEW, 3)]),
+            "oneself by address": lambda: users_read.pages(
+                self.users, [ListUsers("17@EXAMPLE.NET", MAX_BIGINT, FEW, 17)]
+            ),
+            "users by id": lambda: users_read.get(self.users, [*map(GetUser, ids)]),
             "a user's orders": lambda: users_read.orders_of(
                 self.users, [ListUserOrders(3, 2**60, FEW)]
             ),
@@ -281,8 +296,16 @@ class Steps:
             async with transaction(database) as tx:
                 await held_keys(tx, name)
 
+        known = Known(database, Issuer("", "", own=True))
+
+        async def look() -> None:
+            now = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint"
+            [(known._since,)] = await database.fetch(now)
+            await known.look()
+
         assert relaying
         return {
+            "keys and revocations": look,
             "what is to be relayed": lambda: following(relaying, f"/{name}", 3, FEW),
             "pruning": pruner.prune,
             "held keys": keys_held,

@@ -12,7 +12,7 @@ from eventspine.context import Request
 from eventspine.database import Database, connect
 from eventspine.outbox import transaction
 from shop.services.users import actions, queries
-from shop.services.users.schemas import CreateUser, ListUserOrders, UpdateUser
+from shop.services.users.schemas import CreateUser, GetUser, ListUserOrders, UpdateUser
 from tests.conftest import NewDatabase
 from tests.shop.making import order_placed
 from tests.shop.serving import Served, serving
@@ -148,7 +148,7 @@ async def read_and_refused(url: str, *, takes: float = 0.0) -> list[str]:
                 *await actions.update(tx, [Request(UpdateUser(2, "ZOË@example.com", None, None))])
             ]
             refused += await actions.create(tx, [Request(CreateUser("zoë@EXAMPLE.com", "Zoë"))])
-        users = await queries.get(database, [1, 4294967296])
+        users = await queries.get(database, [GetUser(1), GetUser(4294967296)])
         orders = await queries.orders_of(database, [ListUserOrders(1, 2**60, 10)])
         [messages] = (await following(connection, "/users", 0, 1)).by_topic().values()
         views = [each.model_dump_json() for each in (users[0], *orders)]  # type: ignore[union-attr]

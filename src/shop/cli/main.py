@@ -17,6 +17,7 @@ from shop.cli import (
     migrate,
     parked,
     roles,
+    routes,
     settings,
     streams,
     up,
@@ -103,6 +104,7 @@ for command in (
     certificate.certificate,
     settings.settings,
     roles.roles,
+    routes.routes,
 ):
     app.command()(command)
 app.add_typer(log.app, name="log", no_args_is_help=True)

@@ -8,6 +8,10 @@ Problem
 ├── RequestTooSlow         408
 ├── HeadTooLarge           431
 ├── UnsupportedMediaType   415
+├── Unauthenticated        401   a token is missing, or is not taken
+├── InsufficientScope      403
+├── Forbidden              403
+├── TooManyRequests        429
 ├── PreconditionFailed     412
 ├── IdempotencyKeyReused   422
 ├── SubjectErased          410   a stored answer held data that has been erased
@@ -18,6 +22,7 @@ Problem
 """
 
 from collections.abc import Mapping, Sequence
+from math import ceil
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -146,6 +151,60 @@ class SubjectErased(Problem):
     status = 410
 
 
+class Unauthenticated(Problem):
+    """A valid access token is needed."""
+
+    status = 401
+    slug = "unauthenticated"
+
+    def __init__(self, reason: str = "") -> None:
+        """`reason`: why the token that was sent is not taken; plain ASCII, without quotation marks."""
+        super().__init__(f"The token is not taken: {reason}" if reason else "")
+        self.reason = reason
+
+    def headers(self) -> Headers:
+        # RFC 6750, 3: without an error code if no token was sent.
+        said = f', error="invalid_token", error_description="{self.reason}"' if self.reason else ""
+        return [(b"www-authenticate", f'Bearer realm="eventshop"{said}'.encode())]
+
+
+class InsufficientScope(Problem):
+    """The access token has not the scope that is needed."""
+
+    status = 403
+    slug = "insufficient-scope"
+
+    def __init__(self, scope: str) -> None:
+        super().__init__(f"It needs the scope {scope}", scope=scope)
+        self.scope = scope
+
+    def headers(self) -> Headers:
+        said = f'Bearer realm="eventshop", error="insufficient_scope", scope="{self.scope}"'
+        return [(b"www-authenticate", said.encode())]
+
+
+class Forbidden(Problem):
+    """The caller may not do this."""
+
+    status = 403
+    slug = "forbidden"
+
+
+class TooManyRequests(Problem):
+    """The caller has sent too many requests, and this one was not executed; try again later."""
+
+    status = 429
+    may_pass = True
+    slug = "too-many-requests"
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds = ceil(seconds)
+
+    def headers(self) -> Headers:
+        return [(b"retry-after", b"%d" % self.seconds)]
+
+
 class PreconditionFailed(Problem):
     """The resource has changed since you read it."""
 
@@ -204,6 +263,8 @@ class InternalError(Problem):
 # What every route of a kind may answer besides its own, for `documented`.
 READS = (Invalid, TemporarilyUnavailable)
 WRITES = (Invalid, IdempotencyKeyReused, TemporarilyUnavailable, UnknownOutcome)
+GUARDED = (Unauthenticated, InsufficientScope, Forbidden, TooManyRequests)
+"""Of a route that asks for a token."""
 TAKES_JSON = (MalformedBody, BodyTooLarge, RequestTooSlow, UnsupportedMediaType)
 
 

@@ -25,9 +25,10 @@ from tests.shop.serving import Served, serving, settings_of
 NAMES = list(discovery.names())
 
 
-def document(name: str) -> dict[str, Any]:
-    """Made without a database."""
+def document(name: str, *, asks: bool = False) -> dict[str, Any]:
+    """Made without a database. `asks` for tokens."""
     settings = settings_of(name, "postgresql://nowhere.invalid/none")
+    settings.auth.required = asks
     return make_app(discovery.load(name), settings).openapi()
 
 
@@ -215,9 +216,10 @@ def test_the_document_and_its_page_are_served(name: str, request: pytest.Fixture
     assert "/openapi.json" in page.text
 
 
+@pytest.mark.parametrize("asks", [False, True])
 @pytest.mark.parametrize("name", NAMES)
-def test_every_problem_a_service_answers_with_is_documented(name: str) -> None:
-    found = document(name)
+def test_every_problem_a_service_answers_with_is_documented(name: str, *, asks: bool) -> None:
+    found = document(name, asks=asks)
     modules = [problems]
     if find_spec(errors := f"{discovery.find(name).package}.errors"):
         modules.append(import_module(errors))
@@ -232,6 +234,8 @@ def test_every_problem_a_service_answers_with_is_documented(name: str) -> None:
         for operation in operations(found)
         for parameter in operation.get("parameters", ())
     }
+    if not asks:
+        kinds -= {*problems.GUARDED}
     if "if-match" not in parameters:
         kinds.remove(problems.PreconditionFailed)
     if "idempotency-key" not in parameters:

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_settings import NoDecode
@@ -23,6 +23,8 @@ class OutsideIssuer(BaseModel):
     """If it is not given, the issuer's discovery document says it."""
     roles_claim: str = "roles"
     """Where its tokens have roles: a name, or names with dots between for nested objects."""
+    typ: Literal["at+jwt", "JWT"] = "at+jwt"
+    """Its tokens' `typ`. With `JWT`, which says nothing, id tokens for the same audience are taken, too."""
 
 
 class AuthSettings(BaseModel):
@@ -40,15 +42,18 @@ class AuthSettings(BaseModel):
     issuers: Annotated[tuple[OutsideIssuer, ...], NoDecode] = Field(
         default=(),
         description="OpenID Connect issuers whose tokens are taken, too, as a JSON list: "
-        '`[{"issuer": "https://id.example", "audience": "shop"}]`; `jwks_url` and `roles_claim` may be added',
+        '`[{"issuer": "https://id.example", "audience": "shop"}]`; `jwks_url`, `roles_claim` and `typ` may be added',
     )
     access_token_s: Annotated[int, Field(ge=60, le=LONGEST_TOKEN_S)] = Field(
         default=300, description="how long an access token is valid"
     )
     requests_a_second: Annotated[float, Field(gt=0)] = Field(
         default=50,
-        description="requests that each subject of a token may send to one API process, on average; ten seconds' "
-        "worth at once. One more gets a 429",
+        description="requests that each user may send to one API process, on average; ten seconds' worth at once. "
+        "One more gets a 429",
+    )
+    service_requests_a_second: Annotated[float, Field(gt=0)] = Field(
+        default=1000, description="the same for each client that has the role `service`"
     )
     key_encryption_key_file: Path | None = Field(
         default=None,

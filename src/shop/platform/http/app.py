@@ -6,7 +6,7 @@ goes the ordinary way.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from math import inf
 from typing import Any, NoReturn
@@ -18,6 +18,8 @@ from starlette.types import Receive, Scope, Send
 
 from eventspine.errors import SpineError
 from eventspine.idempotency import Answer
+from shop.platform.auth.gate import Gate
+from shop.platform.auth.rules import SCHEMES, Rule, documentation, rule_of
 from shop.platform.http.docs import add_docs
 from shop.platform.http.fields import MAX_BIGINT
 from shop.platform.http.interceptors import RouteInterceptor
@@ -76,8 +78,9 @@ class ServiceApp(FastAPI):
         request_timeout: float = inf,
         interceptors: Sequence[RouteInterceptor] = (),
         docs: bool = True,
+        gate: Gate | None = None,
     ) -> None:
-        """`docs` is whether people and programs are told about it: `/docs`, `/openapi.json` and the like.
+        """`gate` keeps the rules of the routes; without one nobody is asked for a token. `docs` is whether people and programs are told about it: `/docs`, `/openapi.json` and the like.
         `port` is only said there.
         """
         super().__init__(
@@ -99,6 +102,7 @@ class ServiceApp(FastAPI):
         self.finish_by = inf
         """By `time.monotonic()`: when what it accepted has to be over, as the process has to end."""
         self.include_router(router)
+        self._rules = {} if gate is None else _rules(router)
         self._ready = ready
         self._backoff = backoff_at("GET /health/ready")
         self.include_router(_health(self))
@@ -109,6 +113,9 @@ class ServiceApp(FastAPI):
             if isinstance(route, FastRoute):
                 route.request_timeout = request_timeout
                 route.interceptors = interceptors
+                rule = rule_of(route)
+                if gate is not None and rule is not None:
+                    route.guard = gate.guard(rule)
                 for method in route.answers_to:
                     key = _key(method, route.path_format)
                     self._fast.setdefault(key, []).append(route)
@@ -176,6 +183,8 @@ class ServiceApp(FastAPI):
             # FastAPI's own error format, which no route of ours answers with.
             schemas.pop("HTTPValidationError", None)
             schemas.pop("ValidationError", None)
+            if self._rules:
+                _say_who_may(document, self._rules)
             _make_exact(document)
         return super().openapi()
 
@@ -190,6 +199,28 @@ def _servers(port: int) -> list[dict[str, Any]]:
             "variables": {"port": {"default": str(port)}},
         },
     ]
+
+
+def _rules(router: APIRouter) -> dict[tuple[str, str], Rule]:
+    """By path and method. Raises `TypeError` for a route that the gate would not guard."""
+    found: dict[tuple[str, str], Rule] = {}
+    for route in router.routes:
+        rule = rule_of(route)
+        if isinstance(route, APIRoute) and rule is not None:
+            if not (rule.public or isinstance(route, FastRoute)):
+                raise TypeError(f"{route.path} is guarded only as a FastRoute, or is public")
+            found |= {(route.path_format, method.lower()): rule for method in route.methods or ()}
+    return found
+
+
+def _say_who_may(document: dict[str, Any], rules: Mapping[tuple[str, str], Rule]) -> None:
+    document["components"]["securitySchemes"] = SCHEMES
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            if rule := rules.get((path, method)):
+                said = documentation(rule)
+                operation.setdefault("responses", {}).update(said.pop("responses", {}))
+                operation.update(said)
 
 
 def _operation_id(route: APIRoute) -> str:

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 _METHODS = b"DELETE, GET, HEAD, PATCH, POST"
 # What `fetch` may set beside its own.
 _HEADERS = b"Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, Traceparent"
-_SHOWN = b"Allow, ETag, Location, Retry-After"
+_SHOWN = b"Allow, ETag, Location, Retry-After, WWW-Authenticate"
 _KEPT = b"600"  # seconds that a browser may keep a preflight's answer
 
 _VARY = (b"vary", b"Origin")

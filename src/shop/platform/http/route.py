@@ -28,6 +28,8 @@ from starlette.types import Receive, Scope, Send
 from eventspine.backoff import Backoff
 from eventspine.errors import OutcomeUnknown, Overloaded, SpineError, Unavailable
 from eventspine.idempotency import Answer, KeyReused
+from shop.platform.auth.caller import Caller, who_asks
+from shop.platform.auth.gate import Guard
 from shop.platform.http.context import asked, trace_of
 from shop.platform.http.interceptors import Exchange, Proceed, RouteInterceptor
 from shop.platform.http.protocol import BROKEN_OFF
@@ -120,12 +122,20 @@ class FastRoute(APIRoute):
         super().__init__(path, endpoint, **options)
         takes = self.dependant
         known = [each for each in takes.dependencies if each.call is asked]
-        if known != takes.dependencies or takes.cookie_params or len(takes.body_params) > 1:
+        callers = [each for each in takes.dependencies if each.call is who_asks]
+        if (
+            len(known) + len(callers) != len(takes.dependencies)
+            or takes.cookie_params
+            or len(takes.body_params) > 1
+        ):
             raise TypeError(f"{self.name}: a fast route has no dependencies, cookies or forms")
         self._context_name = known[0].name if known else None
+        self._caller_name = callers[0].name if callers else None
         self.request_timeout = inf
         """Seconds from a request's coming, with all of its body, to its deadline."""
         self.interceptors: Sequence[RouteInterceptor] = ()
+        self.guard: Guard | None = None
+        """Asked first with every request: who sends it. None where nobody is asked for a token."""
         self._backoff = backoff_at(f"{'|'.join(sorted(self.methods or ()))} {self.path}")
         self._admit: Callable[[], None] | None = getattr(endpoint, "admit", None)
         self._path = _parameters(takes.path_params)
@@ -193,9 +203,12 @@ class FastRoute(APIRoute):
         exchange: Exchange | None,
     ) -> Answer:
         try:
+            caller = None if self.guard is None else self.guard(scope)
             if self._admit is not None:
                 self._admit()
-            arguments = await self._arguments(scope, receive, path_params, exchange)
+            arguments = await self._arguments(scope, receive, path_params, exchange, caller)
+            if self._caller_name is not None:
+                arguments[self._caller_name] = caller
             result = await self.endpoint(**arguments)
             answer = self._rendered(scope, result)
         except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer
@@ -226,6 +239,7 @@ class FastRoute(APIRoute):
         receive: Receive,
         path_params: Mapping[str, str],
         exchange: Exchange | None,
+        caller: Caller | None,
     ) -> dict[str, Any]:
         arguments: dict[str, Any] = {}
         for parameter in self._path:
@@ -255,6 +269,7 @@ class FastRoute(APIRoute):
         if self._context_name is not None:
             trace = exchange.context if exchange is not None else trace_of(given)
             arguments[self._context_name] = trace._replace(
+                caller=trace.caller if caller is None else caller.subject,
                 idempotency_key=_header(self._key[0], given),
                 # From now on: a body may take its time, which has a limit of its own.
                 deadline=asyncio.get_running_loop().time() + self.request_timeout,

@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from functools import partial
 from importlib.metadata import version
 from time import monotonic
@@ -13,12 +13,14 @@ from types import FrameType
 
 import structlog
 import uvicorn
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 
 from eventspine.backoff import Backoff
 from eventspine.batching import Batcher
 from eventspine.database import Database
 from eventspine.interceptors import Steps
+from shop.platform.auth.gate import Gate
+from shop.platform.auth.rules import NoRule, Row, matrix
 from shop.platform.event_log import database_address
 from shop.platform.http.app import ServiceApp
 from shop.platform.http.cors import Cors
@@ -31,7 +33,7 @@ from shop.platform.processes.listening import bind
 from shop.platform.processes.ready import notify_ready
 from shop.platform.roles import require_least
 from shop.platform.service import Bounded, Service
-from shop.platform.settings import TRANSACTION_WITHIN, Settings
+from shop.platform.settings import TRANSACTION_WITHIN, NotConfigured, Settings
 
 _LOG = structlog.get_logger("shop.api")
 
@@ -52,12 +54,19 @@ def make_app(service: Service, settings: Settings) -> ServiceApp:
         fit=require_least if settings.env == "production" else None,
     )
     endpoints = service.endpoints(settings, database)
+    check_rules(service, endpoints.router)
+    gate = Gate(settings.auth, database) if settings.auth.required else None
+    if gate is not None and "signing_keys" not in service.tables().tables:
+        raise NotConfigured(
+            f"the service {service.name} has no copies of keys, so it can verify no token: add the four lines"
+            " that shop.platform.auth.copies names, or set SHOP_AUTH__REQUIRED=false"
+        )
     # However many ask at once, whether it is ready is one question.
     checking: Batcher[None, None] = Batcher(partial(_answers, database), **settings.bounds())
     batchers = (*endpoints.batchers, checking)
     # A connection for each batch that may be under way, so that none ever waits for another's: were there
     # fewer, lists would keep orders and the readiness check waiting.
-    connections = sum(batcher.concurrency for batcher in batchers)
+    connections = sum(batcher.concurrency for batcher in batchers) + (gate is not None)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -65,7 +74,8 @@ def make_app(service: Service, settings: Settings) -> ServiceApp:
         await database.resize(connections)
         # If the database is unavailable, the log says so at once, and not only at the first request.
         looking = asyncio.create_task(app.why_not_ready())
-        yield
+        async with nullcontext() if gate is None else gate.watching():
+            yield
         looking.cancel()
         await _finish(batchers, database, by=app.finish_by)
 
@@ -73,6 +83,8 @@ def make_app(service: Service, settings: Settings) -> ServiceApp:
         if app.stopping:
             raise TemporarilyUnavailable("this process is about to stop")
         await checking.submit(None)
+        if gate is not None:
+            gate.check_ready()
 
     app = ServiceApp(
         title=service.title,
@@ -84,9 +96,18 @@ def make_app(service: Service, settings: Settings) -> ServiceApp:
         docs=settings.serves_docs,
         request_timeout=settings.request_timeout_ms / 1000,
         interceptors=chain.routes,
+        gate=gate,
     )
     app.state.database_connections = connections
     return app
+
+
+def check_rules(service: Service, router: APIRouter) -> list[Row]:
+    """The service's matrix. Raises `NotConfigured` if a route has no rule."""
+    try:
+        return matrix(router.routes)
+    except NoRule as error:
+        raise NotConfigured(f"service {service.name}: {error}") from None
 
 
 async def _finish(batchers: Sequence[Bounded], database: Database, *, by: float) -> None:

@@ -15,7 +15,7 @@ from eventspine.outbox import Transaction
 from shop.contracts.orders import OrderCancelled, OrderPlaced
 from shop.platform.problems import PreconditionFailed
 from shop.services.orders.errors import OrderNotFound, UnknownCustomer
-from shop.services.orders.queries import LOCK, order
+from shop.services.orders.queries import lock, not_found, seen
 from shop.services.orders.schemas import CancelOrder, Customer, Order, PlaceOrder
 from shop.services.orders.tables import orders
 
@@ -74,14 +74,13 @@ async def cancel(
     tx: Transaction, requests: Sequence[Request[CancelOrder]]
 ) -> list[Order | OrderNotFound | PreconditionFailed]:
     """An order is cancelled once; to cancel it again changes nothing and answers the same."""
-    rows = await tx.fetch(LOCK, {"ids": [request.command.order_id for request in requests]})
-    known = {each.id: each for each in map(order, rows)}
+    known = await lock(tx, [request.command for request in requests])
     cancelled: list[int] = []
     results: list[Order | OrderNotFound | PreconditionFailed] = []
     for command, context, _ in requests:
-        was = known.get(command.order_id)
+        was = seen(known, command)
         if was is None:
-            results.append(OrderNotFound(f"No order has the id {command.order_id}"))
+            results.append(not_found(command))
             continue
         if command.versions is not None and was.version not in command.versions:
             detail = f'The order is at version {was.version}: ETag "{was.version}"'

@@ -50,6 +50,7 @@ def endpoints(settings: Settings, database: Database) -> Endpoints:
         getting=getting,
         listing=listing,
         arrivals=arrivals,
+        callers=settings.auth.required,
         customer_grace=settings.section(OrdersSettings).customer_grace_ms / 1000,
     )
     return Endpoints(router, (placing, cancelling, getting, listing, arrivals))

@@ -1,6 +1,6 @@
 """What the order service reads."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any
@@ -13,17 +13,26 @@ from sqlalchemy import (
     bindparam,
     func,
     literal_column,
+    or_,
     select,
     true,
     tuple_,
 )
 
 from eventspine.database import Database, Query, query
+from eventspine.outbox import Transaction
 from shop.contracts.orders import Status
 from shop.platform.http.fields import MAX_BIGINT
 from shop.platform.http.paging import encode_cursor
 from shop.services.orders.errors import OrderNotFound
-from shop.services.orders.schemas import Customer, ListOrders, Order, Orders
+from shop.services.orders.schemas import (
+    CancelOrder,
+    Customer,
+    GetOrder,
+    ListOrders,
+    Order,
+    Orders,
+)
 from shop.services.orders.tables import customers, orders
 
 # OFFSET 0 makes it one look-up for each order.
@@ -38,14 +47,24 @@ _WITH_CUSTOMER: Select[Any] = select(orders, _CUSTOMER.c.name, _CUSTOMER.c.email
 )
 _COLUMNS = orders.columns.keys()
 
-_MANY = query(_WITH_CUSTOMER.where(orders.c.id == func.any(bindparam("ids"))))
-
-# In the order of their ids, or two batches could wait for each other.
-LOCK = query(
-    _WITH_CUSTOMER.where(orders.c.id == func.any(bindparam("ids")))
-    .order_by(orders.c.id)
-    .with_for_update(key_share=True, of=orders)
+_THESE = _WITH_CUSTOMER.where(orders.c.id == func.any(bindparam("ids")))
+# Of these users; and those that are asked for whosever they are. What is another's is found no more than
+# what is not there, and is not locked.
+_OWNED = _THESE.where(
+    or_(
+        orders.c.user_id == func.any(bindparam("owners")),
+        orders.c.id == func.any(bindparam("anybodys")),
+    )
 )
+
+
+def _locking(statement: Select[Any]) -> Select[Any]:
+    # In the order of their ids, or two batches could wait for each other.
+    return statement.order_by(orders.c.id).with_for_update(key_share=True, of=orders)
+
+
+_MANY, _MANY_OWNED = query(_THESE), query(_OWNED)
+_LOCK, _LOCK_OWNED = query(_locking(_THESE)), query(_locking(_OWNED))
 
 _KNOWN = query(
     select(customers.c.id).where(
@@ -113,11 +132,38 @@ def _by_time(*, status: Status | None, product: bool) -> Query:
     return query(statement.order_by(orders.c.placed_at.desc(), orders.c.id.desc()).limit(_LIMIT))
 
 
-async def get(database: Database, ids: Sequence[int]) -> list[Order | OrderNotFound]:
-    """The orders of these ids, in the order asked for, in one statement."""
-    rows = await database.fetch(_MANY, {"ids": list(ids)})
+async def get(database: Database, asked: Sequence[GetOrder]) -> list[Order | OrderNotFound]:
+    """In the order asked for, in one statement."""
+    rows = await database.fetch(*_chosen(_MANY, _MANY_OWNED, asked))
     found = {each.id: each for each in map(order, rows)}
-    return [found.get(id_) or OrderNotFound(f"No order has the id {id_}") for id_ in ids]
+    return [seen(found, each) or not_found(each) for each in asked]
+
+
+async def lock(tx: Transaction, asked: Sequence[CancelOrder]) -> dict[int, Order]:
+    """Those of them that are there; a neighbour's may be among them (`seen`)."""
+    rows = await tx.fetch(*_chosen(_LOCK, _LOCK_OWNED, asked))
+    return {each.id: each for each in map(order, rows)}
+
+
+def _chosen(
+    any_: Query, owned: Query, asked: Sequence[GetOrder | CancelOrder]
+) -> tuple[Query, dict[str, list[int]]]:
+    ids = [each.order_id for each in asked]
+    owners = [each.owner for each in asked if each.owner is not None]
+    if not owners:
+        return any_, {"ids": ids}
+    anybodys = [each.order_id for each in asked if each.owner is None]
+    return owned, {"ids": ids, "owners": owners, "anybodys": anybodys}
+
+
+def seen(found: Mapping[int, Order], asked: GetOrder | CancelOrder) -> Order | None:
+    """What this one of a batch may see of what was found for all."""
+    order = found.get(asked.order_id)
+    return order if order and (asked.owner is None or asked.owner == order.user_id) else None
+
+
+def not_found(asked: GetOrder | CancelOrder) -> OrderNotFound:
+    return OrderNotFound(f"No order has the id {asked.order_id}")
 
 
 async def pages(database: Database, asked: Sequence[ListOrders]) -> list[Orders]:

@@ -23,6 +23,19 @@ class NewOrder(Body):
     total_price: Money
 
 
+class NewOwnOrder(NewOrder):
+    """Where callers are known."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"product": "coffee", "quantity": 100, "total_price": 50}]}
+    )
+
+    # A factory, so that no default is documented.
+    user_id: Annotated[Id, Field(strict=True)] = Field(
+        default_factory=int, description="if it is left out, the user whom the token is of"
+    )
+
+
 class Customer(View):
     """The customer as this service last heard of them."""
 
@@ -70,8 +83,16 @@ class PlaceOrder(NamedTuple):
     total_price: Decimal
 
 
+class GetOrder(NamedTuple):
+    """`owner` is the user whose orders the caller may see; None for everybody's."""
+
+    order_id: int
+    owner: int | None = None
+
+
 class CancelOrder(NamedTuple):
-    """`versions` are those the caller will have cancelled; None for any."""
+    """`versions` are those the caller will have cancelled; None for any. `owner` as above."""
 
     order_id: int
     versions: list[int] | None
+    owner: int | None = None

@@ -13,6 +13,7 @@ from eventspine.context import Request
 from eventspine.idempotency import forget
 from eventspine.outbox import Transaction
 from shop.contracts.users import UserCreated, UserErased, UserUpdated
+from shop.platform.auth.caller import visible
 from shop.platform.problems import PreconditionFailed
 from shop.services.users.errors import EmailTaken, UserGone, UserNotFound
 from shop.services.users.queries import LOCK, user
@@ -78,7 +79,7 @@ async def update(
     tx: Transaction, requests: Sequence[Request[UpdateUser]]
 ) -> list[User | UserNotFound | EmailTaken | PreconditionFailed]:
     """A change that changes nothing is no new version, and publishes nothing."""
-    known = await _lock(tx, [request.command.user_id for request in requests])
+    known = await _lock(tx, [visible(to.user_id, to.owner) for to, _, _ in requests])
     return [await _update(tx, known, request) for request in requests]
 
 
@@ -109,7 +110,7 @@ async def erase(
     tx: Transaction, requests: Sequence[Request[EraseUser]]
 ) -> list[UserNotFound | PreconditionFailed | None]:
     """The person's name and e-mail go; the id and its version stay."""
-    known = await _lock(tx, [request.command.user_id for request in requests])
+    known = await _lock(tx, [visible(to.user_id, to.owner) for to, _, _ in requests])
     results: list[UserNotFound | PreconditionFailed | None] = []
     erased: list[int] = []
     for command, context, _ in requests:
@@ -136,7 +137,7 @@ async def _lock(tx: Transaction, ids: Sequence[int]) -> dict[int, User]:
 def _expected(
     known: dict[int, User], command: UpdateUser | EraseUser
 ) -> User | UserNotFound | PreconditionFailed:
-    was = known.get(command.user_id)
+    was = known.get(visible(command.user_id, command.owner))
     if was is None:
         return UserNotFound(f"No user has the id {command.user_id}")
     if command.versions is not None and was.version not in command.versions:

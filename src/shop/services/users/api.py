@@ -7,6 +7,8 @@ from fastapi import APIRouter, Query
 from eventspine.batching import Batcher
 from eventspine.context import Request
 from eventspine.idempotency import Answer
+from shop.platform.auth.caller import WhoAsks, reads, writes
+from shop.platform.auth.rules import OWN, PUBLIC, allowed
 from shop.platform.http import paging as pages
 from shop.platform.http.context import Asked
 from shop.platform.http.etag import IfMatch, versions
@@ -18,6 +20,7 @@ from shop.services.users.errors import EmailTaken, UserGone, UserNotFound
 from shop.services.users.schemas import (
     CreateUser,
     EraseUser,
+    GetUser,
     ListUserOrders,
     ListUsers,
     NewUser,
@@ -34,7 +37,7 @@ def routes(
     creating: Batcher[Request[CreateUser], User | Answer],
     updating: Batcher[Request[UpdateUser], User | Answer],
     erasing: Batcher[Request[EraseUser], Answer | None],
-    getting: Batcher[int, User],
+    getting: Batcher[GetUser, User],
     finding: Batcher[ListUsers, Users],
     listing: Batcher[ListUserOrders, UserOrders],
 ) -> APIRouter:
@@ -46,6 +49,7 @@ def routes(
         response_model=User,
         responses=documented(EmailTaken, UserGone, *WRITES, *TAKES_JSON),
     )
+    @allowed(PUBLIC)
     @admitted_by(creating.admit)
     async def create_user(new: NewUser, context: Asked) -> Reply | Answer:
         """Create a user. Two may share a name, never an e-mail address."""
@@ -53,6 +57,7 @@ def routes(
         return await answer_once(creating, command, _created, context)
 
     @router.get("/users", response_model=Users, responses=documented(*READS))
+    @allowed("users:read", rows=OWN)
     @admitted_by(finding.admit)
     async def get_users(
         email: Annotated[
@@ -60,15 +65,19 @@ def routes(
         ] = None,
         limit: pages.Limit = pages.DEFAULT_LIMIT,
         cursor: pages.Cursor = None,
+        caller: WhoAsks = None,
     ) -> Users:
         """Users, newest first; who was erased is not among them."""
-        return await finding.submit(ListUsers(email, pages.decode_cursor(cursor), limit))
+        return await finding.submit(
+            ListUsers(email, pages.decode_cursor(cursor), limit, reads(caller))
+        )
 
     @router.get("/users/{user_id}", response_model=User, responses=documented(UserNotFound, *READS))
+    @allowed("users:read", rows=OWN)
     @admitted_by(getting.admit)
-    async def get_user(user_id: PathId) -> Reply:
+    async def get_user(user_id: PathId, caller: WhoAsks = None) -> Reply:
         """A user, by id."""
-        return _shown(await getting.submit(user_id))
+        return _shown(await getting.submit(GetUser(user_id, reads(caller))))
 
     @router.patch(
         "/users/{user_id}",
@@ -77,12 +86,14 @@ def routes(
             UserNotFound, EmailTaken, UserGone, PreconditionFailed, *WRITES, *TAKES_JSON
         ),
     )
+    @allowed("users:write", rows=OWN)
     @admitted_by(updating.admit)
     async def update_user(
         user_id: PathId,
         changes: UserChanges,
         context: Asked,
         if_match: IfMatch = None,
+        caller: WhoAsks = None,
     ) -> Reply | Answer:
         """Change a user's e-mail, name, or both."""
         given = changes.model_fields_set
@@ -91,6 +102,7 @@ def routes(
             changes.email if "email" in given else None,
             changes.name if "name" in given else None,
             versions(if_match),
+            writes(caller),
         )
         return await answer_once(updating, command, _shown, context)
 
@@ -100,14 +112,16 @@ def routes(
         response_model=None,
         responses=documented(UserNotFound, UserGone, PreconditionFailed, *WRITES),
     )
+    @allowed("users:write", rows=OWN)
     @admitted_by(erasing.admit)
     async def erase_user(
         user_id: PathId,
         context: Asked,
         if_match: IfMatch = None,
+        caller: WhoAsks = None,
     ) -> Reply | Answer:
         """Erase the person's e-mail and name, here and, through the event, everywhere."""
-        command = EraseUser(user_id, versions(if_match))
+        command = EraseUser(user_id, versions(if_match), writes(caller))
         return await answer_once(erasing, command, _erased, context)
 
     @router.get(
@@ -115,14 +129,18 @@ def routes(
         response_model=UserOrders,
         responses=documented(UserNotFound, *READS),
     )
+    @allowed("orders:read", rows=OWN)
     @admitted_by(listing.admit)
     async def get_user_orders(
-        user_id: PathId, limit: pages.Limit = pages.DEFAULT_LIMIT, cursor: pages.Cursor = None
+        user_id: PathId,
+        limit: pages.Limit = pages.DEFAULT_LIMIT,
+        cursor: pages.Cursor = None,
+        caller: WhoAsks = None,
     ) -> UserOrders:
         """A user's orders as this service knows them from events: a moment behind, at most."""
         below = pages.decode_cursor(cursor)
         deadline = getting.deadline()
-        await getting.submit(user_id, deadline)
+        await getting.submit(GetUser(user_id, reads(caller)), deadline)
         return await listing.submit(ListUserOrders(user_id, below, limit), deadline)
 
     return router

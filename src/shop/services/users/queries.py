@@ -4,12 +4,24 @@ from collections.abc import Sequence
 from decimal import Decimal
 
 from psycopg.rows import TupleRow
-from sqlalchemy import BigInteger, Text, bindparam, case, cast, collate, func, select
+from sqlalchemy import (
+    BigInteger,
+    Text,
+    bindparam,
+    case,
+    cast,
+    collate,
+    func,
+    literal_column,
+    select,
+)
 
 from eventspine.database import Database, query
+from shop.platform.auth.caller import visible
 from shop.platform.http.paging import encode_cursor
 from shop.services.users.errors import UserNotFound
 from shop.services.users.schemas import (
+    GetUser,
     ListUserOrders,
     ListUsers,
     User,
@@ -41,6 +53,15 @@ _WITH_EMAIL = query(
     )
 )
 
+_OWN = query(_THERE.where(users.c.id == bindparam("owner"), users.c.id < bindparam("below")))
+
+_OWN_WITH_EMAIL = query(
+    _THERE.where(
+        func.lower(users.c.email) == func.lower(collate(cast(bindparam("email"), Text), LETTERS)),
+        users.c.id + literal_column("0") == bindparam("owner"),
+    )
+)
+
 _ORDERS = query(
     select(*(orders.c[name] for name in UserOrder.model_fields))
     .where(orders.c.user_id == bindparam("user_id"), orders.c.id < bindparam("below"))
@@ -56,10 +77,14 @@ _TOTALS = query(
 )
 
 
-async def get(database: Database, ids: Sequence[int]) -> list[User | UserNotFound]:
-    """The users of these ids, in the order asked for, in one statement."""
-    found = {one.id: one for one in map(user, await database.fetch(_MANY, {"ids": list(ids)}))}
-    return [found.get(id_) or UserNotFound(f"No user has the id {id_}") for id_ in ids]
+async def get(database: Database, asked: Sequence[GetUser]) -> list[User | UserNotFound]:
+    """In the order asked for, in one statement. Another's id is looked for as that of no user."""
+    ids = [visible(id_, owner) for id_, owner in asked]
+    found = {one.id: one for one in map(user, await database.fetch(_MANY, {"ids": ids}))}
+    return [
+        found.get(id_) or UserNotFound(f"No user has the id {each.user_id}")
+        for id_, each in zip(ids, asked, strict=True)
+    ]
 
 
 async def pages(database: Database, asked: Sequence[ListUsers]) -> list[Users]:
@@ -67,10 +92,16 @@ async def pages(database: Database, asked: Sequence[ListUsers]) -> list[Users]:
     return [await _users(database, *page) for page in asked]
 
 
-async def _users(database: Database, email: str | None, below: int, limit: int) -> Users:
+async def _users(
+    database: Database, email: str | None, below: int, limit: int, owner: int | None
+) -> Users:
+    if email is None and owner is not None:
+        rows = await database.fetch(_OWN, {"owner": owner, "below": below})
+        return Users(items=[user(row) for row in rows], next_cursor=None)
     if email is not None:
         # One at most. Not below an id in the statement: it is to be found by its address alone.
-        rows = await database.fetch(_WITH_EMAIL, {"email": email})
+        by_email = _WITH_EMAIL if owner is None else _OWN_WITH_EMAIL
+        rows = await database.fetch(by_email, {"email": email, "owner": owner})
         items = [found for found in map(user, rows) if found.id < below]
         return Users(items=items, next_cursor=None)
     # One more than is shown: if it is there, so is a next page.

@@ -77,11 +77,12 @@ class UserOrders(View):
 
 
 class ListUsers(NamedTuple):
-    """All, or the one who has this address; ids below `below`, newest first."""
+    """All, or the one who has this address; ids below `below`, newest first. If `owner` is given, this user alone."""
 
     email: str | None
     below: int
     limit: int
+    owner: int | None = None
 
 
 class ListUserOrders(NamedTuple):
@@ -92,20 +93,29 @@ class ListUserOrders(NamedTuple):
     limit: int
 
 
+class GetUser(NamedTuple):
+    """`owner` is the one user whom the caller may see; None for anybody."""
+
+    user_id: int
+    owner: int | None = None
+
+
 class CreateUser(NamedTuple):
     email: str
     name: str
 
 
 class UpdateUser(NamedTuple):
-    """None leaves a field as it is; `versions` are those the caller will have changed."""
+    """None leaves a field as it is; `versions` are those the caller will have changed. `owner` as above."""
 
     user_id: int
     email: str | None
     name: str | None
     versions: list[int] | None
+    owner: int | None = None
 
 
 class EraseUser(NamedTuple):
     user_id: int
     versions: list[int] | None
+    owner: int | None = None

@@ -5,6 +5,7 @@ from fastapi import APIRouter
 from eventspine.batching import Batcher
 from eventspine.context import Request
 from eventspine.idempotency import Answer
+from shop.platform.auth.rules import allowed
 from shop.platform.http.context import Asked
 from shop.platform.http.fields import PathId
 from shop.platform.http.idempotency import answer_once
@@ -28,6 +29,7 @@ def routes(
         response_model=Greeting,
         responses=documented(UnknownPerson, *WRITES, *TAKES_JSON),
     )
+    @allowed("greetings:write")
     @admitted_by(sending.admit)
     async def send_greeting(new: NewGreeting, context: Asked) -> Reply | Answer:
         """Greet a user."""
@@ -39,6 +41,7 @@ def routes(
         response_model=Greeting,
         responses=documented(GreetingNotFound, *READS),
     )
+    @allowed("greetings:read")
     @admitted_by(getting.admit)
     async def get_greeting(greeting_id: PathId) -> Reply:
         """A greeting, by id."""

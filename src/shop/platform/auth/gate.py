@@ -1,0 +1,154 @@
+"""The gate of an API process: asks each request for its token, and keeps the rules.
+
+A token is verified once. Then it is one look-up by its SHA-256, and what can change is checked at every hit:
+`exp` and `nbf`, the subject's generation, the session. Only tokens that are taken are remembered; for a minute at
+most, and not beyond a change of the keys.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from hashlib import sha256
+from typing import NamedTuple, NoReturn
+
+from starlette.types import Scope
+
+from eventspine.database import Database
+from shop.platform.auth.caller import ROLES, Caller
+from shop.platform.auth.issuers import Outside
+from shop.platform.auth.known import Known
+from shop.platform.auth.limits import Limits
+from shop.platform.auth.rules import Rule
+from shop.platform.auth.settings import AuthSettings
+from shop.platform.auth.tokens import Issuer, Refused, UnknownKey, verify
+from shop.platform.problems import (
+    Forbidden,
+    InsufficientScope,
+    TemporarilyUnavailable,
+    TooManyRequests,
+    Unauthenticated,
+)
+
+Guard = Callable[[Scope], Caller | None]
+"""Gives who asks; raises a `Problem`."""
+
+REMEMBERED = 10_000
+"""Tokens, at most; one more replaces the one that was verified first."""
+REMEMBERED_S = 60.0
+
+_SCHEME = b"bearer "
+
+
+class _Taken(NamedTuple):
+    caller: Caller
+    not_before: float
+    expires: float
+    until: float
+    """By the monotonic clock: then it is verified anew."""
+
+
+class Gate:
+    def __init__(self, settings: AuthSettings, database: Database) -> None:
+        own = Issuer(settings.issuer, settings.audience, own=True)
+        self.known = Known(database, own, self._forget)
+        self._outside = {said.issuer: Outside(said, self._forget) for said in settings.issuers}
+        self._issuers = {name: each.issuer for name, each in self._outside.items()}
+        self._issuers[own.name] = own
+        self._own = own
+        self._taken: dict[bytes, _Taken] = {}
+        self._limits = Limits(settings.requests_a_second)
+        self._service_limits = Limits(settings.service_requests_a_second)
+
+    @asynccontextmanager
+    async def watching(self) -> AsyncIterator[None]:
+        """Keys and revocations are kept up to date meanwhile."""
+        tasks = [asyncio.create_task(self.known.watch())]
+        tasks += [asyncio.create_task(each.watch()) for each in self._outside.values()]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+    def check_ready(self) -> None:
+        """Raises `TemporarilyUnavailable` as long as no keys have been read."""
+        if not self.known.loaded:
+            raise TemporarilyUnavailable("The keys of tokens have not been read yet")
+
+    def guard(self, rule: Rule) -> Guard | None:
+        """What a route with this rule calls with each request; None if it is public."""
+        scope, roles = rule.scope, rule.roles
+        if scope is None:
+            return None
+        any_role = roles == ROLES
+        who_asks, generations, ended = self._who_asks, self.known.generations, self.known.ended
+        limits, service_limits = self._limits, self._service_limits
+        monotonic = time.monotonic
+
+        def guard(request: Scope) -> Caller:
+            now = monotonic()
+            asks = who_asks(request, now)
+            # What may have changed since the token was verified.
+            if generations.get(asks.subject, -1) > asks.generation:
+                raise Unauthenticated("its subject's access has changed since it was issued")
+            if asks.session in ended:
+                raise Unauthenticated("its session has ended")
+            wait = (limits if "service" not in asks.roles else service_limits).take(
+                asks.subject, now
+            )
+            if wait:
+                raise TooManyRequests(wait)
+            if scope not in asks.scopes:
+                raise InsufficientScope(scope)
+            if not any_role and not roles & asks.roles:
+                raise Forbidden(f"It needs one of the roles {', '.join(sorted(roles))}")
+            return asks
+
+        return guard
+
+    def _who_asks(self, request: Scope, now: float) -> Caller:
+        given = b""
+        for name, value in request["headers"]:
+            if name == b"authorization":
+                if given:
+                    raise Unauthenticated("more than one Authorization header was sent")
+                given = value
+        token = given[7:]
+        taken = self._taken.get(sha256(token).digest())
+        if (
+            taken is not None
+            and now < taken.until
+            and taken.not_before <= time.time() < taken.expires
+            and given[:7].lower() == _SCHEME
+        ):
+            return taken.caller
+        if given[:7].lower() != _SCHEME:
+            raise Unauthenticated(
+                "the Authorization header is not of the form Bearer token" if given else ""
+            )
+        return self._verify(token, now)
+
+    def _verify(self, token: bytes, now: float) -> Caller:
+        try:
+            caller, expires, not_before = verify(token, self._issuers, time.time())
+        except UnknownKey as error:
+            self._unknown_key(error)
+        except Refused as error:
+            raise Unauthenticated(str(error)) from None
+        if len(self._taken) >= REMEMBERED:
+            del self._taken[next(iter(self._taken))]
+        self._taken[sha256(token).digest()] = _Taken(
+            caller, not_before, expires, now + REMEMBERED_S
+        )
+        return caller
+
+    def _unknown_key(self, error: UnknownKey) -> NoReturn:
+        outside = self._outside.get(error.issuer.name)
+        if (outside is not None and outside.want()) or not error.issuer.keys:
+            raise TemporarilyUnavailable("The keys of the token's issuer are being read")
+        raise Unauthenticated(str(error)) from None
+
+    def _forget(self) -> None:
+        self._taken.clear()
