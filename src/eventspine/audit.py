@@ -14,16 +14,21 @@ from typing import Any
 import psycopg
 
 from eventspine.address import Address
+from eventspine.audited_events import (
+    COPY_EVENTS,
+    CREATE_EVENTS,
+    Published,
+    add_unrelayed,
+    applied_row,
+    event_row,
+)
 from eventspine.audited_log import Feeding, Reading, feeding, not_there_yet, reading
 from eventspine.database import Connection, connect, execute, translated
-from eventspine.event import Envelope, NotAnEvent, decode, envelope
+from eventspine.event import Envelope, Event, NotAnEvent, envelope
 from eventspine.handlers import Handlers
 from eventspine.log import EventLog, LogUnavailable, Record
 from eventspine.positions import Seen, Shown, dropped
 from eventspine.projections import (
-    ADD_UNRELAYED,
-    COPY_EVENTS,
-    CREATE_EVENTS,
     Aggregate,
     Invariant,
     Projection,
@@ -54,6 +59,8 @@ class Audited:
     source: str
     topic: str
     """Empty, like `source`, if the service only reads."""
+    events: Sequence[type[Event]]
+    """The classes of the events that it publishes."""
     database_url: Address
     consumers: Sequence[Handlers]
     """Its handlers, and then its reactions."""
@@ -92,9 +99,7 @@ async def audit(audited: Audited, log: EventLog, progress: Progress) -> list[Sec
             sections += _nothing_published(audited, head)
         else:
             fed = await feeding(connection, audited.source, (await log.identity(audited.topic)).id)
-            own = await _read_own(
-                connection, audited.topic, audited.source, log, head, fed.relayed, progress
-            )
+            own = await _read_own(connection, audited, log, head, fed.relayed, progress)
             # The head only rises. So an event above it in the log does not come from this database.
             head_now = await _head_now(audited.database_url)
             sections.append(_source_section(audited, own, head_now, fed))
@@ -144,8 +149,7 @@ async def _snapshot(address: Address) -> AsyncIterator[Connection]:
 
 async def _read_own(
     connection: Connection,
-    topic: str,
-    source: str,
+    audited: Audited,
     log: EventLog,
     head: int,
     relayed: int,
@@ -153,24 +157,21 @@ async def _read_own(
 ) -> Seen:
     """Read the service's own events: from the log, and from the outbox if they are not relayed yet."""
     seen = Seen(head)
+    published: Published = {event.type: event for event in audited.events}
     highest: dict[int, int] = {}
     async with connection.cursor() as cursor:
         async with cursor.copy(COPY_EVENTS) as copy:
-            async for record in _topic(log, topic, progress):
+            async for record in _topic(log, audited.topic, progress):
                 found = _envelope(record)
-                if found is None or found.source != source:
+                if found is None or found.source != audited.source:
                     seen.foreign += 1
                     continue
                 seen.add(found.position)
                 # Like every reader: an event that is not above the last position is a repeat, whatever its data.
                 if highest.get(record.partition, 0) < found.position <= head:
                     highest[record.partition] = found.position
-                    await copy.write_row(_row(record, found))
-    await execute(
-        connection,
-        ADD_UNRELAYED,
-        {"relayed": relayed},
-    )
+                    await copy.write_row(event_row(record, found, published.get(found.type)))
+    await add_unrelayed(connection, relayed, published)
     return seen
 
 
@@ -206,13 +207,14 @@ async def _read_others(
                     new = seen.add(position, record.offset)
                     if before and seen.passed_over[-1:] == [position]:
                         seen.passed_over.pop()
+                event_class = handlers.event_class(topic, found.type)
                 if (
                     (new or before)
                     and position not in parked
-                    and _can_be_applied(record, found, handlers)
+                    and (row := applied_row(record, found, event_class))
                 ):
                     applied += 1
-                    await copy.write_row(_row(record, found))
+                    await copy.write_row(row)
     not_there = not_there_yet(topic, known.earlier, highest)
     section.problems += [problem for problem in (known.problem, not_there) if problem]
     for partition, end in ends.items():
@@ -264,29 +266,6 @@ def _envelope(record: Record) -> Envelope | None:
         return envelope(record)
     except NotAnEvent:
         return None
-
-
-def _can_be_applied(record: Record, found: Envelope, handlers: Handlers) -> bool:
-    """Whether the event can be decoded. If not, it was parked, and perhaps discarded since."""
-    event_class = handlers.event_class(record.topic, found.type)
-    if event_class is None:
-        return True
-    try:
-        decode(event_class, [record.value or b""])
-    except NotAnEvent:
-        return False
-    return True
-
-
-def _row(record: Record, found: Envelope) -> tuple[str, int, str, str | None, str]:
-    """A row of `COPY_EVENTS`."""
-    data = (record.value or b"").decode(errors="replace")
-    key = None if record.key is None else _storable(record.key)
-    return record.topic, found.position, _storable(found.type), key, _storable(data)
-
-
-def _storable(text: str) -> str:
-    return text.replace("\x00", "")
 
 
 def _source_section(audited: Audited, seen: Seen, head: int, fed: Feeding) -> Section:

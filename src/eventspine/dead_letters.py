@@ -18,12 +18,13 @@ from pydantic_core import to_json
 
 from eventspine.database import Database, translated
 from eventspine.errors import NoOutcome, OutcomeUnknown, SpineError, Unavailable
-from eventspine.event import NotAnEvent, decode, envelope
+from eventspine.event import NotAnEvent, envelope
 from eventspine.handlers import Handlers
 from eventspine.log import LogUnavailable, Record
 from eventspine.outbox import Transaction, transaction
 from eventspine.reactions import Reaction
 from eventspine.reading import Received
+from eventspine.upcasting import read_events
 
 PASSING = (Unavailable, OutcomeUnknown, NoOutcome, LogUnavailable, OSError, MemoryError)
 """Errors that no event caused. A later attempt may succeed."""
@@ -333,7 +334,7 @@ def _received(handlers: Handlers, parked: Parked) -> list[Received[Any]]:
     event_class = handlers.event_class(record.topic, found.type)
     if event_class is None or record.value is None:
         return []
-    [event] = decode(event_class, [record.value])
+    [event] = read_events(event_class, [record])
     return [Received(event, found.position, record)]
 
 

@@ -9,7 +9,8 @@ headers (https://github.com/cloudevents/spec, Kafka protocol binding).
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -29,12 +30,19 @@ _POSITION = re.compile(r"[1-9][0-9]{0,18}")
 IntegerId = Annotated[int, Field(strict=True, ge=-_END, lt=_END)]
 
 
+Upcast = Callable[[dict[str, Any]], dict[str, Any]]
+"""Computes an event's data in the next schema version. It is given the parsed JSON, and may change it."""
+
+
 class Event(BaseModel):
     """The base of every published fact.
 
     `id` identifies the entity that the event is about, and is the record's key. `version` counts the
     entity's events: it starts at 1 and rises by one with each. Readers ignore unknown fields, so a
-    publisher may add fields without a new `schema_version`.
+    publisher may add fields without a new `schema_version`. Any other change needs one, and an upcast:
+
+        schema_version = 2
+        upcasts = {1: _with_currency}
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -43,6 +51,16 @@ class Event(BaseModel):
     source: ClassVar[str]
     type: ClassVar[str]
     schema_version: ClassVar[int] = 1
+    upcasts: ClassVar[Mapping[int, Upcast]] = MappingProxyType({})
+    """For each earlier schema version, the function that computes the next one. It keeps `id` and `version`."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        if sorted(cls.upcasts) != list(range(1, cls.schema_version)):
+            raise TypeError(
+                f"{cls.__name__} has the schema version {cls.schema_version} and upcasts from"
+                f" {sorted(cls.upcasts)}: it needs one from each version before its own"
+            )
 
     id: Any
     """The entity's id, unique in its topic. A subclass declares the type: `IntegerId`, `str` or `UUID`."""

@@ -107,7 +107,8 @@ class Aggregate(NamedTuple):
     """A table that accumulates values of the events of some topics.
 
     `rows` is a SELECT that computes the table's rows, with the columns `key` and `values`. It reads from a
-    relation `events (topic, position, type, key, version, data)` that holds every event once; `data` is a jsonb.
+    relation `events (topic, position, type, key, version, data)` that holds every event once; `data` is a jsonb,
+    in the form of the current schema version.
     The columns of `key` must have the table's types.
     """
 
@@ -141,20 +142,6 @@ class Differences(NamedTuple):
     rows: int
     """The number of rows that the table must have."""
 
-
-# A temporary table that is filled from the log. It disappears with the transaction.
-CREATE_EVENTS = """
-CREATE TEMPORARY TABLE audited_events (
-    topic text NOT NULL, position bigint NOT NULL, type text NOT NULL, key text, data text NOT NULL
-) ON COMMIT DROP
-"""
-
-COPY_EVENTS = "COPY audited_events (topic, position, type, key, data) FROM STDIN"
-
-ADD_UNRELAYED = """
-INSERT INTO audited_events
-SELECT topic, position, type, key, data::text FROM outbox WHERE position > %(relayed)s
-"""
 
 # Only events that can be decoded: the others were never applied, and any writer may have written them. (CASE,
 # because PostgreSQL may evaluate the sides of an AND in any order.)

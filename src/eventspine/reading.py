@@ -10,9 +10,10 @@ from types import MappingProxyType
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from eventspine.context import Context, from_headers
-from eventspine.event import Event, NotAnEvent, decode, envelope
+from eventspine.event import Event, NotAnEvent, envelope
 from eventspine.handlers import Handlers
 from eventspine.log import Record
+from eventspine.upcasting import read_events
 
 Partition = tuple[str, int]
 
@@ -126,7 +127,7 @@ def _decode(
 ) -> None:
     """Replace the placeholders: decode all events of a class at once, or each alone if one is invalid."""
     try:
-        events = decode(event_class, [record.value or b"" for _, _, record in fresh])
+        events = read_events(event_class, [record for _, _, record in fresh])
     except NotAnEvent as error:
         if len(fresh) == 1:
             place, position, record = fresh[0]

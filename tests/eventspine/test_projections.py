@@ -8,13 +8,12 @@ from uuid import UUID
 import psycopg
 import pytest
 
+from eventspine.audited_events import COPY_EVENTS, CREATE_EVENTS
 from eventspine.database import Connection, Database, connect
 from eventspine.errors import MissingEvents
 from eventspine.event import Event
 from eventspine.outbox import transaction
 from eventspine.projections import (
-    COPY_EVENTS,
-    CREATE_EVENTS,
     Aggregate,
     Differences,
     Invariant,

@@ -14,6 +14,7 @@ from shop.cli.common import (
     settings_or_stop,
     what_is_away,
 )
+from shop.platform import discovery
 from shop.platform.event_log import database_address, open_event_log
 
 
@@ -39,6 +40,7 @@ def audit(
                 name=each.name,
                 source=each.source,
                 topic=each.topic,
+                events=discovery.contracts(each.name),
                 database_url=database_address(settings, each.name),
                 consumers=each.consumers(settings),
                 projections=each.projections,
