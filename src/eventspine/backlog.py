@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import overload
+from typing import Any, overload
 
 from psycopg.pq.abc import PGresult
 
@@ -96,20 +96,17 @@ class _Messages(Sequence[Message]):
         return map(self._message, self._numbers)
 
     def _message(self, number: int) -> Message:
-        def text(column: int) -> str:
-            return (value(number, column) or b"").decode()
-
-        value = self._rows.get_value
+        value: Any = self._rows.get_value  # no column is null but the headers
         headers = value(number, _HEADERS)
         return message(
             self._source,
-            int(text(_POSITION)),
-            text(_KEY),
-            text(_TYPE),
-            int(text(_SCHEMA_VERSION)),
-            text(_TIME),
-            value(number, _DATA) or b"",
-            json.loads(headers) if headers is not None else None,
+            value(number, _POSITION).decode(),
+            value(number, _KEY).decode(),
+            value(number, _TYPE).decode(),
+            value(number, _SCHEMA_VERSION).decode(),
+            value(number, _TIME).decode(),
+            value(number, _DATA),
+            None if headers is None else json.loads(headers),
         )
 
 

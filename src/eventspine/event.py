@@ -11,7 +11,7 @@ headers (https://github.com/cloudevents/spec, Kafka protocol binding).
 import re
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -76,6 +76,27 @@ class Event(BaseModel):
         return self.__pydantic_serializer__.to_json(self).decode()
 
 
+Model = TypeVar("Model", bound=BaseModel)
+
+_set = object.__setattr__
+
+
+def trusted(model: type[Model], fields: dict[str, Any]) -> Model:
+    """A model of values that need no validation, because they come from the service's own database.
+
+    `fields` are all fields, of the model's types; the model keeps the dict. Takes a third of the time of
+    validation. (`model_construct` takes longer than validation.) Raises TypeError if a field is missing.
+    """
+    if fields.keys() != model.__pydantic_fields__.keys():
+        raise TypeError(f"{model.__name__} has other fields than {', '.join(fields)}")
+    made = model.__new__(model)
+    _set(made, "__dict__", fields)
+    _set(made, "__pydantic_fields_set__", set())
+    _set(made, "__pydantic_extra__", None)
+    _set(made, "__pydantic_private__", None)
+    return made
+
+
 class Envelope(NamedTuple):
     """What a record's headers say, known before the data is decoded."""
 
@@ -90,10 +111,10 @@ class NotAnEvent(ValueError):
 
 def message(  # the relay's only knowledge of the wire format
     source: str,
-    position: int,
+    position: str,
     key: str,
     type_: str,
-    schema_version: int,
+    schema_version: str,
     time: str,
     data: bytes,
     extra: Mapping[str, str] | None,
@@ -101,12 +122,12 @@ def message(  # the relay's only knowledge of the wire format
     """The log message of an outbox row. `time` is RFC 3339, in UTC."""
     headers = {
         "ce_specversion": "1.0",
-        "ce_id": str(position),
+        "ce_id": position,
         "ce_source": source,
         "ce_type": type_,
         "ce_time": time,
         "ce_subject": key,
-        "ce_dataversion": str(schema_version),
+        "ce_dataversion": schema_version,
         "content-type": "application/json",
     }
     if extra:

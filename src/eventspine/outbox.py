@@ -14,14 +14,15 @@ sleeps or is stopped. (A pipeline of two messages is not enough: the server exec
 second arrives, and until then none of its timeouts runs.)
 """
 
-import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from json.encoder import encode_basestring_ascii as quoted
 
 import psycopg
 from psycopg import AsyncClientCursor, errors
 from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow
+from pydantic_core import to_json
 
 from eventspine.context import Context
 from eventspine.database import Connection, Database, Params, Query, execute, translated
@@ -91,9 +92,9 @@ class Transaction:
         if self.steps.publish is not None:
             context = self.steps.publish(event, context)
         caused = context.headers()
-        headers = json.dumps(caused) if caused else "null"
+        headers = to_json(caused).decode() if caused else "null"
         self._events.append(
-            f'{{"t":"{event.topic}","k":{json.dumps(event.key)},"y":"{event.type}",'
+            f'{{"t":"{event.topic}","k":{quoted(event.key)},"y":"{event.type}",'
             f'"s":{event.schema_version},"v":{event.version},"d":{event.as_json()},'
             f'"h":{headers}}}'
         )

@@ -5,12 +5,12 @@ results, so that it fails no neighbour.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 from pydantic_core import to_json
 from sqlalchemy.dialects.postgresql.base import PGDialect
 
 from eventspine.context import Request
+from eventspine.event import trusted
 from eventspine.outbox import Transaction
 from shop.contracts.orders import OrderCancelled, OrderPlaced
 from shop.platform.problems import PreconditionFailed
@@ -53,17 +53,17 @@ async def place(
     results: list[Order | UnknownCustomer | None] = [None] * len(requests)
     rows = await tx.fetch(_PLACE, {"commands": to_json(wanted).decode()})
     for n, id_, total_price, placed_at, name, email in rows:
-        fields: dict[str, Any] = {
+        placed = {
             **wanted[n - 1],
-            "id": id_,
             "total_price": total_price,
             "status": "placed",
             "version": 1,
             "placed_at": placed_at,
         }
-        tx.publish(OrderPlaced(**fields), requests[n - 1].context)
-        customer = Customer(name=name, email=email)
-        results[n - 1] = Order(**fields, customer=customer)
+        event = trusted(OrderPlaced, {"id": id_, **placed})
+        tx.publish(event, requests[n - 1].context)
+        customer = trusted(Customer, {"name": name, "email": email})
+        results[n - 1] = trusted(Order, {"id": id_, **placed, "customer": customer})
     return [
         result or UnknownCustomer(f"This service knows no user with the id {command.user_id}")
         for result, (command, _, _) in zip(results, requests, strict=True)
