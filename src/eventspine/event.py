@@ -142,11 +142,11 @@ def envelope(record: Record) -> Envelope:
         id_, source, type_ = headers["ce_id"], headers["ce_source"], headers["ce_type"]
     except KeyError as error:
         raise NotAnEvent(f"it has no header {error}") from None
-    if not _POSITION.fullmatch(id_) or int(id_) >= _END:
+    if not _POSITION.fullmatch(id_) or (position := int(id_)) >= _END:
         raise NotAnEvent("its header ce_id is not a position")
     if record.value is None:
         raise NotAnEvent("it has no value (a tombstone)")
-    return Envelope(int(id_), source, type_)
+    return Envelope(position, source, type_)
 
 
 def decode(event_class: type[Event], values: Sequence[bytes]) -> list[Event]:

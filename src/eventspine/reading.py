@@ -67,6 +67,9 @@ class Rejected(NamedTuple):
     error: str
 
 
+_NOT_DECODED_YET = Rejected(Record("", 0, 0, None, None, {}), None, "")
+
+
 class Reading(NamedTuple):
     moves: dict[Partition, Checkpoint]
     items: list[Received[Any] | Rejected]
@@ -87,39 +90,35 @@ def read(
     items: list[Received[Any] | Rejected] = []
     fresh: dict[type[Event], list[_Fresh]] = {}
     for record in records:
-        at = (record.topic, record.partition)
-        checkpoint = moves.get(at) or checkpoints[at]
-        if record.offset < checkpoint.next_offset:
+        topic, key = record.topic, record.key
+        at = (topic, record.partition)
+        next_offset, last_position = moves.get(at) or checkpoints[at]
+        if record.offset < next_offset:
             continue
-        moves[at] = Checkpoint(record.offset + 1, checkpoint.last_position)
+        next_offset = record.offset + 1
         try:
-            found = envelope(record)
+            position, source, type_ = envelope(record)
         except NotAnEvent as error:
             items.append(Rejected(record, None, str(error)))
-            continue
-        if not handlers.knows_source(record.topic, found.source):
-            reason = f"its source {found.source} does not publish here"
-            items.append(Rejected(record, None, reason))
-            continue
-        if found.position > checkpoint.last_position:
-            moves[at] = Checkpoint(record.offset + 1, found.position)
-            before = earlier.get(record.topic)
-            if before is not None and before.covers(record.key, found.position):
-                continue
-            event_class = handlers.event_class(record.topic, found.type)
-            if event_class is not None:
-                fresh.setdefault(event_class, []).append(_Fresh(len(items), found.position, record))
-                # A placeholder until it is decoded.
-                items.append(Rejected(record, found.position, ""))
+        else:
+            if not handlers.knows_source(topic, source):
+                reason = f"its source {source} does not publish here"
+                items.append(Rejected(record, None, reason))
+            elif position > last_position:
+                last_position = position
+                before = earlier.get(topic)
+                event_class = handlers.event_class(topic, type_)
+                if event_class and not (before is not None and before.covers(key, position)):
+                    fresh.setdefault(event_class, []).append((len(items), position, record))
+                    items.append(_NOT_DECODED_YET)
+        moves[at] = Checkpoint(next_offset, last_position)
     for event_class, of_class in fresh.items():
         _decode(items, event_class, of_class)
     return Reading(moves, items)
 
 
-class _Fresh(NamedTuple):
-    place: int
-    position: int
-    record: Record
+_Fresh = tuple[int, int, Record]
+"""The place among the items, the position, and the record."""
 
 
 def _decode(

@@ -235,7 +235,13 @@ def _headers(message: KafkaMessage) -> dict[str, str]:
         # The client (2.16) fails if a header's name is not UTF-8. Such a record must not stop the
         # partition. Without headers it is not an event, so it is parked.
         return {}
-    return {name: (value or b"").decode(errors="backslashreplace") for name, value in headers or ()}
+    try:
+        return {name: value.decode() for name, value in headers or ()}  # type: ignore[union-attr]
+    except (AttributeError, UnicodeDecodeError):
+        # Not by one of ours.
+        return {
+            name: (value or b"").decode(errors="backslashreplace") for name, value in headers or ()
+        }
 
 
 async def in_thread(work: Callable[[threading.Event], _Result]) -> _Result:
