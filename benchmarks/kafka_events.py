@@ -179,7 +179,7 @@ def _payload(shop: Shop) -> list[str]:
         ).fetchall()
     lines = []
     for position, key, type_, at, data in rows:
-        sent = message("/users", position, key, type_, 1, at, data.encode(), None)
+        sent = message("/users", str(position), key, type_, "1", at, data.encode(), None)
         headers = "".join(name + value for name, value in sent.headers.items())
         lines.append(f"{key}{json.dumps(json.loads(data))}{headers}")
     return lines

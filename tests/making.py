@@ -19,7 +19,7 @@ def heard(*events: Kind, first: int = 1) -> list[Received[Kind]]:
 
 def _record(event: Event, position: int) -> Record:
     on_the_wire = message(
-        event.source, position, event.key, event.type, event.schema_version,
+        event.source, str(position), event.key, event.type, str(event.schema_version),
         "2026-01-01T00:00:00.000000Z", event.as_json().encode(), None,
     )  # fmt: skip
     return Record(event.topic, 0, position - 1, *on_the_wire)

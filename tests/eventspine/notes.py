@@ -141,7 +141,7 @@ async def assert_copied(database: Database, *events: NoteEvent) -> None:
 
 def wire(position: int, one: NoteEvent) -> Message:
     return message(
-        SOURCE, position, one.key, one.type, 1, "2026-01-01T00:00:00.000000Z",
+        SOURCE, str(position), one.key, one.type, "1", "2026-01-01T00:00:00.000000Z",
         one.model_dump_json().encode(), None,
     )  # fmt: skip
 

@@ -121,7 +121,7 @@ def _tables(notes_url: str, copy_url: str) -> None:
 
 def record(one: Jotting, position: int = 1, **headers: str | None) -> Record:
     whole = message(
-        SOURCE, position, one.key, one.type, one.schema_version, "2026-01-01T00:00:00.000000Z",
+        SOURCE, str(position), one.key, one.type, str(one.schema_version), "2026-01-01T00:00:00.000000Z",
         one.as_json().encode(), None,
     )  # fmt: skip
     merged = {k: v for k, v in {**whole.headers, **headers}.items() if v is not None}
