@@ -9,7 +9,7 @@ import itertools
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,14 +20,13 @@ from devstack.postgres import LocalPostgres
 from eventspine.log_tables import metadata as log_metadata
 from shop.platform import discovery
 from shop.platform.migrations import migrate
+from tests.support.databases import LOG_MIGRATIONS, Databases, NewDatabase
 
-pytest_plugins = ["tests.support.async_tests", "tests.clock_fixture", "tests.kafka_fixture"]
+pytest_plugins = ["tests.support.async_tests", "tests.support.clocks", "tests.support.kafka"]
 
 # One more than the shop's own, so that nothing here knows how many there are. What a test starts
-# (`tests.e2e.shop.environment`) has only the shop's own, unless it asks for more.
+# (`tests.support.shop.environment`) has only the shop's own, unless it asks for more.
 os.environ["SHOP_SERVICES"] = "shop.services,tests.more.services"
-SHIPPED = tuple(discovery._find("shop.services"))
-"""The shop's own."""
 
 _LONGEST_FIRST = (
     "storm/test_storm.py",
@@ -40,7 +39,26 @@ _LONGEST_FIRST = (
 """Beginnings of paths below `tests`. With several processes a long file that came last would keep
 one of them at work while the others are done."""
 
-LOG_MIGRATIONS = Path(__file__).parents[1] / "src/eventspine/migrations/log"
+
+_OWN_FOLDER = pytest.StashKey[Path]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Tests' folders stand in one of this run's own, which goes with it if all is well.
+
+    In pytest's usual place every run that begins shuts out the other users of the machine: PostgreSQL
+    runs as one where the tests run as root, and could no longer open the files of a run beside it.
+    """
+    if not (hasattr(config, "workerinput") or config.option.basetemp):
+        config.stash[_OWN_FOLDER] = folder = Path(tempfile.mkdtemp(prefix="eventshop-tests-"))
+        config.option.basetemp = str(folder / "t")
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    folder = session.config.stash.get(_OWN_FOLDER, None)
+    if folder and exitstatus == pytest.ExitCode.OK:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -83,9 +101,6 @@ def postgres() -> Iterator[LocalPostgres]:
             yield server
 
 
-NewDatabase = Callable[[str | None], str]
-
-
 @pytest.fixture(scope="session")
 def new_database(postgres: LocalPostgres) -> Iterator[NewDatabase]:
     """`new_database(template)` makes a database and gives its URL; None for an empty one."""
@@ -114,26 +129,6 @@ def templates(postgres: LocalPostgres) -> dict[str, str]:
         migrate(url, service.tables(), service.migrations)
     migrate(postgres.dsn("template_log", "postgres"), log_metadata, LOG_MIGRATIONS)
     return {name: f"template_{name}" for name in (*discovery.names(), "log")}
-
-
-class Databases(dict[str, str]):
-    """URLs of one test's own databases, by service; and the log's."""
-
-    @property
-    def users(self) -> str:
-        return self["users"]
-
-    @property
-    def orders(self) -> str:
-        return self["orders"]
-
-    @property
-    def log(self) -> str:
-        return self["log"]
-
-    def but(self, **urls: str) -> "Databases":
-        """With these in the place of some."""
-        return Databases({**self, **urls})
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import NewDatabase
-from tests.shop.making import user_created
-from tests.shop.serving import Served, serving
+from tests.support.databases import NewDatabase
+from tests.support.serving import Served, serving
+from tests.support.shop_events import user_created
 
 HERE = Path(__file__).parent
 GENERATORS = HERE.parents[1] / "build" / "clients"

@@ -20,12 +20,11 @@ from devstack import postgres as local_postgres
 from devstack.kafka import PROJECT
 from shop.platform import discovery
 from shop.platform.settings import Settings
-from tests.conftest import SHIPPED
-from tests.deploy.compose import DEPLOY, Here, instructions, kafka_settings, load, read
-from tests.e2e.shop import free_ports, until
-from tests.kafka_fixture import StartKafka, start_kafka
-
-__all__ = ["start_kafka"]
+from tests.support.compose import DEPLOY, Here, instructions, kafka_settings, load, read
+from tests.support.kafka import StartKafka
+from tests.support.services import SHIPPED
+from tests.support.shop import free_ports
+from tests.support.waiting import until
 
 FILES = compose.FILES
 COMPOSE = load()

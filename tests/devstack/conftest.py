@@ -1,11 +1,16 @@
 """What tests of what `shop up` starts have in common."""
 
 import os
+import socket
+import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+
+from tests.support.up import STAND_IN, UP
 
 
 @pytest.fixture
@@ -14,3 +19,35 @@ def place() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="es-") as directory:
         os.chmod(directory, 0o711)
         yield Path(directory)
+
+
+@pytest.fixture
+def ports() -> tuple[int, int]:
+    with socket.socket() as one, socket.socket() as other:
+        one.bind(("127.0.0.1", 0))
+        other.bind(("127.0.0.1", 0))
+        return one.getsockname()[1], other.getsockname()[1]
+
+
+@pytest.fixture
+def start(tmp_path: Path, ports: tuple[int, int]) -> Iterator[Callable[[], subprocess.Popen[str]]]:
+    started: list[subprocess.Popen[str]] = []
+
+    def start(data: Path = tmp_path / "data", prefix: Sequence[str] = ()) -> subprocess.Popen[str]:
+        words = [data, *ports, STAND_IN]
+        up = subprocess.Popen(
+            [*prefix, sys.executable, "-c", UP, *map(str, words)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+        started.append(up)
+        return up
+
+    yield start
+    for up in started:
+        up.kill()
+        up.wait()
+        assert up.stdout
+        up.stdout.close()

@@ -9,8 +9,8 @@ from confluent_kafka.admin import AdminClient, ConfigResource
 
 from devstack import kafka
 from devstack.kafka import KafkaNotPossible
-from tests import kafka_fixture
-from tests.devstack.test_up import ODD
+from tests.support import kafka as kafka_fixture
+from tests.support.up import ODD
 
 
 @pytest.fixture

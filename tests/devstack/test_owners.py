@@ -12,9 +12,7 @@ from pathlib import Path
 import pytest
 
 from devstack.files import everything_in, hand_over
-from tests.devstack.test_up import ports, read_until, start, stop
-
-__all__ = ["ports", "start"]  # fixtures
+from tests.support.up import read_until, stop
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or not shutil.which("useradd"),

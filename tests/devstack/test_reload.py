@@ -8,9 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.devstack.test_up import ports, read_until, stop
-
-__all__ = ["ports"]
+from tests.support.up import read_until, stop
 
 STAND_IN = """
 import os, signal, sys, time

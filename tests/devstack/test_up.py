@@ -7,8 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
@@ -16,96 +15,13 @@ import pytest
 
 from devstack.data import check_format
 from devstack.up import LocalService, UpOptions, run
-
-STAND_IN = """
-import os, signal, sys, time
-import psycopg
-from shop.platform.processes.ready import notify_ready
-from shop.platform import discovery
-from shop.platform.settings import read_settings
-task, *service = sys.argv[1:]
-if task == "migrate":
-    for name in ("users", "orders"):
-        with psycopg.connect(read_settings(discovery.sections()).service(name).database_url) as connection:
-            connection.execute("CREATE TABLE IF NOT EXISTS visits (at timestamptz)")
-            connection.execute("INSERT INTO visits VALUES (now())")
-    sys.exit()
-assert os.environ["SHOP_EVENT_LOG"] == "postgres"
-assert os.environ["SHOP_EVENT_LOG_URL"]
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-print(f"{task} of {service[0]} on", os.environ[f"SHOP_{service[0].upper()}__PORT"])
-notify_ready()
-while True:
-    time.sleep(60)
-"""
-
-UP = """
-import sys
-from pathlib import Path
-from devstack.up import LocalService, UpOptions, run
-data, users, orders, stand_in = sys.argv[1:]
-services = [LocalService("users", int(users)), LocalService("orders", int(orders))]
-sys.exit(run(UpOptions(Path(data), services, verbose=True),
-             lambda *words: [sys.executable, "-c", stand_in, *words]))
-"""
+from tests.support.up import ODD, read_until, stop
 
 
 @pytest.fixture(autouse=True)
 def only_shipped_services(monkeypatch: pytest.MonkeyPatch) -> None:
     """The stand-ins run elsewhere, and find no others."""
     monkeypatch.setenv("SHOP_SERVICES", "shop.services")
-
-
-@pytest.fixture
-def ports() -> tuple[int, int]:
-    with socket.socket() as one, socket.socket() as other:
-        one.bind(("127.0.0.1", 0))
-        other.bind(("127.0.0.1", 0))
-        return one.getsockname()[1], other.getsockname()[1]
-
-
-@pytest.fixture
-def start(tmp_path: Path, ports: tuple[int, int]) -> Iterator[Callable[[], subprocess.Popen[str]]]:
-    started: list[subprocess.Popen[str]] = []
-
-    def start(data: Path = tmp_path / "data", prefix: Sequence[str] = ()) -> subprocess.Popen[str]:
-        words = [data, *ports, STAND_IN]
-        up = subprocess.Popen(
-            [*prefix, sys.executable, "-c", UP, *map(str, words)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        )
-        started.append(up)
-        return up
-
-    yield start
-    for up in started:
-        up.kill()
-        up.wait()
-        assert up.stdout
-        up.stdout.close()
-
-
-def read_until(up: subprocess.Popen[str], text: str) -> list[str]:
-    """The lines up to the one with this text; pytest's own time limit is the deadline."""
-    assert up.stdout
-    lines: list[str] = []
-    for line in up.stdout:
-        lines.append(line.rstrip())
-        if text in line:
-            return lines
-    pytest.fail(f"ended without {text!r}: {lines}")
-
-
-def stop(up: subprocess.Popen[str], stop_signal: signal.Signals = signal.SIGINT) -> str:
-    began = time.monotonic()
-    up.send_signal(stop_signal)
-    rest, _ = up.communicate(timeout=10)
-    assert time.monotonic() - began < 5
-    assert up.returncode == 0, rest
-    return rest
 
 
 def test_it_says_one_line_when_all_is_ready_and_finds_its_data_again(
@@ -247,9 +163,6 @@ def test_a_migration_that_fails_shows_what_it_said(
     assert re.search(
         r"could not be migrated \(exit status 1: column is gone\); .*migrate.log", said
     )
-
-
-ODD = "Läden ☕, a\\b:c%d #e=f!g'h\"i$(j)` -k"
 
 
 def test_data_is_where_it_was_told_to_be(

@@ -1,28 +1,13 @@
 """The shop as it really runs, on each log it can run on."""
 
-import os
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
-from shop.platform import discovery
-from tests.e2e.shop import Shop
-
-
-@dataclass(frozen=True)
-class Engine:
-    """A log to run the shop on."""
-
-    name: str
-    up_options: Sequence[str] = ()
-    settings: Mapping[str, str] = field(default_factory=dict)
-    """For parts that are started one by one; of PostgreSQL the database is still to be named."""
-    forget: Callable[[], None] = lambda: None
-    """Have an empty log again: each shop begins with new databases."""
+from tests.support.engines import Engine
+from tests.support.folders import short_directory
+from tests.support.shop import Shop
+from tests.support.topics import forget_topics
 
 
 @pytest.fixture(
@@ -38,31 +23,6 @@ def engine(request: pytest.FixtureRequest) -> Engine:
         settings={"SHOP_EVENT_LOG": "kafka", "SHOP_KAFKA__BOOTSTRAP_SERVERS": servers},
         forget=lambda: forget_topics(servers),
     )
-
-
-def forget_topics(servers: str) -> None:
-    from confluent_kafka.admin import AdminClient
-
-    from tests.e2e.shop import until
-
-    admin = AdminClient({"bootstrap.servers": servers})
-    ours = {discovery.load(name).topic for name in discovery.names()}
-
-    def there() -> set[str]:
-        return ours & admin.list_topics(timeout=10).topics.keys()
-
-    if topics := there():
-        for deleted in admin.delete_topics(list(topics)).values():
-            deleted.result(10)
-        until(lambda: not there(), "the topics of the shop before are deleted")
-
-
-@contextmanager
-def short_directory() -> Iterator[Path]:
-    """Pytest's own are too long for a socket."""
-    with tempfile.TemporaryDirectory(prefix="eventshop-e2e-") as directory:
-        os.chmod(directory, 0o711)
-        yield Path(directory)
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,10 @@ import httpx
 import pytest
 
 from devstack.kafka import LocalKafka
-from tests.e2e.conftest import forget_topics, short_directory
-from tests.e2e.shop import Shop, new_order, new_user, until
+from tests.support.folders import short_directory
+from tests.support.shop import Shop, new_order, new_user
+from tests.support.topics import forget_topics
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]  # it starts the shop four times
 

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.e2e.checker import check
-from tests.e2e.conftest import Engine, short_directory
-from tests.e2e.load import Load
-from tests.e2e.shop import Shop, json_lines, new_user, until
+from tests.support.checker import check
+from tests.support.engines import Engine
+from tests.support.folders import short_directory
+from tests.support.load import Load
+from tests.support.shop import Shop, json_lines, new_user
+from tests.support.waiting import until
 
 SERVICES = {"SHOP_SERVICES": "shop.services,tests.more.services"}
 

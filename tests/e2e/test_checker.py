@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from eventspine.log import Record
-from tests.e2e.checker import Evidence, Outbox, faults
-from tests.e2e.load import Action, Sent
+from tests.support.checker import Evidence, Outbox, faults
+from tests.support.load import Action, Sent
 
 AT = datetime(2026, 1, 2, 3, 4, 5, 678, UTC)
 USER = {"id": 1, "email": "ada@example.com", "name": "Ada", "version": 1}

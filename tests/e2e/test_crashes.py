@@ -12,9 +12,10 @@ from functools import partial
 
 import pytest
 
-from tests.e2e.checker import check
-from tests.e2e.load import Load, Outcome, Sent
-from tests.e2e.shop import Shop, gone, until
+from tests.support.checker import check
+from tests.support.load import Load, Outcome, Sent
+from tests.support.shop import Shop, gone
+from tests.support.waiting import until
 
 SOME = 50  # orders: enough that a blow falls among many
 FROZEN = 3.0  # seconds: longer than PostgreSQL lets a session idle in a transaction

@@ -36,21 +36,14 @@ from devstack.kafka import LocalKafka
 from eventspine.log import EventLog
 from shop.platform.event_log import open_event_log
 from shop.platform.settings import Settings
-from tests.conftest import NewDatabase
-from tests.e2e.checker import Sources, check, until_quiet
-from tests.e2e.conftest import forget_topics
-from tests.e2e.load import Load, Outcome, Sent
-from tests.e2e.rush import Rush
-from tests.e2e.shop import (
-    Running,
-    answers,
-    free_ports,
-    new_order,
-    new_user,
-    run_shop,
-    until,
-)
 from tests.storm import launch
+from tests.support.checker import Sources, check, until_quiet
+from tests.support.databases import NewDatabase
+from tests.support.load import Load, Outcome, Sent
+from tests.support.rush import Rush
+from tests.support.shop import Running, answers, free_ports, new_order, new_user, run_shop
+from tests.support.topics import forget_topics
+from tests.support.waiting import until
 
 SHUFFLE_SECONDS = float(os.environ.get("EVENTSHOP_SHUFFLE_SECONDS", "8"))
 SEED = int(os.environ.get("EVENTSHOP_SEED") or random.randrange(1_000_000))

@@ -18,9 +18,9 @@ from confluent_kafka.admin import (
 from devstack.kafka import QUICK_START, LocalKafka
 from eventspine.kafka_log import KafkaLog
 from eventspine.log import LogUnavailable, Record
-from tests.conftest import Databases
-from tests.e2e.shop import run_shop
-from tests.eventspine.log_contract import from_offsets, numbered, numbers
+from tests.support.databases import Databases
+from tests.support.records import from_offsets, numbered, numbers
+from tests.support.shop import run_shop
 
 pytestmark = [
     pytest.mark.kafka,

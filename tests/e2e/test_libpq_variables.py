@@ -11,10 +11,11 @@ import pytest
 
 from shop.platform import discovery
 from shop.platform.libpq import HEEDED, libpq_variables
-from tests.conftest import Databases, NewDatabase
-from tests.e2e.conftest import short_directory
-from tests.e2e.shop import Shop, new_order, new_user, run_shop, until
-from tests.shop.living import settings
+from tests.support.databases import Databases, NewDatabase
+from tests.support.folders import short_directory
+from tests.support.living import settings
+from tests.support.shop import Shop, new_order, new_user, run_shop
+from tests.support.waiting import until
 
 UTC = re.compile(r"\d\d:\d\d:\d\d(\.\d+)?Z")
 

@@ -12,9 +12,9 @@ import pytest
 
 from devstack.postgres import LocalPostgres
 from shop.platform.log_files import LIMIT
-from tests.conftest import NewDatabase
-from tests.e2e.conftest import Engine
-from tests.e2e.shop import (
+from tests.support.databases import NewDatabase
+from tests.support.engines import Engine
+from tests.support.shop import (
     PARTS,
     TRACEBACK,
     Running,
@@ -24,8 +24,8 @@ from tests.e2e.shop import (
     new_order,
     new_user,
     run_shop,
-    until,
 )
+from tests.support.waiting import until
 
 
 class Parts:

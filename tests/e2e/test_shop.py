@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import Engine, short_directory
-from tests.e2e.shop import (
+from tests.support.engines import Engine
+from tests.support.folders import short_directory
+from tests.support.kafka import need_kafka
+from tests.support.shop import (
     PARTS,
     TRACEBACK,
     Running,
@@ -25,9 +27,8 @@ from tests.e2e.shop import (
     new_user,
     run_shop,
     shop_command,
-    until,
 )
-from tests.kafka_fixture import need_kafka
+from tests.support.waiting import until
 
 
 @pytest.fixture(scope="module", params=["postgres", pytest.param("kafka", marks=pytest.mark.kafka)])

@@ -1,10 +1,8 @@
 """Databases for the notes, opened and closed with the test, and what the spine has logged."""
 
-import asyncio
 import itertools
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +13,8 @@ import structlog
 from devstack.postgres import LocalPostgres
 from eventspine import consumer, relay, turning
 from eventspine.database import Database
-from eventspine.migrations import steps
-from eventspine.postgres_log import PostgresLog
-from tests.conftest import NewDatabase
-from tests.eventspine import notes
-
-
-def make_tables(url: str) -> None:
-    """The spine's tables and the notes', in a database where nothing else is left."""
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(
-            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
-            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
-        )
-        connection.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
-        for step in steps():
-            connection.execute(step.encode())
-        connection.execute(notes.TABLES)
+from tests.support.databases import NewDatabase
+from tests.support.spine import Said, make_tables
 
 
 @pytest.fixture(scope="session")
@@ -64,51 +47,6 @@ def copy_url(new_notes: Callable[[], str]) -> str:
     return new_notes()
 
 
-@asynccontextmanager
-async def opened(url: str, **options: Any) -> AsyncIterator[Database]:
-    """The database, which must have all its connections back when the block ends."""
-    database = Database(url, **options)
-    await database.open()
-    try:
-        yield database
-        await assert_nothing_leaked(database)
-    finally:
-        await database.close()
-
-
-async def assert_nothing_leaked(database: Database) -> None:
-    async def all_are_back() -> bool:
-        stats = database._pool.get_stats()
-        return bool(stats["pool_available"] == stats["pool_size"] and not stats["requests_waiting"])
-
-    await notes.eventually(all_are_back, within=5.0, what="the return of every connection")
-    async with asyncio.timeout(10):
-        rows = await database.fetch("SELECT 1")
-    assert rows == [(1,)]
-
-    async def none_is_in_a_transaction() -> bool:
-        (row,) = await database.fetch(
-            "SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%%' "
-            "AND datname = current_database() AND %(true)s",
-            {"true": True},
-        )
-        return bool(row == (0,))
-
-    # A client that has only just been cut off may still have a session.
-    await notes.eventually(none_is_in_a_transaction, within=5.0, what="the end of transactions")
-
-
-@asynccontextmanager
-async def opened_log(url: str, partitions: int = 1) -> AsyncIterator[PostgresLog]:
-    log = PostgresLog(url)
-    try:
-        await log.create_tables()
-        await log.create_topic(notes.TOPIC, partitions)
-        yield log
-    finally:
-        await log.close()
-
-
 @pytest.fixture(scope="module")
 def own_postgres() -> Iterator[LocalPostgres]:
     """A server that these tests may stop and kill. It syncs to disk, as in production.
@@ -138,16 +76,6 @@ def own_notes(own_postgres: LocalPostgres) -> Callable[[], str]:
     return new
 
 
-class Said(list[dict[str, Any]]):
-    """What relay and consumer have logged."""
-
-    def at(self, level: str) -> list[dict[str, Any]]:
-        return [entry for entry in self if entry["level"] == level]
-
-    def troubles(self) -> list[dict[str, Any]]:
-        return [entry for entry in self if entry["level"] in {"warning", "error"}]
-
-
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> Said:
     entries = Said()
@@ -161,11 +89,10 @@ def said(monkeypatch: pytest.MonkeyPatch) -> Said:
     return entries
 
 
-def run(scenario: Awaitable[None]) -> None:
-    """Play it, but not for ever."""
-
-    async def play() -> None:
-        async with asyncio.timeout(60):
-            await scenario
-
-    asyncio.run(play())
+@pytest.fixture
+async def database(copy_url: str) -> AsyncIterator[Database]:
+    """One for many examples."""
+    database = Database(copy_url)
+    await database.open()
+    yield database
+    await database.close()

@@ -2,8 +2,7 @@
 
 import asyncio
 import json
-from collections import Counter
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import psycopg
@@ -15,20 +14,28 @@ from eventspine import backoff, dead_letters
 from eventspine.consumer import CheckpointConflict, Consumer
 from eventspine.database import Database
 from eventspine.errors import Unavailable
-from eventspine.event import NotAnEvent, decode, envelope
+from eventspine.event import NotAnEvent, decode
 from eventspine.handlers import Handlers
-from eventspine.log import Message, Record
 from eventspine.outbox import Transaction, transaction
 from eventspine.reading import Received
-from tests.eventspine import notes
-from tests.eventspine.conftest import Said, opened
-from tests.eventspine.memory_log import MemoryLog, MemorySubscription
-from tests.eventspine.notes import NoteChanged, NoteEvent, NoteTaken
-from tests.eventspine.test_transaction import refusing
-from tests.examples import examples
-from tests.making import heard
-
-PARTITIONS = 3
+from tests.support import notes
+from tests.support.examples import examples
+from tests.support.members import (
+    PARTITIONS,
+    POISON,
+    Failure,
+    Member,
+    changed,
+    has_applied,
+    is_foreign,
+    logs,
+    steps,
+)
+from tests.support.memory_log import MemoryLog
+from tests.support.notes import NoteEvent, NoteTaken
+from tests.support.received import heard
+from tests.support.spine import Said, opened, refusing
+from tests.support.waiting import eventually
 
 
 @pytest.fixture(autouse=True)
@@ -40,180 +47,7 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 # What may stand in a log besides the events of ours
 
 
-def changed(message: Message, **headers: str | None) -> Message:
-    merged = {**message.headers, **headers}
-    return message._replace(headers={k: v for k, v in merged.items() if v is not None})
-
-
-def poison() -> dict[str, Message | None]:
-    """Records that are no events of ours, by what is wrong with them."""
-    good = notes.wire(2, notes.event(901, 1))
-    late = notes.event(901, 1)
-    values: dict[str, bytes | None] = {
-        "a tombstone": None,
-        "an empty value": b"",
-        "bad JSON": b"{",
-        "not UTF-8": b"\xff\xfe",
-        "two values in one": notes.as_json(late) + b"," + notes.as_json(notes.event(902, 1)),
-        "another shape": b'{"id": 901}',
-        "a list": b"[1]",
-        "U+0000": notes.as_json(late, text="a\0b"),
-        "U+0000 after a backslash": notes.as_json(late, text="a\\\0b"),
-        "a lone surrogate": b'{"id": 901, "version": 1, "text": "\\ud800"}',
-        "an id beyond bigint": notes.as_json(late, id=2**63),
-        "a version beyond bigint": notes.as_json(late, version=2**63),
-        "a version of 0": notes.as_json(late, version=0),
-        "a number without end": b'{"id": 1' + b"0" * 5000 + b', "version": 1, "text": ""}',
-        "a nest without end": b'{"id": 901, "version": 1, "text": ' + b"[" * 100_000,
-        "a huge value": b'{"text": "' + b"x" * 5_000_000,
-    }
-    headers: dict[str, dict[str, str | None]] = {
-        "no position": {"ce_id": None},
-        "no source": {"ce_source": None},
-        "no type": {"ce_type": None},
-        "another source": {"ce_source": "/others", "ce_id": "999999"},
-        **{
-            f"position {position!r}": {"ce_id": position}
-            for position in (
-                "", "0", "-1", "+7", "1.5", "1_0", " 1", "x", "９", "9" * 30, "9" * 5000, str(2**63)
-            )
-        },
-    }  # fmt: skip
-    return {
-        "nothing at all": None,
-        **{what: good._replace(value=value) for what, value in values.items()},
-        **{what: changed(good, **wrong) for what, wrong in headers.items()},
-    }
-
-
-POISON = poison()
-# A record that claims a position of ours is one of ours, whatever it holds.
-ODD = {
-    what: odd
-    for what, odd in POISON.items()
-    if not (
-        odd and odd.headers.get("ce_id") == "2" and odd.headers.get("ce_source") == notes.SOURCE
-    )
-}
-UNKNOWN = changed(notes.wire(1, notes.event(901, 1)), ce_type="note.burnt")
-
-
-def is_foreign(record: Record) -> bool:
-    try:
-        return envelope(record).source != notes.SOURCE
-    except NotAnEvent:
-        return True
-
-
 # Any interleaving
-
-
-@st.composite
-def logs(draw: st.DrawFn) -> tuple[list[NoteEvent], MemoryLog]:
-    """A history, and a log fed with it by relays that start again from earlier positions.
-
-    Others have written to it as well.
-    """
-    history: list[NoteEvent] = []
-    versions: Counter[int] = Counter()
-    for id_ in draw(st.lists(st.integers(1, 5), min_size=1, max_size=25)):
-        versions[id_] += 1
-        history.append(notes.event(id_, versions[id_]))
-    log = MemoryLog(PARTITIONS)
-    reached = 0  # what all relays together have put into the log: prefixes only
-    start = 0
-    while reached < len(history):
-        end = draw(st.integers(min(start + 1, len(history)), len(history)))
-        for n in range(start, end):
-            log.put(history[n].id % PARTITIONS, notes.wire(n + 1, history[n]))
-            if draw(st.integers(0, 9)) == 0:
-                odd = draw(st.sampled_from([*ODD.values(), UNKNOWN]))
-                log.put(draw(st.integers(0, PARTITIONS - 1)), odd)
-        reached = max(reached, end)
-        start = draw(st.integers(0, reached))
-    return history, log
-
-
-steps = st.lists(
-    st.tuples(
-        st.integers(0, 1),
-        st.one_of(
-            st.tuples(*[st.integers(0, 6)] * PARTITIONS),
-            st.just("restarts"),
-            st.tuples(st.just("fails"), st.integers(1, 4)),
-            st.tuples(st.just("rewinds"), st.integers(0, PARTITIONS - 1), st.integers(0, 9)),
-        ),
-    ),
-    max_size=25,
-)
-
-
-class Failure(Unavailable):
-    """In the midst of the work, and of a kind that passes."""
-
-
-class Member:
-    """A consumer that reads what it is told, and can be replaced and made to fail.
-
-    Events of notes that are `broken` it can't apply at all.
-    """
-
-    def __init__(self, database: Database, log: MemoryLog, broken: Collection[int] = ()) -> None:
-        self.broken = broken
-        self._database = database
-        self._log = log
-        self._fails = 0
-
-    async def start(self) -> None:
-        async def taken(tx: Transaction, received: Sequence[Received[NoteTaken]]) -> None:
-            await notes.taken(tx, received)
-            self._fail([one.event for one in received])
-
-        async def changed(tx: Transaction, received: Sequence[Received[NoteChanged]]) -> None:
-            self._fail([one.event for one in received])
-            await notes.changed(tx, received)
-
-        self.handlers = Handlers("copy", {NoteTaken: taken, NoteChanged: changed})
-        consumer = Consumer(self._database, self._log, self.handlers)
-        already = len(self._log.subscriptions)
-        self._task = asyncio.create_task(consumer.run())
-        while len(self._log.subscriptions) == already:
-            await asyncio.sleep(0)
-        self.subscription: MemorySubscription = self._log.subscriptions[-1]
-        self.subscription.told = asyncio.Queue()
-
-    def _fail(self, events: Sequence[NoteEvent]) -> None:
-        if self._fails:
-            self._fails -= 1
-            raise Failure
-        if found := [one for one in events if one.id in self.broken]:
-            raise ValueError(f"{found[0].key} is broken")
-
-    async def stop(self) -> None:
-        assert not await notes.cancel([self._task])
-
-    async def take(self, step: Any) -> None:
-        match step:
-            case "restarts":
-                await self.stop()
-                await self.start()
-            case ("fails", int(times)):
-                self._fails = times
-            case ("rewinds", int(partition), int(count)):
-                await self.subscription.polled.wait()
-                next_ = self.subscription.next
-                next_[partition] = max(0, next_[partition] - count)
-            case cuts:
-                await self.subscription.tell(cuts)
-
-
-@pytest.fixture
-async def database(copy_url: str) -> AsyncIterator[Database]:
-    """One for many examples."""
-    database = Database(copy_url)
-    await database.open()
-    yield database
-    await database.close()
 
 
 @examples(60)
@@ -331,7 +165,7 @@ async def test_what_can_not_be_understood_is_parked_whole_and_reported(
             log.put(1, changed(odd, ce_id=str(10 * n)) if odd and has_place else odd)
             log.put(1, notes.wire(10 * n + 1, events[n]))
         async with notes.Running(notes.consumer(database, log, batch=25).run()):
-            await notes.eventually(lambda: has_applied(database, len(events)))
+            await eventually(lambda: has_applied(database, len(events)))
         await notes.assert_copied(database, *events)
         parked = await dead_letters.find(database, "copy")
         records = {2 * n + 1: log.partitions[1][2 * n + 1] for n in range(len(POISON))}
@@ -347,13 +181,6 @@ async def test_what_can_not_be_understood_is_parked_whole_and_reported(
     assert len(said) == len(POISON)
     assert {entry["level"] for entry in said} == {"error"}
     assert max(len(entry["reason"]) for entry in said) < 300
-
-
-async def has_applied(database: Database, count: int) -> bool:
-    try:
-        return await database.fetch("SELECT count(*) FROM applied") == [(count,)]
-    except Unavailable:
-        return False
 
 
 async def test_what_only_looks_like_u0000_is_applied(copy_url: str) -> None:
@@ -388,7 +215,7 @@ async def test_events_of_types_that_nobody_here_wants_are_passed_over_in_silence
         log.put(0, changed(notes.wire(1, notes.event(1, 1)), ce_type="note.burnt"))
         log.put(0, notes.wire(2, notes.event(2, 1)))
         async with notes.Running(notes.consumer(database, log).run()):
-            await notes.eventually(lambda: has_applied(database, 1))
+            await eventually(lambda: has_applied(database, 1))
         assert await database.fetch("SELECT next_offset, last_position FROM cursors") == [(2, 2)]
     assert said.troubles() == []
 
@@ -406,16 +233,16 @@ async def test_while_the_database_is_away_nothing_is_read_past_what_was_not_appl
         for n, one in enumerate(events[:100]):
             log.put(one.id % PARTITIONS, notes.wire(n + 1, one))
         async with notes.Running(notes.consumer(database, log, batch=10).run()):
-            await notes.eventually(lambda: has_applied(database, 100))
+            await eventually(lambda: has_applied(database, 100))
             (subscription,) = log.subscriptions
             async with refusing(database, copy_url):
                 for n, one in enumerate(events[100:], start=100):
                     log.put(one.id % PARTITIONS, notes.wire(n + 1, one))
                 polls = subscription.polls
-                await notes.eventually(lambda: waits(said))
+                await eventually(lambda: waits(said))
                 await asyncio.sleep(1.0)
                 assert subscription.polls <= polls + 2, "it must not read on"
-            await notes.eventually(lambda: has_applied(database, 300))
+            await eventually(lambda: has_applied(database, 300))
         await notes.assert_copied(database, *events)
         assert await dead_letters.find(database, "copy") == []
     # Perhaps once for the connection that was lost, and once for there being none.
@@ -433,7 +260,7 @@ async def test_a_consumer_can_be_stopped_while_its_database_is_away(
     async with opened(copy_url, timeout=5.0) as database:
         log = MemoryLog()
         async with notes.Running(notes.consumer(database, log).run()) as running:
-            await notes.eventually(lambda: is_reading(log))
+            await eventually(lambda: is_reading(log))
             async with refusing(database, copy_url):
                 log.put(0, notes.wire(1, notes.event(1, 1)))
                 await asyncio.sleep(0.3)
@@ -465,7 +292,7 @@ async def test_what_a_handler_did_before_it_raised_is_undone_and_done_again(
             log.put(one.id % PARTITIONS, notes.wire(n + 1, one))
         consumer = Consumer(database, log, Handlers("copy", {NoteTaken: clumsy}), batch=7)
         async with notes.Running(consumer.run()):
-            await notes.eventually(lambda: has_applied(database, 30))
+            await eventually(lambda: has_applied(database, 30))
         await notes.assert_copied(database, *events)
         assert await dead_letters.find(database, "copy") == []
     assert len(said.at("warning")) == 1
@@ -480,16 +307,16 @@ async def test_a_missing_event_raises_the_alarm_and_holds_up_its_key_until_it_is
         log = MemoryLog(2)
         log.put(0, notes.wire(1, notes.event(2, 1)))
         async with notes.Running(notes.consumer(database, log).run()):
-            await notes.eventually(lambda: has_applied(database, 1))
+            await eventually(lambda: has_applied(database, 1))
             log.put(0, notes.wire(3, notes.event(2, 3)))
             log.put(0, notes.wire(4, notes.event(4, 1)))
             log.put(0, notes.wire(5, notes.event(2, 4)))
             log.put(1, notes.wire(6, notes.event(1, 1)))
-            await notes.eventually(lambda: has_applied(database, 3))
+            await eventually(lambda: has_applied(database, 3))
             log.put(0, notes.wire(7, notes.event(4, 2)))
             log.put(0, notes.wire(8, notes.event(2, 5)))
             log.put(0, notes.wire(9, notes.event(4, 3)))
-            await notes.eventually(lambda: has_applied(database, 5))
+            await eventually(lambda: has_applied(database, 5))
             (alarm,) = said.troubles()
             assert "note 2: version 3 arrived after version 1; 1 event" in alarm["reason"]
             parked = await dead_letters.find(database, "copy")
@@ -502,7 +329,7 @@ async def test_a_missing_event_raises_the_alarm_and_holds_up_its_key_until_it_is
             done = await dead_letters.retry(database, notes.handlers(), notes.TOPIC, "2")
             assert (done.applied, done.left, done.error) == (3, 0, None)
             log.put(0, notes.wire(10, notes.event(2, 6)))
-            await notes.eventually(lambda: has_applied(database, 10))
+            await eventually(lambda: has_applied(database, 10))
         await notes.assert_copied(
             database,
             *(notes.event(1, 1), *(notes.event(2, n) for n in range(1, 7))),
@@ -520,7 +347,7 @@ async def test_a_cursor_that_a_crash_took_back_is_noticed_though_no_event_comes(
         for n in range(10):
             log.put(n % 2, notes.wire(n + 1, notes.event(n + 1, 1)))
         async with notes.Running(notes.consumer(database, log).run()):
-            await notes.eventually(lambda: has_applied(database, 10))
+            await eventually(lambda: has_applied(database, 10))
             async with transaction(database) as tx:
                 await tx.execute("DELETE FROM notes WHERE id > 6")
                 await tx.execute("DELETE FROM applied WHERE id > 6")
@@ -530,7 +357,7 @@ async def test_a_cursor_that_a_crash_took_back_is_noticed_though_no_event_comes(
                 await tx.execute(
                     "UPDATE cursors SET next_offset = 3, last_position = 6 WHERE partition = 1"
                 )
-            await notes.eventually(lambda: has_applied(database, 10))
+            await eventually(lambda: has_applied(database, 10))
         await notes.assert_copied(database, *(notes.event(n, 1) for n in range(1, 11)))
 
 
@@ -554,7 +381,7 @@ async def test_a_lost_outcome_is_settled_by_the_cursor(copy_url: str) -> None:
             log.put(0, notes.wire(n + 1, one))
         consumer = notes.consumer(database, log, batch=1)
         async with notes.Running(consumer.run()):
-            await notes.eventually(lambda: has_applied(database, 20))
+            await eventually(lambda: has_applied(database, 20))
         await notes.assert_copied(database, *events)
 
 
@@ -581,18 +408,18 @@ async def test_a_log_that_lost_its_end_and_was_fed_again_is_read_again(
         feed(log, 1, 10)
         feed(log, 4, 12)  # a relay that had crashed
         async with notes.Running(notes.consumer(database, log).run()):
-            await notes.eventually(lambda: has_applied(database, 12))
+            await eventually(lambda: has_applied(database, 12))
         del log.partitions[0][kept:]
         feed(log, kept + 1, 12)
         if not restarts:
             async with notes.Running(notes.consumer(database, log).run()):
-                await notes.eventually(lambda: is_reading_again(log))
+                await eventually(lambda: is_reading_again(log))
                 feed(log, 13, 40)
-                await notes.eventually(lambda: has_applied(database, 40))
+                await eventually(lambda: has_applied(database, 40))
         else:
             feed(log, 13, 40)
             async with notes.Running(notes.consumer(database, log).run()):
-                await notes.eventually(lambda: has_applied(database, 40))
+                await eventually(lambda: has_applied(database, 40))
         await notes.assert_copied(database, *(notes.event(n, 1) for n in range(1, 41)))
     (report,) = said.troubles()
     assert report["event"] == "consumer.log_truncated"
@@ -604,10 +431,10 @@ async def test_a_log_that_is_away_is_waited_for(copy_url: str, said: Said) -> No
         log.away = True
         feed(log, 1, 10)
         async with notes.Running(notes.consumer(database, log).run()):
-            await notes.eventually(lambda: waits(said))
+            await eventually(lambda: waits(said))
             await asyncio.sleep(0.3)
             log.away = False
-            await notes.eventually(lambda: has_applied(database, 10))
+            await eventually(lambda: has_applied(database, 10))
     assert [entry["event"] for entry in said] == ["consumer.waiting", "consumer.recovered"]
 
 
@@ -633,7 +460,7 @@ async def test_a_batch_that_is_too_much_is_read_in_parts_until_it_is_not(notes_u
 
         consumer = Consumer(database, log, Handlers("copy", {NoteTaken: taken}), batch=100)
         async with notes.Running(consumer.run()):
-            await notes.eventually(lambda: applied(database, 300))
+            await eventually(lambda: applied(database, 300))
         await notes.assert_copied(database, *events)
         # A little more each time, and back again when it is too much.
         assert tried[:15] == [100, 50, 25, 12, 14, 16, 19, 22, 11, 13, 15, 17, 20, 23, 11]

@@ -15,10 +15,11 @@ from eventspine.handlers import Handlers
 from eventspine.idempotency import Answer, Key, canonical, once_in_transaction
 from eventspine.outbox import Transaction, transaction
 from eventspine.reading import Received
-from tests.eventspine import notes
-from tests.eventspine.conftest import opened
-from tests.eventspine.memory_log import MemoryLog
-from tests.eventspine.notes import NoteTaken
+from tests.support import notes
+from tests.support.memory_log import MemoryLog
+from tests.support.notes import NoteTaken
+from tests.support.spine import opened
+from tests.support.waiting import eventually
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 WHOLE = Context(TRACE, "vendor=1", "user:17", idempotency_key="k-1", deadline=1.0)
@@ -72,7 +73,7 @@ async def test_a_context_goes_from_the_command_to_the_handler_and_on(
             async def heard() -> bool:
                 return bool(seen) and bool(await copy.fetch("SELECT FROM outbox"))
 
-            await notes.eventually(heard)
+            await eventually(heard)
         [(headers,)] = await copy.fetch("SELECT headers FROM outbox")
         assert headers == WHOLE.headers()
     [one] = seen

@@ -19,10 +19,11 @@ from eventspine.log import LogUnavailable
 from eventspine.outbox import Transaction
 from eventspine.postgres_log import PostgresLog
 from eventspine.reading import Received
-from tests.eventspine import notes
-from tests.eventspine.conftest import opened, opened_log
-from tests.eventspine.memory_log import MemoryLog
-from tests.eventspine.notes import NoteTaken
+from tests.support import notes
+from tests.support.memory_log import MemoryLog
+from tests.support.notes import NoteTaken
+from tests.support.spine import opened, opened_log
+from tests.support.waiting import eventually
 
 OwnNotes = Callable[[], str]
 
@@ -46,8 +47,7 @@ async def start(server: LocalPostgres) -> None:
 async def kill_and_start(server: LocalPostgres) -> None:
     assert server.pid
     os.kill(server.pid, signal.SIGKILL)
-    while not server.ended():
-        await asyncio.sleep(0.01)
+    await eventually(server.ended)
     await start(server)
 
 
@@ -99,10 +99,10 @@ async def test_a_consumer_applies_again_what_a_killed_server_has_forgotten(
             log.put(n % 2, notes.wire(n, notes.event(n, 1)))
         consumer = Consumer(copy, log, Handlers("copy", {NoteTaken: count}), batch=20)
         async with notes.Running(consumer.run()):
-            await notes.eventually(lambda: has_copied(copy, 300))
+            await eventually(lambda: has_copied(copy, 300))
             assert handled == 300
             await kill_and_start(own_postgres)
-            await notes.eventually(lambda: has_copied(copy, 300))
+            await eventually(lambda: has_copied(copy, 300))
         assert handled > 300, "the crash took nothing back"
         await notes.assert_copied(copy, *(notes.event(n, 1) for n in range(1, 301)))
 
@@ -139,7 +139,7 @@ async def test_a_server_killed_while_everything_runs_on_it_loses_and_doubles_not
                 await asyncio.sleep(0.7)
                 await kill_and_start(own_postgres)
             before = len(committed)
-            await notes.eventually(lambda: has_grown(committed, before + 30))
+            await eventually(lambda: has_grown(committed, before + 30))
             stopping.set()
 
         relay = notes.relay(url, log)
@@ -147,7 +147,7 @@ async def test_a_server_killed_while_everything_runs_on_it_loses_and_doubles_not
             await asyncio.gather(crash(), *(write(writer) for writer in range(4)))
             rows = await database.fetch("SELECT id FROM notes")
             stored = {id_ for (id_,) in rows}
-            await notes.eventually(lambda: has_copied(copy, len(stored)))
+            await eventually(lambda: has_copied(copy, len(stored)))
         assert committed <= stored <= committed | unknown
         outbox = await database.fetch("SELECT position, key::bigint FROM outbox ORDER BY 1")
         assert [position for position, _ in outbox] == list(range(1, len(stored) + 1))
@@ -168,4 +168,4 @@ async def assert_log_holds(log: PostgresLog, last: int) -> None:
             return False
         return {p for positions in partitions for p in positions} == set(range(1, last + 1))
 
-    await notes.eventually(is_there)
+    await eventually(is_there)

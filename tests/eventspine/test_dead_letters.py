@@ -17,78 +17,26 @@ from psycopg_pool import PoolTimeout
 from eventspine import backoff, dead_letters
 from eventspine.consumer import Consumer
 from eventspine.database import Database
-from eventspine.dead_letters import BEHIND, Parked
+from eventspine.dead_letters import BEHIND
 from eventspine.errors import OutcomeUnknown, Unavailable
 from eventspine.handlers import Handlers
 from eventspine.log import LogUnavailable, Message, Record
 from eventspine.outbox import Transaction, transaction
 from eventspine.reading import Received
-from tests.eventspine import notes
-from tests.eventspine.conftest import Said, opened
-from tests.eventspine.memory_log import MemoryLog
-from tests.eventspine.notes import TOPIC, NoteChanged, NoteEvent, NoteTaken
-from tests.eventspine.test_consumer import Failure, Member, database, has_applied, logs, steps
-from tests.examples import examples
-
-__all__ = ["database"]  # a fixture
+from tests.support import notes
+from tests.support.examples import examples
+from tests.support.members import Failure, Member, has_applied, logs, steps
+from tests.support.memory_log import MemoryLog
+from tests.support.notes import TOPIC, NoteChanged, NoteEvent, NoteTaken
+from tests.support.parking import Copy, has_parked, parked, places, put
+from tests.support.spine import Said, opened
+from tests.support.waiting import eventually
 
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backoff, "_FIRST_PAUSE", 0.001)
     monkeypatch.setattr(backoff, "_LONGEST_PAUSE", 0.05)
-
-
-class Copy:
-    """The service that listens. It can't apply what is `broken`, a note or one version of it."""
-
-    def __init__(self, *broken: int | tuple[int, int]) -> None:
-        self.broken = set(broken)
-        self.troubles: list[Exception] = []
-        """What will be raised next, once each, whatever the event."""
-
-    def handlers(self) -> Handlers:
-        async def taken(tx: Transaction, received: Sequence[Received[NoteTaken]]) -> None:
-            await notes.taken(tx, received)
-            self._break([one.event for one in received])
-
-        async def changed(tx: Transaction, received: Sequence[Received[NoteChanged]]) -> None:
-            await notes.changed(tx, received)
-            self._break([one.event for one in received])
-
-        return Handlers("copy", {NoteTaken: taken, NoteChanged: changed})
-
-    def consumer(self, database: Database, log: MemoryLog, **options: Any) -> Consumer:
-        return Consumer(database, log, self.handlers(), **options)
-
-    async def retry(self, database: Database, id_: int, **options: Any) -> dead_letters.Retried:
-        return await dead_letters.retry(database, self.handlers(), TOPIC, str(id_), **options)
-
-    def _break(self, events: Sequence[NoteEvent]) -> None:
-        if self.troubles:
-            raise self.troubles.pop(0)
-        for one in events:
-            if self.broken & {one.id, (one.id, one.version)}:
-                raise ValueError(f"note {one.id}, version {one.version} is broken")
-
-
-def put(log: MemoryLog, *events: NoteEvent) -> None:
-    """Behind what is there; positions count the records of all partitions."""
-    for one in events:
-        position = sum(map(len, log.partitions)) + 1
-        log.put(one.id % len(log.partitions), notes.wire(position, one))
-
-
-async def parked(database: Database, **which: Any) -> list[Parked]:
-    return await dead_letters.find(database, "copy", **which)
-
-
-async def places(database: Database) -> list[tuple[str | None, int | None, str]]:
-    return [(each.key, each.position, each.cause) for each in await parked(database)]
-
-
-async def has_parked(database: Database, count: int) -> bool:
-    return len(await parked(database)) == count
 
 
 # Parking
@@ -104,9 +52,9 @@ async def test_one_event_of_a_batch_that_fails_for_itself_is_parked_alone(
         others = [notes.event(138, 2), notes.event(500, 2)]
         put(log, *firsts, notes.event(137, 2), *others, notes.event(137, 3))
         async with notes.Running(copy.consumer(database, log, batch=1000).run()):
-            await notes.eventually(lambda: has_applied(database, 501))
+            await eventually(lambda: has_applied(database, 501))
             put(log, notes.event(137, 4), notes.event(138, 3))
-            await notes.eventually(lambda: has_applied(database, 502))
+            await eventually(lambda: has_applied(database, 502))
         others += [one for one in firsts if one.id != 137] + [notes.event(138, 3)]
         others.sort(key=lambda one: one.version)
         await notes.assert_copied(database, *others)
@@ -147,7 +95,7 @@ async def test_trouble_that_passes_parks_nothing_however_often_it_comes(copy_url
         events = [notes.event(id_, 1) for id_ in range(1, 31)]
         put(log, *events)
         async with notes.Running(copy.consumer(database, log, batch=10).run()):
-            await notes.eventually(lambda: has_applied(database, 30))
+            await eventually(lambda: has_applied(database, 30))
         assert copy.troubles == []
         assert await parked(database) == []
         await notes.assert_copied(database, *events)
@@ -165,8 +113,8 @@ async def test_trouble_that_passes_while_a_broken_event_is_isolated_parks_only_t
             # The batch, then its halves, meet the trouble at another place each time.
             copy.troubles = [ValueError("?"), trouble, ValueError("?"), trouble]
             async with notes.Running(copy.consumer(database, log).run()):
-                await notes.eventually(lambda: has_applied(database, 29))
-                await notes.eventually(lambda: has_parked(database, 1))
+                await eventually(lambda: has_applied(database, 29))
+                await eventually(lambda: has_parked(database, 1))
             assert await places(database) == [("13", 13, "ValueError")]
             events.pop(12)
             await notes.assert_copied(database, *events)
@@ -197,7 +145,7 @@ async def test_a_real_deadlock_is_waited_out(copy_url: str) -> None:
                 await holds_one.wait()
                 await other.execute("SELECT FROM notes WHERE id = 1 FOR UPDATE")
                 await other.execute("COMMIT; BEGIN")
-                await notes.eventually(lambda: has_applied(database, 4))
+                await eventually(lambda: has_applied(database, 4))
         assert await parked(database) == []
 
 
@@ -210,8 +158,8 @@ async def test_a_limit_of_postgresql_is_the_events_own_fault(copy_url: str) -> N
         too_long = random.Random(1).randbytes(20_000).hex()
         put(log, notes.event(1, 1), notes.event(2, 1, too_long), notes.event(3, 1))
         async with notes.Running(notes.consumer(database, log).run()):
-            await notes.eventually(lambda: has_applied(database, 2))
-            await notes.eventually(lambda: has_parked(database, 1))
+            await eventually(lambda: has_applied(database, 2))
+            await eventually(lambda: has_parked(database, 1))
         assert await places(database) == [("2", 2, "ProgramLimitExceeded")]
 
 
@@ -228,7 +176,7 @@ async def test_keys_are_held_up_whatever_they_are_made_of(copy_url: str) -> None
                 record = Record(TOPIC, 0, 2 * n + version - 1, key, value, headers)
                 log.partitions[0].append(record)
         async with notes.Running(notes.consumer(database, log, batch=3).run()):
-            await notes.eventually(lambda: has_parked(database, 10))
+            await eventually(lambda: has_parked(database, 10))
         found = await parked(database)
         assert [each.cause for each in found] == ["not an event", BEHIND] * 5
         assert found[0].key == "a\ufffdb"
@@ -259,13 +207,13 @@ async def test_when_too_many_are_parked_their_partition_stops_and_says_so_once(
         put(log, *(notes.event(id_, 1) for id_ in range(1, 13)))
         put(log, notes.event(2, 2), notes.event(10, 2))
         async with notes.Running(copy.consumer(database, log, most_parked=3).run()):
-            await notes.eventually(lambda: has_parked(database, 3))
+            await eventually(lambda: has_parked(database, 3))
             # The other partition goes on, in the same batch and later.
-            await notes.eventually(lambda: has_applied(database, 6))
+            await eventually(lambda: has_applied(database, 6))
             put(log, *(notes.event(id_, 2) for id_ in range(1, 13, 2)))
-            await notes.eventually(lambda: has_applied(database, 12))
+            await eventually(lambda: has_applied(database, 12))
             pauses = log.subscriptions[0].pauses
-            await notes.eventually(lambda: has_tried(log, pauses + 5))
+            await eventually(lambda: has_tried(log, pauses + 5))
             assert await has_applied(database, 12), "nothing of it is stepped over"
             (warning,) = said.at("warning")
             assert "4 keys can't be applied, and 3 may be parked" in warning["reason"]
@@ -274,13 +222,13 @@ async def test_when_too_many_are_parked_their_partition_stops_and_says_so_once(
             if way_out == "discard":
                 found = await parked(database, key="4")
                 assert await dead_letters.discard(database, "copy", found) == 1
-                await notes.eventually(lambda: has_applied(database, 15))
+                await eventually(lambda: has_applied(database, 15))
                 (info,) = said.at("info")
                 assert info["event"] == "consumer.recovered"
         if way_out != "discard":
             async with notes.Running(copy.consumer(database, log, most_parked=4).run()):
-                await notes.eventually(lambda: has_applied(database, 15))
-        await notes.eventually(lambda: has_parked(database, 4 + (way_out != "discard")))
+                await eventually(lambda: has_applied(database, 15))
+        await eventually(lambda: has_parked(database, 4 + (way_out != "discard")))
         keys = ["2", "6", "8", "2"] if way_out == "discard" else ["2", "4", "6", "8", "2"]
         assert [each.key for each in await parked(database)] == keys
 
@@ -296,10 +244,10 @@ async def test_while_a_stopped_partition_waits_the_others_wait_for_nothing(
         put(log, *(notes.event(id_, 1) for id_ in (3, 6, 9, 1, 2)))
         consumer = copy.consumer(database, log, most_parked=1, batch=2)
         async with notes.Running(consumer.run()):
-            await notes.eventually(lambda: has_applied(database, 2))
+            await eventually(lambda: has_applied(database, 2))
             for version in range(2, 12):
                 put(log, *(notes.event(id_, version) for id_ in (1, 2, 3)))
-                await notes.eventually(lambda n=version: has_applied(database, 2 * n))
+                await eventually(lambda n=version: has_applied(database, 2 * n))
         assert await places(database) == [("3", 1, "ValueError")]
         assert await database.fetch(
             "SELECT next_offset FROM cursors WHERE partition = 0"
@@ -322,12 +270,12 @@ async def test_trouble_elsewhere_does_not_wake_a_stopped_partition(
         monkeypatch.setattr(backoff, "_LONGEST_PAUSE", 3600.0)
         monkeypatch.setattr(backoff, "_FIRST_PAUSE", 3600.0)
         async with notes.Running(consumer.run()):
-            await notes.eventually(lambda: has_applied(database, 1))
-            await notes.eventually(lambda: has_paused(log))
+            await eventually(lambda: has_applied(database, 1))
+            await eventually(lambda: has_paused(log))
             monkeypatch.setattr(backoff, "_FIRST_PAUSE", 0.001)
             copy.troubles = [Unavailable("away"), Unavailable("away")]
             put(log, notes.event(1, 2))
-            await notes.eventually(lambda: has_applied(database, 2))
+            await eventually(lambda: has_applied(database, 2))
         assert copy.troubles == []
         assert log.subscriptions[0].pauses == 1
 
@@ -340,7 +288,7 @@ async def test_foreign_records_never_stop_a_partition(copy_url: str) -> None:
             log.put(0, Message(str(n), b"hello", {}))
         put(log, notes.event(1, 1))
         async with notes.Running(notes.consumer(database, log, most_parked=1).run()):
-            await notes.eventually(lambda: has_applied(database, 1))
+            await eventually(lambda: has_applied(database, 1))
         assert await has_parked(database, 50)
 
 
@@ -355,12 +303,12 @@ async def test_a_retry_applies_a_keys_events_in_order_and_the_next_needs_none(
         events = [notes.event(1, version) for version in range(1, 7)]
         put(log, *events[:5], notes.event(2, 1))
         async with notes.Running(copy.consumer(database, log).run()):
-            await notes.eventually(lambda: has_parked(database, 5))
+            await eventually(lambda: has_parked(database, 5))
             copy.broken.clear()
             assert await copy.retry(database, 1) == (TOPIC, "1", 5, 0, None)
             assert await parked(database) == []
             put(log, events[5])
-            await notes.eventually(lambda: has_applied(database, 7))
+            await eventually(lambda: has_applied(database, 7))
         await notes.assert_copied(database, *events, notes.event(2, 1))
         assert await copy.retry(database, 1) == (TOPIC, "1", 0, 0, None)
 
@@ -371,7 +319,7 @@ async def test_a_retry_that_fails_again_keeps_what_is_left_and_says_why(copy_url
         events = [notes.event(1, version) for version in range(1, 6)]
         put(log, *events, notes.event(2, 1))
         async with notes.Running(copy.consumer(database, log).run()):
-            await notes.eventually(lambda: has_parked(database, 6))
+            await eventually(lambda: has_parked(database, 6))
         done = await copy.retry(database, 1)
         assert (done.applied, done.left) == (0, 5)
         assert (await parked(database, key="1"))[0].attempts == 2
@@ -398,7 +346,7 @@ async def test_trouble_that_passes_ends_a_retry_and_leaves_everything_as_it_was(
         log, copy = MemoryLog(), Copy(1)
         put(log, notes.event(1, 1), notes.event(1, 2))
         async with notes.Running(copy.consumer(database, log).run()):
-            await notes.eventually(lambda: has_parked(database, 2))
+            await eventually(lambda: has_parked(database, 2))
         before = await parked(database)
         copy.broken.clear()
         for trouble in (errors.DeadlockDetected(), errors.QueryCanceled(), TimeoutError()):
@@ -414,8 +362,8 @@ async def test_while_a_key_is_retried_its_later_events_wait(copy_url: str) -> No
         log, copy = MemoryLog(), Copy(1)
         put(log, notes.event(1, 1), notes.event(2, 1))
         async with notes.Running(copy.consumer(database, log).run()):
-            await notes.eventually(lambda: has_parked(database, 1))
-            await notes.eventually(lambda: has_applied(database, 1))
+            await eventually(lambda: has_parked(database, 1))
+            await eventually(lambda: has_applied(database, 1))
         inside, go_on = asyncio.Event(), asyncio.Event()
 
         async def slowly(tx: Transaction, received: Sequence[Received[NoteTaken]]) -> None:
@@ -454,7 +402,7 @@ async def test_a_long_row_of_parked_events_is_retried_in_chunks_that_let_others_
         events = [notes.event(1, version) for version in range(1, 16)]
         put(log, *events[:14])
         async with notes.Running(copy.consumer(database, log).run()):
-            await notes.eventually(lambda: has_parked(database, 20))
+            await eventually(lambda: has_parked(database, 20))
             copy.broken = {(1, 10)}
             done = await copy.retry(database, 1)
             assert (done.applied, done.left) == (9, 11)
@@ -464,8 +412,8 @@ async def test_a_long_row_of_parked_events_is_retried_in_chunks_that_let_others_
             done = await copy.retry(database, 1)
             assert done.left == 6
             assert "NotAnEvent" in (done.error or "")
-            await notes.eventually(lambda: has_parked(database, 6))
-            await notes.eventually(lambda: has_applied(database, 15))
+            await eventually(lambda: has_parked(database, 6))
+            await eventually(lambda: has_applied(database, 15))
         await notes.assert_copied(database, *events)
 
 
@@ -503,8 +451,8 @@ async def test_retries_and_consumers_at_once_lose_nothing_and_apply_nothing_twic
         members = [copy.consumer(database, log, batch=7).run() for _ in range(2)]
         async with notes.Running(*members, retry(), retry()):
             await feed()
-            await notes.eventually(lambda: has_applied(database, len(history)))
-            await notes.eventually(lambda: has_parked(database, 0))
+            await eventually(lambda: has_applied(database, len(history)))
+            await eventually(lambda: has_parked(database, 0))
         await notes.assert_copied(database, *history)
 
 
@@ -514,13 +462,13 @@ async def test_what_was_discarded_leaves_a_gap_that_must_be_accepted(copy_url: s
         events = [notes.event(1, version) for version in range(1, 7)]
         put(log, *events[:4])
         async with notes.Running(copy.consumer(database, log).run()):
-            await notes.eventually(lambda: has_parked(database, 3))
+            await eventually(lambda: has_parked(database, 3))
             broken = await parked(database, cause="ValueError")
             assert await dead_letters.discard(database, "copy", broken) == 1
             assert await dead_letters.discard(database, "copy", broken) == 0
             # What stood behind it still holds the key up.
             put(log, events[4], notes.event(2, 1))
-            await notes.eventually(lambda: has_applied(database, 2))
+            await eventually(lambda: has_applied(database, 2))
             assert await places(database) == [("1", n, BEHIND) for n in (3, 4, 5)]
             done = await copy.retry(database, 1)
             assert (done.applied, done.left) == (0, 3)
@@ -528,7 +476,7 @@ async def test_what_was_discarded_leaves_a_gap_that_must_be_accepted(copy_url: s
             done = await copy.retry(database, 1, accept_gaps=True)
             assert (done.applied, done.left, done.error) == (3, 0, None)
             put(log, events[5])
-            await notes.eventually(lambda: has_applied(database, 6))
+            await eventually(lambda: has_applied(database, 6))
         del events[1]
         await notes.assert_copied(database, *events, notes.event(2, 1))
 
@@ -547,8 +495,8 @@ async def test_repeats_restarts_and_several_members_park_nothing_twice(copy_url:
         for _ in range(3):
             members = [copy.consumer(database, log, batch=4).run() for _ in range(2)]
             async with notes.Running(*members):
-                await notes.eventually(lambda: has_applied(database, 20))
-                await notes.eventually(lambda: has_parked(database, 10))
+                await eventually(lambda: has_applied(database, 20))
+                await eventually(lambda: has_parked(database, 10))
         expected = [n + 1 for n, one in enumerate(events) if one.id in {3, 5}]
         assert [each.position for each in await parked(database)] == expected
         copy.broken.clear()
@@ -569,7 +517,7 @@ async def test_a_log_that_lost_its_end_and_was_fed_again_parks_nothing_twice_and
         for n, one in enumerate(first, start=1):
             log.put(0, notes.wire(n, one))
         async with notes.Running(copy.consumer(database, log).run()):
-            await notes.eventually(lambda: has_applied(database, 2))
+            await eventually(lambda: has_applied(database, 2))
         # From position 3 on it is fed again, and note 4 comes to stand where note 2 stood.
         del log.partitions[0][1:]
         for n, one in ((3, first[2]), (4, notes.event(4, 1)), (5, notes.event(2, 2))):
@@ -577,7 +525,7 @@ async def test_a_log_that_lost_its_end_and_was_fed_again_parks_nothing_twice_and
         log.put(0, stranger)
         log.put(0, notes.wire(6, notes.event(3, 2)))
         async with notes.Running(copy.consumer(database, log).run()):
-            await notes.eventually(lambda: has_applied(database, 3))
+            await eventually(lambda: has_applied(database, 3))
         assert [(each.offset, each.key, each.position) for each in await parked(database)] == [
             (0, "9", None), (2, "2", 2), (2, "4", 4), (3, "2", 5), (4, "9", None)
         ]  # fmt: skip

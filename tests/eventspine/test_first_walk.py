@@ -4,8 +4,9 @@ import subprocess
 import sys
 import textwrap
 
-from tests.eventspine import notes
-from tests.eventspine.conftest import opened, opened_log
+from tests.support import notes
+from tests.support.spine import opened, opened_log
+from tests.support.waiting import eventually
 
 
 async def test_an_event_published_here_is_applied_there(
@@ -24,7 +25,7 @@ async def test_an_event_published_here_is_applied_there(
             async def has_arrived() -> bool:
                 return len(await copy.fetch("TABLE applied")) == 3
 
-            await notes.eventually(has_arrived)
+            await eventually(has_arrived)
         await notes.assert_copied(copy, notes.event(2, 1), *both(notes.event(1, 2, "changed")))
 
 

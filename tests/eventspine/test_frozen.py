@@ -15,11 +15,12 @@ from eventspine import frozen
 from eventspine.frozen import end_frozen_sessions
 from eventspine.postgres_log import PostgresLog
 from eventspine.relay import Relay
-from tests.clock_fixture import LeapingPostgres
-from tests.eventspine import notes
-from tests.eventspine.conftest import make_tables, opened
-from tests.eventspine.log_contract import from_offsets
-from tests.eventspine.memory_log import MemoryLog
+from tests.support import notes
+from tests.support.clocks import LeapingPostgres
+from tests.support.memory_log import MemoryLog
+from tests.support.records import from_offsets
+from tests.support.spine import make_tables, opened
+from tests.support.waiting import eventually
 
 
 @pytest.fixture(autouse=True)
@@ -37,8 +38,8 @@ def leaping_notes(leaping_postgres: LeapingPostgres) -> str:
 
 _LEADS = """
     import asyncio, sys
-    from tests.eventspine import notes
-    from tests.eventspine.memory_log import MemoryLog
+    from tests.support import notes
+    from tests.support.memory_log import MemoryLog
 
     async def main():
         relay = notes.relay(sys.argv[1], MemoryLog(), frozen_after=1.0)
@@ -116,7 +117,7 @@ async def test_a_frozen_leader_loses_its_office(
         async with frozen_while_the_clock_is_set_back(leaping_postgres, _LEADS, leaping_notes):
             relay = notes.relay(leaping_notes, MemoryLog())
             async with notes.Running(relay.run(), end_frozen_sessions(database)):
-                await notes.eventually(lambda: leads(relay), within=10.0)
+                await eventually(lambda: leads(relay), within=10.0)
 
 
 async def test_a_frozen_transaction_is_rolled_back(

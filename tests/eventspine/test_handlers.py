@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from eventspine.event import Event
 from eventspine.handlers import Handlers
 from eventspine.reading import Received
-from tests.eventspine.notes import NoteChanged, NoteEvent, NoteTaken
-from tests.making import heard
+from tests.support.notes import NoteChanged, NoteEvent, NoteTaken
+from tests.support.received import heard
 
 
 class Note(NoteEvent):

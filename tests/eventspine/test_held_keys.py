@@ -5,11 +5,11 @@ import pytest
 
 from eventspine import dead_letters
 from eventspine.outbox import transaction
-from tests.eventspine import notes
-from tests.eventspine.conftest import opened
-from tests.eventspine.memory_log import MemoryLog
-from tests.eventspine.notes import TOPIC
-from tests.eventspine.test_dead_letters import Copy, has_parked, parked, put
+from tests.support import notes
+from tests.support.memory_log import MemoryLog
+from tests.support.notes import TOPIC
+from tests.support.parking import Copy, has_parked, parked, put
+from tests.support.spine import opened
 
 PARKED = """
 INSERT INTO parked

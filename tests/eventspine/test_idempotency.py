@@ -17,8 +17,9 @@ from eventspine.idempotency import (
     once_in_transaction,
 )
 from eventspine.outbox import Transaction, transaction
-from tests.eventspine import notes
-from tests.eventspine.conftest import opened
+from tests.support import notes
+from tests.support.spine import opened
+from tests.support.waiting import eventually
 
 GONE = Answer(410, (), b"gone")
 
@@ -52,7 +53,7 @@ async def waits(database: Database, mode: str) -> None:
             )
         )
 
-    await notes.eventually(one_does, within=5.0, what="the wait for a lock")
+    await eventually(one_does, within=5.0, what="the wait for a lock")
 
 
 async def test_an_answer_made_before_the_erasure_is_not_stored_after_it(notes_url: str) -> None:

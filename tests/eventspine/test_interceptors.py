@@ -12,9 +12,10 @@ from eventspine.event import Event
 from eventspine.interceptors import NO_STEPS, Interceptor, Proceed, Steps
 from eventspine.outbox import Transaction, transaction
 from eventspine.reading import Received
-from tests.eventspine import notes
-from tests.eventspine.conftest import opened
-from tests.eventspine.memory_log import MemoryLog
+from tests.support import notes
+from tests.support.memory_log import MemoryLog
+from tests.support.spine import opened
+from tests.support.waiting import eventually
 
 SEEN = ("publish", "commit", "append", "save", "receive", "apply", "park")
 
@@ -77,7 +78,7 @@ async def test_every_step_is_seen_and_the_first_of_a_chain_is_outermost(
             async def parked() -> bool:
                 return bool(await copy.fetch("SELECT FROM parked"))
 
-            await notes.eventually(parked)
+            await eventually(parked)
     assert told.index("a publish") < told.index("b publish")
     for step in SEEN[1:]:
         began = told.index(f"a {step}")

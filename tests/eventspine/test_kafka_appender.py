@@ -18,7 +18,7 @@ from eventspine.kafka_log.appender import Appender, _size
 from eventspine.kafka_log.client import Reach
 from eventspine.kafka_log.reader import Reader
 from eventspine.log import LogUnavailable, Message
-from tests.eventspine.mock_kafka import TOPIC, MockKafka, mock_kafka
+from tests.support.mock_kafka import TOPIC, MockKafka, mock_kafka
 
 MANY_AND_SMALL = (3000, 10)
 FEW_AND_LARGE = (8, 300_000)

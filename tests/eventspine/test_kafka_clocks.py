@@ -12,9 +12,9 @@ import pytest
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 
 from devstack.kafka import LocalKafka
-from tests.clock_fixture import leaping, set_clock
-from tests.eventspine.log_contract import read_all
-from tests.eventspine.test_kafka_log import log_on, make_topic, new_name
+from tests.support.clocks import leaping, set_clock
+from tests.support.records import read_all
+from tests.support.topics import log_on, make_topic, new_name
 
 pytestmark = pytest.mark.kafka
 

@@ -9,10 +9,10 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 
 from eventspine.kafka_log import KafkaLog, watch
-from tests.e2e.shop import free_ports
-from tests.eventspine.log_contract import from_offsets, numbered, poll_until
-from tests.eventspine.test_kafka_log import new_name
-from tests.kafka_fixture import StartKafka
+from tests.support.kafka import StartKafka
+from tests.support.records import from_offsets, numbered, poll_until
+from tests.support.shop import free_ports
+from tests.support.topics import new_name
 
 pytestmark = pytest.mark.kafka
 

@@ -2,30 +2,21 @@
 
 import asyncio
 import logging
-import signal
 import time
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any, cast
 
 import pytest
-from confluent_kafka import Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, ConfigResource
 
 from devstack.kafka import LocalKafka
 from eventspine.kafka_log import KafkaLog, OffsetNotInLog, appender, client, subscription
 from eventspine.log import EventLog, LogUnavailable, Message, Record, TopicMismatch
-from tests.eventspine.log_contract import (
-    EventLogContract,
-    OpenLog,
-    from_offsets,
-    numbered,
-    numbers,
-    poll_until,
-    read_all,
-)
-from tests.kafka_fixture import StartKafka
+from tests.eventspine.log_contract import EventLogContract
+from tests.support.kafka import StartKafka
+from tests.support.records import OpenLog, from_offsets, numbered, numbers, poll_until, read_all
+from tests.support.topics import cut, frozen, kill, log_on, make_topic, new_name
 
 
 @pytest.mark.kafka
@@ -38,28 +29,12 @@ class TestKafkaLog(EventLogContract):
         return open_log
 
 
-def new_name() -> str:
-    return f"topic-{uuid.uuid4().hex[:12]}"
-
-
-def log_on(kafka: LocalKafka, **options: Any) -> KafkaLog:
-    return KafkaLog({"bootstrap.servers": kafka.bootstrap_servers}, **options)
-
-
 @pytest.fixture
 def topic(kafka: LocalKafka) -> str:
     """A topic of three partitions in the session's broker."""
     name = new_name()
     make_topic(kafka, name)
     return name
-
-
-def make_topic(kafka: LocalKafka, name: str, *, partitions: int = 3, **settings: str) -> None:
-    """As anybody may have made it."""
-    admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
-    config = {key.replace("_", "."): value for key, value in settings.items()}
-    new = NewTopic(name, partitions, 1, config=config)
-    admin.create_topics([new])[name].result()
 
 
 @pytest.mark.kafka
@@ -328,13 +303,6 @@ class TestOffsetsThatAreNotThere:
         await log.close()
 
 
-def cut(kafka: LocalKafka, topic: str, partition: int, *, before: int) -> None:
-    """What a retention does: the records before an offset are gone."""
-    admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
-    for done in admin.delete_records([TopicPartition(topic, partition, before)]).values():
-        done.result()
-
-
 @pytest.mark.kafka
 class TestOlderBrokers:
     async def test_without_new_groups_classic_ones_are_joined(
@@ -444,22 +412,6 @@ class TestAwayAndBack:
         records += await poll_until(member, 100)
         assert sorted(numbers(records)) == list(range(200))
         await log.close()
-
-
-def kill(kafka: LocalKafka) -> None:
-    assert kafka.process
-    kafka.process.kill()
-    kafka.process.wait()
-
-
-@contextmanager
-def frozen(kafka: LocalKafka) -> Iterator[None]:
-    assert kafka.process
-    kafka.process.send_signal(signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        kafka.process.send_signal(signal.SIGCONT)
 
 
 @pytest.mark.kafka

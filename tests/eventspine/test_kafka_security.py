@@ -36,11 +36,11 @@ from shop.platform import discovery
 from shop.platform.discovery import PACKAGES
 from shop.platform.event_log import open_event_log
 from shop.platform.settings import Settings
-from tests.conftest import Databases
-from tests.e2e.shop import free_ports
-from tests.eventspine.log_contract import from_offsets, numbered, numbers, poll_until
-from tests.kafka_fixture import start_broker
-from tests.shop.living import Living, settings
+from tests.support.databases import Databases
+from tests.support.kafka import start_broker
+from tests.support.living import Living, settings
+from tests.support.records import from_offsets, numbered, numbers, poll_until
+from tests.support.shop import free_ports
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(180)]
 

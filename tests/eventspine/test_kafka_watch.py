@@ -9,8 +9,8 @@ from confluent_kafka import TopicPartition
 from devstack.kafka import LocalKafka
 from eventspine.kafka_log import KafkaLog, KafkaSubscription, watch
 from eventspine.log import Record
-from tests.eventspine.log_contract import from_offsets, numbered, poll_until
-from tests.eventspine.test_kafka_log import log_on, new_name
+from tests.support.records import from_offsets, numbered, poll_until
+from tests.support.topics import log_on, new_name
 
 pytestmark = pytest.mark.kafka
 

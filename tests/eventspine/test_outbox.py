@@ -22,8 +22,8 @@ from eventspine.database import Database
 from eventspine.errors import OutcomeUnknown, Unavailable
 from eventspine.migrations import PUBLISH_EVENTS
 from eventspine.outbox import transaction
-from tests.eventspine import notes
-from tests.eventspine.conftest import opened
+from tests.support import notes
+from tests.support.spine import opened
 
 WRITERS = 8
 TRANSACTIONS = 20
@@ -184,7 +184,7 @@ _HOLDS_THE_HEAD = """
     import asyncio, os, signal, sys
     from eventspine import outbox
     from eventspine.database import Database
-    from tests.eventspine import notes
+    from tests.support import notes
 
     async def main():
         database = Database(sys.argv[1])
@@ -224,7 +224,7 @@ async def test_a_process_frozen_with_the_head_in_its_hands_costs_the_others_a_pa
 _WAITS_FOR_THE_HEAD = """
     import asyncio, os, signal, sys
     from eventspine.database import Database
-    from tests.eventspine import notes
+    from tests.support import notes
 
     async def main():
         database = Database(sys.argv[1])

@@ -4,7 +4,8 @@ import pytest
 
 from eventspine.log import EventLog
 from eventspine.postgres_log import PostgresLog
-from tests.eventspine.log_contract import EventLogContract, OpenLog
+from tests.eventspine.log_contract import EventLogContract
+from tests.support.records import OpenLog
 
 
 class TestPostgresLog(EventLogContract):

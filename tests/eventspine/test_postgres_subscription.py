@@ -1,7 +1,7 @@
 """How a member of a group reads a log that is a table."""
 
-from tests.eventspine import notes
-from tests.eventspine.conftest import opened_log
+from tests.support import notes
+from tests.support.spine import opened_log
 
 
 async def start_at(topic: str, partition: int) -> int:

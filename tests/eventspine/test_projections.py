@@ -23,8 +23,8 @@ from eventspine.projections import (
     keep_latest,
     skipped_versions,
 )
-from tests.eventspine.conftest import opened
-from tests.making import heard
+from tests.support.received import heard
+from tests.support.spine import opened
 
 ONE, TWO = UUID(int=1), UUID(int=2)
 

@@ -10,9 +10,10 @@ from eventspine import pruning
 from eventspine.database import Database
 from eventspine.outbox import transaction
 from eventspine.pruning import Pruner
-from tests.eventspine import notes
-from tests.eventspine.conftest import opened
-from tests.eventspine.memory_log import MemoryLog
+from tests.support import notes
+from tests.support.memory_log import MemoryLog
+from tests.support.spine import opened
+from tests.support.waiting import eventually
 
 DAY = 24 * 3600.0
 
@@ -259,12 +260,12 @@ async def test_while_writers_relay_and_pruner_run_every_event_arrives_once(
         async with notes.Running(relay.run(), consumer.run(), prune(), prune()):
             for n in range(40):
                 await notes.publish_notes(database, 10 * n + 1, 10 * n + 10)
-            await notes.eventually(prunes_to_nothing)
-            await notes.eventually(lambda: arrived(copy, 400))
+            await eventually(prunes_to_nothing)
+            await eventually(lambda: arrived(copy, 400))
         # A relay that starts again finds its place though the outbox is empty.
         async with notes.Running(notes.relay(notes_url, log).run(), consumer.run()):
             await notes.publish_notes(database, 401, 410)
-            await notes.eventually(lambda: arrived(copy, 410))
+            await eventually(lambda: arrived(copy, 410))
         await notes.assert_copied(copy, *(notes.event(id_, 1) for id_ in range(1, 411)))
         assert await notes.positions_in(log) == [list(range(1, 411))]
 
@@ -284,6 +285,6 @@ async def test_a_pruner_waits_for_a_database_that_is_away(notes_url: str) -> Non
             admin.execute("ALTER TABLE outbox RENAME TO elsewhere")
             waiting = pruner(database)
             async with notes.Running(waiting.run()):
-                await notes.eventually(lambda: has_failed(waiting))
+                await eventually(lambda: has_failed(waiting))
                 admin.execute("ALTER TABLE elsewhere RENAME TO outbox")
-                await notes.eventually(lambda: is_empty(database))
+                await eventually(lambda: is_empty(database))

@@ -20,9 +20,10 @@ from eventspine.log import EventLog, LogUnavailable, Message, Record
 from eventspine.migrations import PUBLISH_EVENTS
 from eventspine.outbox import transaction
 from eventspine.relay import Relay
-from tests.eventspine import notes
-from tests.eventspine.conftest import Said, opened, opened_log
-from tests.eventspine.memory_log import MemoryLog
+from tests.support import notes
+from tests.support.memory_log import MemoryLog
+from tests.support.spine import Said, opened, opened_log
+from tests.support.waiting import eventually
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +62,7 @@ async def test_an_outbox_of_many_batches_is_relayed_in_order(notes_url: str, sai
         log = MemoryLog()
         await notes.publish_notes(database, 1, 95)
         async with notes.Running(notes.relay(notes_url, log, batch=10).run()):
-            await notes.eventually(lambda: is_saved(database, 95))
+            await eventually(lambda: is_saved(database, 95))
         assert await notes.positions_in(log) == [[*range(1, 96)]]
     assert said.troubles() == []
 
@@ -72,7 +73,7 @@ async def test_a_record_carries_what_was_published(notes_url: str) -> None:
         async with transaction(database) as tx:
             tx.publish(notes.event(7, 1, "ü"), Context("00-1-2-01"))
         async with notes.Running(notes.relay(notes_url, log).run()):
-            await notes.eventually(lambda: holds(log, 1))
+            await eventually(lambda: holds(log, 1))
         ((record,),) = log.partitions
         assert record.key == "7"
         assert record.value is not None
@@ -106,13 +107,13 @@ async def test_a_notification_makes_it_quick_and_a_lost_one_does_no_harm(
         log = MemoryLog()
         async with notes.Running(notes.relay(notes_url, log).run()):
             await notes.publish_notes(database, 1, 1)
-            await notes.eventually(lambda: holds(log, 1))
+            await eventually(lambda: holds(log, 1))
             loop = asyncio.get_running_loop()
             took = []
             for n in range(2, 5):
                 began = loop.time()
                 await notes.publish_notes(database, n, n)
-                await notes.eventually(lambda n=n: holds(log, n), within=2.0)
+                await eventually(lambda n=n: holds(log, n), within=2.0)
                 took.append(loop.time() - began)
             if notified:
                 assert min(took) < 0.2
@@ -142,7 +143,7 @@ async def test_large_events_come_a_few_at_a_time(
                 tx.publish(notes.event(n, 1, body), NOBODY)
         started = asyncio.get_running_loop().time()
         async with notes.Running(notes.relay(notes_url, log).run()):
-            await notes.eventually(lambda: is_saved(database, 30))
+            await eventually(lambda: is_saved(database, 30))
         assert asyncio.get_running_loop().time() - started < 2, "none waits for the next poll"
         assert await notes.positions_in(log) == [[*range(1, 31)]]
         assert 2 <= max(log.batches) <= 4
@@ -156,7 +157,7 @@ async def test_while_there_is_nothing_to_relay_the_log_is_kept_prepared(notes_ur
 
     async with notes.Running(notes.relay(notes_url, log).run()):
         for times in range(4):
-            await notes.eventually(lambda times=times: is_prepared_more_often_than(times))
+            await eventually(lambda times=times: is_prepared_more_often_than(times))
 
 
 class FailingLog(MemoryLog):
@@ -186,7 +187,7 @@ async def test_a_relay_that_fails_wherever_it_may_repeats_and_leaves_nothing_out
             for n in range(10):
                 await notes.publish_notes(database, 20 * n + 1, 20 * n + 20)
                 await asyncio.sleep(0.01)
-            await notes.eventually(lambda: is_saved(database, 200))
+            await eventually(lambda: is_saved(database, 200))
         await assert_whole(log, 200)
     assert "relay.log_truncated" not in str(said)
 
@@ -210,7 +211,7 @@ async def test_a_relay_killed_between_append_and_save_only_repeats(notes_url: st
         log = Log()
         await notes.publish_notes(database, 1, 25)
         async with notes.Running(notes.relay(notes_url, log, batch=10).run()):
-            await notes.eventually(lambda: is_saved(database, 25))
+            await eventually(lambda: is_saved(database, 25))
         assert log.kills == 0
         (positions,) = await notes.positions_in(log)
         assert positions == [*range(1, 11)] * 4 + [*range(11, 26)]
@@ -231,8 +232,8 @@ async def test_two_relays_that_both_lead_leave_no_hole_and_put_nothing_out_of_or
         async with notes.Running(*(one.run() for one in relays), consumer.run()):
             for n in range(60):
                 await notes.publish_notes(database, 10 * n + 1, 10 * n + 10)
-            await notes.eventually(lambda: holds(log, 600))
-            await notes.eventually(lambda: has_copied(copy, 600))
+            await eventually(lambda: holds(log, 600))
+            await eventually(lambda: has_copied(copy, 600))
         await assert_whole(log, 600)
         counts = [len(positions) for positions in await notes.positions_in(log)]
         assert sum(counts) > 600, "they never met"
@@ -248,14 +249,14 @@ async def test_one_of_two_relays_leads_and_the_other_takes_over(notes_url: str, 
         log = MemoryLog()
         async with notes.Running(notes.relay(notes_url, log).run()) as first:
             await notes.publish_notes(database, 1, 5)
-            await notes.eventually(lambda: is_saved(database, 5))
+            await eventually(lambda: is_saved(database, 5))
             async with notes.Running(notes.relay(notes_url, log).run()):
                 await notes.publish_notes(database, 6, 10)
-                await notes.eventually(lambda: is_saved(database, 10))
+                await eventually(lambda: is_saved(database, 10))
                 first.tasks[0].cancel()
                 await asyncio.wait(first.tasks)
                 await notes.publish_notes(database, 11, 15)
-                await notes.eventually(lambda: is_saved(database, 15))
+                await eventually(lambda: is_saved(database, 15))
         assert await notes.positions_in(log) == [[*range(1, 16)]]
     assert [entry["position"] for entry in said if entry["event"] == "relay.leading"] == [0, 10]
     assert said.troubles() == []
@@ -275,7 +276,7 @@ async def test_a_relay_that_was_former_saves_nothing_and_says_so(
         log = Log()
         await notes.publish_notes(database, 1, 5)
         async with notes.Running(notes.relay(notes_url, log).run()):
-            await notes.eventually(lambda: is_saved(database, 5))
+            await eventually(lambda: is_saved(database, 5))
         assert await notes.positions_in(log) == [[1, 2, 3, 4, 5] * 2]
     assert ["LeadershipLost" in entry["reason"] for entry in said.troubles()] == [True]
 
@@ -283,7 +284,7 @@ async def test_a_relay_that_was_former_saves_nothing_and_says_so(
 _RELAYS = """
     import asyncio, sys
     from eventspine.postgres_log import PostgresLog
-    from tests.eventspine import notes
+    from tests.support import notes
 
     async def main():
         relay = notes.relay(sys.argv[1], PostgresLog(sys.argv[2]), frozen_after=1.0)
@@ -313,12 +314,12 @@ async def test_a_frozen_leader_is_replaced_and_does_no_harm_when_it_thaws(
             async with notes.Running(notes.relay(notes_url, log).run()):
                 process.send_signal(signal.SIGSTOP)
                 await notes.publish_notes(database, 6, 10)
-                await notes.eventually(lambda: holds(log, 10), within=5.0)
+                await eventually(lambda: holds(log, 10), within=5.0)
                 process.send_signal(signal.SIGCONT)
                 for n in range(11, 41):
                     await notes.publish_notes(database, n, n)
                     await asyncio.sleep(0.01)
-                await notes.eventually(lambda: is_saved(database, 40))
+                await eventually(lambda: is_saved(database, 40))
         finally:
             process.kill()
             process.communicate()
@@ -346,14 +347,14 @@ async def test_a_leader_that_waits_for_a_slow_log_is_not_taken_for_a_frozen_one(
         log = SlowLog(partitions=4)
         await notes.publish_notes(database, 1, 8)
         async with notes.Running(notes.relay(notes_url, log).run()):
-            await notes.eventually(lambda: is_saved(database, 8))
+            await eventually(lambda: is_saved(database, 8))
         # To look into four partitions, and to append, takes longer than the frozen are given.
         log.takes = 0.4
         relay = notes.relay(notes_url, log, frozen_after=1.0)
         async with notes.Running(relay.run()):
-            await notes.eventually(lambda: leads(relay), within=5.0)
+            await eventually(lambda: leads(relay), within=5.0)
             await notes.publish_notes(database, 9, 9)
-            await notes.eventually(lambda: is_saved(database, 9), within=5.0)
+            await eventually(lambda: is_saved(database, 9), within=5.0)
         log.takes = 0.0
         logged = [position for of in await notes.positions_in(log) for position in of]
         assert sorted(logged) == [*range(1, 10)]
@@ -384,13 +385,13 @@ async def test_a_database_restored_from_an_old_backup_publishes_nothing_and_says
         log = MemoryLog()
         await notes.publish_notes(database, 1, 20)
         async with notes.Running(notes.relay(notes_url, log).run()):
-            await notes.eventually(lambda: is_saved(database, 20))
+            await eventually(lambda: is_saved(database, 20))
         await forget(database, above=15)
         for n in range(published_since):
             await notes.publish_notes(database, 16 + n, 16 + n)
         said.clear()
         async with notes.Running(notes.relay(notes_url, log).run()):
-            await notes.eventually(lambda: has_refused(said))
+            await eventually(lambda: has_refused(said))
             for n in range(published_since, 12):
                 await notes.publish_notes(database, 16 + n, 16 + n)
                 await asyncio.sleep(0.02)
@@ -413,12 +414,12 @@ async def test_a_log_that_lost_its_end_is_fed_again_from_the_outbox(
         log = MemoryLog()
         await notes.publish_notes(database, 1, 50)
         async with notes.Running(notes.relay(notes_url, log).run()):
-            await notes.eventually(lambda: is_saved(database, 50))
+            await eventually(lambda: is_saved(database, 50))
         del log.partitions[0][20:]
         said.clear()
         async with notes.Running(notes.relay(notes_url, log, batch=7).run()):
             await notes.publish_notes(database, 51, 60)
-            await notes.eventually(lambda: is_saved(database, 60))
+            await eventually(lambda: is_saved(database, 60))
         assert await notes.positions_in(log) == [[*range(1, 61)]]
     (report,) = said.troubles()
     assert report["event"] == "relay.log_truncated"
@@ -433,15 +434,15 @@ async def test_what_is_neither_in_the_log_nor_in_the_outbox_is_named(
         log = MemoryLog()
         await notes.publish_notes(database, 1, 50)
         async with notes.Running(notes.relay(notes_url, log).run()):
-            await notes.eventually(lambda: is_saved(database, 50))
+            await eventually(lambda: is_saved(database, 50))
         async with transaction(database) as tx:
             await tx.execute("DELETE FROM outbox WHERE position <= %(p)s", {"p": pruned})
         del log.partitions[0][20:]
         said.clear()
         async with notes.Running(notes.relay(notes_url, log).run()):
-            await notes.eventually(lambda: has_refused(said))
+            await eventually(lambda: has_refused(said))
             await notes.publish_notes(database, 51, 60)
-            await notes.eventually(lambda: is_saved(database, 60))
+            await eventually(lambda: is_saved(database, 60))
         (positions,) = await notes.positions_in(log)
         assert positions == [*range(1, 21), *range(pruned + 1, 61)]
     named = [(e["first"], e["last"]) for e in said if e["event"] == "relay.positions_missing"]
@@ -455,14 +456,14 @@ async def test_a_batch_that_a_former_relay_repeated_late_is_not_taken_for_a_lost
         log = MemoryLog()
         await notes.publish_notes(database, 1, 500)
         async with notes.Running(notes.relay(notes_url, log, batch=300).run()):
-            await notes.eventually(lambda: is_saved(database, 500))
+            await eventually(lambda: is_saved(database, 500))
         await log.append(
             notes.TOPIC,
             [Message(r.key or "", r.value, r.headers) for r in log.partitions[0][:300]],
         )
         async with notes.Running(notes.relay(notes_url, log, batch=300).run()):
             await notes.publish_notes(database, 501, 501)
-            await notes.eventually(lambda: is_saved(database, 501))
+            await eventually(lambda: is_saved(database, 501))
         (positions,) = await notes.positions_in(log)
         assert positions == [*range(1, 501), *range(1, 301), 501]
     assert said.troubles() == []
@@ -479,7 +480,7 @@ async def test_what_a_former_relay_appends_in_the_meantime_is_no_sign_of_an_old_
                 self.busy = True
                 await notes.publish_notes(database, 6, 6)
                 async with notes.Running(former.run()):
-                    await notes.eventually(lambda: holds(log, 6))
+                    await eventually(lambda: holds(log, 6))
             return await super().end_offsets(topic)
 
     database: Database
@@ -492,7 +493,7 @@ async def test_what_a_former_relay_appends_in_the_meantime_is_no_sign_of_an_old_
             patch.setattr(relay, "LEAD", "SELECT true")
             former = notes.relay(notes_url, log)
             async with notes.Running(notes.relay(notes_url, log).run()):
-                await notes.eventually(lambda: is_saved(database, 6))
+                await eventually(lambda: is_saved(database, 6))
     assert "BehindItsLog" not in str(said)
 
 
@@ -503,12 +504,12 @@ async def test_a_log_full_of_foreign_records_is_searched_to_its_beginning(
         log = MemoryLog()
         await notes.publish_notes(database, 1, 5)
         async with notes.Running(notes.relay(notes_url, log, batch=3).run()):
-            await notes.eventually(lambda: is_saved(database, 5))
+            await eventually(lambda: is_saved(database, 5))
         for _ in range(100):
             log.put(0, None)
         async with notes.Running(notes.relay(notes_url, log, batch=3).run()):
             await notes.publish_notes(database, 6, 6)
-            await notes.eventually(lambda: is_saved(database, 6))
+            await eventually(lambda: is_saved(database, 6))
     assert said.troubles() == []
 
 
@@ -517,13 +518,13 @@ async def test_a_log_that_is_away_is_waited_for_and_named_once(notes_url: str, s
         log = MemoryLog()
         await notes.publish_notes(database, 1, 5)
         async with notes.Running(notes.relay(notes_url, log).run()):
-            await notes.eventually(lambda: is_saved(database, 5))
+            await eventually(lambda: is_saved(database, 5))
             log.away = True
             await notes.publish_notes(database, 6, 10)
-            await notes.eventually(lambda: has_refused(said))
+            await eventually(lambda: has_refused(said))
             await asyncio.sleep(0.5)
             log.away = False
-            await notes.eventually(lambda: is_saved(database, 10))
+            await eventually(lambda: is_saved(database, 10))
         assert await notes.positions_in(log) == [[*range(1, 11)]]
     assert [entry["reason"] for entry in said.at("warning")] == ["LogUnavailable: the log is away"]
     assert [entry["event"] for entry in said if entry["level"] == "info"].count(
@@ -537,14 +538,14 @@ async def test_a_topic_that_vanished_from_under_the_relay_loses_nothing(
     async with opened(notes_url) as database, opened_log(postgres_log_url) as log:
         await notes.publish_notes(database, 1, 5)
         async with notes.Running(notes.relay(notes_url, log).run()):
-            await notes.eventually(lambda: is_saved(database, 5))
+            await eventually(lambda: is_saved(database, 5))
             with psycopg.connect(postgres_log_url, autocommit=True) as admin:
                 admin.execute("DELETE FROM log_records")
                 admin.execute("DELETE FROM log_heads")
             await notes.publish_notes(database, 6, 10)
-            await notes.eventually(lambda: has_refused(said))
+            await eventually(lambda: has_refused(said))
             await log.create_topic(notes.TOPIC, 2)
-            await notes.eventually(lambda: is_saved(database, 10))
+            await eventually(lambda: is_saved(database, 10))
         await assert_whole(log, 10)
 
 

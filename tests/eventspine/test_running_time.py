@@ -15,9 +15,10 @@ from eventspine.idempotency import Answer, Key, once_in_transaction
 from eventspine.outbox import Transaction, transaction
 from eventspine.pruning import KEY_MARGIN, Pruner
 from eventspine.running_time import LONGEST_STEP, RunningTime
-from tests.clock_fixture import LeapingPostgres
-from tests.eventspine import notes
-from tests.eventspine.conftest import make_tables, opened
+from tests.support import notes
+from tests.support.clocks import LeapingPostgres
+from tests.support.spine import make_tables, opened
+from tests.support.waiting import eventually
 
 DAY = 24 * 3600
 
@@ -249,5 +250,5 @@ async def test_a_pruner_that_goes_on_while_the_clock_leaps_forgets_no_key(
             for hours in (26, 0, -26, 0):
                 leaping_postgres.leap(hours)
                 at = await count(database)
-                await notes.eventually(lambda at=at: has_counted(database, at + 100))
+                await eventually(lambda at=at: has_counted(database, at + 100))
         assert await database.fetch(ROWS) == [(1, 1, 1)]

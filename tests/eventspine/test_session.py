@@ -12,8 +12,9 @@ import pytest
 from devstack.postgres import LocalPostgres
 from eventspine.database import Database, connect
 from eventspine.session import SESSION_SETTINGS
-from tests.eventspine import notes
-from tests.eventspine.conftest import opened
+from tests.support import notes
+from tests.support.spine import opened
+from tests.support.waiting import eventually
 
 
 def set_for(url: str, whom: str, setting: str) -> None:
@@ -36,8 +37,7 @@ async def test_what_was_committed_is_on_disk_also_where_the_database_would_not_w
         await notes.publish_notes(database, 1, 1)
         assert own_postgres.pid
         os.kill(own_postgres.pid, signal.SIGKILL)
-        while not own_postgres.ended():
-            await asyncio.sleep(0.01)
+        await eventually(own_postgres.ended)
         own_postgres.start()
         while not own_postgres.ready():
             if own_postgres.ended():

@@ -16,9 +16,10 @@ from eventspine.context import NOBODY
 from eventspine.database import Connection, Database, connect
 from eventspine.errors import OutcomeUnknown, SpineError, Unavailable
 from eventspine.outbox import transaction
-from tests.eventspine import notes
-from tests.eventspine.conftest import Said, opened, opened_log
-from tests.storm.proxy import Proxy
+from tests.support import notes
+from tests.support.proxy import Proxy
+from tests.support.spine import Said, opened, opened_log
+from tests.support.waiting import eventually
 
 LIMIT = 0.5
 """Seconds that a statement may take here."""
@@ -94,7 +95,7 @@ async def test_a_transaction_without_an_answer_is_given_up_for_what_it_is(
                 return False
             return True
 
-        await notes.eventually(works, within=10, what="the return of the database")
+        await eventually(works, within=10, what="the return of the database")
     async with opened(notes_url) as database:
         rows = await database.fetch("SELECT id FROM notes ORDER BY id")
         assert rows in ([[(2,)]] if moment != "commit" else [[(2,)], [(1,), (2,)]])
@@ -223,7 +224,7 @@ async def assert_waits(said: Said, component: str) -> None:
             for entry in said.troubles()
         )
 
-    await notes.eventually(does, within=5, what=f"{component}.waiting")
+    await eventually(does, within=5, what=f"{component}.waiting")
 
 
 @pytest.mark.parametrize("silent", ["its database", "its log"])
@@ -241,7 +242,7 @@ async def test_a_relay_waits_for_what_has_fallen_silent_and_goes_on(
             async def is_relayed() -> bool:
                 return relay.position == position
 
-            await notes.eventually(is_relayed, within=10)
+            await eventually(is_relayed, within=10)
 
         await notes.publish_notes(database, 1, 10)
         await relayed(10)
@@ -272,7 +273,7 @@ async def test_a_consumer_waits_for_what_has_fallen_silent_and_goes_on(
                 async def are_there() -> bool:
                     return (await notes.copy_of(direct))[1].total() == count
 
-                await notes.eventually(are_there, within=10)
+                await eventually(are_there, within=10)
                 await notes.assert_copied(direct, *events[:count])
 
             await log.append(notes.TOPIC, wires[:10])

@@ -2,8 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 
 import psycopg
 import pytest
@@ -13,8 +12,9 @@ from eventspine.context import NOBODY, Context, Request
 from eventspine.database import Database
 from eventspine.errors import OutcomeUnknown, Unavailable
 from eventspine.outbox import Transaction, transaction
-from tests.eventspine import notes
-from tests.eventspine.conftest import opened
+from tests.support import notes
+from tests.support.spine import opened, refusing
+from tests.support.waiting import eventually
 
 # A commit that takes as long as an advisory lock is held by somebody else.
 _COMMITS_WAIT = """
@@ -44,7 +44,7 @@ async def gone(database: Database, pid: int) -> None:
             "SELECT 1 FROM pg_stat_activity WHERE pid = %(pid)s", {"pid": pid}
         )
 
-    await notes.eventually(is_gone)
+    await eventually(is_gone)
 
 
 async def kill(database: Database, pid: int) -> None:
@@ -64,7 +64,7 @@ async def waiting_for_a_lock(database: Database, count: int = 1) -> list[int]:
         pids[:] = [pid for (pid,) in rows]
         return len(pids) >= count
 
-    await notes.eventually(enough)
+    await eventually(enough)
     return pids
 
 
@@ -317,7 +317,7 @@ async def test_a_cancelled_transaction_is_rolled_back_at_once(notes_url: str, st
 
         for _ in range(3):
             working = asyncio.create_task(work())
-            await notes.eventually(is_under_way)
+            await eventually(is_under_way)
             working.cancel()
             with pytest.raises(asyncio.CancelledError):
                 async with asyncio.timeout(2):
@@ -360,23 +360,6 @@ async def test_callers_cancelled_at_any_moment_leak_no_connection(notes_url: str
 # Databases that go away
 
 
-@asynccontextmanager
-async def refusing(database: Database, url: str) -> AsyncIterator[None]:
-    """While it lasts, nobody new gets in, and who was in is put out."""
-    name = psycopg.conninfo.conninfo_to_dict(url)["dbname"]
-    admin_url = psycopg.conninfo.make_conninfo(url, dbname="postgres")
-    with psycopg.connect(admin_url, autocommit=True) as admin:
-        admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
-        put_out = (
-            f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{name}'"
-        )
-        admin.execute(put_out)
-        try:
-            yield
-        finally:
-            admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
-
-
 async def test_a_database_that_is_away_is_said_to_be_in_time(notes_url: str) -> None:
     async with opened(notes_url, size=3, timeout=0.5) as database:
         await notes.publish_notes(database, 1, 1)
@@ -390,7 +373,7 @@ async def test_a_database_that_is_away_is_said_to_be_in_time(notes_url: str) -> 
                 with pytest.raises(Unavailable):
                     await ask()
                 assert time.monotonic() - began < 1.2
-        await notes.eventually(lambda: _works(database))
+        await eventually(lambda: _works(database))
         assert await stored(database) == ([1], [1])
 
 
@@ -401,7 +384,7 @@ async def test_it_is_said_why_no_connection_is_to_be_had_as_long_as_that_is_why(
         async with refusing(database, notes_url):
             with pytest.raises(Unavailable, match=r"PoolTimeout.*not currently accepting"):
                 await database.fetch("SELECT 1")
-        await notes.eventually(lambda: _works(database))
+        await eventually(lambda: _works(database))
         async with database.connection():
             with pytest.raises(Unavailable, match=r"PoolTimeout: [^:]* 0\.50 sec$"):
                 await database.fetch("SELECT 1")

@@ -20,9 +20,10 @@ from eventspine.outbox import Transaction, transaction
 from eventspine.projections import Aggregate, Projection, keep_latest
 from eventspine.reading import Received
 from eventspine.upcasting import read_events
-from tests.eventspine import notes
-from tests.eventspine.conftest import Said, opened, opened_log
-from tests.eventspine.notes import SOURCE, TOPIC, Running, eventually, relay
+from tests.support import notes
+from tests.support.notes import SOURCE, TOPIC, Running, relay
+from tests.support.spine import Said, opened, opened_log
+from tests.support.waiting import eventually
 
 
 class Jotting(Event):

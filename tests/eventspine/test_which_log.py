@@ -17,9 +17,10 @@ from eventspine.kafka_log import KafkaLog
 from eventspine.log import EventLog, Message
 from eventspine.outbox import transaction
 from eventspine.turning import holds
-from tests.eventspine import notes
-from tests.eventspine.conftest import Said, opened, opened_log
-from tests.eventspine.notes import TOPIC
+from tests.support import notes
+from tests.support.notes import TOPIC
+from tests.support.spine import Said, opened, opened_log
+from tests.support.waiting import eventually
 
 NewUrl = Callable[[], str]
 
@@ -82,9 +83,9 @@ async def test_from_one_log_to_another_and_back_each_event_is_applied_once(
             await notes.publish_notes(database, published + 1, published + 50)
             published += 50
             async with working(notes_url, copy, log):
-                await notes.eventually(lambda upto=published: has_applied(copy, upto))
-                await notes.eventually(lambda of=log, upto=published: is_fed(database, of, upto))
-                await notes.eventually(lambda of=log: has_read(copy, of))
+                await eventually(lambda upto=published: has_applied(copy, upto))
+                await eventually(lambda of=log, upto=published: is_fed(database, of, upto))
+                await eventually(lambda of=log: has_read(copy, of))
             in_log = sorted(chain.from_iterable(await notes.positions_in(log)))
             assert in_log == list(range(1, published + 1))
         await notes.assert_copied(copy, *events(published))
@@ -105,7 +106,7 @@ async def test_what_was_read_of_the_log_before_and_no_more_is_left_out_of_the_ne
     ):
         await notes.publish_notes(database, 1, 100)
         async with notes.Running(notes.relay(notes_url, one).run()):
-            await notes.eventually(lambda: is_fed(database, one, 100))
+            await eventually(lambda: is_fed(database, one, 100))
         reader = notes.consumer(copy, one)
         for partition, upto in ((0, 3), (1, 1000), (3, 1), (4, 1000)):
             await reader.apply(await one.read(TOPIC, partition, 0, upto))
@@ -113,8 +114,8 @@ async def test_what_was_read_of_the_log_before_and_no_more_is_left_out_of_the_ne
         assert 10 < applied < 90
 
         async with working(notes_url, copy, other, batch=7):
-            await notes.eventually(lambda: has_applied(copy, 100))
-            await notes.eventually(lambda: has_read(copy, other))
+            await eventually(lambda: has_applied(copy, 100))
+            await eventually(lambda: has_read(copy, other))
         await notes.assert_copied(copy, *events(100))
 
 
@@ -130,14 +131,14 @@ async def test_workers_that_use_two_logs_at_once_apply_each_event_once(
     ):
         await notes.publish_notes(database, 1, 200)
         async with working(notes_url, copy, one, batch=10):
-            await notes.eventually(lambda: has_applied(copy, 50))
+            await eventually(lambda: has_applied(copy, 50))
         async with working(notes_url, copy, one, other, batch=10):
             for id_ in range(201, 400, 10):
                 await notes.publish_notes(database, id_, id_ + 9)
                 await asyncio.sleep(0.02)
         async with working(notes_url, copy, other, batch=10):
-            await notes.eventually(lambda: has_applied(copy, 400))
-            await notes.eventually(lambda: has_read(copy, other))
+            await eventually(lambda: has_applied(copy, 400))
+            await eventually(lambda: has_read(copy, other))
         await notes.assert_copied(copy, *events(400))
 
 
@@ -154,7 +155,7 @@ async def test_a_reader_of_the_log_before_that_comes_late_applies_nothing(
         await notes.publish_notes(database, 1, 20)
         for log in (one, other):
             async with notes.Running(notes.relay(notes_url, log).run()):
-                await notes.eventually(lambda of=log: is_fed(database, of, 20))
+                await eventually(lambda of=log: is_fed(database, of, 20))
         late, next_one = notes.consumer(copy, one), notes.consumer(copy, other)
         assert await late._start_at(TOPIC, 0) == 0
         # At the same place, so that only the log tells one from the other.
@@ -181,12 +182,12 @@ async def test_a_new_log_is_not_fed_with_a_hole(
     ):
         await notes.publish_notes(database, 1, 30)
         async with notes.Running(notes.relay(notes_url, one).run()):
-            await notes.eventually(lambda: is_fed(database, one, 30))
+            await eventually(lambda: is_fed(database, one, 30))
         async with transaction(database) as tx:
             await tx.execute("DELETE FROM outbox WHERE position <= %(p)s", {"p": pruned})
         said.clear()
         async with notes.Running(notes.relay(notes_url, other).run()):
-            await notes.eventually(lambda: waits(said))
+            await eventually(lambda: waits(said))
             await notes.publish_notes(database, 31, 40)
             await asyncio.sleep(0.5)
         (line,) = said.troubles()
@@ -196,7 +197,7 @@ async def test_a_new_log_is_not_fed_with_a_hole(
 
         # Nothing has happened to the log before, which goes on.
         async with notes.Running(notes.relay(notes_url, one).run()):
-            await notes.eventually(lambda: is_fed(database, one, 40))
+            await eventually(lambda: is_fed(database, one, 40))
         assert await notes.positions_in(one) == [[*range(1, 41)]]
 
         # And the other is fed once it holds what is missing.
@@ -206,7 +207,7 @@ async def test_a_new_log_is_not_fed_with_a_hole(
         await holds(connection, notes.SOURCE, (await other.identity(TOPIC)).id, pruned)
         await connection.close()
         async with notes.Running(notes.relay(notes_url, other).run()):
-            await notes.eventually(lambda: is_fed(database, other, 40))
+            await eventually(lambda: is_fed(database, other, 40))
         assert await notes.positions_in(other) == [[*range(1, 41)]]
 
 
@@ -223,17 +224,17 @@ async def is_fed_and_read_again(
     async with opened(notes_url) as database, opened(copy_url) as copy:
         await notes.publish_notes(database, 1, 50)
         async with working(notes_url, copy, log):
-            await notes.eventually(lambda: has_applied(copy, 50))
-            await notes.eventually(lambda: is_fed(database, log, 50))
+            await eventually(lambda: has_applied(copy, 50))
+            await eventually(lambda: is_fed(database, log, 50))
             await make_anew()
 
             async def is_whole(count: int) -> bool:
                 ends = await log.end_offsets(TOPIC)
                 return sum(ends.values()) == count and await has_read(copy, log)
 
-            await notes.eventually(lambda: is_whole(50), within=40)
+            await eventually(lambda: is_whole(50), within=40)
             await notes.publish_notes(database, 51, 60)
-            await notes.eventually(lambda: is_whole(60))
+            await eventually(lambda: is_whole(60))
         assert sorted(chain.from_iterable(await notes.positions_in(log))) == list(range(1, 61))
         await notes.assert_copied(copy, *events(60))
 

@@ -7,10 +7,10 @@ import httpx
 import pytest
 
 from devstack import gateway
-from tests.e2e.shop import free_ports
 from tests.gateway.stage import Gateway, standing
 from tests.gateway.upstream import Received, Upstream, hang_up, respond, said
-from tests.shop.serving import problem
+from tests.support.serving import problem
+from tests.support.shop import free_ports
 
 WRITES = ("POST", "PUT", "PATCH", "DELETE")
 

@@ -6,10 +6,10 @@ import re
 import httpx
 import pytest
 
-from tests.e2e.shop import until
 from tests.gateway.stage import Gateway
 from tests.gateway.upstream import Received, Upstream, respond, said
-from tests.shop.serving import problem
+from tests.support.serving import problem
+from tests.support.waiting import until
 
 
 def only(upstream: Upstream) -> Received:

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import pytest
 from markdown_it import MarkdownIt
 
-from tests.e2e.shop import Output, environment, free_ports
+from tests.support.shop import Output, environment, free_ports
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/tutorial.md"

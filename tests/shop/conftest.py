@@ -4,12 +4,14 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
+import psycopg
 import pytest
 import structlog
 
 from shop.platform import discovery
-from tests.conftest import NewDatabase
-from tests.shop.serving import Served, serving
+from tests.support.databases import Databases, NewDatabase
+from tests.support.living import living
+from tests.support.serving import Served, serving
 
 # The order service does not wait for customers it has not heard of.
 SETTINGS: dict[str, dict[str, Any]] = {"orders": {"customer_grace_ms": 0}}
@@ -43,3 +45,29 @@ def logging_as_it_was() -> Iterator[None]:
     root.setLevel(level)
     logging.getLogger("psycopg.pool").setLevel(logging.NOTSET)
     structlog.reset_defaults()
+
+
+@pytest.fixture(scope="module")
+async def settled(
+    anyio_backend: str, new_database: NewDatabase, templates: dict[str, str]
+) -> Databases:
+    """Databases with some history, all of it relayed and applied: to be copied, not written to."""
+    urls = Databases({name: new_database(template) for name, template in templates.items()})
+    async with living(urls) as system, system.moving():
+        await system.create(20)
+        await system.update(1, 2, 3, 1)
+        await system.settled()
+        await system.place(*range(1, 21), 1, 2)
+        await system.cancel(1, 5, 9)
+        await system.erase(19, 20)
+        await system.settled()
+    return urls
+
+
+@pytest.fixture
+def copied(settled: Databases, new_database: NewDatabase) -> Databases:
+    """A copy of them for one test."""
+    names = {
+        name: psycopg.conninfo.conninfo_to_dict(url)["dbname"] for name, url in settled.items()
+    }
+    return Databases({name: new_database(str(template)) for name, template in names.items()})

@@ -14,12 +14,11 @@ from eventspine.log_copy import CannotCopy, copy_topic, no_relay
 from eventspine.postgres_log import PostgresLog
 from shop.cli.main import app
 from shop.platform import discovery
-from tests.conftest import Databases, NewDatabase
-from tests.e2e.conftest import forget_topics
-from tests.e2e.shop import run_shop
-from tests.shop.living import copied, living, plant, settings, settled, shop
-
-__all__ = ["copied", "settled"]  # fixtures
+from tests.support.databases import Databases, NewDatabase
+from tests.support.living import living, plant, settings, shop
+from tests.support.shop import run_shop
+from tests.support.topics import forget_topics
+from tests.support.waiting import eventually
 
 HOLDS = "Nothing is lost, nothing was applied twice"
 PRUNE = "DELETE FROM outbox WHERE position <= 20"
@@ -107,11 +106,8 @@ async def test_a_log_that_is_still_being_fed_is_no_loss(
 ) -> None:
     await make_topics(moved)
     async with living(moved) as system, system.moving("users consumer", "orders consumer"):
-        async with asyncio.timeout(20):
-            while not await system.orders.fetch("SELECT FROM earlier_cursors"):
-                await asyncio.sleep(0.02)
-            while not await system.users.fetch("SELECT FROM earlier_cursors"):
-                await asyncio.sleep(0.02)
+        await eventually(lambda: system.orders.fetch("SELECT FROM earlier_cursors"))
+        await eventually(lambda: system.users.fetch("SELECT FROM earlier_cursors"))
     result = await asyncio.to_thread(shop, moved, "audit")
     assert result.exit_code == 1
     assert "events of topic users up to position 26 were applied from another log" in result.output

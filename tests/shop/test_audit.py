@@ -10,11 +10,10 @@ import pytest
 
 from eventspine import postgres_log
 from eventspine.pruning import Pruner
-from tests.conftest import Databases, NewDatabase
-from tests.e2e.shop import run_shop
-from tests.shop.living import Living, copied, impatient, living, plant, settings, settled, shop
-
-__all__ = ["copied", "settled"]  # fixtures
+from tests.support.databases import Databases, NewDatabase
+from tests.support.living import Living, impatient, living, plant, settings, shop
+from tests.support.shop import run_shop
+from tests.support.waiting import eventually
 
 HOLDS = "Nothing is lost, nothing was applied twice"
 
@@ -111,10 +110,8 @@ async def test_what_is_not_relayed_or_not_applied_yet_is_no_fault(copied: Databa
         await system.create(2)
         await system.update(4)
         async with system.moving("users relay"):
-            async with asyncio.timeout(10):
-                # Not by the log's end: the relay saves its position after that.
-                while await system.users.fetch("SELECT position FROM relay") != [(29,)]:
-                    await asyncio.sleep(0.01)
+            # Not by the log's end: the relay saves its position after that.
+            await eventually(lambda: system.users.fetch("SELECT FROM relay WHERE position = 29"))
         await system.create(1)
         await system.update(5)
     found = await asyncio.to_thread(verdict, copied, 0)
@@ -346,9 +343,7 @@ async def test_a_discarded_event_that_could_not_be_understood_is_no_reason_eithe
     async with living(copied) as system:
         await system.create(1)
         async with system.moving("users relay"):
-            async with asyncio.timeout(10):
-                while (await system.log.end_offsets("users"))[0] < 27:
-                    await asyncio.sleep(0.01)
+            await eventually(lambda: system.users.fetch("SELECT FROM relay WHERE position = 27"))
         plant(
             copied.log,
             f"UPDATE log_records SET value = replace(value, '\"U 21\"', '\"{'x' * 201}\"')"
@@ -402,16 +397,16 @@ async def test_a_position_that_nobody_gave_out_is_named_with_what_it_made_reader
     ).exit_code == 0
     async with living(copied) as system, system.moving():
         await system.create(1)
-        async with asyncio.timeout(20):
-            while await system.orders.fetch("SELECT count(*) FROM customers") != [(23,)]:
-                await asyncio.sleep(0.01)
+        await eventually(lambda: system.orders.fetch("SELECT FROM customers HAVING count(*) = 23"))
     await asyncio.to_thread(verdict, copied, 0)
 
 
 async def until_read(system: Living, offset: int) -> None:
-    async with asyncio.timeout(20):
-        while await system.orders.fetch("SELECT next_offset FROM cursors") != [(offset,)]:
-            await asyncio.sleep(0.01)
+    await eventually(
+        lambda: system.orders.fetch(
+            "SELECT FROM cursors WHERE next_offset = %(offset)s", {"offset": offset}
+        )
+    )
 
 
 # No verdict

@@ -11,7 +11,7 @@ import pytest
 from eventspine import server
 from shop.cli.main import main
 from shop.platform import discovery
-from tests.conftest import NewDatabase
+from tests.support.databases import NewDatabase
 
 NOWHERE = "postgresql://shop:secret@/shop?host=/nowhere"
 UNREACHABLE = (

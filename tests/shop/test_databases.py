@@ -17,9 +17,10 @@ from eventspine.server import check
 from shop.cli.main import main
 from shop.platform import discovery
 from shop.platform.migrations import migrate
-from tests.conftest import LOG_MIGRATIONS, NewDatabase
-from tests.e2e.shop import free_ports, run_shop, until
-from tests.shop.serving import problem, serving
+from tests.support.databases import LOG_MIGRATIONS, NewDatabase
+from tests.support.serving import problem, serving
+from tests.support.shop import free_ports, run_shop
+from tests.support.waiting import until
 
 REFUSED = "shop: cannot migrate the database users: "
 QUICK = {"fsync": "off", "shared_buffers": "16MB"}

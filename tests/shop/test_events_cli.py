@@ -2,10 +2,8 @@
 
 import json
 
-from tests.conftest import Databases
-from tests.shop.living import OBEYED, SHOWN, assert_harmless, copied, plant, settled, shop
-
-__all__ = ["copied", "settled"]  # fixtures
+from tests.support.databases import Databases
+from tests.support.living import OBEYED, SHOWN, assert_harmless, plant, shop
 
 
 def events(urls: Databases, *words: str) -> str:

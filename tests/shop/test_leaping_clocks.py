@@ -9,10 +9,10 @@ from eventspine.log_tables import metadata as log_metadata
 from eventspine.pruning import Pruner
 from shop.platform import discovery
 from shop.platform.migrations import migrate
-from tests.clock_fixture import LeapingPostgres
-from tests.conftest import LOG_MIGRATIONS, Databases
-from tests.shop.living import living, shop
-from tests.shop.serving import serving
+from tests.support.clocks import LeapingPostgres
+from tests.support.databases import LOG_MIGRATIONS, Databases
+from tests.support.living import living, shop
+from tests.support.serving import serving
 
 
 @pytest.fixture

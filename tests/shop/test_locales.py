@@ -12,7 +12,7 @@ import pytest
 from devstack.postgres import LocalPostgres
 from shop.platform import discovery
 from shop.platform.migrations import NotMigrated, migrate
-from tests.shop.serving import Served, problem, serving
+from tests.support.serving import Served, problem, serving
 
 TURKISH = "tr_TR.UTF-8"
 """I is the capital of ı there, and İ that of i."""

@@ -37,7 +37,7 @@ from eventspine.migrations import SPINE, steps
 from eventspine.outbox import Transaction
 from shop.platform import discovery
 from shop.platform.migrations import migrate
-from tests.conftest import LOG_MIGRATIONS, NewDatabase
+from tests.support.databases import LOG_MIGRATIONS, NewDatabase
 
 
 class Schema(NamedTuple):

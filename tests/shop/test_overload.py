@@ -16,10 +16,11 @@ import pytest
 
 from shop.platform.http import route
 from shop.platform.settings import Settings
-from tests.conftest import NewDatabase
-from tests.e2e.shop import Running, free_ports, until
-from tests.shop.making import user_created
-from tests.shop.serving import Served, problem, serving, stalled, waits_for_locks
+from tests.support.databases import NewDatabase
+from tests.support.serving import Served, problem, serving, stalled, waits_for_locks
+from tests.support.shop import Running, free_ports
+from tests.support.shop_events import user_created
+from tests.support.waiting import until
 
 ORDER = {"user_id": 1, "product": "tea", "quantity": 1, "total_price": "1.50"}
 

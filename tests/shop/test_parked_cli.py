@@ -6,19 +6,8 @@ import psycopg
 import pytest
 
 from shop.cli import parked_printer
-from tests.conftest import Databases, NewDatabase
-from tests.shop.living import (
-    OBEYED,
-    SHOWN,
-    assert_harmless,
-    copied,
-    impatient,
-    living,
-    plant,
-    shop,
-)
-
-__all__ = ["copied"]  # a fixture
+from tests.support.databases import Databases, NewDatabase
+from tests.support.living import OBEYED, SHOWN, assert_harmless, impatient, living, plant, shop
 
 # No customer of this name can be kept: the name breaks user 3 and, later, user 7.
 BREAK = (

@@ -42,9 +42,9 @@ from shop.services.users.schemas import (
     ListUsers,
     UpdateUser,
 )
-from tests.conftest import Databases
-from tests.making import heard
-from tests.shop.making import order_placed, user_created, user_erased, user_updated
+from tests.support.databases import Databases
+from tests.support.received import heard
+from tests.support.shop_events import order_placed, user_created, user_erased, user_updated
 
 Step = Callable[[], Awaitable[object]]
 

@@ -5,8 +5,8 @@ import pytest
 from eventspine.projections import Projection
 from shop.platform import discovery
 from shop.platform.service import Service
-from tests.shop.making import order_cancelled, order_placed
-from tests.shop.serving import Served
+from tests.support.serving import Served
+from tests.support.shop_events import order_cancelled, order_placed
 
 PROJECTIONS = [
     pytest.param(service, table, id=f"{service.name} {table.table}")

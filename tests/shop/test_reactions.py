@@ -22,10 +22,11 @@ from eventspine.context import Request
 from eventspine.database import Database
 from eventspine.outbox import transaction
 from shop.platform import discovery
-from tests.conftest import NewDatabase
-from tests.e2e.shop import environment, run_shop, shop_command, until
 from tests.outside.services.letters.actions import WriteLetter, write
-from tests.shop.serving import serving
+from tests.support.databases import NewDatabase
+from tests.support.serving import serving
+from tests.support.shop import environment, run_shop, shop_command
+from tests.support.waiting import until
 
 SERVICES = ("letters", "digest")
 

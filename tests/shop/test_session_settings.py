@@ -13,9 +13,9 @@ from eventspine.database import Database, connect
 from eventspine.outbox import transaction
 from shop.services.users import actions, queries
 from shop.services.users.schemas import CreateUser, GetUser, ListUserOrders, UpdateUser
-from tests.conftest import NewDatabase
-from tests.shop.making import order_placed
-from tests.shop.serving import Served, serving
+from tests.support.databases import NewDatabase
+from tests.support.serving import Served, serving
+from tests.support.shop_events import order_placed
 
 # Categories of pg_settings whose settings change what a value looks like, or what a statement means.
 LOOKS = (

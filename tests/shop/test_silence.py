@@ -15,9 +15,9 @@ from eventspine.database import Connection, Database
 from shop.platform import discovery
 from shop.platform.processes import api as api_process
 from shop.platform.settings import BODY_WITHIN, TRANSACTION_WITHIN, Settings
-from tests.e2e.shop import until
-from tests.shop.serving import problem, serving, settings_of
-from tests.storm.proxy import Proxy
+from tests.support.proxy import Proxy
+from tests.support.serving import problem, serving, settings_of
+from tests.support.waiting import until
 
 USER = {"email": "ann@example.com", "name": "Ann"}
 

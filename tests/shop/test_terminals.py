@@ -12,12 +12,11 @@ import pytest
 
 from shop.cli import common
 from shop.cli.main import main
-from tests.conftest import Databases
-from tests.e2e.shop import TRACEBACK, environment, shop_command, until
-from tests.shop.living import copied, plant, settings, settled
-from tests.shop.terminals import locale_in, on_a_terminal
-
-__all__ = ["copied", "settled"]  # fixtures
+from tests.support.databases import Databases
+from tests.support.living import plant, settings
+from tests.support.shop import TRACEBACK, environment, shop_command
+from tests.support.terminals import locale_in, on_a_terminal
+from tests.support.waiting import until
 
 NAME = "Läden ☕ 咖啡 \\udce4"
 """In Latin-1 only in part, and at its end what no encoding has."""

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.e2e.load import TIMEOUT, Action, Client, Load, Outcome, Ports, Request, Sent
+from tests.support.load import TIMEOUT, Action, Client, Load, Outcome, Ports, Request, Sent
 
 THINKING = 0.04
 """Seconds between an answer and the next request, on average: what is looked for is what meets

@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 import psutil
 import psycopg
 
-from tests.e2e.load import Outcome, Sent
-from tests.e2e.rush import Rush
-from tests.e2e.shop import until
 from tests.storm import disk, launch, planting
 from tests.storm.stage import APIS, DATABASES, MAX_WAITING, SERVERS, SERVICES, WORKERS, Stage
+from tests.support.load import Outcome, Sent
+from tests.support.rush import Rush
+from tests.support.waiting import until
 
 Params = Mapping[str, Any]
 Draw = Callable[[Random, float], Any]

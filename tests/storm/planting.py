@@ -11,10 +11,10 @@ import httpx
 
 from eventspine.log import LogUnavailable
 from shop.platform import discovery
-from tests.e2e.load import Action, Sent
-from tests.e2e.shop import until
 from tests.storm import foreign_records
 from tests.storm.stage import UNFIT, Stage
+from tests.support.load import Action, Sent
+from tests.support.waiting import until
 
 READERS = {
     service.topic: {

@@ -34,10 +34,11 @@ from shop.platform import discovery
 from shop.platform.discovery import PACKAGES
 from shop.platform.event_log import open_event_log
 from shop.platform.settings import Settings
-from tests.e2e.checker import Sources
-from tests.e2e.shop import environment, free_ports, until
 from tests.storm import disk, launch
-from tests.storm.proxy import Proxy
+from tests.support.checker import Sources
+from tests.support.proxy import Proxy
+from tests.support.shop import environment, free_ports
+from tests.support.waiting import until
 
 LogKind = Literal["kafka", "postgres"]
 

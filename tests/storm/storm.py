@@ -12,12 +12,12 @@ from random import Random
 from statistics import median
 from typing import NamedTuple
 
-from tests.e2e.load import Outcome, Sent
 from tests.storm.clients import WINDOW, Crowd
 from tests.storm.faults import ALL, Fault, Params, Scene
 from tests.storm.planting import ask_by_key
 from tests.storm.stage import Stage
 from tests.storm.verdict import Faults, judge
+from tests.support.load import Outcome, Sent
 
 ENOUGH = 15
 """Orders placed after a cycle's faults are healed before the next begins."""

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from tests.e2e.load import Action, Outcome, Sent
 from tests.storm.clients import broken_keys, outcomes
+from tests.support.load import Action, Outcome, Sent
 
 Told = tuple[int | None, dict[str, Any], bytes]
 

@@ -12,10 +12,11 @@ from eventspine.log import Record
 from eventspine.postgres_log import PostgresLog
 from shop.platform.discovery import load_all
 from shop.platform.service import Service
-from tests.conftest import Databases
-from tests.shop.living import Living, living, shop
 from tests.storm import foreign_records
 from tests.storm.foreign_records import Place, Planted
+from tests.support.databases import Databases
+from tests.support.living import Living, living, shop
+from tests.support.waiting import eventually
 
 PARTITIONS = 3
 READERS = [each for each in load_all() if "users" in each.handlers.topics]
@@ -28,18 +29,18 @@ async def partitions(databases: Databases) -> None:
     await log.close()
 
 
+async def is_read_to_the_end(system: Living) -> bool:
+    [(published,)] = await system.users.fetch("SELECT position FROM outbox_head")
+    [(relayed,)] = await system.users.fetch("SELECT position FROM relay")
+    ends = await system.log.end_offsets("users")
+    wanted = {at: end for at, end in ends.items() if end}
+    return relayed == published and all(
+        [await read_by(system, reader.name) == wanted for reader in READERS]
+    )
+
+
 async def read_to_the_end(system: Living) -> None:
-    async with asyncio.timeout(20):
-        while True:
-            [(published,)] = await system.users.fetch("SELECT position FROM outbox_head")
-            [(relayed,)] = await system.users.fetch("SELECT position FROM relay")
-            ends = await system.log.end_offsets("users")
-            wanted = {at: end for at, end in ends.items() if end}
-            if relayed == published and all(
-                [await read_by(system, reader.name) == wanted for reader in READERS]
-            ):
-                return
-            await asyncio.sleep(0.01)
+    await eventually(lambda: is_read_to_the_end(system))
 
 
 async def read_by(system: Living, reader: str) -> dict[int, int]:
@@ -53,9 +54,7 @@ async def read_by(system: Living, reader: str) -> dict[int, int]:
 async def some_users(system: Living) -> None:
     await system.create(30)
     await system.update(1, 2, 3)
-    async with asyncio.timeout(20):
-        while not await system.users.fetch("SELECT FROM relay WHERE position = 33"):
-            await asyncio.sleep(0.01)
+    await eventually(lambda: system.users.fetch("SELECT FROM relay WHERE position = 33"))
     await read_to_the_end(system)
 
 

@@ -12,10 +12,11 @@ import httpx
 import psycopg
 import pytest
 
-from tests.conftest import Databases
-from tests.e2e.shop import environment, free_ports, new_user, until
-from tests.shop.living import living, settings
 from tests.storm import launch
+from tests.support.databases import Databases
+from tests.support.living import living, settings
+from tests.support.shop import environment, free_ports, new_user
+from tests.support.waiting import until
 
 PROJECT = Path(__file__).parents[2]
 TIMEOUT = 60.0  # seconds

@@ -21,11 +21,12 @@ from eventspine.log import EventLog, Message
 from eventspine.outbox import transaction
 from eventspine.postgres_log import PostgresLog
 from eventspine.reading import Checkpoint
-from tests.eventspine import notes
-from tests.eventspine.conftest import opened
-from tests.eventspine.memory_log import MemoryLog
 from tests.storm import failpoints, faults, launch, mutations
 from tests.storm.mutations import ChangedShape, replace_text
+from tests.support import notes
+from tests.support.memory_log import MemoryLog
+from tests.support.spine import opened
+from tests.support.waiting import eventually
 
 PATCHED: Sequence[tuple[Any, str]] = (
     (migrations, "PUBLISH_EVENTS"),
@@ -98,7 +99,7 @@ async def test_without_the_heads_lock_positions_are_given_out_while_another_hold
     async with opened(with_sequence, steps=steps) as users:
         async with locked(with_sequence, "outbox_head") as looker:
             committing = [asyncio.create_task(create(users, n)) for n in range(2)]
-            await notes.eventually(lambda: waiting(with_sequence, 2))
+            await eventually(lambda: waiting(with_sequence, 2))
             there = await looker.execute("SELECT position FROM outbox ORDER BY 1")
             assert await there.fetchall() == given_out
         await asyncio.gather(*committing)
@@ -150,7 +151,7 @@ async def test_with_the_outbox_in_another_transaction_a_user_is_there_before_its
     async with opened(users_url, steps=steps) as users:
         async with locked(users_url, "outbox_head") as looker:
             creating = asyncio.create_task(create(users, 0))
-            await notes.eventually(lambda: waiting(users_url, 1))
+            await eventually(lambda: waiting(users_url, 1))
             assert await one(looker, "SELECT count(*) FROM users") == seen
             assert await one(looker, "SELECT count(*) FROM outbox") == 0
         await creating
@@ -239,7 +240,7 @@ async def test_without_the_logs_confirmation_a_message_is_said_to_be_in_a_table_
         async with locked(log_url, "log_heads"):
             assert await is_told_at_once(log, steps) is mutated
         if mutated:
-            await notes.eventually(lambda: has_one_record(log))
+            await eventually(lambda: has_one_record(log))
 
 
 async def has_one_record(log: PostgresLog) -> bool:

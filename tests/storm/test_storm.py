@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.kafka_fixture import why_no_kafka
 from tests.storm.faults import ALL
 from tests.storm.stage import LogKind, Options, Stage
 from tests.storm.storm import Plan, plans, possible, run, told
+from tests.support.kafka import why_no_kafka
 
 SEED = int(os.environ.get("EVENTSHOP_SEED") or 1863)
 """Drawn well: what needs the log does not come while its broker starts again, and nothing waits."""

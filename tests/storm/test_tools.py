@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.shop import until
 from tests.storm import disk
 from tests.storm.disk import SmallDisk
-from tests.storm.proxy import Proxy
+from tests.support.proxy import Proxy
+from tests.support.waiting import until
 
 TIMEOUT = 10.0  # seconds
 

@@ -16,13 +16,13 @@ import psycopg
 from eventspine.dead_letters import BEHIND
 from eventspine.event import NotAnEvent, envelope
 from eventspine.log import LogUnavailable, Record
-from tests.e2e.checker import Evidence, faults, gather, until_quiet
-from tests.e2e.load import Sent
 from tests.storm.clients import broken_keys, outcomes
 from tests.storm.faults import Scene
 from tests.storm.foreign_records import Place, is_planted
 from tests.storm.planting import READERS, Planted
 from tests.storm.stage import SERVICES, Stage
+from tests.support.checker import Evidence, faults, gather, until_quiet
+from tests.support.load import Sent
 
 Faults = dict[str, list[str]]
 """By what was demanded, what was found instead."""

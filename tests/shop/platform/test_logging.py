@@ -7,7 +7,7 @@ import pytest
 import structlog
 
 from shop.platform.logging import configure_logging
-from tests.shop.living import OBEYED, SHOWN
+from tests.support.living import OBEYED, SHOWN
 
 pytestmark = pytest.mark.usefixtures("logging_as_it_was")
 

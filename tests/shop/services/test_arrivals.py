@@ -7,6 +7,7 @@ import pytest
 
 from eventspine.errors import Overloaded, Unavailable
 from shop.services.orders.arrivals import Arrivals
+from tests.support.waiting import eventually
 
 
 class Customers:
@@ -31,9 +32,7 @@ def waiting(arrivals: Arrivals, customers: Collection[int], seconds: float = 30)
 
 
 async def looked(customers: Customers, times: int) -> None:
-    async with asyncio.timeout(10):
-        while len(customers.asked) < times:
-            await asyncio.sleep(0.001)
+    await eventually(lambda: len(customers.asked) >= times)
 
 
 async def test_who_wait_at_the_same_time_are_asked_after_in_one_question() -> None:

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.shop.making import user_created
-from tests.shop.serving import Served, problem, wrong_fields
+from tests.support.serving import Served, problem, wrong_fields
+from tests.support.shop_events import user_created
 
 JSON = {"Content-Type": "application/json"}
 DIGITS_5000 = "9" * 5000

@@ -20,10 +20,10 @@ from shop.services.orders.handlers import customers_changed
 from shop.services.orders.schemas import CancelOrder, PlaceOrder
 from shop.services.users import actions as user_actions
 from shop.services.users.schemas import CreateUser, EraseUser, UpdateUser, User
-from tests.conftest import NewDatabase
-from tests.examples import examples
-from tests.making import heard
-from tests.shop.making import user_created, user_erased
+from tests.support.databases import NewDatabase
+from tests.support.examples import examples
+from tests.support.received import heard
+from tests.support.shop_events import user_created, user_erased
 
 Action = Callable[[Transaction, Sequence[Any]], Awaitable[Sequence[Any]]]
 Batch = tuple[Action, list[Any]]

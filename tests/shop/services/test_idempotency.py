@@ -11,16 +11,16 @@ import pytest
 
 from eventspine.idempotency import _FORM, canonical
 from shop.services.users.schemas import CreateUser
-from tests.conftest import NewDatabase
-from tests.shop.making import user_created, user_erased
-from tests.shop.serving import Served, problem, serving
+from tests.support.databases import NewDatabase
+from tests.support.serving import Served, problem, serving
+from tests.support.shop_events import user_created, user_erased
 
 
 @pytest.fixture(scope="module")
 def users(new_database: NewDatabase, templates: dict[str, str]) -> Iterator[Served]:
     """The user service, which knows its callers."""
     url = new_database(templates["users"])
-    with serving("users", url, interceptors="tests.shop.callers:interceptors") as served:
+    with serving("users", url, interceptors="tests.support.callers:interceptors") as served:
         yield served
 
 

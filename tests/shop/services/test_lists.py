@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from tests.shop.making import user_created
-from tests.shop.serving import Served, problem, wrong_fields
+from tests.support.serving import Served, problem, wrong_fields
+from tests.support.shop_events import user_created
 
 _numbers = itertools.count(1)
 # Times that no order of another test has.

@@ -18,9 +18,9 @@ from shop.platform import discovery, problems
 from shop.platform.http import etag
 from shop.platform.problems import Problem
 from shop.platform.processes.api import make_app
-from tests.conftest import NewDatabase
-from tests.shop.making import user_created
-from tests.shop.serving import Served, serving, settings_of
+from tests.support.databases import NewDatabase
+from tests.support.serving import Served, serving, settings_of
+from tests.support.shop_events import user_created
 
 NAMES = list(discovery.names())
 

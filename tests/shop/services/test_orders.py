@@ -11,8 +11,8 @@ import httpx
 import pytest
 
 from eventspine.errors import MissingEvents
-from tests.shop.making import user_created, user_erased, user_updated
-from tests.shop.serving import Served, problem, serving, wrong_fields
+from tests.support.serving import Served, problem, serving, wrong_fields
+from tests.support.shop_events import user_created, user_erased, user_updated
 
 _numbers = itertools.count(1)
 

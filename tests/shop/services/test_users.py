@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.shop.making import order_cancelled, order_placed
-from tests.shop.serving import Served, problem, serving, wrong_fields
+from tests.support.serving import Served, problem, serving, wrong_fields
+from tests.support.shop_events import order_cancelled, order_placed
 
 _numbers = itertools.count(1)
 

@@ -14,7 +14,7 @@ from shop.platform.http.app import ServiceApp
 from shop.platform.http.fields import Body
 from shop.platform.http.route import FastRoute
 from shop.platform.problems import Problem, TemporarilyUnavailable
-from tests.shop.serving import problem
+from tests.support.serving import problem
 
 SECRET = "postgresql://user:secret@host/database"
 

@@ -9,8 +9,8 @@ from pydantic import ValidationError
 from shop.platform.http.cors import Cors
 from shop.platform.processes.api import Server
 from shop.platform.settings import Settings
-from tests.conftest import NewDatabase
-from tests.shop.serving import Served, problem, serving, stalled
+from tests.support.databases import NewDatabase
+from tests.support.serving import Served, problem, serving, stalled
 
 SHOP = "https://shop.example"
 LOCAL = "http://localhost:3000"

@@ -12,8 +12,8 @@ from urllib.parse import urljoin, urlsplit
 import httpx
 import pytest
 
-from tests.conftest import NewDatabase
-from tests.shop.serving import Served, problem, serving
+from tests.support.databases import NewDatabase
+from tests.support.serving import Served, problem, serving
 
 
 class Page(HTMLParser):

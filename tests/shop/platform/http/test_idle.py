@@ -13,17 +13,10 @@ import pytest
 import structlog
 
 from shop.platform.http import crowd as crowds
-from tests.conftest import NewDatabase
-from tests.e2e.shop import until
-from tests.shop.platform.http.test_connections import (
-    ALIVE,
-    BODY,
-    JSON,
-    Raw,
-    connected,
-    request,
-)
-from tests.shop.serving import Served, serving, stalled, waits_for_locks
+from tests.support.databases import NewDatabase
+from tests.support.raw_http import ALIVE, BODY, JSON, Raw, connected, request
+from tests.support.serving import Served, serving, stalled, waits_for_locks
+from tests.support.waiting import until
 
 
 def new_user() -> bytes:

@@ -10,8 +10,8 @@ from shop.platform.http.interceptors import Exchange, Proceed
 from shop.platform.interceptors import Interceptors, interceptors
 from shop.platform.problems import PreconditionFailed
 from shop.platform.settings import NotConfigured
-from tests.conftest import NewDatabase
-from tests.shop.serving import Served, problem, serving
+from tests.support.databases import NewDatabase
+from tests.support.serving import Served, problem, serving
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 SEEN: list[tuple[str, str, int]] = []
@@ -80,7 +80,7 @@ def test_a_middleware_is_refused_since_it_would_not_see_fast_routes(users: Serve
         users.app.add_middleware(object)
 
 
-@pytest.mark.parametrize("name", ["no.such.module:x", "tests.shop.callers:nothing", "", "plain"])
+@pytest.mark.parametrize("name", ["no.such.module:x", "tests.support.callers:nothing", "", "plain"])
 def test_what_can_not_be_loaded_is_named(name: str) -> None:
     if not name:
         assert interceptors(name, "api", "users") == Interceptors()

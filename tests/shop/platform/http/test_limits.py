@@ -10,18 +10,9 @@ import pytest
 
 from shop.platform.http import protocol
 from shop.platform.http.protocol import MAX_AHEAD, MAX_HEAD
-from tests.e2e.shop import until
-from tests.shop.platform.http.test_connections import (
-    ALIVE,
-    BODY,
-    CHUNKED,
-    JSON,
-    Raw,
-    chunked,
-    connected,
-    request,
-)
-from tests.shop.serving import Served, stalled, waits_for_locks
+from tests.support.raw_http import ALIVE, BODY, CHUNKED, JSON, Raw, chunked, connected, request
+from tests.support.serving import Served, stalled, waits_for_locks
+from tests.support.waiting import until
 
 
 @pytest.fixture

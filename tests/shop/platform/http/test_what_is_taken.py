@@ -11,18 +11,10 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from tests.e2e.shop import until
-from tests.shop.making import user_created
-from tests.shop.platform.http.test_connections import (
-    ALIVE,
-    BODY,
-    CHUNKED,
-    JSON,
-    Raw,
-    connected,
-    request,
-)
-from tests.shop.serving import Served, problem, stalled, waits_for_locks, wrong_fields
+from tests.support.raw_http import ALIVE, BODY, CHUNKED, JSON, Raw, connected, request
+from tests.support.serving import Served, problem, stalled, waits_for_locks, wrong_fields
+from tests.support.shop_events import user_created
+from tests.support.waiting import until
 
 
 @pytest.fixture

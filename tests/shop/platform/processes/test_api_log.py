@@ -10,8 +10,9 @@ import psycopg
 import pytest
 
 from devstack.postgres import LocalPostgres
-from tests.e2e.shop import Running, free_ports, json_lines, new_user, until
-from tests.shop.serving import problem
+from tests.support.serving import problem
+from tests.support.shop import Running, free_ports, json_lines, new_user
+from tests.support.waiting import until
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from shop.platform.processes import files
 from shop.platform.processes.api import make_app
 from shop.platform.service import Endpoints
 from shop.platform.settings import Settings
-from tests.shop.serving import settings_of
+from tests.support.serving import settings_of
 
 
 @pytest.mark.parametrize("concurrency", [1, 3])

@@ -12,17 +12,10 @@ import httpx
 import psutil
 import pytest
 
-from tests.conftest import Databases
-from tests.e2e.shop import (
-    Running,
-    answers,
-    environment,
-    free_ports,
-    json_lines,
-    new_user,
-    until,
-)
-from tests.shop.living import settings as settings_of
+from tests.support.databases import Databases
+from tests.support.living import settings as settings_of
+from tests.support.shop import Running, answers, environment, free_ports, json_lines, new_user
+from tests.support.waiting import until
 
 # Set by the process itself, before it becomes the shop: both limits, so that it can't raise them.
 LIMITED = """

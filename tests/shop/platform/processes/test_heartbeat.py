@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,8 @@ from eventspine.postgres_log import PostgresLog
 from eventspine.relay import Relay
 from shop.platform import discovery
 from shop.platform.processes import healthy, heartbeat
-from tests.clock_fixture import leaping, set_clock
+from tests.support.clocks import leaping, set_clock
+from tests.support.waiting import eventually
 
 AWAY = "postgresql://nobody@127.0.0.1:1/nothing"
 
@@ -28,12 +29,6 @@ AWAY = "postgresql://nobody@127.0.0.1:1/nothing"
 @dataclass
 class Turning:
     last_turn: float = field(default_factory=time.monotonic)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 async def test_the_heart_beats_while_every_loop_comes_round(
@@ -50,7 +45,7 @@ async def test_the_heart_beats_while_every_loop_comes_round(
 
     loops = {"relay": Turning(), "consumer": Turning()}
     beating = asyncio.create_task(heartbeat.beat(file, loops))
-    await until(touched)
+    await eventually(touched)
 
     loops["consumer"].last_turn -= heartbeat.STUCK_AFTER + 1
     await asyncio.sleep(0.02)
@@ -59,7 +54,7 @@ async def test_the_heart_beats_while_every_loop_comes_round(
     assert not touched()
 
     loops["consumer"].last_turn = time.monotonic()
-    await until(touched)
+    await eventually(touched)
     beating.cancel()
 
 
@@ -71,7 +66,7 @@ async def test_a_heartbeat_that_cannot_be_written_ends_nothing(
     beating = asyncio.create_task(heartbeat.beat(file, {}))
     await asyncio.sleep(0.05)
     file.parent.mkdir()
-    await until(file.exists)
+    await eventually(file.exists)
     beating.cancel()
 
 
@@ -82,7 +77,7 @@ async def test_a_relay_and_a_consumer_that_wait_for_a_database_come_round() -> N
     consumer = Consumer(log._database, log, service.handlers)
     began = time.monotonic()
     tasks = [asyncio.create_task(each.run()) for each in (relay, consumer)]
-    await until(lambda: relay.last_turn > began and consumer.last_turn > began)
+    await eventually(lambda: relay.last_turn > began and consumer.last_turn > began)
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
@@ -126,7 +121,7 @@ async def test_a_clock_that_leaps_makes_no_worker_look_well_and_none_look_unwell
         ).stdout
 
     beating = asyncio.create_task(heartbeat.beat(file, {}))
-    await until(file.exists)
+    await eventually(file.exists)
     beating.cancel()
     assert checked() == "well\n"
     boot, now = healthy.pulse()

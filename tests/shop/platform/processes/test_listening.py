@@ -9,9 +9,10 @@ import pytest
 
 from shop.platform.processes import listening
 from shop.platform.processes.listening import PortTaken, bind
-from tests.conftest import Databases
-from tests.e2e.shop import Running, answers, free_ports, run_shop, until
-from tests.shop.living import settings as settings_of
+from tests.support.databases import Databases
+from tests.support.living import settings as settings_of
+from tests.support.shop import Running, answers, free_ports, run_shop
+from tests.support.waiting import until
 
 
 def has_ipv6() -> bool:

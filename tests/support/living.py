@@ -28,8 +28,9 @@ from shop.services.orders import actions as orders
 from shop.services.orders.schemas import CancelOrder, PlaceOrder
 from shop.services.users import actions as users
 from shop.services.users.schemas import CreateUser, EraseUser, UpdateUser
-from tests.conftest import Databases, NewDatabase
-from tests.eventspine.notes import cancel
+from tests.support.databases import Databases
+from tests.support.notes import cancel
+from tests.support.waiting import eventually
 
 
 @dataclass
@@ -101,11 +102,9 @@ class Living:
 
     async def settled(self, *readers: str) -> None:
         """Everything published is relayed and applied; by these services, if any are named."""
-        async with asyncio.timeout(20):
-            while await self._behind(readers or discovery.names()):
-                await asyncio.sleep(0.01)
+        await eventually(lambda: self._is_settled(readers or discovery.names()))
 
-    async def _behind(self, readers: Sequence[str]) -> bool:
+    async def _is_settled(self, readers: Sequence[str]) -> bool:
         services = {service.topic: service for service in discovery.load_all()}
         for topic, publisher in services.items():
             [(head,)] = await self.opened[publisher.name].fetch("SELECT position FROM outbox_head")
@@ -117,8 +116,8 @@ class Living:
                         {"topic": topic},
                     )
                     if moved != [(head, sum(ends.values()))]:
-                        return True
-        return False
+                        return False
+        return True
 
 
 @asynccontextmanager
@@ -166,32 +165,6 @@ def impatient(monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> None:
         return Database(url, **{**options, "timeout": 0.2})
 
     monkeypatch.setattr(module, "Database", database)
-
-
-@pytest.fixture(scope="module")
-async def settled(
-    anyio_backend: str, new_database: NewDatabase, templates: dict[str, str]
-) -> Databases:
-    """Databases with some history, all of it relayed and applied: to be copied, not written to."""
-    urls = Databases({name: new_database(template) for name, template in templates.items()})
-    async with living(urls) as system, system.moving():
-        await system.create(20)
-        await system.update(1, 2, 3, 1)
-        await system.settled()
-        await system.place(*range(1, 21), 1, 2)
-        await system.cancel(1, 5, 9)
-        await system.erase(19, 20)
-        await system.settled()
-    return urls
-
-
-@pytest.fixture
-def copied(settled: Databases, new_database: NewDatabase) -> Databases:
-    """A copy of them for one test."""
-    names = {
-        name: psycopg.conninfo.conninfo_to_dict(url)["dbname"] for name, url in settled.items()
-    }
-    return Databases({name: new_database(str(template)) for name, template in names.items()})
 
 
 OBEYED = "a\x1b[2J\x1b]0;b\x07\x9b1m\r\n\u202ec\x7f:smile:[red]"

@@ -16,8 +16,8 @@ from typing import Any, Self
 
 import uvloop
 
-from tests.e2e.load import Sent
-from tests.e2e.shop import new_order
+from tests.support.load import Sent
+from tests.support.shop import new_order
 
 _A_MOMENT = 0.05  # seconds
 

@@ -9,11 +9,10 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
 import psutil
@@ -24,9 +23,7 @@ from shop.platform import discovery
 from shop.platform.discovery import PACKAGES
 from shop.platform.event_log import open_event_log
 from shop.platform.settings import Settings
-from tests.e2e.checker import Sources
-
-Found = TypeVar("Found")
+from tests.support.checker import Sources
 
 PARTS = ("users-api", "users-worker", "orders-api", "orders-worker")
 
@@ -65,18 +62,6 @@ def _is_free(port: int) -> bool:
             probe.bind(("127.0.0.1", port))
             return True
     return False
-
-
-def until(found: Callable[[], Found], what: str, timeout: float = 10) -> Found:
-    """What `found` finds as soon as it is true of anything."""
-    deadline = time.monotonic() + timeout
-    pause = 0.01
-    while not (result := found()):
-        assert time.monotonic() < deadline, f"not within {timeout:g} s: {what}"
-        time.sleep(pause)
-        # What takes long is not to be kept from its work by being asked.
-        pause = min(0.1, pause * 1.3)
-    return result
 
 
 def answers(client: httpx.Client) -> bool:

@@ -19,7 +19,7 @@ from shop.platform import discovery
 from shop.platform.http.app import ServiceApp
 from shop.platform.processes.api import Server, make_app
 from shop.platform.settings import Settings, read_settings
-from tests.making import heard
+from tests.support.received import heard
 
 
 @dataclass(frozen=True)

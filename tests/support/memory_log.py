@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 from eventspine.log import LogUnavailable, Message, Record, StartAt, TopicIdentity
-from tests.eventspine.notes import TOPIC
+from tests.support.notes import TOPIC
 
 Cuts = Sequence[int]
 """How many records of each partition."""

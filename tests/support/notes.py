@@ -7,7 +7,7 @@ and no constraint: an event applied twice stands there twice, and nothing stops 
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Self
 
 from eventspine.consumer import Consumer
@@ -168,16 +168,6 @@ def relay(url: str, log: EventLog, **options: Any) -> Relay:
 
 def consumer(database: Database, log: EventLog, **options: Any) -> Consumer:
     return Consumer(database, log, handlers(), **options)
-
-
-async def eventually(
-    condition: Callable[[], Awaitable[object]], within: float = 20.0, what: str = "it"
-) -> None:
-    """Wait until it holds."""
-    deadline = asyncio.get_running_loop().time() + within
-    while not await condition():
-        assert asyncio.get_running_loop().time() < deadline, f"{what} did not happen in {within} s"
-        await asyncio.sleep(0.02)
 
 
 async def cancel(tasks: Sequence[asyncio.Task[None]]) -> set[asyncio.Task[None]]:

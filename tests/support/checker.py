@@ -21,7 +21,7 @@ from psycopg.rows import DictRow, dict_row
 from eventspine.event import NotAnEvent, envelope
 from eventspine.log import EventLog, Record
 from shop.platform import discovery
-from tests.e2e.load import Action, Outcome, Sent
+from tests.support.load import Action, Outcome, Sent
 
 _SHOWN = 5
 """Faults of one kind that are listed; when one thing is wrong, thousands often are."""
