@@ -233,8 +233,8 @@ async def _read_others(
         if lost := dropped(partition, shown):
             section.problems.append(
                 f"{len(lost)} record(s) of {topic}/{partition}, of positions from {min(lost)} to"
-                f" {max(lost)}, were dropped as repeats, but are not repeats, so no table has what they"
-                f" say: position {shown[partition].highest}, at offset {shown[partition].offset},"
+                f" {max(lost)}, were dropped as repeats, but are not repeats, so no table has their"
+                f" data: position {shown[partition].highest}, at offset {shown[partition].offset},"
                 " came before them, so another writer wrote it; see"
                 " docs/operations.md, 'A forged position'"
             )
@@ -284,13 +284,13 @@ def _source_section(audited: Audited, seen: Seen, head: int, fed: Feeding) -> Se
     for first, last in seen.missing(fed.relayed)[:10]:
         span = f"position {first} is" if first == last else f"positions {first} to {last} are"
         section.problems.append(
-            f"{span} missing from topic {audited.topic}, though relayed: consumers that had not "
-            "read them never will; restore the log from a backup or a replica"
+            f"{span} missing from topic {audited.topic}, although relayed: consumers that have not "
+            "read them can't get them any more; restore the log from a backup or a replica"
         )
     if seen.highest > head:
         section.problems.append(
             f"topic {audited.topic} holds position {seen.highest} but the database has only given "
-            f"out {head}: it was restored from an old backup, and has to be rebuilt from the log; or another"
+            f"out {head}: it was restored from an old backup, and must be rebuilt from the log; or another"
             " writer wrote that position (docs/operations.md, 'A forged position')"
         )
     return section
@@ -328,7 +328,9 @@ async def _table_section(
     what = "the latest version of every key in" if isinstance(table, Projection) else "the sum of"
     section = Section(f"{audited.name}: table {table.table} is {what} topic {', '.join(topics)}")
     if incomplete.intersection(topics):
-        section.problems.append("not compared: events that it was made of are not in this log")
+        section.problems.append(
+            "not compared: this log lacks events from which the table was computed"
+        )
         return section
     try:
         async with connection.transaction():
@@ -336,7 +338,7 @@ async def _table_section(
     except psycopg.DataError as error:
         section.problems.append(
             f"topic {', '.join(topics)} holds values that no column of {table.table} can hold"
-            f" ({error.diag.message_primary}), so its service did not publish them: see to it that"
+            f" ({error.diag.message_primary}), so its service did not publish them: make sure that"
             " no other writer can write there"
         )
         return section
@@ -362,7 +364,7 @@ async def _invariant_section(
     section = Section(f"{audited.name}: {invariant.title}")
     rows, total = await breaches(connection, invariant)
     section.facts["breaches"] = total
-    section.problems += [f"it does not hold for {row}" for row in rows]
+    section.problems += [f"violated by {row}" for row in rows]
     return section
 
 

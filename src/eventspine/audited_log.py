@@ -24,8 +24,8 @@ WHERE consumer = %(consumer)s AND topic = %(topic)s AND log NOT IN ('', %(log)s)
 """
 
 _WAY_OUT = (
-    "start its worker with these settings, and it goes over; or give this command the settings of that"
-    " log; see docs/operations.md, 'Another log'"
+    "start its worker with these settings, and it changes to this log; or run this command with the settings"
+    " of the other log; see docs/operations.md, 'Another log'"
 )
 
 
@@ -81,8 +81,8 @@ def not_there_yet(topic: str, earlier: Earlier, highest: int) -> str | None:
     return (
         f"events of topic {topic} up to position {earlier.highest} were applied from another log"
         f" ({', '.join(earlier.logs)}), and this one holds none above {highest}: the worker that feeds it"
-        " may not be done, so audit again in a while; if that stays so, they have to be copied from the"
-        " log before; see docs/operations.md, 'Another log'"
+        " may not be done, so audit again in a while; if that does not change, copy them from the earlier"
+        " log; see docs/operations.md, 'Another log'"
     )
 
 

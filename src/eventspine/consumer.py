@@ -352,8 +352,8 @@ class Consumer:
         failed = [park for park in parks if park.cause != BEHIND]
         if len(held) > self._most_parked and any(park.holds_key for park in failed):
             raise TooManyParked(
-                f"{len(held)} keys can't be applied, and {self._most_parked} may be parked: the "
-                f"fault is not an event's, it is ours; the latest: {failed[-1].error[:200]}"
+                f"{len(held)} keys can't be applied, and at most {self._most_parked} may be parked: the "
+                f"cause is probably the code or the database; the latest error: {failed[-1].error[:200]}"
             )
         if parks:
             await park(tx, self._handlers.consumer, parks)

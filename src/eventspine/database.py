@@ -115,7 +115,7 @@ class Connection(AsyncConnection[TupleRow]):
                 return await super().wait(gen, interval, interval)
         self.fell_silent = True
         self.pgconn.finish()
-        raise Silent("the server says nothing")
+        raise Silent("the server does not answer")
 
     def cut(self) -> None:
         """Shut the connection down. A caller that waits for an answer gets an error at once."""

@@ -43,7 +43,7 @@ class MissingEvents(SpineError):
     def __init__(self, what: str, key: int | str, *, known: int, got: int) -> None:
         super().__init__(
             f"{what} {key}: version {got} arrived after version {known}; "
-            f"{got - known - 1} event(s) between them never came"
+            f"{got - known - 1} event(s) between them are missing"
         )
         self.key = key
         self.known = known

@@ -261,7 +261,7 @@ async def _store(
     if new:
         stored = await tx.execute(_STORE, {"answers": to_json(new).decode()})
         if stored.rowcount != len(new):
-            raise Conflict("others keep committing the same idempotency keys")
+            raise Conflict("other transactions keep committing the same idempotency keys")
     return passing
 
 

@@ -113,9 +113,9 @@ async def copy_topic(
         partition = partition_of(key, identity.partitions, identity.rule)
         if position < tops.get(partition, 0):
             raise CannotCopy(
-                f"topic {topic} of the log to copy into holds position {tops[partition]} already, and"
-                f" lacks position {position}, which would stand behind it and be taken for a repeat:"
-                " copy into a log that is empty, or that lacks nothing but its end"
+                f"topic {topic} of the target log holds position {tops[partition]} but lacks position"
+                f" {position}; a copy of it would come later, and readers would drop it as a repeat:"
+                " copy into a log that is empty, or that lacks only events at its end"
             )
         seen.add(position)
         tops[partition] = position
@@ -208,8 +208,8 @@ async def _compare(of: EventLog, to: EventLog, topic: str, source: str, head: in
             other = await anext(others, None)
         if other is None or other[0] != position or _said(other[1]) != _said(record):
             raise CannotCopy(
-                f"position {position} of topic {topic} is not in both logs as it should be: somebody else"
-                " writes to one of them; stop that, and copy into a log that is empty"
+                f"position {position} of topic {topic} differs between the logs: another writer writes to"
+                " one of them; stop it, and copy into a log that is empty"
             )
 
 

@@ -118,7 +118,7 @@ class PostgresLog:
             for partition, share in split.items():
                 if not await _append(connection, topic, partition, share):
                     del self._known_partitions[topic]
-                    raise LogUnavailable(f"there is no partition {topic}/{partition} any more")
+                    raise LogUnavailable(f"partition {topic}/{partition} does not exist any more")
 
     async def read(self, topic: str, partition: int, offset: int, limit: int) -> list[Record]:
         async with self._connection() as connection:

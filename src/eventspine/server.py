@@ -21,8 +21,8 @@ _ANSWERS_WITHIN = 5.0  # seconds; a pooler may delay a query for minutes
 _ROUNDS = 3
 
 _POOLER = (
-    "a pooler stands before it that {}: the shop sets, locks and listens for as long as a session lasts, so"
-    " it needs session mode, or PostgreSQL itself (each of its processes has a small pool of its own)"
+    "there is a pooler in front of it that {}: the shop needs settings, locks and LISTEN that last as long as"
+    " a session, so use session mode, or connect to PostgreSQL itself (each process has its own small pool)"
 )
 
 # It returns no text from the database. In a database without an encoding, psycopg would return bytes.
@@ -36,11 +36,11 @@ SELECT pg_is_in_recovery() AS standby,
 """
 
 _WRONG = {
-    "standby": "it is a standby, which takes no changes: name the primary",
-    "nowhere": "it has no schema public, where the tables are kept: CREATE SCHEMA public",
-    "may_not_create": "permission denied for schema public: its role has to be the owner of the database,"
-    " or may at least create tables there",
-    "no_temporary_tables": "its role may not make temporary tables, which `shop audit` needs: GRANT"
+    "standby": "it is a standby, which accepts no changes: use the address of the primary",
+    "nowhere": "it has no schema public for the tables: CREATE SCHEMA public",
+    "may_not_create": "permission denied for schema public: its role must be the owner of the database,"
+    " or must at least be allowed to create tables there",
+    "no_temporary_tables": "its role may not create temporary tables, which `shop audit` needs: GRANT"
     " TEMPORARY ON DATABASE",
 }
 
@@ -99,7 +99,7 @@ def _check_encoding(connection: Connection) -> None:
     encoding = connection.info.parameter_status("server_encoding")
     if encoding != "UTF8":
         raise Unfit(
-            f"its encoding is {encoding}, which can't hold every name: it has to be UTF8 (CREATE DATABASE"
+            f"its encoding is {encoding}, which can't store every name: it must be UTF8 (CREATE DATABASE"
             " … TEMPLATE template0 ENCODING 'UTF8')"
         )
 
@@ -120,7 +120,9 @@ async def _check_sessions(one: Connection, other: Connection) -> None:
         await other.execute("COMMIT")
         if not apart or len(others) > 1 or {await _session(one), await _session(one)} != {first}:
             raise Unfit(
-                _POOLER.format("gives a session to another between transactions (transaction mode)")
+                _POOLER.format(
+                    "gives sessions to other clients between transactions (transaction mode)"
+                )
             )
 
 
@@ -139,6 +141,6 @@ async def _check_facts(connection: Connection, *, may_lose_data: bool) -> None:
     loses = [sentence for name, sentence in _LOSES_DATA.items() if facts[name]]
     if loses and not may_lose_data:
         raise Unfit(
-            f"{' and '.join(loses)}, so a crash may take what was confirmed: reset that; or, if nobody will"
-            " miss the data, set SHOP_ACCEPT_DATA_LOSS=true"
+            f"{' and '.join(loses)}, so a crash may lose confirmed data: reset that; or, if a loss of the"
+            " data is acceptable, set SHOP_ACCEPT_DATA_LOSS=true"
         )

@@ -97,7 +97,7 @@ def missing_sentence(source: str, first: int, last: int) -> str:
         else f"positions {first} to {last} of {source} are"
     )
     return (
-        f"the log is another one than before, and {span} not in the outbox any more: nothing is fed to "
-        "it until they are copied from the log before (`shop log copy`, or `shop up` with "
-        "--copy-log-from), or given up (`shop log accept`); see docs/operations.md, 'Another log'"
+        f"the log has changed, and {span} no longer in the outbox: the new log gets no events until they "
+        "are copied from the earlier log (`shop log copy`, or `shop up` with --copy-log-from), or given "
+        "up (`shop log accept`); see docs/operations.md, 'Another log'"
     )

@@ -13,7 +13,7 @@ from tests.support.waiting import until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]  # it starts the shop four times
 
-ANOTHER = "the log is another one than before, for orders and users: it is fed from the outbox"
+ANOTHER = "the log has changed for orders and users: the new log is fed from the outbox"
 
 
 def buy(shop: Shop, count: int) -> None:

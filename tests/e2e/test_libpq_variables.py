@@ -82,7 +82,7 @@ def test_against_a_database_of_ones_own_only_those_of_who_is_who_are_heeded(
     done = run_shop("migrate", **named(urls), **ignored)
     assert done.returncode == 0, done.stderr
     assert done.stderr == (
-        f"shop: ignored: {', '.join(sorted(ignored))}; where a database is, SHOP_…__DATABASE_URL says"
+        f"shop: ignored: {', '.join(sorted(ignored))}; SHOP_…__DATABASE_URL says where a database is"
         " (docs/operations.md, 'PostgreSQL's own variables')\n"
     )
     refused = run_shop("migrate", **named(urls), PGREQUIREAUTH="scram-sha-256")

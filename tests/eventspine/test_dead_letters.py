@@ -216,7 +216,7 @@ async def test_when_too_many_are_parked_their_partition_stops_and_says_so_once(
             await eventually(lambda: has_tried(log, pauses + 5))
             assert await has_applied(database, 12), "nothing of it is stepped over"
             (warning,) = said.at("warning")
-            assert "4 keys can't be applied, and 3 may be parked" in warning["reason"]
+            assert "4 keys can't be applied, and at most 3 may be parked" in warning["reason"]
             assert "note 8, version 1 is broken" in warning["reason"]
             assert warning["partition"] == 0
             if way_out == "discard":

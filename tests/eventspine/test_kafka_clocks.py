@@ -91,7 +91,7 @@ async def test_a_topic_that_refuses_writers_for_their_clocks_is_used_and_named(
     [said] = [entry.getMessage() for entry in caplog.records if topic in entry.getMessage()]
     assert f"--entity-name {topic} --add-config message.timestamp.type=LogAppendTime" in said
     told = append(kafka, topic, tmp_path / "clock", [0, 26])
-    assert told == ["appended", "Kafka did not take a message: Broker: Invalid timestamp"]
+    assert told == ["appended", "Kafka did not accept a message: Broker: Invalid timestamp"]
     assert append(kafka, topic, tmp_path / "clock", [0]) == ["appended"]
     # As it was told.
     admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})

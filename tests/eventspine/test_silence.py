@@ -85,7 +85,7 @@ async def test_a_transaction_without_an_answer_is_given_up_for_what_it_is(
         )
         # Only in its commit may it have been done.
         assert type(error) is (OutcomeUnknown if moment == "commit" else Unavailable)
-        assert "says nothing" in str(error)
+        assert "does not answer" in str(error)
         proxy.heal()
 
         async def works() -> bool:
@@ -118,7 +118,7 @@ async def test_what_can_not_even_be_sent_is_given_up_likewise(
 
         error = await failed(keep_much(), within=LIMIT + 5)
         assert type(error) is (OutcomeUnknown if moment == "commit" else Unavailable)
-        assert "says nothing" in str(error)
+        assert "does not answer" in str(error)
 
 
 async def test_a_transaction_is_over_when_it_has_to_be_whatever_its_statements_may_take(
@@ -138,7 +138,7 @@ async def test_a_read_without_an_answer_is_not_asked_again(proxy: Proxy, notes_u
     async with distant(proxy, notes_url) as database:
         proxy.hold()
         error = await failed(database.fetch("SELECT 1"), within=LIMIT + 2)
-        assert type(error) is Unavailable and "says nothing" in str(error)
+        assert type(error) is Unavailable and "does not answer" in str(error)
 
 
 async def lend_all(database: Database) -> None:
@@ -157,7 +157,7 @@ async def test_one_silence_is_enough_for_all_connections(proxy: Proxy, notes_url
         await lend_all(database)
         database._pool.timeout = 0.1
         proxy.hold()
-        assert "says nothing" in str(await failed(database.fetch("SELECT 1"), within=LIMIT + 2))
+        assert "does not answer" in str(await failed(database.fetch("SELECT 1"), within=LIMIT + 2))
         # There were two more to be silent.
         assert "PoolTimeout" in str(await failed(database.fetch("SELECT 1"), within=LIMIT + 2))
 
@@ -220,7 +220,7 @@ async def test_a_dead_machine_is_noticed_by_the_kernel(proxy: Proxy, notes_url: 
 async def assert_waits(said: Said, component: str) -> None:
     async def does() -> bool:
         return any(
-            entry["event"] == f"{component}.waiting" and "says nothing" in entry["reason"]
+            entry["event"] == f"{component}.waiting" and "does not answer" in entry["reason"]
             for entry in said.troubles()
         )
 

@@ -192,7 +192,7 @@ async def test_a_new_log_is_not_fed_with_a_hole(
             await asyncio.sleep(0.5)
         (line,) = said.troubles()
         span = "position 1 of /notes is" if pruned == 1 else "positions 1 to 30 of /notes are"
-        assert f"{span} not in the outbox any more" in line["reason"]
+        assert f"{span} no longer in the outbox" in line["reason"]
         assert await notes.positions_in(other) == [[]]
 
         # Nothing has happened to the log before, which goes on.

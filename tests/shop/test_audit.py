@@ -15,7 +15,7 @@ from tests.support.living import Living, impatient, living, plant, settings, sho
 from tests.support.shop import run_shop
 from tests.support.waiting import eventually
 
-HOLDS = "Nothing is lost, nothing was applied twice"
+HOLDS = "No event is lost, and none was applied twice"
 
 
 def verdict(urls: Databases, status: int) -> dict[str, Any]:
@@ -386,7 +386,7 @@ async def test_a_position_that_nobody_gave_out_is_named_with_what_it_made_reader
     assert f"topic users holds position {10**18} but the database has only given out 28" in said
     assert (
         "2 record(s) of users/0, of positions from 27 to 28, were dropped as repeats, but are not repeats,"
-        " so no table has what they say"
+        " so no table has their data"
     ) in said
     assert f"position {10**18}, at offset 26, came before them" in "".join(found)
     # What docs/operations.md says to do about it.

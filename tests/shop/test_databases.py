@@ -79,7 +79,7 @@ def test_an_encoding_that_can_not_hold_every_name_is_refused(
         )
     said = migrating(postgres.dsn(name, "postgres"))
     assert said == (
-        f"{REFUSED}its encoding is {encoding}, which can't hold every name: it has to be UTF8 (CREATE"
+        f"{REFUSED}its encoding is {encoding}, which can't store every name: it must be UTF8 (CREATE"
         " DATABASE … TEMPLATE template0 ENCODING 'UTF8')"
     )
 
@@ -90,7 +90,7 @@ def test_a_database_without_a_place_for_the_tables_is_refused(
     url = new_database(None)
     execute(url, "DROP SCHEMA public")
     assert migrating(url) == (
-        f"{REFUSED}it has no schema public, where the tables are kept: CREATE SCHEMA public"
+        f"{REFUSED}it has no schema public for the tables: CREATE SCHEMA public"
     )
 
 
@@ -106,7 +106,7 @@ def test_a_server_that_may_lose_what_it_confirmed_is_refused(
     url = new_database(None)
     # The tests' own server.
     said = migrating(url, SHOP_ACCEPT_DATA_LOSS="false")
-    assert said.startswith(f"{REFUSED}fsync is off, so a crash may take what was confirmed")
+    assert said.startswith(f"{REFUSED}fsync is off, so a crash may lose confirmed data")
     done = run_shop(
         "migrate", "users", SHOP_USERS__DATABASE_URL=url, SHOP_EVENT_LOG_URL=new_database(None),
         SHOP_ACCEPT_DATA_LOSS="true",
@@ -117,7 +117,7 @@ def test_a_server_that_may_lose_what_it_confirmed_is_refused(
 @pytest.mark.parametrize(
     ("right", "said"),
     [
-        ("", "its role may not make temporary tables"),
+        ("", "its role may not create temporary tables"),
         ("GRANT TEMPORARY ON DATABASE {} TO weak", "permission denied for schema public"),
     ],
 )
@@ -264,7 +264,7 @@ def pgbouncer(
         process.wait(10)
 
 
-SHARED = "gives a session to another between transactions"
+SHARED = "gives sessions to other clients between transactions"
 
 
 @pytest.mark.parametrize(
@@ -286,7 +286,7 @@ def test_a_pooler_that_makes_sessions_something_else_is_refused(
 ) -> None:
     with pgbouncer(postgres, tmp_path, **settings) as through:
         url = through(new_database(None))
-        assert migrating(url).startswith(f"{REFUSED}a pooler stands before it that {said}")
+        assert migrating(url).startswith(f"{REFUSED}there is a pooler in front of it that {said}")
 
 
 async def test_a_pooler_that_leaves_a_session_to_whoever_has_it_will_do(
@@ -326,7 +326,7 @@ def answers(server: LocalPostgres) -> bool:
 
 def test_a_standby_is_refused(standby: LocalPostgres, migrating: Migrating) -> None:
     assert migrating(standby.dsn("users")) == (
-        f"{REFUSED}it is a standby, which takes no changes: name the primary"
+        f"{REFUSED}it is a standby, which accepts no changes: use the address of the primary"
     )
 
 

@@ -109,7 +109,7 @@ class Appender:
             self._send(producer, count, stop)
         except KafkaException as error:
             self.end()
-            raise unavailable(f"take a message for {topic}", error) from error
+            raise unavailable(f"accept a message for {topic}", error) from error
         except BaseException:
             self.end()
             raise
@@ -135,7 +135,7 @@ class Appender:
 
     def _check(self, progress: "_Progress", waiting: int, stop: threading.Event) -> None:
         if self._failure:
-            raise LogUnavailable(f"Kafka did not take a message: {self._failure.str()}")
+            raise LogUnavailable(f"Kafka did not accept a message: {self._failure.str()}")
         if waiting and stop.is_set():
             raise LogUnavailable("stopped before Kafka had confirmed everything")
         progress.seen(waiting, self._heard_last)

@@ -125,7 +125,7 @@ class OffsetNotInLog(LogUnavailable):
 
     def __init__(self, topic: str, partition: int, offset: int) -> None:
         super().__init__(
-            f"{topic}/{partition} has no offset {offset}: the log was cut, or lost its end. "
+            f"{topic}/{partition} has no offset {offset}: records were deleted, or the log lost its end. "
             "Nothing of this partition is read until the log is restored or its reader rebuilt."
         )
         self.topic = topic
@@ -185,7 +185,7 @@ _NOT_VERIFIED = re.compile(
 
 def plain(error: KafkaError) -> str:
     return _NOT_VERIFIED.sub(
-        r"the broker's certificate can't be verified, is ssl.ca.location right? (\1)",
+        r"the broker's certificate can't be verified; check ssl.ca.location (\1)",
         _PASSING_DETAIL.sub("", error.str()),
     )
 

@@ -60,7 +60,7 @@ class Reader:
                 return {}
             return {one: self._bounds(topic, one)[1] for one in sorted(found.partitions)}
         except KafkaException as error:
-            raise self._unavailable(f"tell the end of {topic}", error) from error
+            raise self._unavailable(f"find the end of {topic}", error) from error
 
     def read(self, topic: str, partition: int, offset: int, limit: int) -> list[Record]:
         at = (topic, partition, offset)

@@ -177,7 +177,7 @@ class KafkaSubscription:
             placed = self._given.keys() & starts.keys()
             self._consumer.incremental_assign([TopicPartition(*at, starts[at]) for at in placed])
         except KafkaException as error:
-            raise unavailable("hand out a partition", error) from error
+            raise unavailable("assign a partition", error) from error
         for at in placed:
             del self._given[at]
         self._reading |= placed
@@ -287,7 +287,9 @@ class KafkaSubscription:
                 LOG.info("kafka.classic_group_selected", reason=why)
                 self._protocol = "classic"
             else:
-                self._failures.append(LogUnavailable(f"Kafka put this reader out: {why}"))
+                self._failures.append(
+                    LogUnavailable(f"Kafka removed this reader from its group: {why}")
+                )
         elif code in _REFUSALS:
             self._failures.append(LogUnavailable(f"Kafka refuses: {why}"))
         elif why not in self._said:

@@ -77,7 +77,7 @@ class Topics:
                         f"there is no topic {topic}; `shop migrate` creates it"
                     ) from error
                 self._admin = None
-                raise unavailable(f"tell which log {topic} is", error, self._heard.last) from error
+                raise unavailable(f"identify topic {topic}", error, self._heard.last) from error
         return TopicIdentity(
             f"kafka {cluster} {described.topic_id}", len(described.partitions), RULE
         )

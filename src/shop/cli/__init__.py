@@ -1,1 +1,1 @@
-"""The command line; one file a command. `common.py` is what they share."""
+"""The command line, with one file for each command. `common.py` has what they share."""

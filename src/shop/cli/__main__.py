@@ -1,4 +1,4 @@
-"""`python -m shop.cli`: this installation's `shop`, whatever the PATH says."""
+"""`python -m shop.cli` runs the `shop` of this installation, independent of PATH."""
 
 from shop.cli.main import main
 

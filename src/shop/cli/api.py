@@ -1,4 +1,4 @@
-"""`shop api`: one service, over HTTP."""
+"""`shop api`: the HTTP API of one service."""
 
 from shop.cli.common import (
     Name,

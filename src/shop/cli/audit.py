@@ -1,4 +1,4 @@
-"""`shop audit`: the verdict."""
+"""`shop audit`: checks the log and the databases."""
 
 import asyncio
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""`shop audit`: the verdict on log and databases, for a person or for a program."""
+"""`shop audit`: prints the result, for a person or for a program."""
 
 import json
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from shop.platform.terminal import plain
 
 
 async def audit_all(services: Sequence[Audited], log: EventLog, *, as_json: bool) -> bool:
-    """Audit each service and print what was found; whether all of it holds."""
+    """Audit each service and print the results. Returns whether all checks passed."""
     sections: list[Section] = []
     console = Console(stderr=True)
     shown = Progress(
@@ -60,7 +60,7 @@ def _print(sections: Sequence[Section], *, holds: bool) -> None:
             console.print("    " + said, style="red", markup=False)
     if holds:
         console.print(
-            "Nothing is lost, nothing was applied twice: every table is what the log says."
+            "No event is lost, and none was applied twice: every table agrees with the log."
         )
     else:
         found = sum(len(section.problems) for section in sections)

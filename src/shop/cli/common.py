@@ -1,4 +1,4 @@
-"""What the commands share: their options, and how each ends with one sentence."""
+"""Shared by the commands: options, and errors as one sentence."""
 
 import asyncio
 import logging
@@ -28,7 +28,7 @@ from shop.platform.settings import Settings, read_settings
 def _services() -> str:
     try:
         return f"one of: {', '.join(discovery.names())}"
-    except discovery.NotAService:  # the command says it
+    except discovery.NotAService:  # the command itself reports the error
         return "its name"
 
 
@@ -39,7 +39,7 @@ DataDir = Annotated[
 DEFAULT_DATA = Path(".data")
 
 NOT_DONE = 2
-"""The exit status of what could not be done at all; 1 says that it was, and that not all is well."""
+"""The exit status of a command that could not run. Status 1 means that it ran and found a problem."""
 
 UNFORESEEN = 70
 """The exit status after a fault in eventshop itself: EX_SOFTWARE of sysexits.h."""
@@ -47,7 +47,7 @@ UNFORESEEN = 70
 
 @contextmanager
 def what_is_away(result: str) -> Iterator[None]:
-    """Whatever can't be reached or read ends the command, with one sentence."""
+    """If something can't be reached or read, end the command with one sentence."""
     try:
         yield
     except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as error:
@@ -58,7 +58,7 @@ def what_is_away(result: str) -> Iterator[None]:
 
 
 def say_it_once() -> None:
-    """What could not be reached is said in the end, and not each time it was tried."""
+    """Do not log failed attempts to connect. The command reports the failure at its end."""
     logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
 
 
@@ -100,13 +100,13 @@ def service_named(name: str) -> Service:
 
 
 def services_named(name: str | None) -> list[Service]:
-    """That one, or all."""
+    """The service with this name, or all services."""
     return [service_named(name)] if name else discovery.load_all()
 
 
 @contextmanager
 def beside_running_shop(data: Path) -> Iterator[None]:
-    """With the settings of the shop that `shop up` runs in this folder, if it does."""
+    """Use the settings of the shop that `shop up` runs in this folder, if one runs there."""
     runs = use_running_shop(data)
     try:
         yield

@@ -1,4 +1,4 @@
-"""`shop events`: the log, in the terminal."""
+"""`shop events`: shows the log in the terminal."""
 
 import asyncio
 from typing import Annotated

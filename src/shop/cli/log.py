@@ -1,4 +1,4 @@
-"""`shop log`: from one log to another."""
+"""`shop log`: moves from one log to another."""
 
 import asyncio
 from typing import Annotated
@@ -98,7 +98,7 @@ def accept(
 
 
 def _settings_of(log: str, settings: Settings) -> Settings:
-    """With another log: one of the two kinds that the settings name, or one that is named here."""
+    """The settings with another log: one that the settings name by its kind, or the given address."""
     if log in {"postgres", "kafka"}:
         return settings.model_copy(update={"event_log": log})
     if log.startswith(("postgresql://", "postgres://")):

@@ -14,18 +14,18 @@ from shop.cli.common import stop
 from shop.platform.service import Service
 
 Urls = Mapping[str, Address]
-"""Of each service's database, by the service's name."""
+"""The URL of each service's database, by the service's name."""
 
 
 async def copy_all(services: Sequence[Service], urls: Urls, of: EventLog, to: EventLog) -> bool:
-    """Whether nothing is missing from both logs."""
+    """Copy all topics. Returns whether no position is missing from both logs."""
     return all([await _copy(each, urls[each.name], of, to) for each in services])
 
 
 async def accept_all(
     services: Sequence[Service], urls: Urls, log: EventLog, *, give_up: bool
 ) -> bool:
-    """Whether all services continue with this log."""
+    """Accept the log. Returns whether all services continue with it."""
     return all([await _accept(each, urls[each.name], log, give_up=give_up) for each in services])
 
 

@@ -1,4 +1,4 @@
-"""`shop events`: the log, as a person or a program reads it."""
+"""`shop events`: prints the log, for a person or for a program."""
 
 import asyncio
 import json
@@ -19,9 +19,9 @@ _LOOK_EVERY = 0.25  # seconds
 async def follow_log(
     log: EventLog, topics: Sequence[str], *, start: int | None, as_json: bool, follow: bool
 ) -> None:
-    """Print records as they come; until cancelled, or, without `follow`, to the log's end.
+    """Print records as they arrive, until it is cancelled. Without `follow`, it stops at the end of the log.
 
-    Raises `LogUnavailable`, for a topic that is not there as well.
+    Raises `LogUnavailable`, also if a topic does not exist.
     """
     console = Console(highlight=False, soft_wrap=True)
     next_offsets: dict[tuple[str, int], int] = {}
@@ -71,7 +71,7 @@ def _as_dict(record: Record) -> dict[str, Any]:
 
 
 def _data(value: bytes | None) -> Any:
-    """The JSON, or, of a record that is none, its text."""
+    """The value as JSON, or its text if it is not JSON."""
     if value is None:
         return None
     try:

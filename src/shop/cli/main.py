@@ -1,4 +1,4 @@
-"""The command line: `shop up` for everything at once, the other commands for one part each."""
+"""The command line: `shop up` runs everything; each of the other commands runs one part."""
 
 import sys
 import traceback
@@ -34,14 +34,14 @@ from shop.platform.settings import NotConfigured
 
 INTERRUPTED = 130
 NOBODY_READS = 141
-"""As a shell shows a process that SIGINT or SIGPIPE has ended."""
+"""The exit statuses that shells use for a process that SIGINT or SIGPIPE has ended."""
 
 SERVING = ("up", "api", "worker")
-"""These work whether or not their output is read."""
+"""Commands that continue if their output is closed."""
 
 
 class _Raised(Exception):
-    """Of another kind than `cause`, from which Typer would make a status 1."""
+    """Wraps an error. Typer would turn `cause` itself into status 1."""
 
     def __init__(self, cause: BaseException) -> None:
         self.cause = cause
@@ -49,7 +49,7 @@ class _Raised(Exception):
 
 class _Commands(TyperGroup):
     def make_context(self, *args: Any, **kwargs: Any) -> Any:
-        """Prints the help, too."""
+        """Parses the arguments. It also prints the help, so errors of the output can occur here."""
         try:
             return super().make_context(*args, **kwargs)
         except (OSError, SystemExit) as error:
@@ -90,7 +90,7 @@ def _options(
         ),
     ] = False,
 ) -> None:
-    # No docstring: Typer would print it in the place of the help above.
+    # No docstring, because Typer would print it instead of the help above.
     pass
 
 
@@ -123,16 +123,16 @@ def main() -> None:
 
 def _ignore_libpq_variables(words: list[str]) -> None:
     ignored = forget_libpq_variables(HEEDED)
-    # `shop up` has databases of its own, to which none of them could apply.
+    # These variables can't affect `shop up`, which has its own databases.
     if ignored and words[:1] != ["up"]:
         streams.tell(
-            f"shop: ignored: {', '.join(ignored)}; where a database is, SHOP_…__DATABASE_URL says"
+            f"shop: ignored: {', '.join(ignored)}; SHOP_…__DATABASE_URL says where a database is"
             " (docs/operations.md, 'PostgreSQL's own variables')"
         )
 
 
 def _status(words: list[str]) -> int:
-    """Do what the words say; the exit status."""
+    """Run the command. Returns the exit status."""
     try:
         app(args=words)
     except SystemExit as ended:
@@ -148,10 +148,12 @@ def _status_after(error: BaseException) -> int:
     if isinstance(error, (NotAService, NotConfigured)):
         streams.tell(f"shop: {error}")
         return NOT_DONE
-    if isinstance(error, SystemExit):  # Rich's, when the reader of Typer's help has gone
+    if isinstance(
+        error, SystemExit
+    ):  # Rich raises it if the reader of Typer's help has closed the pipe
         return NOBODY_READS
     if isinstance(error, OSError) and streams.flush():
-        return NOT_DONE  # and `main` says why
+        return NOT_DONE  # `main` prints the reason
     return _unforeseen(error)
 
 
@@ -163,7 +165,7 @@ def _not_written(error: OSError) -> int:
 
 
 def _unforeseen(error: BaseException) -> int:
-    """Last comes the line that says most: a supervisor shows the last one."""
+    """Report an unexpected error. The summary is the last line, because a supervisor shows that line."""
     streams.tell("".join(traceback.format_exception(error)).rstrip())
     streams.tell(
         f"shop: an unexpected error, please report it: {type(error).__name__}: {one_line(error)}"

@@ -1,4 +1,4 @@
-"""`shop migrate`: schemas and topics."""
+"""`shop migrate`: migrates the schemas and creates the topics."""
 
 import asyncio
 from collections.abc import Sequence
@@ -48,7 +48,7 @@ def migrate(
         schemas.append(("log", log_address(settings), log_metadata, LOG))
     at = ""
     try:
-        # All of them, before any is changed.
+        # Check all databases before one is changed.
         accepted = {}
         for at, address, _, _ in schemas:
             accepted[at] = _checked(address, settings)
@@ -89,7 +89,7 @@ async def _create_topics(settings: Settings, services: Sequence[Service]) -> Non
 
 
 async def _say_if_another(settings: Settings, services: Sequence[Service], log: EventLog) -> None:
-    """Than the one that events are relayed to, by what the databases remember: one line, if it is well."""
+    """Print a line if the settings name another log than the one to which events were relayed before."""
     others = []
     for each in services:
         if not each.topic:
@@ -105,6 +105,6 @@ async def _say_if_another(settings: Settings, services: Sequence[Service], log: 
             others.append(each.name)
     if others:
         typer.echo(
-            f"shop: the log is another one than before, for {' and '.join(others)}: it is fed from the"
-            " outbox, and what was applied from the other is not applied again"
+            f"shop: the log has changed for {' and '.join(others)}: the new log is fed from the outbox,"
+            " and events that were applied from the earlier log are not applied again"
         )

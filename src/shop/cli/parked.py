@@ -1,4 +1,4 @@
-"""`shop parked`: events that could not be applied, in a person's hands."""
+"""`shop parked`: lists, retries and discards events that could not be applied."""
 
 import asyncio
 from collections.abc import Callable, Coroutine

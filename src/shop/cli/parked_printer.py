@@ -1,4 +1,4 @@
-"""`shop parked`: events that could not be applied, in a person's hands."""
+"""`shop parked`: lists, retries and discards parked events, and prints the results."""
 
 from collections.abc import Callable, Coroutine, Sequence
 
@@ -14,9 +14,9 @@ from shop.platform.terminal import plain
 
 
 class Parking:
-    """The parked events of a service's consumers: its own, and its reactions.
+    """The parked events of a service's consumers: of its handlers and of its reactions.
 
-    Each command says what it found or did; True if all went well.
+    Each command prints what it found or did, and returns whether all succeeded.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Parking:
     ) -> bool:
         found = await self._find(key, cause)
         well = True
-        # A key's first event decides; what waits behind it comes along, whatever its own cause.
+        # The first event of a key selects it. Later events of the key are included, whatever their cause.
         for of, topic, name in dict.fromkeys((of, each.topic, each.key) for of, each in found):
             if dry_run:
                 self._say(f"would retry the parked records of key {name} in topic {topic}")
@@ -108,7 +108,9 @@ class Parking:
         ]
 
     def _place(self, of: Handlers, parked: Parked) -> str:
-        """Of a reaction, with its name: the same record may be parked by the service's own consumer."""
+        """The record's place. It includes the name of a reaction, because the service's own consumer may have parked
+        the same record.
+        """
         whose = "" if of is self._consumers[0] else f"{of.consumer}: "
         position = f" position {parked.position}" if parked.position else ""
         return f"{whose}{parked.topic}/{parked.partition}@{parked.offset}{position}"

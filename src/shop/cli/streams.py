@@ -1,4 +1,4 @@
-"""stdout and stderr: closed, full, without a reader, or of any encoding. None of it is a crash."""
+"""Makes stdout and stderr robust: closed, full, without a reader, or with any encoding."""
 
 import io
 import os
@@ -12,14 +12,14 @@ from shop.platform.terminal import accept_any_character
 
 
 class Console(RichConsole):
-    """Rich ends the process with status 1 if the reader of its output has gone."""
+    """A console that does not end the process with status 1 if the reader of its output closes the pipe."""
 
     def on_broken_pipe(self) -> NoReturn:
         raise BrokenPipeError
 
 
 class Output(io.TextIOWrapper):
-    """stdout, which remembers that something could not be written."""
+    """stdout, which stores the error if something could not be written."""
 
     lost: OSError | None = None
 
@@ -39,14 +39,15 @@ class Output(io.TextIOWrapper):
 
 
 def settle() -> None:
-    """Call first. What was closed (`>&-`) leads nowhere: else the next file or socket that is opened
-    would get its number, and what a child prints would land in there.
+    """Call it first. It opens /dev/null for closed standard streams (`>&-`).
+
+    Otherwise the next file or socket would get the file descriptor, and the output of a child would go there.
     """
     for number in (0, 1, 2):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free file descriptor
     if sys.stdout is None:
         sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
     elif sys.stdout is sys.__stdout__ and isinstance(sys.stdout, io.TextIOWrapper):
@@ -63,18 +64,18 @@ def settle() -> None:
 
 
 def tell(line: str) -> None:
-    """To stderr, if it can be written."""
+    """Write a line to stderr, if possible."""
     with suppress(OSError):
         sys.stderr.write(f"{line}\n")
         sys.stderr.flush()
 
 
 def flush() -> OSError | None:
-    """Write what is still to be written. Why something could not be, now or before, if so it was."""
+    """Flush the output. Returns the error if something could not be written, now or earlier."""
     try:
         sys.stdout.flush()
     except OSError as error:
-        # Or Python tries again at its end, and makes it status 120.
+        # Otherwise Python tries again at exit, and exits with status 120.
         with suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return error

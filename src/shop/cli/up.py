@@ -1,4 +1,4 @@
-"""`shop up`: everything at once, on this machine."""
+"""`shop up`: runs everything on this machine."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""`shop worker`: one service, its events."""
+"""`shop worker`: the events of one service."""
 
 from shop.cli.common import (
     Name,

@@ -1,4 +1,4 @@
-"""The events services publish, each defined once, by the service that publishes it.
+"""The events of the services. The publishing service defines each event once.
 
-A service may import another's contracts, and nothing else of it.
+A service may import another service's contracts, and nothing else of it.
 """

@@ -1,4 +1,4 @@
-"""What the order service publishes. Topic `orders`, key: the order's id."""
+"""The events of the order service. The topic is `orders`; the key is the order's id."""
 
 from typing import Literal
 
@@ -28,6 +28,6 @@ class OrderPlaced(OrderEvent):
 
 
 class OrderCancelled(OrderEvent):
-    """An order is cancelled once and stays so."""
+    """The order is cancelled. This is its last event."""
 
     type = "order.cancelled"

@@ -1,6 +1,6 @@
-"""What the user service publishes. Topic `users`, key: the user's id.
+"""The events of the user service. The topic is `users`; the key is the user's id.
 
-On the same topic, `identity.py`'s.
+The events in `identity.py` use the same topic.
 """
 
 from eventspine.event import Event, IntegerId

@@ -1,7 +1,7 @@
-"""The bounds of what events carry: what every reader's columns can hold.
+"""The limits of values in events: the values that every reader's columns can hold.
 
-They are never narrower than anything that was ever published, or the log could not be read. What a
-client may send is said in each service's schemas, and lies within.
+They must include every value that was ever published, because readers must be able to read the whole log. The
+limits for clients are in each service's schemas, and are narrower.
 """
 
 from datetime import UTC, datetime
@@ -20,7 +20,7 @@ Money = Annotated[
     Decimal,
     GetPydanticSchema(
         lambda _source, _handler: core_schema.json_or_python_schema(
-            # A pattern, because to count a Decimal's digits takes Python three times as long.
+            # A pattern, because counting a Decimal's digits takes Python three times as long.
             json_schema=core_schema.chain_schema(
                 [
                     core_schema.str_schema(pattern=r"^[0-9]{1,10}(\.[0-9]{1,2})?$"),
@@ -31,10 +31,10 @@ Money = Annotated[
         )
     ),
 ]
-"""In the shop's one currency; on the wire a decimal string with two places."""
+"""An amount in the shop's one currency. In JSON it is a decimal string with two places."""
 
 Time = Annotated[
     AwareDatetime,
-    # Years beyond these have no place in Python's calendar once they are brought to UTC.
+    # Python's datetime can't hold later times after a conversion to UTC.
     Field(strict=True, ge=datetime(1970, 1, 1, tzinfo=UTC), lt=datetime(9999, 1, 1, tzinfo=UTC)),
 ]

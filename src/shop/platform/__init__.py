@@ -1,1 +1,1 @@
-"""What every service is made with. It names no service."""
+"""The platform that all services use. It names no service."""

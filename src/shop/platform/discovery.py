@@ -1,17 +1,17 @@
-"""Which services there are. A service is found by its folder; nothing of it is imported before that is
-asked for, so that a process loads no service but its own.
+"""Finds services by their folders. A service is imported only when it is needed, so that a process loads
+only its own service.
 
-`SHOP_SERVICES` names the packages that hold services, with commas between; `shop.services` alone, if it
-is not set. A team keeps its services in a distribution of its own with `shop.services,acme.services`.
-Every folder in such a package is a service:
+`SHOP_SERVICES` names the packages that hold services, separated by commas. The default is `shop.services`. With
+`shop.services,acme.services`, a team can keep its services in its own distribution. Every folder in such a
+package is a service:
 
     acme/services/loyalty/app.py        its parts: `SERVICE`
     acme/services/loyalty/settings.py   its settings and its port: `SETTINGS`
-    acme/contracts/loyalty.py           the events it publishes; none, if it only reads
+    acme/contracts/loyalty.py           the events it publishes; missing if it only reads
 
-A folder whose name begins with an underscore, or that holds no Python, is none.
+A folder whose name starts with an underscore, or that has no Python files, is not a service.
 
-    python -m shop.platform.discovery   checks all of them: the exit status is 0 or 1
+    python -m shop.platform.discovery   checks all services; the exit status is 0 or 1
 """
 
 import os
@@ -34,11 +34,11 @@ _DEFAULT = "shop.services"
 # In environment variables a name is followed by two underscores.
 _NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 _TAKEN = {*Settings.model_fields, "log"}
-"""Names that mean something else: a setting of the platform's, the log's own database."""
+"""Names that are already used, for settings of the platform and for the log's database."""
 
 
 class NotAService(Exception):
-    """A folder that should be a service is none; one sentence says what is missing."""
+    """A folder that should be a service is not one. The message says what is missing."""
 
 
 @dataclass(frozen=True)
@@ -53,17 +53,17 @@ class Found:
 
 
 def names() -> tuple[str, ...]:
-    """Of all services, sorted. Raises `NotAService`."""
+    """The names of all services, sorted. Raises `NotAService`."""
     return tuple(_found())
 
 
 def find(name: str) -> Found:
-    """Raises `NotAService`, and `KeyError` for a name that is not among `names()`."""
+    """Find a service. Raises `NotAService`, and `KeyError` for a name that is not in `names()`."""
     return _found()[name]
 
 
 def load(name: str) -> Service:
-    """As `find`."""
+    """Import a service. Raises the same errors as `find`."""
     found = find(name)
     service = _constant(found, "app", "SERVICE")
     if not isinstance(service, Service):
@@ -95,12 +95,12 @@ def load(name: str) -> Service:
 
 
 def load_all() -> list[Service]:
-    """Raises `NotAService`."""
+    """Import all services. Raises `NotAService`."""
     return [load(name) for name in names()]
 
 
 def sections() -> dict[str, type[ServiceSettings]]:
-    """The model of each service's settings. Imports no more of a service than its settings.py.
+    """The model of each service's settings. Imports only the settings.py of each service.
 
     Raises `NotAService`.
     """
@@ -108,8 +108,10 @@ def sections() -> dict[str, type[ServiceSettings]]:
 
 
 def contracts(name: str) -> list[type[Event]]:
-    """The events that a service publishes: those of its contracts that have a type, and those of other
-    modules that `__all__` of its contracts names.
+    """The events that a service publishes.
+
+    These are the event classes with a type in its contracts, and those of other modules that `__all__` of its
+    contracts names.
     """
     found = find(name)
     if found.contracts is None:
@@ -178,7 +180,7 @@ def _in_package(package: str) -> Iterator[Found]:
         raise NotAService(f"{PACKAGES}: there is no package {package!r} that could hold services")
     for location in spec.submodule_search_locations:
         for folder in Path(location).iterdir():
-            # What git leaves of a service that is gone holds only __pycache__.
+            # After a service is deleted, git leaves a folder with only __pycache__.
             if folder.name[0] not in "._" and folder.is_dir() and any(folder.glob("*.py")):
                 yield _in_folder(folder, package)
 

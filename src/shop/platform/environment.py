@@ -1,6 +1,6 @@
-"""Environment variables that look like settings and are none.
+"""Finds environment variables that look like settings but are none.
 
-A setting that is misspelled must not be left out in silence: the shop would run with the default.
+A misspelled setting must cause an error. Otherwise the shop would silently run with the default.
 """
 
 import re
@@ -11,16 +11,16 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 _NO_SETTINGS = frozenset({"SHOP_DATA_DIR", "SHOP_READY_FD", "SHOP_SERVICES"})
-"""Read elsewhere: by the command line, `shop.platform.processes.ready` and `.discovery`."""
+"""Variables that other modules read: the command line, `shop.platform.processes.ready` and `.discovery`."""
 
-# Kubernetes tells every container of every Service in its namespace, unless `enableServiceLinks` is
-# false: of one named `shop-users` by SHOP_USERS_SERVICE_HOST, SHOP_USERS_PORT_8001_TCP_ADDR, ….
+# Kubernetes sets variables for every Service of the namespace in every container, unless `enableServiceLinks`
+# is false. For a Service `shop-users` these are SHOP_USERS_SERVICE_HOST, SHOP_USERS_PORT_8001_TCP_ADDR, ….
 _KUBERNETES = re.compile(r"\w+_(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)")
 _KUBERNETES_PORT = re.compile(r"(tcp|udp|sctp)://\S+:\d+")
 
 
 def names(model: type[BaseModel], prefix: str) -> Iterator[str]:
-    """The environment variables that set a model's fields; `SHOP_KAFKA__*` where a name is free."""
+    """The environment variables of a model's fields. `SHOP_KAFKA__*` means that any name may follow."""
     for name, field in model.model_fields.items():
         variable = f"{prefix}{name.upper()}"
         section = field.annotation
@@ -33,7 +33,7 @@ def names(model: type[BaseModel], prefix: str) -> Iterator[str]:
 
 
 def unknown(variables: Iterable[tuple[str, str]], known: Iterable[str], prefix: str) -> list[str]:
-    """A sentence for each variable with this prefix that sets nothing: what was meant, perhaps."""
+    """A sentence for each unknown variable with this prefix, with a suggestion if there is a similar setting."""
     settings = set(known)
     free = tuple(name.removesuffix("*") for name in settings if name.endswith("*"))
     taken = {name for name in settings if not name.endswith("*")}

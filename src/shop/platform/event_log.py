@@ -1,4 +1,4 @@
-"""Which log and which databases the settings name."""
+"""The event log and the databases that the settings name."""
 
 from urllib.parse import quote, urlsplit
 
@@ -15,11 +15,11 @@ _LAST_PORT = 65535
 
 
 class NotSet(NotConfigured):
-    """It is missing."""
+    """A setting is missing."""
 
 
 def open_event_log(settings: Settings) -> EventLog:
-    """Connects to nothing yet. Raises `NotConfigured`."""
+    """The event log of the settings, without a connection yet. Raises `NotConfigured`."""
     if settings.event_log == "postgres":
         return PostgresLog(log_address(settings))
     if "bootstrap_servers" not in settings.kafka:
@@ -35,7 +35,9 @@ def open_event_log(settings: Settings) -> EventLog:
 
 
 def relay_batch(settings: Settings) -> int:
-    """Kafka takes a batch apart into a request for each partition, and wants those large."""
+    """The number of events that are relayed at a time. It is larger for Kafka, which splits a batch into one request
+    for each partition.
+    """
     return settings.relay_batch or (10_000 if settings.event_log == "kafka" else 2_000)
 
 
@@ -45,7 +47,7 @@ def log_url(settings: Settings) -> str:
 
 
 def log_address(settings: Settings) -> Address:
-    """Of the log that is a table. Raises `NotConfigured`."""
+    """The URL of the log that is a table. Raises `NotConfigured`."""
     if not settings.event_log_url:
         raise NotSet("SHOP_EVENT_LOG_URL is not set: the log's PostgreSQL database")
     return _address("SHOP_EVENT_LOG", settings.event_log_url, settings.event_log_password)
@@ -57,7 +59,7 @@ def database_url(settings: Settings, service: str) -> str:
 
 
 def database_address(settings: Settings, service: str) -> Address:
-    """A process that runs for long takes this: new connections use the password that the file holds then.
+    """The address of a service's database, for long-running processes. New connections read the password file again.
 
     Raises `NotConfigured`.
     """
@@ -87,7 +89,7 @@ def with_password(url: str, password: str) -> str:
 
 
 def _checked(url: str, variable: str) -> str:
-    """The URL itself is never shown, nor what libpq says of it: there may be a password in it."""
+    """Check a URL. Errors never show the URL or libpq's message, because they may contain a password."""
     if not url.startswith(("postgresql://", "postgres://")):
         raise NotConfigured(f"{variable} is not like postgresql://user:password@host/database")
     try:

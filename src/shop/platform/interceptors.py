@@ -1,7 +1,7 @@
-"""The interceptors that a process runs with: those of the shop's own, and those that a setting names.
+"""Loads the interceptors of a process: those of the shop, and those that a setting names.
 
-`SHOP_INTERCEPTORS=acme.metrics:interceptors` has every process call that function with what it is and
-whose: `interceptors("api", "orders")`. So a team adds to the shop without a change in it.
+With `SHOP_INTERCEPTORS=acme.metrics:interceptors`, every process calls that function with its kind and its
+service: `interceptors("api", "orders")`. So a team can extend the shop without changing its code.
 """
 
 from collections.abc import Callable
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
 
 
 class Interceptors(NamedTuple):
-    """The first of each is the outermost."""
+    """The interceptors of a process. The first of each kind is the outermost."""
 
     steps: "tuple[Interceptor, ...]" = ()
-    """Around the steps of the spine."""
+    """Interceptors around the steps of the spine."""
     routes: "tuple[RouteInterceptor, ...]" = ()
-    """Around the requests that an API answers."""
+    """Interceptors around the requests of an API."""
 
 
 Factory = Callable[[str, str], Interceptors]
-"""Given the part (`api`, `worker` or `parked`) and the service."""
+"""Called with the kind of process (`api`, `worker` or `parked`) and the service."""
 
 
 def interceptors(names: str, part: str, service: str) -> Interceptors:
-    """Of all that are named, in that order. Raises `NotConfigured`."""
+    """The interceptors of all functions that are named, in that order. Raises `NotConfigured`."""
     steps: list[Interceptor] = []
     routes: list[RouteInterceptor] = []
     for name in names.split(","):
@@ -41,7 +41,7 @@ def interceptors(names: str, part: str, service: str) -> Interceptors:
 
 
 def steps(names: str, part: str, service: str) -> Steps:
-    """For a process that answers no requests. Raises `NotConfigured`."""
+    """The interceptors of a process without an API. Raises `NotConfigured`."""
     return Steps(interceptors(names, part, service).steps)
 
 

@@ -1,7 +1,7 @@
-"""libpq's variables (`PGHOST`, `PGTZ`, …), which would reach every connection of a process.
+"""Removes libpq's environment variables (`PGHOST`, `PGTZ`, …), which would affect every connection.
 
-The database's URL says where a connection goes, and the code what its session is like. So of libpq's
-variables only those are heeded that say how each side proves who it is.
+The database's URL says where a connection goes, and the code pins the session's settings. So only libpq's
+variables for authentication are kept.
 """
 
 import os
@@ -16,13 +16,13 @@ HEEDED = frozenset(
         "PGSSLROOTCERT", "PGSSLCRL", "PGSSLCRLDIR", "PGSSLSNI", "PGSSLCOMPRESSION",
         "PGSSLMINPROTOCOLVERSION", "PGSSLMAXPROTOCOLVERSION",
         "PGGSSENCMODE", "PGKRBSRVNAME", "PGGSSLIB", "PGGSSDELEGATION",
-        # Where a service is looked up; heeded only if the URL names one.
+        # The files of connection services; libpq reads them only if the URL names a service.
         "PGSERVICEFILE", "PGSYSCONFDIR",
     }
 )  # fmt: skip
-"""What `shop api`, `worker`, `migrate`, `audit`, `parked` and `events` let libpq read."""
+"""The variables that libpq may read in `shop api`, `worker`, `migrate`, `audit`, `parked` and `events`."""
 
-# Beside those that have a place in a URL.
+# Variables that are no parameter of a URL.
 _ENVIRONMENT_ONLY = {
     "PGTZ", "PGDATESTYLE", "PGGEQO", "PGSERVICEFILE", "PGSYSCONFDIR", "PGLOCALEDIR", "PGREALM",
     "PGREQUIRESSL", "PGOAUTHDEBUG", "PGOAUTHCAFILE",
@@ -30,13 +30,13 @@ _ENVIRONMENT_ONLY = {
 
 
 def libpq_variables() -> set[str]:
-    """All that the libpq of this process reads."""
+    """All variables that the libpq of this process reads."""
     with_place = {option.envvar.decode() for option in Conninfo.get_defaults() if option.envvar}
     return with_place | _ENVIRONMENT_ONLY
 
 
 def forget_libpq_variables(heeded: Collection[str] = ()) -> list[str]:
-    """Take them out of this process's environment, and so out of its children's; gives their names."""
+    """Remove libpq's variables, except `heeded`, for this process and its children. Returns their names."""
     ignored = sorted((libpq_variables() & os.environ.keys()) - set(heeded))
     for name in ignored:
         del os.environ[name]

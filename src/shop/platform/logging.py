@@ -1,6 +1,6 @@
-"""Structured logs: one JSON object a line on stdout, and in files where asked for.
+"""Structured logs: one JSON object per line on stdout, and in files if configured.
 
-Readable lines instead when stdout is a terminal.
+If stdout is a terminal, the lines are formatted for people.
 """
 
 import logging
@@ -15,7 +15,7 @@ from shop.platform.terminal import plain
 
 
 def configure_logging(process: str, *, level: str = "info", directory: Path | None = None) -> None:
-    """Once, at the start of a process. `process` is named in every line, and names the file."""
+    """Call once, at the start of a process. `process` is in every line, and is the name of the file."""
     shared: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,
@@ -39,7 +39,7 @@ def configure_logging(process: str, *, level: str = "info", directory: Path | No
         file.setFormatter(as_json)
         handlers.append(file)
     logging.basicConfig(handlers=handlers, level=level.upper(), force=True)
-    # The pool repeats itself every second while a database is away; our own code says it once.
+    # While a database is unavailable, the pool logs that every second. This project logs it once.
     logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
     for chatty in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logging.getLogger(chatty).handlers.clear()
@@ -48,7 +48,7 @@ def configure_logging(process: str, *, level: str = "info", directory: Path | No
 
 
 class _Stdout(logging.StreamHandler[TextIO]):
-    """A disk that is full, or a reader that has gone, is not told of at every line."""
+    """Ignores errors of a full disk or a closed pipe. Otherwise each line would print a traceback."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         if not isinstance(sys.exception(), OSError):
@@ -56,7 +56,7 @@ class _Stdout(logging.StreamHandler[TextIO]):
 
 
 class _File(logging.FileHandler):
-    """Appended to by every process of its kind, and cut by the one that finds it grown."""
+    """All processes of one kind append to this file. The process that finds it too large cuts it."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, encoding="utf-8", errors="backslashreplace")
@@ -74,7 +74,7 @@ _console = structlog.dev.ConsoleRenderer()
 
 
 def _for_people(logger: object, method: str, line: structlog.types.EventDict) -> str:
-    """What others wrote, a record's key, an error's text, does nothing to the terminal."""
+    """Escape control characters in values, such as a record's key, so that they do not affect the terminal."""
     shown = {
         name: "\n".join(map(plain, value.split("\n"))) if isinstance(value, str) else value
         for name, value in line.items()

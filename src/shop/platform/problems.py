@@ -1,7 +1,7 @@
-"""Errors as clients see them: RFC 9457 problem details, rendered here and nowhere else.
+"""The errors that clients see: RFC 9457 problem details. Only this module renders them.
 
 Problem
-├── MalformedRequest       400   what came is no HTTP
+├── MalformedRequest       400   not valid HTTP
 ├── MalformedBody          400
 ├── Invalid                422   names the fields that are wrong
 ├── BodyTooLarge           413
@@ -14,11 +14,11 @@ Problem
 ├── TooManyRequests        429
 ├── PreconditionFailed     412
 ├── IdempotencyKeyReused   422
-├── SubjectErased          410   a stored answer held data that has been erased
-├── TemporarilyUnavailable 503   not done: try again
-├── UnknownOutcome         503   done once or not at all
+├── SubjectErased          410   the data of a stored answer has been erased
+├── TemporarilyUnavailable 503   not executed: try again
+├── UnknownOutcome         503   executed once or not at all
 ├── InternalError          500
-└── … and what each service's errors.py adds
+└── … and the problems in each service's errors.py
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,13 +36,13 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 
 class Problem(Exception):
-    """Raise it anywhere below a route. A subclass's docstring is its title."""
+    """An error for the client. Code below a route can raise it. A subclass's docstring is its title."""
 
     status: int = 500
     may_pass: ClassVar[bool] = False
-    """Whether the same request may succeed later: such a refusal uses up no idempotency key."""
+    """Whether the same request may succeed later. Such a refusal does not use up the idempotency key."""
     slug: ClassVar[str] = ""
-    """Names the kind for programs: `urn:eventshop:problem:<slug>`. Never change one."""
+    """The kind of problem, for programs: `urn:eventshop:problem:<slug>`. Never change a slug."""
 
     def __init__(self, detail: str = "", **extra: Any) -> None:
         super().__init__(detail)
@@ -145,7 +145,7 @@ class IdempotencyKeyReused(Problem):
 class SubjectErased(Problem):
     """The request was executed, and the data in its answer has been erased.
 
-    A service that erases says of whom or what, with a slug, in its errors.py.
+    A service with erasure declares a subclass with its own slug in its errors.py.
     """
 
     status = 410
@@ -260,7 +260,7 @@ class InternalError(Problem):
     slug = "internal-error"
 
 
-# What every route of a kind may answer besides its own, for `documented`.
+# Problems that every route of a kind may answer with, in addition to its own, for `documented`.
 READS = (Invalid, TemporarilyUnavailable)
 WRITES = (Invalid, IdempotencyKeyReused, TemporarilyUnavailable, UnknownOutcome)
 GUARDED = (Unauthenticated, InsufficientScope, Forbidden, TooManyRequests)
@@ -273,8 +273,8 @@ _MOST_LOOKED_AT = 100
 
 
 def invalid(error: ValidationError, where: str) -> Problem:
-    """A Pydantic error as a problem. The input is never repeated: it may be huge, or no text."""
-    # Each would become a dict, of which a body may ask for thousands, and the event loop stands still.
+    """Turn a Pydantic error into a problem. It never contains the input, which may be very large or binary."""
+    # Each error would become a dict. A body can cause thousands of errors, and they would block the event loop.
     if error.error_count() > _MOST_LOOKED_AT:
         return Invalid(f"not acceptable: {error.error_count()} fields, too many to name")
     details = error.errors(include_url=False, include_input=False, include_context=False)
@@ -284,23 +284,25 @@ def invalid(error: ValidationError, where: str) -> Problem:
 
 
 def _wrong(detail: ErrorDetails, where: str) -> dict[str, str]:
-    # An unknown field's name is the client's own text: keep it short.
+    # The name of an unknown field comes from the client, so it may be long.
     field = ".".join(str(part) for part in detail["loc"])[:200]
     return {"in": where, "field": field, "detail": reason(detail)}
 
 
 def reason(detail: ErrorDetails) -> str:
-    """What is wrong with one field, as Pydantic or a validator of ours says it."""
+    """The error message of Pydantic or of a validator for one field."""
     return detail["msg"].removeprefix("Value error, ")
 
 
 class FieldError(BaseModel):
-    """One thing that is wrong."""
+    """The error of one field."""
 
     model_config = ConfigDict(populate_by_name=True)
 
-    where: str = Field(alias="in", description="body, path, query or header")
-    field: str = Field(description="the field's name, dotted where nested")
+    where: str = Field(
+        alias="in", description="The place of the field: body, path, query or header."
+    )
+    field: str = Field(description="The field's name. Names of nested fields are joined by dots.")
     detail: str
 
 
@@ -309,19 +311,19 @@ class ProblemDocument(BaseModel):
 
     model_config = ConfigDict(extra="allow", title="Problem")
 
-    type: str = Field(description="names the kind of problem; stable, for programs")
+    type: str = Field(description="The kind of problem. It is stable, so programs can rely on it.")
     title: str
     status: int
-    # Factories, so that these may be absent and have no default: they are never null.
+    # With factories, these fields may be absent, and have no default. They are never null.
     detail: str = Field(default_factory=str)
     errors: list[FieldError] = Field(
         default_factory=list,
-        description=f"the first {_MOST_NAMED}; none if more than {_MOST_LOOKED_AT} are wrong",
+        description=f"The first {_MOST_NAMED} errors. Empty if more than {_MOST_LOOKED_AT} fields are wrong.",
     )
 
 
 def documented(*problems: type[Problem]) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of a route that may raise these."""
+    """The `responses` of a route that may raise these problems."""
     responses: dict[int | str, dict[str, Any]] = {}
     for problem in problems:
         example = {

@@ -1,4 +1,4 @@
-"""The shop that `shop up` runs in a data directory, for the commands that are run beside it."""
+"""Finds the shop that `shop up` runs in a data directory, for the other commands."""
 
 import json
 import os
@@ -7,20 +7,20 @@ from pathlib import Path
 from shop.platform.libpq import forget_libpq_variables
 
 RUNNING = "running.json"
-"""In the data directory of `shop up`: the settings its parts run with."""
+"""The file in the data directory of `shop up` with the settings of its processes."""
 
 
 def use_running_shop(data: Path) -> bool:
-    """Take the settings of the shop that `shop up` runs there; those that are set win.
+    """Use the settings of the shop that `shop up` runs there. Settings of this process override them.
 
-    Whether there is one.
+    Returns whether a shop runs there.
     """
     with_settings = data / RUNNING
     if not with_settings.exists():
         return False
     settings = json.loads(with_settings.read_text())
     if not settings.keys() & os.environ.keys():
-        # All databases are that shop's, which asks for no password and no certificate.
+        # All databases belong to that shop, and need no password and no certificate.
         forget_libpq_variables()
     for name, value in settings.items():
         os.environ.setdefault(name, value)

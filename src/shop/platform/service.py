@@ -1,4 +1,4 @@
-"""What a service is, in one value: the parts that the command line puts processes together from."""
+"""The description of a service: the parts from which the command line builds its processes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 class Bounded(Protocol):
     @property
     def concurrency(self) -> int:
-        """How much of its work is under way at a time; each may hold one connection."""
+        """How many batches run at the same time. Each may hold one connection."""
 
     async def close(self) -> None:
-        """Finish what was accepted."""
+        """Wait until all accepted commands are done."""
 
 
 @dataclass(frozen=True)
 class Endpoints:
-    """A service's routes, and the batchers behind them, which are finished when it stops.
+    """A service's routes, and the batchers behind them. When the service stops, it waits for the batchers.
 
-    Whatever a route does with the database goes through one of them: that is what bounds it, and
-    what leaves a connection for everything else.
+    A route uses the database only through a batcher. The batcher limits the load, and the number of connections
+    that the route uses.
     """
 
     router: "APIRouter"
@@ -43,29 +43,31 @@ def _none(_: Settings) -> tuple[Reaction, ...]:
 
 @dataclass(frozen=True)
 class Service:
-    """One service. Its app.py says it all on one screen."""
+    """One service. Its app.py describes it on one screen."""
 
     name: str
     title: str
     topic: str
-    """What it publishes, it publishes here. Other services only read it. Empty of a service that only reads."""
+    """The topic to which it publishes. Other services only read it. Empty if the service only reads."""
     source: str
-    """Its name as a publisher: CloudEvents' `source`. Empty with no topic."""
+    """Its name as a publisher, the `source` of CloudEvents. Empty without a topic."""
     handlers: Handlers
     projections: tuple[Projection | Aggregate, ...]
     """Its tables that can be recomputed from the event log."""
     migrations: Path
-    # These two are loaded where they are needed: a worker needs neither the web framework nor
-    # SQLAlchemy, and without them it starts in half of the time and in two thirds of the memory.
+    # These two are functions, so that they are imported only where they are needed. A worker needs neither the
+    # web framework nor SQLAlchemy. Without them it starts in half the time, with two thirds of the memory.
     tables: Callable[[], "MetaData"]
     endpoints: Callable[[Settings, Database], Endpoints]
     invariants: tuple[Invariant, ...] = ()
-    """What holds in its database at every commit. `shop audit` checks it."""
+    """Rules that hold in its database at every commit. `shop audit` checks them."""
     reactions: Callable[[Settings], tuple[Reaction, ...]] = _none
-    """Its consumers that ask a provider outside. Each call makes new ones; none, if the settings name no provider."""
+    """Creates its reactions, the consumers that ask an external provider. Returns none if the settings name no
+    provider.
+    """
 
     def consumers(self, settings: Settings) -> tuple[Handlers, ...]:
-        """Its handlers, and its reactions. Raises `NotConfigured` for a reaction of another's name."""
+        """Its handlers and its reactions. Raises `NotConfigured` if a reaction's name is wrong."""
         reactions = self.reactions(settings)
         names = [reaction.consumer for reaction in reactions]
         for name in names:

@@ -1,8 +1,8 @@
-"""Settings, from environment variables that begin with `SHOP_`.
+"""Settings come from environment variables that start with `SHOP_`.
 
-Nested ones are joined by two underscores: `SHOP_USERS__DATABASE_URL`. Any setting can come from a
-file, so that no secret stands in the environment: `SHOP_USERS__DATABASE_URL_FILE=/run/secrets/…`
-holds its path, and the file's content, without the last newline, is the value. `secret_files` knows
+The names of nested settings are joined by two underscores: `SHOP_USERS__DATABASE_URL`. Any setting can also come
+from a file, so that no secret is in the environment. `SHOP_USERS__DATABASE_URL_FILE=/run/secrets/…` names the
+file, and the file's content, without the last newline, is the value. `secret_files` knows
 the other places where a file is looked for.
 """
 
@@ -29,8 +29,8 @@ PREFIX = "SHOP_"
 
 BODY_WITHIN = 10  # seconds
 TRANSACTION_WITHIN = 15  # seconds: an API's transaction that takes longer is ended by PostgreSQL
-# Twice a connection may be waited for, and then there is the transaction; the rest is for the news of
-# its end, or, from a database that says nothing any more, for giving it up.
+# Two waits for a connection, then the transaction. The last second is for the server's answer, or, if the
+# database is silent, for closing the connection.
 _UNDER_WAY = 2 + 2 + TRANSACTION_WITHIN + 1
 
 
@@ -38,7 +38,7 @@ _ORIGIN = r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[1-9][0-9]{0,4})?"
 
 
 class NotConfigured(Exception):
-    """A setting is missing, or can't be what it is; the message names it."""
+    """A setting is missing or has an invalid value. The message names it."""
 
 
 class Bounds(TypedDict):
@@ -57,7 +57,7 @@ Port = Annotated[
 
 
 class ServiceSettings(BaseModel):
-    """One service's own. A service's settings.py says its port, and what else can be set of it."""
+    """The settings of one service. Its settings.py adds its port and further settings."""
 
     issues_tokens: ClassVar[bool] = False
     """Whether its API signs access tokens, and so needs the key that its private keys are encrypted with."""
@@ -77,7 +77,7 @@ _Section = TypeVar("_Section", bound=ServiceSettings)
 
 
 class Settings(BaseSettings):
-    """The platform's own. `read_settings` adds a section for each service."""
+    """The settings of the platform. `read_settings` adds a section for each service."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, env_nested_delimiter="__", hide_input_in_errors=True
@@ -249,12 +249,13 @@ class Settings(BaseSettings):
         return self.env == "development" if self.docs is None else self.docs
 
     def bounds(self) -> Bounds:
-        """What every batcher of an API is held to."""
+        """The limits of every batcher of an API."""
         return {"max_waiting": self.max_waiting, "timeout": self.request_timeout_ms / 1000}
 
     def finish_within(self) -> int:
-        """Seconds after which an API has finished whatever it had accepted: the last body has come,
-        the last turn has come, and what was begun then has been done or has been ended.
+        """Seconds after which an API has finished all accepted requests.
+
+        It is the sum of three limits: for the body, for the wait in the batcher, and for the transaction.
         """
         return ceil(BODY_WITHIN + self.request_timeout_ms / 1000 + _UNDER_WAY)
 
@@ -263,19 +264,19 @@ class Settings(BaseSettings):
         return ceil(self.drain_ms / 1000) + self.finish_within()
 
     def service(self, name: str) -> ServiceSettings:
-        """Any service's, by its name."""
+        """The settings of the service with this name."""
         found = getattr(self, name)
         assert isinstance(found, ServiceSettings)
         return found
 
     def section(self, model: type[_Section]) -> _Section:
-        """A service's own, by their model."""
+        """The settings of the service with this model."""
         return next(each for each in vars(self).values() if isinstance(each, model))
 
 
 def read_settings(sections: Mapping[str, type[ServiceSettings]], **given: Any) -> Settings:
-    """From the environment; what is given wins. A variable that sets nothing is an error, since it is
-    mostly a misspelled one.
+    """Read the settings from the environment. `given` overrides them. An unknown variable is an error, because it
+    is usually misspelled.
 
     Raises `SettingsError` and pydantic's `ValidationError`.
     """
@@ -295,7 +296,7 @@ def read_settings(sections: Mapping[str, type[ServiceSettings]], **given: Any) -
 
 
 class _FromFiles(PydanticBaseSettingsSource):
-    """`SHOP_A__B_FILE=path` sets a.b to what the file holds. Raises `SettingsError`."""
+    """`SHOP_A__B_FILE=path` sets a.b to the content of the file. Raises `SettingsError`."""
 
     def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
         raise NotImplementedError(field, field_name)

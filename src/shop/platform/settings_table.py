@@ -1,5 +1,6 @@
-"""The table of settings in `docs/operations.md`, from the models: what each is for, its default, its
-limits.
+"""The table of settings in `docs/operations.md`, with their meanings, defaults and limits.
+
+It is generated from the models.
 
     python -m shop.platform.settings_table            prints it
     python -m shop.platform.settings_table --write    writes it into docs/operations.md
@@ -29,13 +30,13 @@ _UNITS = {
 
 
 def table(sections: Mapping[str, type[ServiceSettings]]) -> str:
-    """The services' own settings first, then the platform's. Markdown, in lines that end."""
+    """The table in Markdown: first the settings of services, then those of the platform."""
     rows = [*_of_services(sections), *(_row([name], [field]) for name, field in _platform())]
     return "".join(f"{line}\n" for line in (*_HEAD, *rows))
 
 
 def page_with(page: str, rows: str) -> str:
-    """`page`, with `rows` in the place that is kept for them. Raises `ValueError` without such a place."""
+    """`page` with `rows` between the two markers. Raises `ValueError` if the markers are missing."""
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
@@ -58,7 +59,7 @@ def _fields(prefix: str, model: type[BaseModel]) -> Iterator[tuple[str, FieldInf
 
 
 def _of_services(sections: Mapping[str, type[ServiceSettings]]) -> Iterator[str]:
-    """A row for each setting; settings that every service has share one."""
+    """A row for each setting. Settings that every service has share one row."""
     for field in ServiceSettings.model_fields:
         fields = [section.model_fields[field] for section in sections.values()]
         yield _row([f"{PREFIX}{name.upper()}__{field.upper()}" for name in sections], fields)
@@ -113,7 +114,7 @@ def _values(field: FieldInfo) -> str:
 
 
 def _limits(field: FieldInfo) -> Iterator[object]:
-    """Also of a number that may be left out: `Annotated[int, Field(ge=1)] | None`."""
+    """The limits of a field, also of an optional number: `Annotated[int, Field(ge=1)] | None`."""
     yield from field.metadata
     for part in get_args(field.annotation):
         for limit in getattr(part, "__metadata__", ()):

@@ -1,4 +1,4 @@
-"""Makes text safe for a terminal, whatever its author and whatever the terminal can show.
+"""Makes text from any source safe for any terminal.
 
 Names, keys and errors come from clients, and on Kafka from any writer. A terminal executes what it shows: an escape
 sequence in a name can clear the screen, rewrite earlier lines, or worse. And not every terminal has every
@@ -10,11 +10,11 @@ import io
 from typing import TextIO
 
 STAND_INS = {"·": "-", "│": "|", "…": "...", "✓": "ok", "✗": "no"}
-"""For our own signs, where the encoding has none of them."""
+"""Replacements for symbols that the output uses, if the encoding lacks them."""
 
 
 def plain(text: object) -> str:
-    """On one line, and whatever is no printable character by its number, as Python writes it."""
+    """The text on one line. Characters that are not printable become Python escapes."""
     shown = str(text)
     if shown.isprintable():
         return shown
@@ -24,8 +24,8 @@ def plain(text: object) -> str:
 
 
 def accept_any_character(stream: TextIO | None) -> None:
-    """From here on no character is an error: what the stream's encoding lacks is written by its
-    number, our own signs by a stand-in.
+    """Make the stream accept every character. If its encoding lacks a character, the stream writes an escape, or
+    the replacement of a symbol.
     """
     if isinstance(stream, io.TextIOWrapper):
         codecs.register_error("eventshop.stand_in", _stand_in)

@@ -1,4 +1,4 @@
-"""The shop's services. They never import each other; they meet only in `shop.contracts`.
+"""The shop's services. They never import each other. They share only `shop.contracts`.
 
-A new service is a folder beside these and a contracts file: `shop.platform.discovery` finds it.
+A new service needs a folder here and a contracts file. `shop.platform.discovery` finds it.
 """

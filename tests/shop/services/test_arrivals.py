@@ -72,7 +72,7 @@ async def test_one_too_many_is_refused_at_once_and_taken_once_another_has_gone()
     arrivals = Arrivals(customers, max_waiting=2)
     tasks = waiting(arrivals, [1, 2])
     await looked(customers, 2)
-    with pytest.raises(Overloaded, match="2 wait for their customers already"):
+    with pytest.raises(Overloaded, match="2 orders are already waiting for their customers"):
         await arrivals.wait(3, asyncio.get_running_loop().time() + 30)
     tasks[0].cancel()
     await asyncio.wait([tasks[0]])

@@ -1,1 +1,1 @@
-"""HTTP: problems, the fast route, and the app that services are made of."""
+"""HTTP: the fast route, the app of a service, and their parts."""

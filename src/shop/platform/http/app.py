@@ -1,8 +1,7 @@
-"""The app a service is: FastAPI for the documents and the odd request, the fast routes in front.
+"""The ASGI app of a service: fast routes, with FastAPI behind them for documents and other requests.
 
-Fast routes are looked up here, before FastAPI's middleware and routing: that alone is a third of
-what a small request costs. Whatever is not a fast route, an unknown path, another method, `/docs`,
-goes the ordinary way.
+Fast routes are looked up here, before FastAPI's middleware and routing, which would cost a third of a small
+request. All other requests, such as unknown paths, other methods and `/docs`, go through FastAPI.
 """
 
 import asyncio
@@ -39,16 +38,16 @@ from shop.platform.problems import (
 )
 
 Ready = Callable[[], Awaitable[None]]
-"""Raises when the service can't do its work now: a `Problem`, or what the database says."""
+"""Raises if the service can't work now: a `Problem`, or the database's error."""
 
 _METHODS = "DELETE, GET, HEAD, OPTIONS, PATCH, POST"
-"""What one path or another answers to."""
+"""All methods that any path supports."""
 
 _DESCRIPTION = """
 Errors are RFC 9457 problem details (`application/problem+json`), with a stable `type`.
 Unknown fields are refused. An `ETag` is the version; send it back in `If-Match`.
 
-Beside the problems listed with each operation, any request may be answered with:
+In addition to the problems of each operation, any request may be answered with:
 
 """ + "\n".join(
     f"* {problem.status} `{problem.type_uri()}`: {problem.title()}"
@@ -64,7 +63,7 @@ Beside the problems listed with each operation, any request may be answered with
 
 
 class ServiceApp(FastAPI):
-    """See the module."""
+    """A service's app, as the module describes it."""
 
     def __init__(
         self,
@@ -80,8 +79,8 @@ class ServiceApp(FastAPI):
         docs: bool = True,
         gate: Gate | None = None,
     ) -> None:
-        """`gate` keeps the rules of the routes; without one nobody is asked for a token. `docs` is whether people and programs are told about it: `/docs`, `/openapi.json` and the like.
-        `port` is only said there.
+        """`gate` enforces the rules of the routes; without it, no token is required. `docs` switches the
+        documentation on: `/docs`, `/redoc` and `/openapi.json`. Only they use `port`.
         """
         super().__init__(
             title=title,
@@ -94,13 +93,13 @@ class ServiceApp(FastAPI):
             servers=_servers(port),
             generate_unique_id_function=_operation_id,
             exception_handlers={HTTPException: _http_exception, Exception: _exception},
-            # One address for one thing: no redirect from /users/ to /users.
+            # Each resource has one address, so /users/ does not redirect to /users.
             redirect_slashes=False,
         )
         self.stopping = False
-        """Set when the process has been asked to stop: from then on it is not ready."""
+        """Whether the process has been asked to stop. Then it is not ready any more."""
         self.finish_by = inf
-        """By `time.monotonic()`: when what it accepted has to be over, as the process has to end."""
+        """The deadline of accepted requests after a stop, by `time.monotonic()`."""
         self.include_router(router)
         self._rules = {} if gate is None else _rules(router)
         self._ready = ready
@@ -124,13 +123,13 @@ class ServiceApp(FastAPI):
         try:
             await self._answer(scope, receive, send)
         except asyncio.CancelledError:
-            # Only a server that must end, and can't wait any longer, cancels a request.
+            # Only a server that stops, and whose deadline is over, cancels a request.
             if scope["type"] != "http":
                 raise
             await send_problem(send, _given_up(scope["method"]))
 
     def add_middleware(self, *_: object, **__: object) -> NoReturn:
-        """Raises `TypeError`: fast routes are answered in front of all middleware."""
+        """Raises `TypeError`, because fast routes are answered before any middleware runs."""
         raise TypeError("a middleware would not see fast routes: add a route interceptor instead")
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -145,13 +144,13 @@ class ServiceApp(FastAPI):
                 await send_answer(send, Answer(204, (("allow", _METHODS),), b""))
                 return
             if path.endswith("\n"):
-                # Starlette's patterns end with `$`, which a line feed may follow.
+                # Starlette's patterns end with `$`, which also matches before a final line feed.
                 await send_problem(send, NotFound())
                 return
         await super().__call__(scope, receive, send)
 
     async def why_not_ready(self) -> Problem | None:
-        """What clients are told if it can't do its work now. The log is told more."""
+        """The problem for clients if the service can't work now. The log gets more details."""
         try:
             await self._ready()
         except Problem as problem:
@@ -162,7 +161,7 @@ class ServiceApp(FastAPI):
         return None
 
     def methods(self, request: Request) -> list[str]:
-        """What the fast routes of this path answer to."""
+        """The methods of the fast routes of this path."""
         path = request.scope["path"]
         return sorted(
             method
@@ -180,7 +179,7 @@ class ServiceApp(FastAPI):
             )
             schemas.update(problem.pop("$defs", {}))
             schemas["Problem"] = problem
-            # FastAPI's own error format, which no route of ours answers with.
+            # FastAPI's own error format, which no route here uses.
             schemas.pop("HTTPValidationError", None)
             schemas.pop("ValidationError", None)
             if self._rules:
@@ -190,7 +189,7 @@ class ServiceApp(FastAPI):
 
 
 def _servers(port: int) -> list[dict[str, Any]]:
-    """The first is what the documentation page sends its requests to."""
+    """The OpenAPI servers. The documentation page sends its requests to the first one."""
     return [
         {"url": "/", "description": "the server that this document was read from"},
         {
@@ -224,13 +223,15 @@ def _say_who_may(document: dict[str, Any], rules: Mapping[tuple[str, str], Rule]
 
 
 def _operation_id(route: APIRoute) -> str:
-    """The function's name. Generated clients call their functions so: to rename one breaks them."""
+    """The endpoint's name. Generated clients name their functions after it, so renaming it breaks them."""
     return route.name
 
 
 def _make_exact(document: Any) -> None:
-    """Say what FastAPI's document can't: it holds every limit as a float, which for the largest
-    bigint is one too many, and it lets parameters be null, which has no spelling in a URL.
+    """Correct FastAPI's document.
+
+    FastAPI writes limits as floats, and rounds the largest bigint up by one. It also allows null for
+    parameters, which a URL can't express.
     """
     if isinstance(document, list):
         for part in document:
@@ -251,12 +252,14 @@ def _make_exact(document: Any) -> None:
 def _given_up(method: str) -> Problem:
     if method in {"GET", "HEAD"}:
         return TemporarilyUnavailable("this process is about to stop")
-    # What had been begun goes on, and may yet be committed.
-    return UnknownOutcome("this process had to stop. Look before you send it again.")
+    # The work has already started, and may still be committed.
+    return UnknownOutcome("this process had to stop. Check before you send it again.")
 
 
 def _key(method: str, path: str) -> tuple[str, str, int]:
-    """Few routes share a method, a first segment and a depth; the path's pattern decides."""
+    """The key of the route table: method, first segment and depth. Few routes share one. The path's
+    pattern then decides.
+    """
     return (method, path[1:].partition("/")[0], path.count("/"))
 
 
@@ -270,7 +273,7 @@ def _health(app: ServiceApp) -> APIRouter:
 
     @router.api_route("/ready", methods=["GET", "HEAD"])
     async def is_ready() -> Response:
-        """The process can do its work: send it requests."""
+        """The process can work, so it can be sent requests."""
         if problem := await app.why_not_ready():
             return _rendered(problem)
         return Response(b'{"status":"ready"}', media_type="application/json")
@@ -291,7 +294,7 @@ async def _http_exception(request: Request, error: Exception) -> Response:
     response = _rendered(problem)
     response.headers.update(error.headers or {})
     if isinstance(problem, MethodNotAllowed):
-        # Starlette names those of one route, in any order; a path may have several.
+        # Starlette names the methods of one route only, in any order. A path may have several routes.
         of_one = sorted(response.headers["allow"].split(", "))
         allowed = ", ".join(request.app.methods(request) or of_one)
         if request.method == "OPTIONS":

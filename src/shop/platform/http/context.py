@@ -1,4 +1,4 @@
-"""The request's context, out of its headers."""
+"""Reads a request's context from its headers."""
 
 import re
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from eventspine.context import Context
 
 # https://www.w3.org/TR/trace-context/#traceparent-header
 _TRACEPARENT = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
-# As much as has to be passed on (section 3.3.1.5 there).
+# The length that must be passed on (section 3.3.1.5 there).
 _TRACESTATE = re.compile(rb"[\x20-\x7e]{1,512}")
 
 IdempotencyKey = Annotated[
@@ -20,13 +20,13 @@ IdempotencyKey = Annotated[
         min_length=1,
         max_length=255,
         pattern=r"^[\x21-\x7e]+$",
-        description="any text without spaces, new for each request and the same when it is sent "
-        "again: every repeat is given the first answer; kept for at least 24 hours, unless it is set "
-        "otherwise, but none with data that has been erased since",
+        description="Any text without spaces. Use a new key for each request, and the same key to send "
+        "the request again: every repeat gets the first answer. A key is kept for at least 24 hours, unless "
+        "the server is configured otherwise. An answer whose data was erased is not repeated.",
     ),
 ]
 
-_MALFORMED = "a malformed one is ignored, as the standard asks"
+_MALFORMED = "A malformed value is ignored, as the standard requires."
 
 
 def asked(
@@ -34,25 +34,25 @@ def asked(
     traceparent: Annotated[
         str | None,
         Header(
-            description="W3C trace context, carried on by the events this request causes; "
+            description="W3C trace context. The events that this request causes carry it too. "
             + _MALFORMED
         ),
     ] = None,
     tracestate: Annotated[
-        str | None, Header(description="goes with `traceparent`; " + _MALFORMED)
+        str | None, Header(description="Belongs to `traceparent`. " + _MALFORMED)
     ] = None,
 ) -> Context:
-    """What the document says of a request's context. `FastRoute` makes it without this."""
+    """Declares the context's headers for the OpenAPI document. `FastRoute` builds the context without this."""
     return Context(traceparent, tracestate, idempotency_key=idempotency_key)
 
 
 Asked = Annotated[Context, Depends(asked)]
-"""An endpoint with such a parameter is given the context of the request: it has an idempotency key,
-where the client sent one, and a deadline."""
+"""An endpoint with a parameter of this type gets the request's context. It has a deadline, and an
+idempotency key if the client sent one."""
 
 
 def trace_of(headers: Mapping[bytes, bytes]) -> Context:
-    """The trace that a request says it belongs to, and nothing else. Never fails."""
+    """A context with the request's trace and nothing else. Never raises."""
     traceparent = headers.get(b"traceparent")
     if traceparent is None or not _TRACEPARENT.fullmatch(traceparent):
         return _NO_TRACE

@@ -1,10 +1,10 @@
-"""CORS, where it is switched on: pages of these origins may ask, and read the answers.
+"""CORS, if it is switched on: pages of the configured origins may send requests and read the answers.
 
-https://fetch.spec.whatwg.org/#http-cors-protocol. It stands in front of the app, so that every answer
-has it, whatever made it: a fast route, a refusal, an unknown address. Only what is refused before there
-is a request (a head too large, a connection too many) has not.
+https://fetch.spec.whatwg.org/#http-cors-protocol. It wraps the app, so that every answer has the headers:
+from a fast route, a refusal, or an unknown address. Only refusals before a request is complete (a head that
+is too large, too many connections) do not have them.
 
-No page may have a browser's cookies or client certificates sent: nothing here takes any.
+A page may not send a browser's cookies or client certificates, because no API here uses them.
 """
 
 from collections.abc import Collection
@@ -12,10 +12,10 @@ from collections.abc import Collection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _METHODS = b"DELETE, GET, HEAD, PATCH, POST"
-# What `fetch` may set beside its own.
+# The headers that `fetch` may set, in addition to the safelisted ones.
 _HEADERS = b"Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, Traceparent"
 _SHOWN = b"Allow, ETag, Location, Retry-After, WWW-Authenticate"
-_KEPT = b"600"  # seconds that a browser may keep a preflight's answer
+_KEPT = b"600"  # seconds for which a browser may cache a preflight's answer
 
 _VARY = (b"vary", b"Origin")
 _VARY_PREFLIGHT = (
@@ -25,7 +25,7 @@ _VARY_PREFLIGHT = (
 
 
 class Cors:
-    """In front of an app. `origins` as browsers send them: scheme, host and port."""
+    """Wraps an app. `origins` have the form that browsers send: scheme, host and port."""
 
     def __init__(self, app: ASGIApp, origins: Collection[str]) -> None:
         self._app = app
@@ -52,11 +52,11 @@ class Cors:
                     (b"access-control-allow-headers", _HEADERS),
                     (b"access-control-max-age", _KEPT),
                 ]
-            # To another origin it says no by what it leaves out.
+            # For another origin, the missing headers mean a refusal.
             await send({"type": "http.response.start", "status": 204, "headers": headers})
             await send({"type": "http.response.body", "body": b""})
             return
-        # Also where no origin is named: a cache might give that answer to a page.
+        # Also without an origin, because a cache might return that answer to a page.
         added = [_VARY, *granted]
         if granted:
             added.append((b"access-control-expose-headers", _SHOWN))

@@ -17,34 +17,34 @@ _LOG = structlog.get_logger("shop.web")
 
 _FEWEST_TOLD, _MOST_TOLD = 8, 64
 _AT_ONCE = 64
-"""One in so many is closed at once, where idle ones are."""
+"""A search at the limit closes at most one of so many connections, if they are idle."""
 _LOOK_AGAIN_AFTER = 0.1
-"""Seconds after which it looks for idle ones again, when there were too few: it takes a look at all."""
+"""Seconds between two searches for idle connections, if there were too few. A search checks all of them."""
 _SAY_EVERY = 10.0  # seconds
 
 
 class Connection(Protocol):
     def idle_until(self) -> float | None:
-        """When it would be closed as nothing is asked; None while something is."""
+        """When it would be closed because it is idle; None while it has a request."""
 
     def close_idle(self) -> bool:
-        """Close it, unless a request has arrived just now."""
+        """Close it, unless a request has just arrived."""
 
 
 class Crowd:
-    """See the module. `most` connections are held."""
+    """The connections of one server. It holds at most `most`."""
 
     def __init__(self, most: int) -> None:
         self.most = most
         self.told = min(_MOST_TOLD, max(_FEWEST_TOLD, most // 4))
-        """Connections beyond that which are still told why they are refused."""
+        """Connections beyond the limit that still get an answer with the reason."""
         self._look_again = 0.0
         self._counts: dict[str, int] = {}
-        """What was not said yet."""
+        """Counts that have not been logged yet."""
         self._said: dict[str, float] = {}
 
     def surplus(self, connections: Collection[Connection]) -> int:
-        """How many there are too many, once some that were idle have been closed. The log is told."""
+        """The number of connections above the limit, after idle ones have been closed. Both are logged."""
         surplus = len(connections) - self.most
         if surplus <= 0:
             return 0
@@ -59,7 +59,7 @@ class Crowd:
         return max(0, surplus)
 
     def close_some(self, connections: Collection[Connection]) -> int:
-        """Close a few that are idle, those first that have been so for the longest; how many there were."""
+        """Close a few idle connections, those that have been idle the longest first. Returns how many."""
         count = max(1, self.most // _AT_ONCE)
         idle = [
             (until, number, connection)
@@ -67,7 +67,7 @@ class Crowd:
             if (until := connection.idle_until()) is not None
         ]
         closed = 0
-        # A request may have arrived on one of them; then the next has to go.
+        # A request may have arrived on one of them. Then the next one is closed instead.
         for _, _, connection in nsmallest(2 * count, idle):
             if closed < count:
                 closed += connection.close_idle()

@@ -1,8 +1,7 @@
-"""The documentation pages: `/docs`, `/redoc`, and `/`, which leads there.
+"""The documentation pages: `/docs`, `/redoc`, and `/`, which redirects to them.
 
-Nothing on them comes from elsewhere: the scripts are files of a pinned package (fastapi-offline), and
-the pages' Content-Security-Policy lets a browser fetch nothing from another origin. Redoc, which wants
-its maker's logo from a CDN, does without.
+They load nothing from other hosts. The scripts are files of a pinned package (fastapi-offline), and the pages'
+Content-Security-Policy allows no other origin. Redoc would load its logo from a CDN; here it has none.
 """
 
 import base64
@@ -19,15 +18,15 @@ from starlette.types import Scope
 
 _PACKAGE = "fastapi-offline"
 _ASSETS = f"/docs/assets/{version(_PACKAGE)}"
-"""With the version in the address, so that a browser may keep them for good."""
+"""The version is part of the address, so a browser may cache the files without a time limit."""
 _KEPT = "public, max-age=31536000, immutable"
 
 _LOGO = '<style>img[src^="https:"] { display: none }</style>'
-"""In place of the mark of an image that can't be had."""
+"""Hides the broken image of Redoc's logo."""
 
 
 def add_docs(app: FastAPI) -> None:
-    """Serve them, beside the app's OpenAPI document. They stand in no document themselves."""
+    """Add the pages to the app. The OpenAPI document does not list them."""
 
     async def swagger(request: Request) -> Response:
         base = _base(request)
@@ -38,7 +37,7 @@ def add_docs(app: FastAPI) -> None:
                 swagger_js_url=f"{base}{_ASSETS}/swagger-ui-bundle.js",
                 swagger_css_url=f"{base}{_ASSETS}/swagger-ui.css",
                 swagger_favicon_url=f"{base}{_ASSETS}/favicon.png",
-                # Or it would have the document judged by its maker's server.
+                # Otherwise Swagger UI would send the document to its validation server.
                 swagger_ui_parameters={"validatorUrl": None},
             )
         )
@@ -84,7 +83,7 @@ def _page(made: Response, head: str = "") -> Response:
     policy = {
         "default-src": "'none'",
         "script-src": " ".join(scripts),
-        # Both write their styles themselves.
+        # Both pages use inline styles.
         "style-src": "'self' 'unsafe-inline'",
         "img-src": "'self' data:",
         "font-src": "'self' data:",

@@ -1,4 +1,4 @@
-"""`If-Match`: do it only if nothing has changed since (RFC 9110, 13.1.1)."""
+"""`If-Match`: execute a request only if the resource has not changed (RFC 9110, 13.1.1)."""
 
 import re
 from typing import Annotated
@@ -15,18 +15,20 @@ IfMatch = Annotated[
     Header(
         alias="if-match",
         json_schema_extra={"pattern": f"^{LIST}$"},
-        description='the ETag you read, as `"3"`; 412 if it has changed since',
+        description='The ETag that you read, such as `"3"`. The answer is 412 if the resource has changed since.',
         examples=['"1"'],
     ),
 ]
 
 
 def versions(if_match: str | None) -> list[int] | None:
-    """The versions that will do; None for any. Raises `Invalid` for what is no ETag."""
+    """The versions that match; None if any version matches. Raises `Invalid` for a malformed ETag."""
     if if_match is None or if_match.strip() == "*":
         return None
     if not re.fullmatch(LIST, if_match):
-        raise Invalid.field("header", "if-match", 'must be an ETag as it was given, like "3"')
-    # The comparison is the strong one: a weak tag, or one we never gave, matches nothing.
+        raise Invalid.field(
+            "header", "if-match", 'must be an ETag from an earlier answer, like "3"'
+        )
+    # The comparison is the strong one. A weak or unknown tag matches no version.
     tags = re.findall(_TAG, if_match)
     return [int(tag[1:-1]) for tag in tags if re.fullmatch('"[1-9][0-9]{0,17}"', tag)]

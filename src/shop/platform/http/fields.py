@@ -28,27 +28,27 @@ def _plain(value: object) -> object:
 
 
 PLAIN = BeforeValidator(_plain)
-"""For an integer in a path or a query, after its limits. Python takes `1_0`, ` 1`, `+1` and `1.0` for
-one as well, and one thing would have many addresses."""
+"""For an integer in a path or a query, after its limits. Python would also accept `1_0`, ` 1`, `+1` and `1.0`, and
+one resource would have many addresses."""
 
 PlainId = Annotated[Id, PLAIN]
 PathId = Annotated[PlainId, Path(examples=[1])]
 
 
 class Body(BaseModel):
-    """A request's body: unknown fields are refused, types are not guessed at."""
+    """A request's body. Unknown fields are refused, and types are not converted."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class View(BaseModel):
-    """What an answer shows."""
+    """The fields of an answer."""
 
     model_config = ConfigDict(frozen=True)
 
 
 def _storable(value: str) -> str:
-    # PostgreSQL's text holds every character but this one.
+    # PostgreSQL's text can't hold this character.
     if "\x00" in value:
         raise ValueError("must not contain the character U+0000")
     return value
@@ -65,15 +65,15 @@ Line = Annotated[
     Field(
         min_length=1,
         max_length=200,
-        # What `_one_line` asks for, said to programs.
+        # The check of `_one_line` as a pattern, for clients.
         json_schema_extra={"pattern": r"^[^\x00]*[^\s\x00][^\x00]*$"},
     ),
     AfterValidator(_one_line),
 ]
 """A name or a title: 1 to 200 characters, not all of them white space."""
 
-# The pattern browsers use for <input type=email>, from the WHATWG HTML standard, section 4.10.5.1.5.
-# It is ASCII, so upper and lower case are the same everywhere.
+# The pattern that browsers use for <input type=email>, from the WHATWG HTML standard, section 4.10.5.1.5.
+# It allows only ASCII, so case conversion does not depend on the locale.
 _EMAIL = (
     r"[a-zA-Z0-9.!#$%&'*+/=?^_`{|}~-]+@[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
     r"(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?)*"
@@ -93,7 +93,7 @@ Email = Annotated[
 ]
 
 
-# RFC 3339. Pydantic also takes a number of seconds and a day, and one time would have many spellings.
+# RFC 3339. Pydantic would also accept a number of seconds or a date, and one time would have many forms.
 _TIME = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})"
 )
@@ -116,10 +116,10 @@ _TOO_MUCH = re.compile(r"[0-9]{1,100}(\.[0-9]{1,100})?")
 
 
 def _amount(value: object) -> object:
-    # Python's Decimal also takes True, "1_0", " 1", "1E+2" and digits of every alphabet.
+    # Python's Decimal would also accept True, "1_0", " 1", "1E+2" and digits of every script.
     if isinstance(value, bool) or (isinstance(value, str) and not _AMOUNT.fullmatch(value)):
         if isinstance(value, str) and _TOO_MUCH.fullmatch(value):
-            return value  # the limits say what is wrong with it
+            return value  # the limits below report the error
         raise ValueError('must be a number, or a decimal string like "12.50"')
     return value
 
@@ -128,8 +128,8 @@ _BELOW = 10_000_000_000
 
 Money = Annotated[
     Decimal,
-    # In this order the limits are checked in Rust, before it is Python's turn. No `max_digits`: it
-    # would be looked at first, and say of a price with too many decimals that it is too large.
+    # In this order, Rust checks the limits before Python code runs. `max_digits` is not used. It would
+    # be checked first, and report a price with too many decimals as too large.
     Field(ge=0, lt=_BELOW, decimal_places=2, allow_inf_nan=False),
     BeforeValidator(_amount),
     WithJsonSchema(
@@ -147,5 +147,5 @@ Money = Annotated[
         mode="validation",
     ),
 ]
-"""An amount with at most two decimals, below 10,000,000,000, in the shop's one currency. Taken as a
-number or a decimal string, answered as a decimal string."""
+"""An amount with at most two decimals, below 10,000,000,000, in the shop's one currency. Requests may have a
+number or a decimal string. Answers have a decimal string."""

@@ -24,9 +24,9 @@ async def answer_once(
     reply: Callable[[Result], Reply],
     context: Context,
 ) -> Reply | Answer:
-    """Submit the command, and give the answer: the one stored for the key, if it has one.
+    """Submit the command and return the answer. If an answer is stored for the key, that one is returned.
 
-    A key belongs to its first caller, however that caller proves who it is.
+    A key belongs to its first caller. The caller may authenticate in another way for a repeat.
     """
 
     def answer(result: Result | Exception) -> Answer | None:

@@ -1,7 +1,7 @@
 """The seam of a fast route: code around every request, in one ordered chain.
 
-Authorization, metrics and traces are interceptors. The first of a chain is the outermost. Without any, a
-request pays for one comparison.
+Authorization, metrics and traces are interceptors. The first of a chain is the outermost. Without
+interceptors, a request costs one more comparison.
 
     async def timed(exchange: Exchange, proceed: Proceed) -> Answer:
         began = perf_counter()
@@ -9,8 +9,8 @@ request pays for one comparison.
         SECONDS.labels(exchange.method, exchange.route, answer.status).observe(perf_counter() - began)
         return answer
 
-An interceptor refuses a request by raising a `Problem`; those around it see the answer that the
-client gets.
+An interceptor refuses a request by raising a `Problem`. The interceptors outside of it see the answer that
+the client gets.
 """
 
 from collections.abc import Awaitable, Callable
@@ -28,13 +28,15 @@ class Exchange:
 
     def __init__(self, scope: Scope, route: str, context: Context) -> None:
         self.scope = scope
-        """ASGI's: headers, path, client."""
+        """The ASGI scope: headers, path, client."""
         self.method: str = scope["method"]
         self.route = route
-        """The path's template, like `/orders/{order_id}`: there are few, and a client can't add any."""
+        """The path's template, like `/orders/{order_id}`. The number of templates is fixed, so it is safe as a
+        metric label.
+        """
         self.context = context
-        """Its trace. An interceptor that knows more puts another in its place (`_replace`): the caller, or the
-        span that the events are to belong to. The idempotency key and the deadline come later."""
+        """The context, at first with the trace only. An interceptor may replace it (`_replace`), to add the caller
+        or a span for the events. The idempotency key and the deadline are added later."""
 
 
 Proceed = Callable[[], Awaitable[Answer]]

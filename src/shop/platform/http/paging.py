@@ -17,14 +17,16 @@ from shop.platform.problems import Invalid
 
 _FORMAT = struct.Struct(">2sq")
 _MARK = b"c1"
-# The mark and a number of 63 bits, and nothing else, look like this.
+# Matches only the prefix and a 63-bit number, in base64.
 _PATTERN = "Yz[EF][A-Za-z0-9_-]{10}[AEIMQUYcgkosw048]"
 
-Limit = Annotated[int, Field(ge=1, le=100), PLAIN, Query(description="items a page")]
+Limit = Annotated[
+    int, Field(ge=1, le=100), PLAIN, Query(description="The number of items per page.")
+]
 Cursor = Annotated[
     str | None,
     Query(
-        description="the `next_cursor` of the page before",
+        description="The `next_cursor` of the previous page.",
         json_schema_extra={"pattern": f"^{_PATTERN}$"},
     ),
 ]
@@ -37,7 +39,7 @@ def encode_cursor(below: int) -> str:
 
 
 def decode_cursor(cursor: str | None) -> int:
-    """The id to go on below. Raises `Invalid` for a made-up cursor."""
+    """The id below which the page starts. Raises `Invalid` for an invented cursor."""
     if cursor is None:
         return MAX_BIGINT
     if not re.fullmatch(_PATTERN, cursor):

@@ -1,15 +1,14 @@
-"""HTTP/1.1 as uvicorn speaks it, but that an offer to upgrade is declined, and that there are limits.
+"""uvicorn's HTTP/1.1 protocol, which ignores offers to upgrade, and with limits.
 
-A server may ignore `Upgrade` and answer as if it were not there (RFC 9110, 7.8). The parser takes up
-every offer all the same: it says that the message ends with its head, and stops. So the body reaches
-nobody; or, when it comes in a segment of its own, it is taken for the next request, and whoever fills
-in another's body could make requests in their name. Java's HttpClient offers `h2c` with every first
-request in clear text.
+A server may ignore `Upgrade` and answer as if the header were absent (RFC 9110, 7.8). But uvicorn's parser
+accepts every offer: it ends the message after its head, and stops. Then the body is lost. If the body arrives
+in a later segment, it is even parsed as the next request. So a person who controls part of another client's
+body could send requests as that client. Java's HttpClient offers `h2c` with every first unencrypted request.
 
-uvicorn takes heads of any size, waits for their end for ever, and holds any number of connections, and
-on each any number of requests. Here a head has a size and a time, trailers are dropped, an answer has a
-time to be read in, and there is a connection too many, and a request. What an ordinary request costs of
-that is to see that its head came whole.
+uvicorn accepts heads of any size, waits for their end without a limit, and holds any number of connections and
+of pipelined requests. Here a head has a largest size and a time limit, trailers are dropped, clients must read
+answers in time, and the numbers of connections and of pipelined requests are limited. The only cost for an
+ordinary request is a check that its head is complete.
 """
 
 import re
@@ -32,26 +31,28 @@ from shop.platform.problems import (
 )
 
 BROKEN_OFF = "shop.broken_off"
-"""Stands in the scope of a request whose body has no end: what came of it may look whole."""
+"""Set in the scope of a request whose body is incomplete. The received part may look complete."""
 
 MAX_AHEAD = 16
-"""Requests that may wait behind the one being answered. Hardly any client sends ahead: curl, when it
-did, 5 at most; 16 is what benchmarks do. Each that waits takes some 3 kB, and may be of 20 bytes."""
+"""Pipelined requests that may wait behind the one being answered. Hardly any client pipelines: curl sent 5 at
+most, when it still did; benchmarks use 16. A waiting request takes about 3 kB of memory, and may have only 20
+bytes."""
 MAX_HEAD = 64 * 1024  # bytes
-_PART = 16 * 1024  # bytes parsed at a time: what the count of a head may be wrong by
+_PART = 16 * 1024  # bytes parsed at a time; the counted size of a head may be wrong by this
 _HEAD_WITHIN = 10.0  # seconds, from the connection or from the first byte
-_READ_WITHIN = 10.0  # seconds in which a client must read what fills our buffer
-_LINGER = 2.0  # seconds in which a refused client may read why; closed at once, it might not
-_DRAIN = 1024 * 1024  # bytes of such a client that are still read
+_READ_WITHIN = 10.0  # seconds within which a client must read if the write buffer is full
+_LINGER = 2.0  # seconds for a refused client to read the reason; an immediate close could lose it
+_DRAIN = 1024 * 1024  # bytes from a refused client that are still read
 
 
 class _Refused(Exception):
-    """Raised to make the parser stop."""
+    """Raised to stop the parser."""
 
 
 def _path(target: bytes) -> bytes:
-    """Of a target that may be a whole URL, as proxies are sent (RFC 9112, 3.2.2); uvicorn takes one
-    without a path for no HTTP.
+    """The path of a request target. It may be a whole URL, as for proxies (RFC 9112, 3.2.2).
+
+    uvicorn rejects such a URL if it has no path.
     """
     whole = re.match(rb"https?://[^/?#]*", target, re.IGNORECASE)
     if whole is None:
@@ -61,7 +62,7 @@ def _path(target: bytes) -> bytes:
 
 
 class _Flow(FlowControl):
-    """Reads no more while requests wait; uvicorn would, after each answer and for each body."""
+    """Stops reading while requests wait. uvicorn would resume after each answer and for each body."""
 
     def __init__(self, transport: Transport, pipeline: Sized) -> None:
         super().__init__(transport)
@@ -73,8 +74,10 @@ class _Flow(FlowControl):
 
 
 class _Lingering(NamedTuple):
-    """What the last cycle writes to. Its client may still be sending: closed at once, it would be
-    reset, and might not see the answer (RFC 9112, 9.6).
+    """The transport of the last answer; it closes the connection later.
+
+    The client may still be sending. An immediate close would reset the connection, and the client might lose
+    the answer (RFC 9112, 9.6).
     """
 
     write: Callable[[bytes], None]
@@ -83,9 +86,9 @@ class _Lingering(NamedTuple):
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """A head with an offer is parsed again without it, by a parser that goes on with what follows."""
+    """The protocol. A head with an upgrade offer is parsed again without the offer, by a new parser."""
 
-    # uvicorn says what they are, and begins with None.
+    # uvicorn declares narrower types and starts with None.
     scope: Any
     cycle: Any
 
@@ -95,12 +98,12 @@ class HttpProtocol(HttpToolsProtocol):
         self._head_timer: TimerHandle | None = None
         self._read_timer: TimerHandle | None = None
         self._unread = 0
-        """Bytes that have come and gone nowhere: of a head, or of a body's frame."""
+        """Bytes that were received but not passed on: of a head, or of the framing of a body."""
         self._refused = False
         self._has_ended = False
         self._why = MalformedRequest()
         self._running: Any = None
-        """The cycle that is answered now. `cycle` is the newest, and may wait for it."""
+        """The cycle that is being answered. `cycle` is the newest one, and may wait for it."""
 
     def connection_made(self, transport: BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
@@ -117,13 +120,14 @@ class HttpProtocol(HttpToolsProtocol):
             if timer is not None:
                 timer.cancel()
         if self._running is not None and not self._running.response_complete:
-            self._running.disconnected = True  # uvicorn tells the newest only
+            self._running.disconnected = True  # uvicorn tells only the newest
         self.pipeline.clear()
         super().connection_lost(exc)
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """It will send no more, and may still wait for answers (RFC 9112, 9.6); uvicorn would close,
-        and what it accepted would be done and never answered.
+        """The client sends no more, but may still wait for answers (RFC 9112, 9.6).
+
+        uvicorn would close the connection, and accepted requests would be executed without an answer.
         """
         self._has_ended = True
         if not self._is_busy():
@@ -154,10 +158,10 @@ class HttpProtocol(HttpToolsProtocol):
         try:
             self._parse(part)
         except HttpParserError:
-            # Or a request too many. There are others before it, so nothing is said of it.
+            # Or one request too many. Others are before it, so it gets no answer.
             self._refuse(self._why)
             return
-        # uvicorn writes `method` into the scope when the head is whole.
+        # uvicorn writes `method` into the scope when the head is complete.
         if self.scope is None or "method" not in self.scope or self.cycle.response_complete:
             if self._head_timer is None:
                 self._head_timer = self.loop.call_later(_HEAD_WITHIN, self._head_is_late)
@@ -177,7 +181,7 @@ class HttpProtocol(HttpToolsProtocol):
             except HttpParserUpgrade as offer:
                 rest = rest[offer.args[0] :]
                 if not self._offers():
-                    self.cycle.keep_alive = False  # CONNECT: what follows it is no request
+                    self.cycle.keep_alive = False  # CONNECT: the bytes after it are no request
                     return
                 head = self._head_without_offer()
                 self.parser = HttpRequestParser(self)
@@ -189,7 +193,7 @@ class HttpProtocol(HttpToolsProtocol):
     def _goes_nowhere(self, size: int) -> None:
         self._unread += size
         if self._unread > MAX_HEAD + _PART:
-            self._refuse(HeadTooLarge(f"At most {MAX_HEAD} bytes are taken"))
+            self._refuse(HeadTooLarge(f"At most {MAX_HEAD} bytes are accepted"))
 
     def on_body(self, body: bytes) -> None:
         self._unread = 0
@@ -200,20 +204,20 @@ class HttpProtocol(HttpToolsProtocol):
         if self._is_busy():
             self._head_timer = self.loop.call_later(_HEAD_WITHIN, self._head_is_late)
         elif self.scope is None or "method" in self.scope:
-            self.transport.close()  # nothing has been asked
+            self.transport.close()  # there was no request
         else:
             self._refuse(RequestTooSlow(f"The head must arrive within {_HEAD_WITHIN:g} s"))
 
     def _is_busy(self) -> bool:
-        """Whether a request before it is still being answered."""
+        """Whether an earlier request is still being answered."""
         return self.cycle is not None and not self.cycle.response_complete
 
     def _is_amid_a_body(self) -> bool:
-        """Whether what comes next belongs to the body of the newest request."""
+        """Whether the next bytes belong to the body of the newest request."""
         return self.cycle is not None and self.cycle.scope is self.scope and self.cycle.more_body
 
     def _refuse(self, problem: Problem) -> None:
-        """Read no more, and say why unless a client could take it for another request's answer."""
+        """Stop reading, and send the reason, unless the client could take it for the answer to another request."""
         self._refused = True
         if self._head_timer is not None:
             self._head_timer.cancel()
@@ -222,7 +226,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self._is_busy():
             self._answer_what_was_accepted()
             return
-        if not self._is_amid_a_body():  # or it has been answered
+        if not self._is_amid_a_body():  # otherwise it has been answered
             self._write(problem)
         self._linger()
 
@@ -234,7 +238,7 @@ class HttpProtocol(HttpToolsProtocol):
             self.loop.call_later(_LINGER, self.transport.close)
 
     def _answer_what_was_accepted(self) -> None:
-        """And then close: the last answer says so, and its client knows that no other will come."""
+        """Answer all accepted requests and then close. The last answer announces the close."""
         if self._is_amid_a_body():
             self.cycle.scope[BROKEN_OFF] = True
             self.cycle.more_body = False
@@ -255,8 +259,9 @@ class HttpProtocol(HttpToolsProtocol):
         self.transport.write(b"".join([STATUS_LINE[answer.status], *lines, b"\r\n", answer.body]))
 
     def timeout_keep_alive_handler(self) -> None:
-        """Nothing has been asked for long; but it may have been just now, and not been read yet. Closed,
-        its client could not know whether it is done.
+        """Close the idle connection, unless a request has just arrived that is not read yet.
+
+        After a close, the client could not know whether that request is executed.
         """
         if self._has_arrived():
             self.timeout_keep_alive_task = self.loop.call_later(
@@ -269,7 +274,7 @@ class HttpProtocol(HttpToolsProtocol):
         timer = self.timeout_keep_alive_task
         if timer is None or self._head_timer is not None or self.transport.is_closing():
             return None
-        # What is still to be read would keep it open.
+        # Unread data would keep it open.
         return None if self.transport.get_write_buffer_size() else timer.when()
 
     def close_idle(self) -> bool:
@@ -280,7 +285,7 @@ class HttpProtocol(HttpToolsProtocol):
         return True
 
     def shutdown(self) -> None:
-        """The process is about to stop. What has been asked is answered, also if it has only arrived."""
+        """The process is about to stop. Requests that have arrived are still answered."""
         amid_a_head = self.scope is not None and "method" not in self.scope
         if not self._is_busy() and (amid_a_head or self._has_arrived()):
             self.loop.call_later(_LINGER, super().shutdown)
@@ -288,7 +293,7 @@ class HttpProtocol(HttpToolsProtocol):
             super().shutdown()
 
     def _has_arrived(self) -> bool:
-        """Whether there is something to read that the event loop has not come to."""
+        """Whether there is data to read that the event loop has not read yet."""
         if self.transport.is_closing():
             return False
         poll = select.poll()
@@ -296,7 +301,7 @@ class HttpProtocol(HttpToolsProtocol):
         return bool(poll.poll(0))
 
     def pause_writing(self) -> None:
-        """The client does not read what it is sent."""
+        """The client does not read its answers."""
         super().pause_writing()
         self._read_timer = self.loop.call_later(_READ_WITHIN, self.transport.abort)
 
@@ -312,12 +317,12 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        # A trailer stands here too, and must not be taken for a header (RFC 9110, 6.5.1).
+        # A trailer arrives here too, and must not be treated as a header (RFC 9110, 6.5.1).
         if "method" not in self.scope:
             super().on_header(name, value)
 
     def _offers(self) -> bool:
-        """Whether this head will be parsed again; a CONNECT without an offer stops the parser too."""
+        """Whether this head will be parsed again. A CONNECT without an offer stops the parser too."""
         return self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
 
     def _head_without_offer(self) -> bytes:
@@ -329,11 +334,11 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         if self._offers():
-            return  # to be parsed again
+            return  # it will be parsed again
         hosts = [name for name, _ in self.headers].count(b"host")
         if hosts != 1 and (hosts or self.parser.get_http_version() == "1.1"):
-            # RFC 9112, 3.2. Whoever stands in front of us may have gone by the other one.
-            self._why = MalformedRequest(f"It names {hosts} hosts: send one Host header")
+            # RFC 9112, 3.2. A proxy in front may have used the other one.
+            self._why = MalformedRequest(f"The request names {hosts} hosts: send one Host header")
             raise _Refused
         if not self.url.startswith(b"/"):
             self.url = _path(self.url)

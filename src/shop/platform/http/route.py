@@ -1,13 +1,12 @@
 """A FastAPI route that answers in raw ASGI.
 
-It is declared like any other and stands in the OpenAPI document like any other. What differs is
-the way of a request through it: the body goes from bytes to model in one call into Rust
-(`TypeAdapter.validate_json`), the answer from model to bytes in another, and nothing is built in
-between: no Request, no exit stacks, no dependency solving. As `docs/decisions/0001` measured, that is
-more than three times the requests a second of an ordinary route.
+It is declared like any other route, and the OpenAPI document lists it in the same way. Only the processing of
+a request differs. One call into Rust turns the body's bytes into a model (`TypeAdapter.validate_json`), and
+another call turns the answer into bytes. Nothing else is built: no Request, no exit stacks, no dependencies.
+It serves more than three times the requests per second of an ordinary route (`docs/decisions/0001`).
 
-The price: an endpoint takes path, query and header parameters and one JSON body, and nothing else.
-What it needs of the service it gets by closure (see a service's `api.py`).
+In exchange, an endpoint can only have path, query and header parameters and one JSON body. It gets the objects
+of its service by closure (see a service's `api.py`).
 """
 
 import asyncio
@@ -56,27 +55,27 @@ _LOG = structlog.get_logger("shop.web")
 _JSON = ("content-type", "application/json")
 
 _UTF_8 = {b"utf-8", b"utf8", b"us-ascii"}
-"""ASCII is UTF-8. `utf8` is no registered name, and many send it."""
+"""ASCII is a subset of UTF-8. `utf8` is not a registered name, but many clients send it."""
 
-MAX_BODY = 64 * 1024  # bytes; with every character escaped, a user has some 4000
+MAX_BODY = 64 * 1024  # bytes; a user with every character escaped has about 4000
 _BODY_WITHIN = BODY_WITHIN
-# A client that sends too much is read a little further, so that it sees the answer instead of a
-# reset connection; then no more.
+# If a client sends too much, this much more is read, so that it sees the answer instead of a reset
+# connection.
 _DRAIN = 64 * 1024 * 1024
 
 
 class Reply(NamedTuple):
-    """What an endpoint answers with, where a bare model does not say all."""
+    """The answer of an endpoint, if a model alone is not enough."""
 
     body: BaseModel | None
     status: int = 200
     etag: int | None = None
     location: str | None = None
     about: int | None = None
-    """The user whose personal data it holds."""
+    """The user whose personal data the answer holds."""
 
     def answer(self) -> Answer:
-        """To the byte. The ETag, if there is one, is the first header."""
+        """The answer, byte for byte. The ETag, if there is one, is the first header."""
         headers = []
         if self.etag is not None:
             headers.append(("etag", f'"{self.etag}"'))
@@ -103,9 +102,9 @@ class _Parameter(NamedTuple):
 
 
 def admitted_by(admit: Callable[[], None]) -> Callable[[Endpoint], Endpoint]:
-    """An endpoint that is not called, and whose body is not even read, when `admit` raises.
+    """A decorator: if `admit` raises, the endpoint is not called, and the body is not even read.
 
-    What can only be refused should cost next to nothing: under overload most requests are that.
+    So a refusal costs almost nothing. Under overload, most requests are refused.
     """
 
     def mark(endpoint: Endpoint) -> Endpoint:
@@ -116,7 +115,9 @@ def admitted_by(admit: Callable[[], None]) -> Callable[[Endpoint], Endpoint]:
 
 
 class FastRoute(APIRoute):
-    """See the module. Refuses, when declared, an endpoint it could not call."""
+    """A fast route, as the module describes it. Raises `TypeError` at its declaration for an endpoint that it
+    can't call.
+    """
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         super().__init__(path, endpoint, **options)
@@ -132,7 +133,7 @@ class FastRoute(APIRoute):
         self._context_name = known[0].name if known else None
         self._caller_name = callers[0].name if callers else None
         self.request_timeout = inf
-        """Seconds from a request's coming, with all of its body, to its deadline."""
+        """Seconds from a request's arrival, with its whole body, to its deadline."""
         self.interceptors: Sequence[RouteInterceptor] = ()
         self.guard: Guard | None = None
         """Asked first with every request: who sends it. None where nobody is asked for a token."""
@@ -160,14 +161,15 @@ class FastRoute(APIRoute):
 
     @property
     def answers_to(self) -> set[str]:
-        """Its methods, and HEAD where it answers to GET (RFC 9110, 9.3.2); the server leaves the
-        answer's body out. Not in `methods`, or it would stand in the document as an operation.
+        """Its methods, and HEAD if it supports GET (RFC 9110, 9.3.2). The server omits the body then.
+
+        HEAD is not in `methods`, because it would become an operation in the OpenAPI document.
         """
         methods = set(self.methods or ())
         return methods | {"HEAD"} if "GET" in methods else methods
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Where FastAPI's own routing arrives."""
+        """Called by FastAPI's own routing."""
         if scope["method"] not in self.answers_to:
             await super().handle(scope, receive, send)  # 405
             return
@@ -217,7 +219,7 @@ class FastRoute(APIRoute):
         return answer
 
     def _refusal(self, scope: Scope, error: Exception) -> Answer:
-        """What the client is told of an error."""
+        """The answer for an error."""
         match error:
             case Problem():
                 return error.answer()
@@ -248,7 +250,7 @@ class FastRoute(APIRoute):
         given: dict[bytes, bytes] = {}
         if self._headers or self._context_name is not None:
             for name, value in scope["headers"]:
-                # Given twice is one list in two parts (RFC 9110, 5.3).
+                # A repeated header is one list in two parts (RFC 9110, 5.3).
                 given[name] = given[name] + b"," + value if name in given else value
             for parameter in self._headers:
                 arguments[parameter.name] = _header(parameter, given)
@@ -263,7 +265,7 @@ class FastRoute(APIRoute):
             except ValidationError as error:
                 _check_encoding(scope)
                 raise _refused(self._body, body, error) from None
-            # A member given twice leaves a colon too many; so may a string, hence the second look.
+            # A repeated member means an extra colon. A string may have colons too, so check further.
             if body.count(b":") > len(model.model_fields_set):
                 _check_members(body)
         if self._context_name is not None:
@@ -271,7 +273,7 @@ class FastRoute(APIRoute):
             arguments[self._context_name] = trace._replace(
                 caller=trace.caller if caller is None else caller.subject,
                 idempotency_key=_header(self._key[0], given),
-                # From now on: a body may take its time, which has a limit of its own.
+                # It starts now, because reading the body has its own time limit.
                 deadline=asyncio.get_running_loop().time() + self.request_timeout,
             )
         return arguments
@@ -307,8 +309,10 @@ class FastRoute(APIRoute):
 
 
 async def read_json_body(scope: Scope, receive: Receive) -> bytes:
-    """The whole body. Raises `UnsupportedMediaType`, `BodyTooLarge`, or `MalformedBody` if it breaks
-    off or the client goes away: what has come may look complete, and must not be done.
+    """The whole body. Raises `UnsupportedMediaType`, `BodyTooLarge` or `MalformedBody`.
+
+    It raises `MalformedBody` if the body is incomplete or the client disconnects. The received part may look
+    complete, and must not be executed.
     """
     media_type = b""
     for name, value in scope["headers"]:
@@ -330,7 +334,7 @@ async def read_json_body(scope: Scope, receive: Receive) -> bytes:
         if size <= MAX_BODY:
             parts.append(part)
     if size > MAX_BODY:
-        raise BodyTooLarge(f"At most {MAX_BODY} bytes are taken")
+        raise BodyTooLarge(f"At most {MAX_BODY} bytes are accepted")
     if message["type"] == "http.disconnect" or BROKEN_OFF in scope:
         raise MalformedBody("The body ends too early")
     return b"".join(parts)
@@ -346,21 +350,21 @@ def _check_media_type(media_type: bytes) -> None:
     for parameter in parameters.split(b";"):
         name, _, value = parameter.partition(b"=")
         if name.strip() == b"charset" and value.strip(b' \t"') not in _UTF_8:
-            raise UnsupportedMediaType("JSON is sent in UTF-8")
+            raise UnsupportedMediaType("JSON must be sent in UTF-8")
 
 
 def _check_encoding(scope: Scope) -> None:
-    """Raises `UnsupportedMediaType` for what is no JSON as it is compressed (RFC 9110, 8.4)."""
+    """Raises `UnsupportedMediaType` for a compressed body (RFC 9110, 8.4)."""
     for name, value in scope["headers"]:
         if name == b"content-encoding" and value.strip().lower() != b"identity":
-            raise UnsupportedMediaType("Send it as it is, without a Content-Encoding")
+            raise UnsupportedMediaType("Send it without a Content-Encoding")
 
 
 def _refused(adapter: TypeAdapter[Any], body: bytes, error: ValidationError) -> Problem:
     problem = invalid(error, "body")
     if isinstance(problem, MalformedBody):
-        # A lone surrogate, or a number of thousands of digits, is JSON by its grammar and only no
-        # value of ours. Python's parser, slower, takes them, so that their field can be named.
+        # A lone surrogate or a number with thousands of digits is valid JSON, but no valid value. Python's
+        # slower parser accepts it, so that the error can name the field.
         try:
             adapter.validate_python(json.loads(body.decode(), parse_int=_integer))
         except ValidationError as named:
@@ -375,7 +379,7 @@ def _integer(digits: str) -> float:
 
 
 def _check_members(body: bytes) -> None:
-    """Raises `Invalid` for a member given twice: it is unknown which was meant."""
+    """Raises `Invalid` for a repeated member, because its meaning is unclear."""
 
     def unique(members: list[tuple[str, Any]]) -> None:
         names = [name for name, _ in members]
@@ -387,19 +391,20 @@ def _check_members(body: bytes) -> None:
 
 
 def _is_known(scope: Scope, answer: Answer) -> bool:
-    """Whether the client has this version already."""
+    """Whether the client already has this version."""
     name, value = answer.headers[0]
     return name == "etag" and (b"if-none-match", value.encode()) in scope["headers"]
 
 
 def backoff_at(route: str) -> Backoff:
-    """Tells the log why requests are refused there: once, and not for each."""
+    """Logs the reason for refused requests of this route once, and not for each request."""
     return Backoff(_LOG, "api", route=route)
 
 
 def not_done(error: SpineError, backoff: Backoff) -> Problem:
-    """The refusal. A database's own message may name internals: relations, processes,
-    files: they are for the log.
+    """The problem for a request that was not executed.
+
+    The database's own message goes only to the log, because it may name tables, processes and files.
     """
     if isinstance(error, Overloaded):
         return TemporarilyUnavailable(str(error))

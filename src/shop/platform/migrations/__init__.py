@@ -1,4 +1,4 @@
-"""Bring a database's schema forward. Alembic does the work; this finds it its parts."""
+"""Migrates a database's schema with Alembic."""
 
 from pathlib import Path
 
@@ -22,31 +22,31 @@ _LOG = structlog.get_logger("shop.migrations")
 
 
 class NotMigrated(Exception):
-    """The database can't be brought forward, and is as it was; the message says why."""
+    """The database can't be migrated, and was not changed. The message says why."""
 
 
 def migrate(url: str, metadata: MetaData, versions: Path, *, to: str = "head") -> None:
-    """Run the migrations in `versions` that the database has not seen. Safe to run twice at once.
+    """Run the migrations in `versions` that have not run yet. Several processes may call it at once.
 
-    The spine's first, if its tables are among those of `metadata`. One transaction for all of them: a migration that fails leaves the schema as it was. Raises
-    `Unavailable` and `NotMigrated`.
+    If `metadata` has the spine's tables, the spine's migrations run first. All run in one transaction, so a
+    failed migration changes nothing. Raises `Unavailable` and `NotMigrated`.
     """
     try:
         _migrate(url, metadata, versions, to)
     except OperationalError as error:
         raise Unavailable(str(error.orig)) from error
     except DBAPIError as error:
-        # A table that is there already, or that belongs to another role.
+        # For example, a table already exists, or belongs to another role.
         raise NotMigrated(str(error.orig)) from error
 
 
 def _migrate(url: str, metadata: MetaData, versions: Path, to: str) -> None:
-    # libpq reads the URL, as it does for all other code: SQLAlchemy knows less of what may stand in it.
+    # libpq parses the URL, like everywhere else, because SQLAlchemy supports only a part of its syntax.
     engine = create_engine(
         "postgresql+psycopg://", creator=lambda: _connect(url), poolclass=NullPool
     )
     with engine.begin() as connection:
-        # Held until the commit: a second process waits, and then finds nothing to do.
+        # Held until the commit. A second process waits, and then finds nothing to do.
         connection.execute(text("SELECT pg_advisory_xact_lock(7406)"))
         own = _Chain(connection, metadata, versions, "alembic_version")
         own.check()
@@ -62,7 +62,7 @@ def _migrate(url: str, metadata: MetaData, versions: Path, to: str) -> None:
 
 
 class _Chain:
-    """A line of migrations in one database, and the table that says how far it has come."""
+    """A series of migrations in one database, and the table that stores its revision."""
 
     def __init__(
         self, connection: Connection, metadata: MetaData, versions: Path, version_table: str
@@ -88,7 +88,7 @@ class _Chain:
         return self._context.get_current_revision()
 
     def until(self, revision: str | None) -> list[Script]:
-        """Up to and with this one; none for None."""
+        """The migrations up to and including this revision; none for None."""
         names = [script.revision for script in self.line]
         if revision == "head":
             return self.line
@@ -98,11 +98,11 @@ class _Chain:
         command.upgrade(self._config, to)
 
     def stamp(self, revision: str) -> None:
-        """Say that it has come so far, without running anything."""
+        """Store the revision without running a migration."""
         command.stamp(self._config, revision)
 
     def check(self) -> None:
-        """Revisions are named for what they migrate, and counted: `users_0001`. Raises `NotMigrated`."""
+        """Check the revision's name, which is the owner's name and a number: `users_0001`. Raises `NotMigrated`."""
         revision = self.at()
         if revision is None or revision in {script.revision for script in self.line}:
             return
@@ -121,10 +121,11 @@ class _Chain:
 
 
 def _migrate_spine(spine: _Chain, own: _Chain, to: str) -> None:
-    """Bring the spine's tables forward, before the service's own.
+    """Migrate the spine's tables, before the service's own.
 
-    Up to spine_0010 the steps were called by services' migrations. These say with `spine` which step
-    that was, and are run in the order of then: each after its step, on the tables that it was made for.
+    In earlier releases, services' migrations called the spine's steps, up to spine_0010. These migrations name
+    their step in `spine`. They still run in the old order: each directly after its step, on the tables for
+    which it was written.
     """
     done, wanted = own.until(own.at()), own.until(to)
     if spine.at() is None and (made := [step for each in done if (step := _step(each))]):
@@ -138,20 +139,21 @@ def _migrate_spine(spine: _Chain, own: _Chain, to: str) -> None:
 
 
 def _step(script: Script) -> str | None:
-    """The spine's step that this migration of a service called."""
+    """The spine's step that this service migration called in earlier releases."""
     step: str | None = getattr(script.module, "spine", None)
     return step
 
 
 def _literal(path: Path) -> str:
-    """A percent sign would begin a variable."""
+    """The path with percent signs escaped, because `%` starts a variable in Alembic's configuration."""
     return str(path).replace("%", "%%")
 
 
 def _let_ids_go_on(connection: Connection, metadata: MetaData) -> None:
-    """What copies rows need not copy where their numbers stand: logical replication does not, and
-    moving to another server or another version of PostgreSQL is often done by it. Ids would be given
-    out again, and each refused.
+    """Advance the id sequences to the largest id in their tables.
+
+    Logical replication, which is often used to change the server or PostgreSQL's version, copies rows but not
+    sequences. Without this, existing ids would be given out again, and each insert would fail.
     """
     for table in metadata.sorted_tables:
         for column in table.columns:

@@ -1,4 +1,4 @@
-"""What Alembic runs: migrate the connection that `migrate` has opened."""
+"""Alembic runs this file. It migrates through the connection that `migrate` has opened."""
 
 from alembic import context
 

@@ -1,1 +1,1 @@
-"""The two kinds of process of a service, and how each says that it is well."""
+"""The two kinds of process of a service, the API and the worker, and their health checks."""

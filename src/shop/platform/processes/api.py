@@ -1,4 +1,4 @@
-"""The process that answers HTTP for one service."""
+"""The process that answers the HTTP requests of one service."""
 
 import asyncio
 import os
@@ -38,12 +38,13 @@ from shop.platform.settings import TRANSACTION_WITHIN, NotConfigured, Settings
 _LOG = structlog.get_logger("shop.api")
 
 _GO_WITHIN = 0.5
-"""Seconds that it takes to end what has nothing to wait for."""
+"""Seconds for the last steps of a stop, which do not wait for anything."""
 
 
 def make_app(service: Service, settings: Settings) -> ServiceApp:
-    """The service's ASGI application. It connects when it starts, and starts without a database:
-    what can't be answered then is a 503, until it can.
+    """The service's ASGI application. It connects to the database when it starts.
+
+    It also starts while the database is unavailable. Requests then get a 503.
     """
     chain = interceptors(settings.interceptors, "api", service.name)
     database = Database(
@@ -61,18 +62,18 @@ def make_app(service: Service, settings: Settings) -> ServiceApp:
             f"the service {service.name} has no copies of keys, so it can verify no token: add the four lines"
             " that shop.platform.auth.copies names, or set SHOP_AUTH__REQUIRED=false"
         )
-    # However many ask at once, whether it is ready is one question.
+    # A batcher, so that concurrent readiness requests share one query.
     checking: Batcher[None, None] = Batcher(partial(_answers, database), **settings.bounds())
     batchers = (*endpoints.batchers, checking)
-    # A connection for each batch that may be under way, so that none ever waits for another's: were there
-    # fewer, lists would keep orders and the readiness check waiting.
+    # One connection for each batch that may run at the same time, so that no batch waits for a connection.
+    # With fewer, lists would delay orders and the readiness check.
     connections = sum(batcher.concurrency for batcher in batchers) + (gate is not None)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await database.open()
         await database.resize(connections)
-        # If the database is unavailable, the log says so at once, and not only at the first request.
+        # If the database is unavailable, log that now, and not only at the first request.
         looking = asyncio.create_task(app.why_not_ready())
         async with nullcontext() if gate is None else gate.watching():
             yield
@@ -111,10 +112,10 @@ def check_rules(service: Service, router: APIRouter) -> list[Row]:
 
 
 async def _finish(batchers: Sequence[Bounded], database: Database, *, by: float) -> None:
-    """Whatever was accepted; by then, what is still under way is given up."""
+    """Finish accepted commands. At the time `by`, commands that are still running are cut off."""
     closing = [asyncio.create_task(batcher.close()) for batcher in batchers]
     _, unfinished = await asyncio.wait(closing, timeout=max(_GO_WITHIN, by - monotonic()))
-    # From here on no connection is to be had, for a second try.
+    # From here on there is no connection for another attempt.
     await database.close()
     if unfinished:
         _LOG.error("api.batches_abandoned", batches=len(unfinished))
@@ -128,7 +129,7 @@ async def _answers(database: Database, asked: Sequence[None]) -> Sequence[None]:
 
 
 def run_api(service: Service, settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT; then finish what was accepted. Raises `PortTaken`, `TooFewFiles`."""
+    """Serve until SIGTERM or SIGINT, then finish accepted requests. Raises `PortTaken` and `TooFewFiles`."""
     app = make_app(service, settings)
     bound = bind(settings.host, settings.service(service.name).port)
     held = files.connections(settings.max_connections, app.state.database_connections)
@@ -144,11 +145,13 @@ def run_api(service: Service, settings: Settings) -> None:
 
 
 class OutOfFiles(Exception):
-    """The system lets us open no more."""
+    """The process can open no more files."""
 
 
 class Server(uvicorn.Server):
-    """How an app is served, here and in tests. It holds `most` connections, or as many as are set."""
+    """The server of an app, here and in tests. It holds at most `most` connections; the default comes from the
+    settings.
+    """
 
     def __init__(self, app: ServiceApp, settings: Settings, most: int | None = None) -> None:
         self._crowd = Crowd(settings.max_connections if most is None else most)
@@ -160,10 +163,10 @@ class Server(uvicorn.Server):
                 ws="none",
                 lifespan="on",
                 log_config=None,
-                workers=1,  # or uvicorn reads WEB_CONCURRENCY, and ends if that is no number
+                workers=1,  # otherwise uvicorn reads WEB_CONCURRENCY, and exits if it is not a number
                 access_log=settings.access_log,
                 server_header=False,
-                proxy_headers=settings.access_log,  # nothing else looks at them
+                proxy_headers=settings.access_log,  # only the access log uses them
                 timeout_keep_alive=settings.keep_alive_s,
                 timeout_graceful_shutdown=settings.finish_within(),
             )
@@ -175,26 +178,26 @@ class Server(uvicorn.Server):
         self._files = Backoff(_LOG, "api")
 
     async def on_tick(self, counter: int) -> bool:
-        """Ten times a second, until it is asked to stop."""
+        """Called ten times a second, until the process is asked to stop."""
         if counter % 10 == 0:
             self._look_for_files()
         return await super().on_tick(counter)
 
     def _look_for_files(self) -> None:
-        """Where none is left, the event loop closes each new connection without a word in the log."""
+        """Log when no file can be opened. The event loop then closes each new connection silently."""
         try:
             os.close(os.open(os.devnull, os.O_RDONLY))
         except OSError as error:
-            reason = f"clients are cut off, since no file can be opened for them: {error.strerror}"
+            reason = f"new connections are closed, because no file can be opened for them: {error.strerror}"
             self._files.pause(OutOfFiles(reason))
             self._crowd.close_some(self.server_state.connections)  # type: ignore[arg-type]
         else:
             self._files.over()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Asked to stop: not ready any more, still answering; then finish what was accepted.
+        """Stop: report that it is not ready, answer for a while longer, then finish accepted requests.
 
-        Asked again, it answers no longer than it takes to finish that.
+        A second signal ends the time in which new requests are still answered.
         """
         self._app.stopping = True
         await self._say_that_connections_close()
@@ -206,9 +209,9 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
     async def _say_that_connections_close(self) -> None:
-        """With every answer from now on, so that pools send their next request to another API."""
+        """Send `Connection: close` with every later answer, so that clients' pools move to another API."""
         said = (b"connection", b"close")
-        # What is being answered holds the list as it was; what is asked next gets a new one.
+        # Requests in progress hold a copy of the list; later requests get this change.
         self.server_state.default_headers.append(said)
         self.config.encoded_headers.append(said)
         await super().on_tick(0)
@@ -220,7 +223,7 @@ class Server(uvicorn.Server):
             notify_ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's
-        """To be asked to stop is no failure: uvicorn would end as if killed, after it has stopped."""
+        """A stop signal is no failure. uvicorn would raise the signal again after it has stopped."""
         if self.should_exit and self._drain and self._loop is not None:
             self._drain = 0
             self._loop.call_soon_threadsafe(self._hurry.set)

@@ -1,30 +1,31 @@
-"""How many files a process may have open, and how many connections that leaves room for: each is one."""
+"""The limit on open files, and the number of connections that it allows. Each connection is a file."""
 
 import os
 import resource
 from contextlib import suppress
 
 _OWN = 36
-"""What an API may open beside its connections: its event loop's, its log's, look-ups of names."""
+"""Files of an API besides its connections, such as those of the event loop, the log and DNS queries."""
 _DATABASE = 10
-"""Connections to its database, where it is not known yet how many."""
+"""Connections to the database, while their number is not known yet."""
 
 _FEWEST = 8
-"""Connections without which there is no point in starting."""
+"""The smallest number of connections with which an API starts."""
 
 _WORKER_NEEDS, _WORKER_ASKS = 64, 1024
 
 _MACOS = 10_240
-"""As many macOS allows, whatever it says (`OPEN_MAX`)."""
+"""The largest limit that macOS accepts (`OPEN_MAX`), even if it reports a larger one."""
 
 
 class TooFewFiles(Exception):
-    """The system allows so few that nothing could be done with them."""
+    """The limit on open files is too low to work."""
 
 
 def allow(count: int) -> int:
-    """So many may be open from now on, here and in children, as far as the system lets us; how many
-    may. It is never made less.
+    """Raise the limit on open files to `count`, for this process and its children, as far as allowed.
+
+    Returns the limit, at most `count` if there is no limit. Never lowers it.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     for wanted in (count, _MACOS):
@@ -39,13 +40,13 @@ def allow(count: int) -> int:
 
 
 def for_connections(count: int, database: int = _DATABASE) -> int:
-    """Files that an API needs for so many clients' connections, and for so many to its database."""
-    # A quarter more for those that are told that they are too many, and those just being closed.
+    """Files that an API needs for `count` connections from clients and `database` to its database."""
+    # A quarter more, for connections that are being refused or closed.
     return count + count // 4 + _own(database)
 
 
 def connections(wanted: int, database: int = _DATABASE) -> int:
-    """How many clients' there is room for, at most `wanted`. Raises `TooFewFiles`."""
+    """The number of connections from clients that fit, at most `wanted`. Raises `TooFewFiles`."""
     allowed = allow(for_connections(wanted, database))
     room = (allowed - _own(database)) * 4 // 5
     if room < _FEWEST:
@@ -58,7 +59,10 @@ def connections(wanted: int, database: int = _DATABASE) -> int:
 
 
 def for_worker() -> None:
-    """Room for a worker's files: some twenty, and with Kafka a few for each broker. Raises `TooFewFiles`."""
+    """Raise the limit for a worker. It opens about twenty files, and with Kafka a few for each broker.
+
+    Raises `TooFewFiles`.
+    """
     allowed = allow(_WORKER_ASKS)
     if allowed < _WORKER_NEEDS:
         raise TooFewFiles(
@@ -68,7 +72,7 @@ def for_worker() -> None:
 
 
 def _own(database: int) -> int:
-    # As many again while the database's are given up.
+    # Twice, because cut connections may still be open while new ones are opened.
     return _OWN + 2 * database + _open_now()
 
 

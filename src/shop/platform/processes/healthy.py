@@ -1,10 +1,10 @@
-"""Whether a process of the shop on this machine is well: the health checks of containers.
+"""Health checks of containers: whether a process of the shop on this machine is healthy.
 
-    python -m shop.platform.processes.healthy api PORT     asks the API whether it can do its work
-    python -m shop.platform.processes.healthy worker       looks how old the heartbeat in SHOP_HEARTBEAT is
+    python -m shop.platform.processes.healthy api PORT     asks the API whether it is ready
+    python -m shop.platform.processes.healthy worker       checks the age of the heartbeat in SHOP_HEARTBEAT
 
-The exit status says it, 0 or 1, and one line says why. Only the standard library is imported:
-this runs every few seconds for as long as the shop does, and `shop` itself takes a second to load.
+The exit status is 0 or 1, and one line gives the reason. It imports only the standard library, because it runs
+every few seconds, and `shop` itself takes a second to load.
 """
 
 import http.client
@@ -14,27 +14,27 @@ import time
 from collections.abc import Sequence
 
 FRESH_FOR = 10.0
-"""Seconds that a heartbeat may be old: it comes every second, but a machine may be slow."""
+"""The largest age of a heartbeat in seconds. It is written every second, but a machine may be slow."""
 
 _ANSWER_WITHIN = 3.0  # seconds
 
 
 def pulse() -> tuple[str, float]:
-    """Which start of this machine it is, and seconds that only rise until the next one.
+    """The id of this machine's boot, and the seconds since then on a monotonic clock.
 
-    All of its processes see the same. A file's date would not do: if the clock were set back, a worker
-    that froze at that moment would look well for as long as it was set back.
+    All processes of the machine see the same values. A file's modification time is not safe: if the clock is
+    set back by an hour, a worker that freezes at that moment would look healthy for an hour.
     """
     try:
         with open("/proc/sys/kernel/random/boot_id") as file:  # noqa: PTH123 - pathlib takes longer to load
             boot = file.read().strip()
-    except OSError:  # not Linux; then the seconds alone have to do
+    except OSError:  # not Linux; then only the seconds are compared
         boot = ""
     return boot, time.monotonic()
 
 
 def api_trouble(port: int) -> str:
-    """Empty if the API on this port is ready."""
+    """Why the API on this port is not ready; empty if it is ready."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_ANSWER_WITHIN)
     try:
         connection.request("GET", "/health/ready")
@@ -48,7 +48,7 @@ def api_trouble(port: int) -> str:
 
 
 def worker_trouble(heartbeat: str) -> str:
-    """Empty if the file holds a pulse of just now."""
+    """Why the heartbeat is missing or too old; empty if it is recent."""
     now_boot, now = pulse()
     try:
         with open(heartbeat) as file:  # noqa: PTH123
@@ -57,7 +57,7 @@ def worker_trouble(heartbeat: str) -> str:
     except OSError as error:
         return f"no heartbeat: {error.strerror}: {heartbeat}"
     except ValueError:
-        return f"no heartbeat: {heartbeat} holds something else"
+        return f"no heartbeat: {heartbeat} has other content"
     if boot != now_boot or age < 0:
         return "the last heartbeat was before this machine was started"
     return "" if age < FRESH_FOR else f"the last heartbeat was {age:.0f} s ago"
@@ -71,7 +71,7 @@ def main(words: Sequence[str]) -> int:
             trouble = worker_trouble(os.environ["SHOP_HEARTBEAT"])
         case _:
             trouble = "usage: healthy api PORT | healthy worker, with SHOP_HEARTBEAT set"
-    # By its number, whatever character the output's encoding may lack: this is no reason to be unwell.
+    # Escaped, because a character that the output can't encode must not make the check fail.
     print((trouble or "well").encode("ascii", "backslashreplace").decode())  # noqa: T201 - `docker inspect` shows it
     return 1 if trouble else 0
 

@@ -1,9 +1,10 @@
-"""How a worker, which answers no requests, shows that it is well: it writes a file every second.
+"""A worker answers no requests, so it shows that it is healthy by writing a file every second.
 
-What it writes is its pulse, and no date. It comes from the event loop that does the work, so a process that is frozen, or whose event
-loop is, stops writing by itself. It also stops when one of the worker's loops has not come round
-for `STUCK_AFTER`: a loop that waits for a database or a broker comes round with each failure, so
-waiting is being well, and only a call that never returns is not. `shop.platform.processes.healthy` is the reader.
+It writes a time of the monotonic clock. The event loop that does the work also writes the file. So if the
+process or its event loop is frozen, no heartbeat is written. It also stops if one of the worker's loops makes
+no turn for `STUCK_AFTER`. A loop that waits for a database or a broker makes a turn with each failed attempt.
+So a waiting worker is healthy, and a worker with a call that never returns is not.
+`shop.platform.processes.healthy` reads the file.
 """
 
 import asyncio
@@ -20,7 +21,7 @@ from shop.platform.processes.healthy import pulse
 _LOG = structlog.get_logger("shop.worker")
 
 STUCK_AFTER = 60.0
-"""Seconds: twice what the longest single wait may take, the log's 30 s for a confirmation."""
+"""Seconds. The longest single wait is the log's confirmation, with 30 s; this is twice as long."""
 
 _EVERY = 1.0  # seconds
 
@@ -28,12 +29,12 @@ _EVERY = 1.0  # seconds
 class Loop(Protocol):
     @property
     def last_turn(self) -> float:
-        """When it last came round, by `time.monotonic()`."""
+        """When the loop last made a turn, by `time.monotonic()`."""
         ...
 
 
 async def beat(file: Path, loops: Mapping[str, Loop]) -> None:
-    """Never returns. The loops' names are for the log."""
+    """Write heartbeats. Never returns. The names of the loops are used in log lines."""
     said = ""
     while True:
         now = time.monotonic()
@@ -41,8 +42,8 @@ async def beat(file: Path, loops: Mapping[str, Loop]) -> None:
         trouble = f"stuck: {', '.join(stuck)}" if stuck else ""
         if not stuck:
             try:
-                _write(file)  # in no thread: this loop's own life is to be seen
-            except OSError as error:  # a full disk, a missing folder: no reason to stop working
+                _write(file)  # not in a thread: it shows that this event loop runs
+            except OSError as error:  # a full disk or a missing folder must not stop the worker
                 trouble = str(error)
         if trouble != said:
             said = trouble
@@ -54,7 +55,7 @@ async def beat(file: Path, loops: Mapping[str, Loop]) -> None:
 
 
 def _write(file: Path) -> None:
-    """A reader at that moment finds the previous one, complete."""
+    """Write atomically: a reader finds either the previous or the new heartbeat."""
     boot, now = pulse()
     new = file.with_name(f"{file.name}.new")
     new.write_text(f"{boot} {now:.3f}")

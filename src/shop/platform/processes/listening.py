@@ -1,11 +1,11 @@
-"""Where an API listens."""
+"""The sockets on which an API listens."""
 
 import errno
 import socket
 
 _LOOPBACKS = ("127.0.0.1", "::1")
 _ABSENT = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
-"""Of a machine without IPv6."""
+"""Errors on a machine without IPv6."""
 
 
 class PortTaken(Exception):
@@ -17,10 +17,10 @@ class PortTaken(Exception):
 
 
 def bind(host: str, port: int) -> list[socket.socket]:
-    """Sockets, bound. Raises `PortTaken`.
+    """Bound sockets. Raises `PortTaken`.
 
-    `localhost` is both of a machine's own addresses: some programs take the one for it, some the other,
-    and a process that held the other could answer in our place.
+    `localhost` means both 127.0.0.1 and ::1. Some clients use one of them and some the other. If this process
+    had only one, another process could take the other and answer instead.
     """
     bound: list[socket.socket] = []
     for address in _LOOPBACKS if host == "localhost" else (host,):

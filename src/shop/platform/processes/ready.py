@@ -1,6 +1,6 @@
 """How a process reports that it answers: it writes one line into a pipe that its supervisor passed to it.
 
-The idea is that of systemd's sd_notify, in a form that needs no library. A supervisor need not guess from ports or
+It is like systemd's sd_notify, but needs no library. So a supervisor does not have to test ports or read
 logs.
 """
 
@@ -12,11 +12,11 @@ READY = b"ready\n"
 
 
 def notify_ready() -> None:
-    """Tell the supervisor, once; without one, and from the second call on, nothing happens."""
+    """Tell the supervisor once. Without a supervisor, and at later calls, it does nothing."""
     given = os.environ.pop(READY_FD, None)
     if given is None:
         return
-    # A supervisor that has died meanwhile is no reason to fail: the pipe is simply gone.
+    # If the supervisor has died, the pipe is closed. That is no reason to fail.
     with suppress(OSError, ValueError):
         fd = int(given)
         os.write(fd, READY)

@@ -30,7 +30,7 @@ _STAND_BY_AFTER = 5.0  # seconds
 
 
 def run_worker(service: Service, settings: Settings) -> None:
-    """Work until SIGTERM or SIGINT. Stopping it at any moment loses nothing. Raises `TooFewFiles`."""
+    """Work until SIGTERM or SIGINT. A stop at any moment loses nothing. Raises `TooFewFiles`."""
     files.for_worker()
     uvloop.run(_work(service, settings))
 
@@ -41,7 +41,7 @@ async def _work(service: Service, settings: Settings) -> None:
     chain = steps(settings.interceptors, "worker", service.name)
     listening = [each for each in service.consumers(settings) if each.topics]
     reactions = [each for each in listening if isinstance(each, Reaction)]
-    # Each reaction may hold one, and no other part waits for it.
+    # Each reaction may hold one connection, so that the other parts do not wait for it.
     database = Database(address, size=3 + len(reactions), timeout=10.0, steps=chain)
     await database.open()
     consumers = {
@@ -71,7 +71,7 @@ async def _work(service: Service, settings: Settings) -> None:
         key_seconds=settings.idempotency_retention_s,
         parked_seconds=settings.parked_retention_s,
     )
-    # A reaction is not among them: to wait for its provider is no reason to end the worker.
+    # Without reactions, because a worker that only waits for a provider must not be restarted.
     loops: dict[str, Relay | Consumer] = {}
     if relay is not None:
         loops["relay"] = relay
@@ -90,7 +90,7 @@ async def _work(service: Service, settings: Settings) -> None:
     garbage.settle()
     announcing = asyncio.create_task(_announce(relay, consumer))
     stopped = asyncio.create_task(stopping.wait())
-    # The tasks never end by themselves; if one does, the process must not pretend to work.
+    # The tasks never end by themselves. If one does, the process must end too.
     await asyncio.wait([*tasks, stopped], return_when=asyncio.FIRST_COMPLETED)
     await _cancel([*tasks, stopped, announcing])
     for task in tasks:
@@ -103,9 +103,10 @@ async def _work(service: Service, settings: Settings) -> None:
 
 
 async def _announce(relay: Relay | None, consumer: Consumer | None) -> None:
-    """Say that it is ready once events move: a customer who buys at that moment must be known in time.
+    """Report readiness as soon as events flow, so that a new customer's order finds the customer in time.
 
-    One that gets nothing to do, as others do it all or something is away, is ready to stand by.
+    If it gets nothing to do for a while, it also reports readiness. Then other workers do the work, or the log
+    or the database is unavailable.
     """
     with suppress(TimeoutError):
         async with asyncio.timeout(_STAND_BY_AFTER):
@@ -115,8 +116,10 @@ async def _announce(relay: Relay | None, consumer: Consumer | None) -> None:
 
 
 async def _cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    """Until each has heard: one whose connection is lost at that moment ends its wait with that
-    error instead, takes it for just another failure, and goes on.
+    """Cancel the tasks, repeatedly, until each has ended.
+
+    If a task's connection is lost at the same moment, its wait raises that error instead of the cancellation.
+    The task would then continue.
     """
     going_on = set(tasks)
     while going_on:

@@ -1,1 +1,1 @@
-"""The order service: what customers ordered. Port 8002, topic `orders`."""
+"""The order service: the orders of customers. Port 8002, topic `orders`."""

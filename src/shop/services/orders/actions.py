@@ -1,7 +1,7 @@
-"""What the order service does. Each action takes a batch of requests and answers one result each.
+"""The actions of the order service. Each takes a batch of requests and returns one result for each.
 
-A batch does what its commands would have done one after the other. A refusal is a value among the
-results, so that it fails no neighbour.
+A batch has the same effect as its commands one after another. A refusal is a value among the results, so that
+the other commands of the batch still succeed.
 """
 
 from collections.abc import Sequence
@@ -23,9 +23,9 @@ _GIVEN = ", ".join(PlaceOrder._fields)
 _DIALECT = PGDialect()  # type: ignore[no-untyped-call]
 _TYPES = ", ".join(f"{name} {orders.c[name].type.compile(_DIALECT)}" for name in PlaceOrder._fields)
 
-# One statement places every order whose customer is known; the n of those it does not return were
-# refused (n counts from 1). MERGE, because its RETURNING, unlike INSERT's, can name the source's columns.
-# OFFSET 0 makes it one look-up for each order, however many customers there were when it was planned.
+# One statement places every order whose customer is known. It returns their numbers n, from 1; the missing
+# numbers are refused. MERGE, because its RETURNING, unlike INSERT's, can name the source's columns. OFFSET 0
+# makes PostgreSQL do one look-up for each order, for any number of customers at planning time.
 _PLACE = f"""
 MERGE INTO orders AS o
 USING (
@@ -39,7 +39,7 @@ USING (
 ) AS c ON false
 WHEN NOT MATCHED THEN INSERT ({_GIVEN}) VALUES ({", ".join(f"c.{name}" for name in PlaceOrder._fields)})
 RETURNING c.n, o.id, o.total_price, o.placed_at, c.customer_name, c.customer_email
-"""  # noqa: S608 - names from the code, not from anybody's input
+"""  # noqa: S608 - names from the code, no user input
 
 _CANCEL = """
 UPDATE orders SET status = 'cancelled', version = version + 1 WHERE id = ANY(%(ids)s)
@@ -73,7 +73,7 @@ async def place(
 async def cancel(
     tx: Transaction, requests: Sequence[Request[CancelOrder]]
 ) -> list[Order | OrderNotFound | PreconditionFailed]:
-    """An order is cancelled once; to cancel it again changes nothing and answers the same."""
+    """An order is cancelled once. Another cancellation changes nothing and gets the same answer."""
     known = await lock(tx, [request.command for request in requests])
     cancelled: list[int] = []
     results: list[Order | OrderNotFound | PreconditionFailed] = []

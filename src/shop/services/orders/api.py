@@ -1,4 +1,4 @@
-"""The order service's HTTP interface: schema in, schema or problem out."""
+"""The HTTP interface of the order service."""
 
 import asyncio
 from functools import partial
@@ -77,7 +77,7 @@ def routes(
     @allowed("orders:write", rows=OWN)
     @admitted_by(placing.admit)
     async def place_order(new: NewOrder, context: Asked) -> Reply | Answer:
-        """Place an order. A user just created is waited for, briefly, before it is refused."""
+        """Place an order. If the user is unknown, the request waits briefly, because the user may be new."""
         return await place(new, context)
 
     @allowed("orders:write", rows=OWN)
@@ -101,7 +101,7 @@ def routes(
     @allowed("orders:read", rows=OWN)
     @admitted_by(getting.admit)
     async def get_order(order_id: PathId, caller: WhoAsks = None) -> Reply:
-        """An order, by id."""
+        """Get an order by its id."""
         return _shown(await getting.submit(GetOrder(order_id, reads(caller))))
 
     @router.get("/orders", response_model=Orders, responses=documented(*READS))
@@ -110,14 +110,20 @@ def routes(
     async def get_orders(
         user_id: Annotated[PlainId | None, Query()] = None,
         status: Annotated[Status | None, Query()] = None,
-        product: Annotated[Line | None, Query(description="exactly this one")] = None,
-        placed_from: Annotated[Time | None, Query(description="placed then or later")] = None,
-        placed_before: Annotated[Time | None, Query(description="placed before then")] = None,
+        product: Annotated[
+            Line | None, Query(description="Only orders of exactly this product.")
+        ] = None,
+        placed_from: Annotated[
+            Time | None, Query(description="Only orders placed at this time or later.")
+        ] = None,
+        placed_before: Annotated[
+            Time | None, Query(description="Only orders placed before this time.")
+        ] = None,
         limit: pages.Limit = pages.DEFAULT_LIMIT,
         cursor: pages.Cursor = None,
         caller: WhoAsks = None,
     ) -> Orders:
-        """Orders for which all that is asked for holds, newest first."""
+        """List the orders that match all filters, newest first."""
         below = pages.decode_cursor(cursor)
         owner = reads(caller)
         if owner is not None:
@@ -138,7 +144,7 @@ def routes(
         if_match: IfMatch = None,
         caller: WhoAsks = None,
     ) -> Reply | Answer:
-        """Cancel an order. To do it again changes nothing and answers the same."""
+        """Cancel an order. Another cancellation changes nothing and gets the same answer."""
         command = CancelOrder(order_id, versions(if_match), writes(caller))
         return await answer_once(cancelling, command, _shown, context)
 

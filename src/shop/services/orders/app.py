@@ -1,4 +1,4 @@
-"""The order service, on one screen: what it answers, what it publishes, what it listens to."""
+"""The order service on one screen: its routes, its events, and the events that it handles."""
 
 from functools import partial
 from pathlib import Path
@@ -31,8 +31,8 @@ def endpoints(settings: Settings, database: Database) -> Endpoints:
     from shop.services.orders.schemas import CancelOrder, Order, PlaceOrder
 
     bounds = settings.bounds()
-    # New orders lock nothing of each other's but the outbox head, as they commit. So while one batch is
-    # being committed the next can be done.
+    # The only lock that new orders share is the outbox head, at the commit. So the next batch can run while
+    # one is being committed.
     placing: Batcher[Request[PlaceOrder], Order | Answer] = Batcher(
         once_in_transaction(database, actions.place), **bounds, concurrency=2
     )
@@ -40,8 +40,8 @@ def endpoints(settings: Settings, database: Database) -> Endpoints:
         once_in_transaction(database, actions.cancel), **bounds
     )
     getting = Batcher(partial(queries.get, database), **bounds, concurrency=2)
-    # Each reads up to a hundred rows, so together is not cheaper; and two at a time leave the
-    # processor, too, to the writes.
+    # Each list reads up to a hundred rows, so a batch of lists is not cheaper. Only two run at a time, so that
+    # CPU remains for writes.
     listing = Batcher(partial(queries.pages, database), **bounds, max_batch=1, concurrency=2)
     arrivals = Arrivals(partial(queries.known, database), max_waiting=settings.max_waiting)
     router = routes(

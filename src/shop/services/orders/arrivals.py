@@ -14,17 +14,17 @@ from typing import NamedTuple
 from eventspine.errors import Overloaded
 
 Look = Callable[[Collection[int]], Awaitable[Collection[int]]]
-"""Which of these customers are known."""
+"""Returns which of these customers are known."""
 
 _EVERY = 0.002  # seconds
-# Ask less often for who has been waited for longer: in 500 ms, some fifteen times.
+# The pauses grow with the waiting time: about fifteen queries in 500 ms.
 _LESS_OFTEN = 3
 
 
 class _Waiting(NamedTuple):
     look_at: float
     number: int
-    """Tells those of the same time apart."""
+    """Makes entries with the same time distinct."""
     since: float
     until: float
     customer: int
@@ -32,7 +32,7 @@ class _Waiting(NamedTuple):
 
 
 class Arrivals:
-    """See the module. At most `max_waiting` wait; one more is refused with `Overloaded`."""
+    """The waiting orders. At most `max_waiting` wait; the next one is refused with `Overloaded`."""
 
     concurrency = 1
 
@@ -45,9 +45,12 @@ class Arrivals:
         self._task: asyncio.Task[None] | None = None
 
     async def wait(self, customer: int, until: float) -> bool:
-        """Whether the customer is known, before `until` by the loop's clock. Raises `Unavailable`."""
+        """Wait for the customer until `until`, by the loop's clock. Returns whether the customer is known.
+
+        Raises `Unavailable`.
+        """
         if self._present >= self._max_waiting:
-            raise Overloaded(f"{self._present} wait for their customers already")
+            raise Overloaded(f"{self._present} orders are already waiting for their customers")
         loop = asyncio.get_running_loop()
         now = loop.time()
         arrived: asyncio.Future[bool] = loop.create_future()
@@ -62,7 +65,7 @@ class Arrivals:
             self._present -= 1
 
     async def close(self) -> None:
-        """All who wait are answered by then."""
+        """Wait until no order is waiting any more."""
         if self._task is not None:
             await asyncio.wait([self._task])
 
@@ -86,7 +89,9 @@ class Arrivals:
         return due
 
     async def _answer(self, due: list[_Waiting], now: float) -> None:
-        """`now` is from before the look: who is not found may have come since."""
+        """Answer orders whose customer is known or whose time is over. `now` is the time before the query, because
+        a missing customer may have arrived since.
+        """
         try:
             known = await self._look({waiting.customer for waiting in due})
         except Exception as error:  # noqa: BLE001 - it goes to those who wait

@@ -1,4 +1,4 @@
-"""What the order service refuses, and how it says so.
+"""The problems of the order service.
 
 Problem
 ├── OrderNotFound     404
@@ -20,7 +20,7 @@ class UnknownCustomer(Problem):
     """There is no such customer."""
 
     status = 404
-    may_pass = True  # somebody who is created later
+    may_pass = True  # the customer may be created later
     slug = "unknown-customer"
 
 

@@ -1,4 +1,4 @@
-"""What the order service does when others' events arrive."""
+"""The order service's handlers of other services' events."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ from shop.services.orders.projections import CUSTOMERS
 async def customers_changed(
     tx: Transaction, received: Sequence[Received[UserCreated | UserUpdated | UserErased]]
 ) -> None:
-    """Keep a copy of every customer, and no more of an erased one than the id."""
+    """Keep a copy of every customer. For an erased customer, keep only the id."""
     await keep_latest(tx, CUSTOMERS, received)
     if erased := [one.event.id for one in received if isinstance(one.event, UserErased)]:
         await hold_answers(tx)

@@ -20,7 +20,7 @@ CUSTOMERS = Projection(
     "customers",
     topic="users",
     columns={"email": "text", "name": "text"},
-    # An erased user's last event carries no address.
+    # The last event of an erased user has no email address.
     computed={"erased": "email IS NULL"},
 )
 

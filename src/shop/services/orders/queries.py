@@ -1,4 +1,4 @@
-"""What the order service reads."""
+"""The reads of the order service."""
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
@@ -35,7 +35,7 @@ from shop.services.orders.schemas import (
 )
 from shop.services.orders.tables import customers, orders
 
-# OFFSET 0 makes it one look-up for each order.
+# OFFSET 0 makes PostgreSQL do one look-up for each order.
 _CUSTOMER = (
     select(customers.c.name, customers.c.email)
     .where(customers.c.id == orders.c.user_id)
@@ -59,7 +59,7 @@ _OWNED = _THESE.where(
 
 
 def _locking(statement: Select[Any]) -> Select[Any]:
-    # In the order of their ids, or two batches could wait for each other.
+    # In the order of their ids; otherwise two batches could deadlock.
     return statement.order_by(orders.c.id).with_for_update(key_share=True, of=orders)
 
 
@@ -74,7 +74,7 @@ _KNOWN = query(
 
 _PLACED_AT = query(select(orders.c.placed_at).where(orders.c.id == bindparam("id")))
 
-# Literals and not parameters, so that the planner sees that the partial index serves them.
+# Literals and not parameters, so that the planner can use the partial index.
 _STATUS = {
     "placed": (orders.c.status == literal_column("'placed'"),),
     "cancelled": (
@@ -83,8 +83,8 @@ _STATUS = {
     ),
     None: (),
 }
-# An expression, which no index knows, where another index must be taken: the planner might, while
-# there are few orders, take the partial one, and read all that were ever cancelled. Likewise below.
+# An expression that no index has, for queries that must use another index. With few orders, the planner might
+# otherwise choose the partial index, and later read all cancelled orders. The same applies below.
 _FILTER_STATUS = {
     status: (orders.c.status.concat("") == literal_column(f"'{status}'"),) if status else ()
     for status in _STATUS
@@ -95,7 +95,7 @@ _FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UT
 
 @cache
 def _by_id(*, of_user: bool, status: Status | None, product: bool, timed: bool) -> Query:
-    """All orders, or those of a user, by their ids."""
+    """The query for all orders, or those of a user, sorted by id."""
     statement = _WITH_CUSTOMER.where(orders.c.id < bindparam("below"))
     if of_user:
         statement = statement.where(
@@ -116,7 +116,7 @@ def _by_id(*, of_user: bool, status: Status | None, product: bool, timed: bool) 
 
 @cache
 def _by_time(*, status: Status | None, product: bool) -> Query:
-    """By when they were placed, and by id where that is the same."""
+    """The query for orders sorted by time, and by id if the time is the same."""
     place = tuple_(orders.c.placed_at, orders.c.id)
     statement = _WITH_CUSTOMER.where(
         orders.c.placed_at >= bindparam("placed_from", type_=DateTime(timezone=True)),
@@ -167,7 +167,7 @@ def not_found(asked: GetOrder | CancelOrder) -> OrderNotFound:
 
 
 async def pages(database: Database, asked: Sequence[ListOrders]) -> list[Orders]:
-    """The pages asked for, one after the other."""
+    """The requested pages, one after another."""
     return [await _page(database, page) for page in asked]
 
 
@@ -175,7 +175,7 @@ async def _page(database: Database, asked: ListOrders) -> Orders:
     timed = asked.placed_from is not None or asked.placed_before is not None
     first, end = asked.placed_from or _FIRST, asked.placed_before or _LAST
     below = asked.below
-    # A user has few orders: those are read by id, whatever else is asked for.
+    # A user has few orders, so they are read by id, also with other filters.
     if asked.user_id is None and (timed or asked.product is not None):
         statement = _by_time(status=asked.status, product=asked.product is not None)
         end, below = await _going_on(database, end, below)
@@ -189,7 +189,7 @@ async def _page(database: Database, asked: ListOrders) -> Orders:
     values = {"user_id": asked.user_id, "product": asked.product, "below": below}
     rows = await database.fetch(
         statement,
-        # One more than is shown: if it is there, so is a next page.
+        # One row more than a page. If it exists, there is a next page.
         {**values, "placed_from": first, "placed_before": end, "limit": asked.limit + 1},
     )
     items = [order(row) for row in rows[: asked.limit]]
@@ -199,7 +199,7 @@ async def _page(database: Database, asked: ListOrders) -> Orders:
 
 
 async def _going_on(database: Database, end: datetime, below: int) -> tuple[datetime, int]:
-    """Before which time and id the page begins: at the end of the range, or after the order `below`."""
+    """The time and id before which the page starts: the end of the range, or the order `below`."""
     if below != MAX_BIGINT:
         for (placed_at,) in await database.fetch(_PLACED_AT, {"id": below}):
             return min((placed_at, below), (end, 0))
@@ -207,12 +207,12 @@ async def _going_on(database: Database, end: datetime, below: int) -> tuple[date
 
 
 async def known(database: Database, ids: Collection[int]) -> set[int]:
-    """Which of these are customers who may order."""
+    """The ids of these that are customers and may order."""
     return {id_ for (id_,) in await database.fetch(_KNOWN, {"ids": list(ids)})}
 
 
 def order(row: TupleRow) -> Order:
-    """A row of `_WITH_CUSTOMER`'s columns."""
+    """The order in a row with the columns of `_WITH_CUSTOMER`."""
     *columns, name, email = row
     return Order(
         **dict(zip(_COLUMNS, columns, strict=True)),

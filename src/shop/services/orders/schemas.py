@@ -1,4 +1,4 @@
-"""What goes in and out of the order service."""
+"""Requests, answers and commands of the order service."""
 
 from datetime import datetime
 from decimal import Decimal
@@ -37,7 +37,7 @@ class NewOwnOrder(NewOrder):
 
 
 class Customer(View):
-    """The customer as this service last heard of them."""
+    """The customer, as known to this service."""
 
     name: str
     email: str
@@ -52,7 +52,7 @@ class Order(View):
     status: Status
     version: int
     placed_at: datetime
-    customer: Customer | None = Field(description="null once the person has been erased")
+    customer: Customer | None = Field(description="Null if the person has been erased.")
 
 
 class Orders(View):
@@ -63,7 +63,7 @@ class Orders(View):
 
 
 class ListOrders(NamedTuple):
-    """Orders for which all that is given holds, newest first; `below` is where the page before ended."""
+    """Selects orders that match all given filters, newest first. `below` is the last id of the previous page."""
 
     user_id: int | None
     status: Status | None
@@ -71,9 +71,9 @@ class ListOrders(NamedTuple):
     limit: int
     product: str | None = None
     placed_from: datetime | None = None
-    """The first moment of a range of time."""
+    """The start of the time range, inclusive."""
     placed_before: datetime | None = None
-    """The first moment after it."""
+    """The end of the time range, exclusive."""
 
 
 class PlaceOrder(NamedTuple):
@@ -91,7 +91,7 @@ class GetOrder(NamedTuple):
 
 
 class CancelOrder(NamedTuple):
-    """`versions` are those the caller will have cancelled; None for any. `owner` as above."""
+    """`versions` are the versions that the caller accepts; None accepts any version. `owner` as above."""
 
     order_id: int
     versions: list[int] | None

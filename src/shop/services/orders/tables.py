@@ -28,10 +28,10 @@ orders = Table(
     "orders",
     metadata,
     Column("id", BigInteger, Identity(), primary_key=True),
-    # No foreign key: a customer's row is never deleted, an order is only placed by joining it,
-    # and the check would lock the customer's row for every order.
+    # No foreign key. A customer's row is never deleted, and the statement that places an order joins it. A
+    # foreign key would lock the customer's row for every order.
     Column("user_id", BigInteger, nullable=False),
-    # By bytes: a locale's order, in an index, would change with the system's rules.
+    # Compared by bytes: a locale's sort order may change with the system, and break the index.
     Column("product", Text(collation="C"), nullable=False),
     Column("quantity", Integer, nullable=False),
     Column("total_price", Numeric(12, 2), nullable=False),
@@ -43,20 +43,20 @@ orders = Table(
     CheckConstraint("status IN ('placed', 'cancelled')", name="orders_status_is_known"),
 )
 Index("orders_of_user", orders.c.user_id, orders.c.id)
-# Nearly all orders are placed ones: those are found by id alone, and cost this index nothing.
+# Nearly all orders have the status "placed". They are not in this index, and are found by id.
 Index("orders_not_placed", orders.c.id, postgresql_where=orders.c.status != text("'placed'"))
-# For lists by time and by product.
+# The indexes for lists by time and by product.
 Index("orders_by_time", orders.c.placed_at, orders.c.id)
 Index("orders_of_product", orders.c.product, orders.c.placed_at, orders.c.id)
 
 customers = Table(
-    # The user service's users, as its events tell of them.
+    # Copies of the user service's users, from its events.
     "customers",
     metadata,
     Column("id", BigInteger, primary_key=True, autoincrement=False),
     Column("email", Text),
     Column("name", Text),
     Column("version", BigInteger, nullable=False),
-    # An erased customer keeps its row: a late event can't bring the person back.
+    # The row of an erased customer stays, so that a late event can't restore the person's data.
     Column("erased", Boolean, nullable=False),
 )

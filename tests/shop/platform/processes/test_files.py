@@ -88,7 +88,7 @@ def test_an_api_holds_as_many_connections_as_it_may_open_files_for(databases: Da
         # Its database still had its files.
         assert client.post("/users", json=new_user()).status_code == 201
         assert psutil.Process(process.process.pid).num_fds() < 160
-        assert "clients are cut off" not in "\n".join(process.output.lines)
+        assert "new connections are closed" not in "\n".join(process.output.lines)
 
 
 def test_connections_that_all_ask_at_once_are_answered_or_told_why_not(
@@ -129,11 +129,11 @@ def test_files_that_run_out_all_the_same_are_named_in_the_log(databases: Databas
                 connection.recv(12)
             opened = psutil.Process(pid).num_fds()
             resource.prlimit(pid, resource.RLIMIT_NOFILE, (opened - 20, 1024))
-            line = process.output.until("clients are cut off")
+            line = process.output.until("new connections are closed")
             assert "Too many open files" in line
             # Those that are idle go, and what is left is enough to go on with.
             process.output.until("api.recovered")
-        assert len(lines(process, "clients are cut off")) == 1
+        assert len(lines(process, "new connections are closed")) == 1
         with httpx.Client(base_url=client.base_url, timeout=20) as another:
             assert another.post("/users", json=new_user()).status_code == 201
 

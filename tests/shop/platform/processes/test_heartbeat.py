@@ -97,7 +97,7 @@ def test_a_worker_is_well_as_long_as_its_heartbeat_is_fresh(
         (f"{boot} {now - 30}", 1, "the last heartbeat was 30 s ago"),
         (f"{boot} {now + 3600}", 1, "the last heartbeat was before this machine was started"),
         (f"another {now}", 1, "the last heartbeat was before this machine was started"),
-        ("", 1, f"no heartbeat: {file} holds something else"),
+        ("", 1, f"no heartbeat: {file} has other content"),
     ]:
         file.write_text(written)
         assert healthy.main(["worker"]) == status

@@ -1,4 +1,4 @@
-"""Orders, customers as heard of, and the spine's tables."""
+"""The tables of orders and customers, and the spine's tables."""
 
 from alembic import op
 

@@ -1,4 +1,4 @@
-"""An index for the few orders that are not placed ones, for `GET /orders?status=`."""
+"""An index for the few orders with another status than "placed", for `GET /orders?status=`."""
 
 from alembic import op
 
@@ -7,5 +7,5 @@ down_revision = "orders_0001"
 
 
 def upgrade() -> None:
-    # Not CONCURRENTLY: the index is empty until orders are cancelled, and so is made in one scan.
+    # Not CONCURRENTLY: the index has few rows, so one scan of the table builds it.
     op.execute("CREATE INDEX orders_not_placed ON orders (id) WHERE status <> 'placed'")

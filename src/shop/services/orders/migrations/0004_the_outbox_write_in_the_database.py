@@ -1,4 +1,4 @@
-"""The outbox write as a function, parsed and planned once a session."""
+"""The outbox write becomes a function, which is parsed and planned once per session."""
 
 revision = "orders_0004"
 down_revision = "orders_0003"

@@ -1,4 +1,4 @@
-"""Old idempotency keys are found for ever, not only while the table is young."""
+"""The index for old idempotency keys stays fast when the table gets old."""
 
 revision = "orders_0005"
 down_revision = "orders_0004"

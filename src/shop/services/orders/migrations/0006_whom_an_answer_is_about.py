@@ -1,4 +1,4 @@
-"""Whose personal data a stored answer holds."""
+"""A stored answer names the person whose data it holds."""
 
 from alembic import op
 
@@ -8,7 +8,7 @@ spine = "spine_0005"
 
 
 def upgrade() -> None:
-    # What is done was answered with the customer's data; a refusal never holds any.
+    # Answers of successful requests hold the customer's data; refusals do not.
     op.execute(
         "UPDATE idempotency_keys SET about = body::json->>'user_id' WHERE status IN (200, 201)"
     )

@@ -1,4 +1,4 @@
-"""Which keys are held up, and what is old and holds none, is found however much is parked."""
+"""Indexes for blocked keys and for old foreign records, for any number of parked records."""
 
 revision = "orders_0007"
 down_revision = "orders_0006"

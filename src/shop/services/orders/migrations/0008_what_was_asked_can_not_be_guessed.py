@@ -1,6 +1,6 @@
-"""Nobody who reads the table can guess by it what was asked for; not even after an erasure.
+"""Idempotency keys and requests are stored as hashes, so that readers of the table can't guess requests.
 
-Between this and its end, an API of the release before refuses requests with a key, and does nothing.
+While APIs of the release before still run, they refuse requests with a key, without executing them.
 """
 
 revision = "orders_0008"

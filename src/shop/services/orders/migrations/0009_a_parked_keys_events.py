@@ -1,4 +1,4 @@
-"""A key's parked events are found without reading the others'."""
+"""An index finds the parked events of one key."""
 
 revision = "orders_0009"
 down_revision = "orders_0008"

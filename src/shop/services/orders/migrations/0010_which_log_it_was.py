@@ -1,4 +1,4 @@
-"""Checkpoints and the relay's position say which log they are places in."""
+"""Checkpoints and the relay's position store the identity of their log."""
 
 revision = "orders_0010"
 down_revision = "orders_0009"

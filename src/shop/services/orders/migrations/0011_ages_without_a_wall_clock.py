@@ -1,4 +1,4 @@
-"""How old keys and parked records are, no wall clock says."""
+"""The ages of keys and parked records no longer depend on a wall clock."""
 
 revision = "orders_0011"
 down_revision = "orders_0010"

@@ -7,7 +7,7 @@ down_revision = "orders_0011"
 
 
 def upgrade() -> None:
-    # Not CONCURRENTLY, which no transaction allows: writes wait while they are made.
+    # Not CONCURRENTLY, which is not possible in a transaction. Writes wait while the indexes are built.
     op.execute(
         """
         ALTER TABLE orders ALTER COLUMN product TYPE TEXT COLLATE "C";
