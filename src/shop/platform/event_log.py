@@ -42,19 +42,19 @@ def relay_batch(settings: Settings) -> int:
 
 
 def log_url(settings: Settings) -> str:
-    """As `log_address`, with the password that is in use."""
+    """The URL of the log that is a table, with the present password."""
     return urls(log_address(settings))[0]
 
 
 def log_address(settings: Settings) -> Address:
-    """The URL of the log that is a table. Raises `NotConfigured`."""
+    """The address of the log that is a table. Raises `NotConfigured`."""
     if not settings.event_log_url:
         raise NotSet("SHOP_EVENT_LOG_URL is not set: the log's PostgreSQL database")
     return _address("SHOP_EVENT_LOG", settings.event_log_url, settings.event_log_password)
 
 
 def database_url(settings: Settings, service: str) -> str:
-    """As `database_address`, with the password that is in use."""
+    """The URL of a service's database, with the present password."""
     return urls(database_address(settings, service))[0]
 
 

@@ -51,8 +51,8 @@ def routes(
     customer_grace: float,
     callers: bool,
 ) -> APIRouter:
-    """`customer_grace` is how many seconds an order waits for a customer not heard of yet. `callers`: whether it
-    is known who asks.
+    """The routes. An order of an unknown customer waits `customer_grace` seconds for the customer. `callers` tells
+    whether requests have an authenticated caller.
     """
     router = APIRouter(route_class=FastRoute, tags=["orders"])
 
