@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help up dev test storm check bench bench-history compose docs coverage clients hooks format migration requirements clean
+.PHONY: help up dev test storm check bench bench-history compose contracts docs coverage clients hooks format migration requirements clean
 
 help:
 	@echo "make up      start the shop on this machine: PostgreSQL, users on 8001, orders on 8002"
@@ -20,6 +20,7 @@ help:
 	@echo "make hooks   runs the checks before each commit"
 	@echo "make migration   writes what has changed in tables.py as a migration: SERVICE=, NAME="
 	@echo "make compose   writes the Compose files and the gateway's for the services there are"
+	@echo "make contracts   records new events and writes their documents; refuses a change that old events do not survive"
 	@echo "make bench   the benchmarks; writes docs/benchmarks.md"
 	@echo "make bench-history   the shop after five million events; writes docs/benchmarks-history.md"
 
@@ -54,6 +55,7 @@ check: installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m shop.platform.discovery
+	$(BIN)/python -m devstack.contracts --check
 
 # A warning is an error: a dead link, a dead anchor, a page that no other one leads to.
 docs: installed-docs
@@ -90,6 +92,10 @@ hooks: installed-dev
 # After a new service, and after a change of the templates in deploy.
 compose: installed-local
 	$(BIN)/python -m devstack.compose
+
+# After a new event, and after a change of one.
+contracts: installed-local
+	$(BIN)/python -m devstack.contracts
 
 format: installed-dev
 	$(BIN)/ruff format .
