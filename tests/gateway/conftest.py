@@ -4,7 +4,7 @@ import pytest
 
 from devstack.nginx import program
 from devstack.supervisor import StartFailed
-from tests.gateway.stage import Gateway, in_front_of_two
+from tests.support.gateway import Gateway, in_front_of_two
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -13,7 +13,7 @@ from devstack.nginx import FIXED, is_fixed
 from shop.platform import discovery, problems
 from shop.platform.discovery import NotAService
 from shop.platform.settings import Settings
-from tests.gateway.stage import Gateway
+from tests.support.gateway import Gateway
 
 TEXTS = {
     path.relative_to(gateway.FILES).as_posix(): path.read_text()

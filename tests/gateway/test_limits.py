@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.gateway.stage import Gateway, an_address, in_front_of_two
-from tests.gateway.upstream import Received, respond
-from tests.shop.serving import problem
+from tests.support.gateway import Gateway, an_address, in_front_of_two
+from tests.support.serving import problem
+from tests.support.upstream import Received, respond
 
 BURST, SIGN_IN_BURST, AT_ONCE = 200, 10, 100
 """As client.conf has them."""

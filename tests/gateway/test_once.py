@@ -7,10 +7,10 @@ import httpx
 import pytest
 
 from devstack import gateway
-from tests.gateway.stage import Gateway, standing
-from tests.gateway.upstream import Received, Upstream, hang_up, respond, said
+from tests.support.gateway import Gateway, standing
 from tests.support.serving import problem
 from tests.support.shop import free_ports
+from tests.support.upstream import Received, Upstream, hang_up, respond, said
 
 WRITES = ("POST", "PUT", "PATCH", "DELETE")
 

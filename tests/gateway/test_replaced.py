@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from devstack import gateway
-from tests.gateway.stage import standing
-from tests.gateway.upstream import Upstream, said
+from tests.support.gateway import standing
 from tests.support.serving import problem
 from tests.support.shop import free_ports
+from tests.support.upstream import Upstream, said
 from tests.support.waiting import until
 
 VALID = 1.0  # seconds

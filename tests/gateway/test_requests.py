@@ -6,9 +6,9 @@ import re
 import httpx
 import pytest
 
-from tests.gateway.stage import Gateway
-from tests.gateway.upstream import Received, Upstream, respond, said
+from tests.support.gateway import Gateway
 from tests.support.serving import problem
+from tests.support.upstream import Received, Upstream, respond, said
 from tests.support.waiting import until
 
 

@@ -15,8 +15,8 @@ import httpx
 import psutil
 import pytest
 
-from tests.gateway.stage import Gateway, an_address, read_all
-from tests.gateway.upstream import respond
+from tests.support.gateway import Gateway, an_address, read_all
+from tests.support.upstream import respond
 
 HEAD = b"POST /orders HTTP/1.1\r\nHost: localhost\r\n"
 MANY = int(os.environ.get("GATEWAY_CONNECTIONS", "1000"))

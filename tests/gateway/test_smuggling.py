@@ -10,8 +10,8 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import ConnectionTerminated, ResponseReceived, StreamReset
 
-from tests.e2e.shop import until
-from tests.gateway.stage import Gateway
+from tests.support.gateway import Gateway
+from tests.support.waiting import until
 
 HIDDEN = b"GET /users/hidden HTTP/1.1\r\nHost: localhost\r\n\r\n"
 """What an attacker wants the service to take for a request of its own."""
@@ -62,6 +62,7 @@ def check_that_each_was_seen(stage: Gateway) -> None:
     for each in received:
         [own_id] = each.values("x-request-id")
         line = until(lambda own_id=own_id: logged(stage, own_id), f"{own_id} is in the log")
+        assert line is not None
         assert (line["method"], line["path"]) == (each.method, each.target)
         assert b"\n" not in each.head.replace(b"\r\n", b"")
         assert len(each.values("content-length")) <= 1

@@ -9,7 +9,7 @@ import subprocess
 import httpx
 import pytest
 
-from tests.gateway.stage import Gateway
+from tests.support.gateway import Gateway
 
 ASK = b"GET /orders HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 

@@ -15,8 +15,8 @@ from devstack import gateway
 from devstack.certificate import Certificate
 from devstack.nginx import Nginx
 from devstack.supervisor import wait_ready
-from tests.gateway.upstream import Upstream
 from tests.support.shop import free_ports
+from tests.support.upstream import Upstream
 
 ROUTES = {"orders": ["orders"], "users": [".well-known", "sessions", "token", "users"]}
 """Of the services when users sign in."""
