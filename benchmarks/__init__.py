@@ -1,1 +1,1 @@
-"""How fast the shop is, as ratios measured in one run. `make bench`; see `__main__`."""
+"""Measures the speed of the shop, as ratios from one run: `make bench`. See `__main__`."""

@@ -1,7 +1,7 @@
-"""`python -m benchmarks [NAME …] [--quick]`: measure, show a table, write a page in docs/.
+"""`python -m benchmarks [NAME …] [--quick]`: measures, shows a table, and writes a page in docs/.
 
-Without names: all but `history`, which takes a quarter of an hour and has a page of its own. A page
-is only written by a whole run at full length: what stands in it was measured together.
+Without names it runs all benchmarks except `history`, which takes a quarter of an hour and has its own page. Only a
+complete run at full length writes a page, so that all figures of a page were measured together.
 """
 
 import argparse
@@ -65,18 +65,18 @@ def main(arguments: Sequence[str]) -> int:
     disk = _filesystem(directory)
     if disk in _RAM_DISKS:
         console.print(
-            f"{directory} is in memory ({disk}), where nothing is durable: name a directory on a "
+            f"{directory} is in memory ({disk}), so it is not durable: name a directory on a "
             "disk with --data", style="red",
         )  # fmt: skip
         directory.rmdir()
         return 1
-    # PostgreSQL's own user has to pass, when root runs this.
+    # If root runs this, PostgreSQL's own user must be able to enter.
     os.chmod(directory, 0o711)
     started = time.monotonic()
     load = os.getloadavg()[0]
     if load > _QUIET:
         console.print(
-            f"something else is running here (load {load:.1f}): figures will be poor",
+            f"other programs are running here (load {load:.1f}), so the figures will be inexact",
             style="yellow",
         )
 
@@ -98,7 +98,7 @@ def main(arguments: Sequence[str]) -> int:
     report.show(console, sections)
     page = next((page for page, whole in PAGES.items() if list(whole) == options.names), None)
     if options.quick or page is None:
-        console.print("only a whole run writes its page", style="dim")
+        console.print("only a complete run writes its page", style="dim")
     else:
         report.write(page, sections, options.rounds, disk, load)
         console.print(f"written: {page.path}")
@@ -110,7 +110,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of: {', '.join(BENCHMARKS)}")
     parser.add_argument(
-        "--quick", action="store_true", help="a smoke run: its figures mean nothing"
+        "--quick", action="store_true", help="a smoke run; its figures are not valid"
     )
     parser.add_argument("--rounds", type=int, default=5, help="at least 3 (default 5)")
     parser.add_argument(
@@ -123,13 +123,13 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
             f"no benchmark is called {', '.join(unknown)}; there are: {', '.join(BENCHMARKS)}"
         )
     if options.rounds < 3:
-        parser.error("fewer than 3 rounds say nothing; --quick for a smoke run")
+        parser.error("fewer than 3 rounds are not enough; use --quick for a smoke run")
     options.names = options.names or list(PAGES[report.BENCHMARKS])
     return options
 
 
 def _filesystem(directory: Path) -> str:
-    """The kind of file system, where that can be found out."""
+    """The kind of file system, if it is known."""
     try:
         mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
     except OSError:

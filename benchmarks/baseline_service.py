@@ -1,12 +1,13 @@
-"""The order service as it is ordinarily written: what the shop's own is measured against.
+"""An order service in the usual design, for comparison with the shop's own.
 
-An ordinary FastAPI route, a session a request, one transaction: look the customer up, insert the
-order, insert the event into an outbox with a serial number, commit, answer through a response
-model. The same database server, the same durability, the same answer as the shop's.
+It has an ordinary FastAPI route, and one session and one transaction for each request: look up the customer, insert
+the order, insert the event into an outbox with a serial number, commit, and answer through a response model. The
+database server, the durability and the answer are the same as in the shop.
 
-`BASELINE=sqlalchemy`: with SQLAlchemy's ORM, a synchronous session in FastAPI's thread pool, as most
-people write it (the asynchronous session was no faster when tried). `BASELINE=psycopg`: the leanest
-ordinary way. `BASELINE=kafka`: no outbox, but aiokafka after the commit. Run by `uvicorn --factory benchmarks.baseline_service:app`.
+`BASELINE=sqlalchemy` uses SQLAlchemy's ORM with a synchronous session in FastAPI's thread pool, the most common design
+(an asynchronous session was no faster in a test). `BASELINE=psycopg` is the fastest ordinary design. `BASELINE=kafka`
+has no outbox, and sends with aiokafka after the commit. Run it with
+`uvicorn --factory benchmarks.baseline_service:app`.
 """
 
 import json
@@ -51,7 +52,7 @@ class Order(Base):
     __tablename__ = "orders"
 
     id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
-    # No foreign key, as in the shop's own table: its check would only cost the baselines.
+    # No foreign key, like the shop's own table. Its check would only slow the baselines.
     user_id: Mapped[int] = mapped_column(BigInteger, index=True)
     product: Mapped[str]
     quantity: Mapped[int]
@@ -60,7 +61,7 @@ class Order(Base):
     version: Mapped[int]
     placed_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
-    # Whoever inserts wants it back in the same statement.
+    # The insert returns these values in the same statement.
     __mapper_args__ = {"eager_defaults": True}  # noqa: RUF012 - SQLAlchemy's way
 
 
@@ -134,7 +135,7 @@ def _unknown() -> HTTPException:
 
 
 def sqlalchemy_app(url: str) -> FastAPI:
-    """Synchronous sessions, in the thread pool that FastAPI runs `def` endpoints in."""
+    """Synchronous sessions, in the thread pool in which FastAPI runs `def` endpoints."""
     engine = create_engine(_sqlalchemy(url), pool_size=POOL, max_overflow=POOL)
     sessions = sessionmaker(engine, expire_on_commit=False)
     app = FastAPI()
@@ -169,7 +170,7 @@ _INSERT_EVENT = "INSERT INTO outbox (topic, key, type, data) VALUES (%s, %s, %s,
 
 
 def psycopg_app(url: str) -> FastAPI:
-    """The same three statements by hand, without SQLAlchemy: the leanest ordinary way."""
+    """The same three statements without SQLAlchemy: the fastest ordinary design."""
     pool = AsyncConnectionPool(url, min_size=POOL, max_size=POOL, open=False)
 
     @asynccontextmanager
@@ -206,7 +207,7 @@ def psycopg_app(url: str) -> FastAPI:
 
 
 def kafka_app(url: str) -> FastAPI:
-    """No outbox: the event is sent after the commit, and lost if the process dies in between."""
+    """Without an outbox: the event is sent after the commit. It is lost if the process dies in between."""
     from aiokafka import AIOKafkaProducer  # noqa: PLC0415 - only this needs it
 
     engine = create_engine(_sqlalchemy(url), pool_size=POOL, max_overflow=POOL)

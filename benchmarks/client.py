@@ -1,4 +1,4 @@
-"""One kept-alive HTTP connection on a bare socket: a few microseconds of client, no more."""
+"""One kept-alive HTTP connection on a plain socket. The client costs only a few microseconds."""
 
 import socket
 
@@ -11,7 +11,7 @@ class Client:
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def post(self, path: str, body: bytes) -> tuple[int, bytes]:
-        """Status and body of the answer."""
+        """Send a request. Returns the status and the body of the answer."""
         self._socket.sendall(
             b"POST %s HTTP/1.1\r\nhost: shop\r\ncontent-type: application/json\r\n"
             b"content-length: %d\r\n\r\n%s" % (path.encode(), len(body), body)

@@ -1,8 +1,8 @@
 """Many clients in one process: `python -m benchmarks.crowd PORT CLIENTS SECONDS`; prints JSON.
 
-Each sends an order, and the next when it is answered; refused with a 503, after as long as
-`Retry-After` says, give or take half of it, as whoever is told so should. They begin over a
-second, since clients that all begin at once would measure only that.
+Each client sends an order, and the next one after the answer. After a 503 it waits for the time in `Retry-After`,
+plus or minus half of it, as clients should. The starts are spread over a second, because a simultaneous start
+would dominate the measurement.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ _WARM_UP = 2.0  # seconds that are not counted
 
 
 class Clock:
-    """When it is counted, and what."""
+    """The time of the measurement, and its counts."""
 
     def __init__(self, seconds: float) -> None:
         self.now: Callable[[], float] = asyncio.get_running_loop().time
@@ -94,7 +94,7 @@ async def crowd(port: int, clients: int, seconds: float) -> dict[str, float]:
     loop.set_exception_handler(lambda _, context: failed.append(context))
     for _ in range(clients):
         await loop.create_connection(lambda: Customer(clock), HOST, port)
-    # The time of connecting is not a part of it.
+    # Connecting is not part of the measured time.
     clock.since = clock.now() + _WARM_UP
     clock.until = clock.since + seconds
     await asyncio.sleep(_WARM_UP + seconds + 0.5)
@@ -110,7 +110,7 @@ async def crowd(port: int, clients: int, seconds: float) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    gc.disable()  # or it would be late to read what it measures
+    gc.disable()  # otherwise it would read answers late
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     port, clients, seconds = sys.argv[1:]

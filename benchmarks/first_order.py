@@ -1,4 +1,4 @@
-"""How long a new user waits until the order service accepts an order."""
+"""Measures how long a new user waits until the order service accepts an order."""
 
 import json
 import time
@@ -51,7 +51,7 @@ def run(stage: Stage) -> Section:
 
 
 def warm_up(shop: Shop, count: int) -> None:
-    """`count` users with an order each; the first waits until the workers have found each other."""
+    """Create `count` users with one order each. The first order waits until the workers are connected."""
     users, orders = Client(shop.users_port), Client(shop.orders_port)
     user = _new_user(users)
     wait_for(lambda: orders.post("/orders", _order(user))[0] == 201, timeout=60)
@@ -61,7 +61,7 @@ def warm_up(shop: Shop, count: int) -> None:
 
 
 def first_orders(shop: Shop, count: int) -> list[float]:
-    """Milliseconds from each new user's answer to the 201 of the order."""
+    """For each new user, the milliseconds from the answer for the user to the 201 of the order."""
     users, orders = Client(shop.users_port), Client(shop.orders_port)
     waited = []
     for _ in range(count):

@@ -1,4 +1,4 @@
-"""What a plan costs that was made while a table was small, once the table has grown."""
+"""Measures the cost of a plan from a small table after the table has grown."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -34,9 +34,9 @@ PostgreSQL, as without the settings of `eventspine/session.py`. A figure is the 
 """
 
 _SMALL = 1000
-_PLACED = 28  # orders in a batch, as 64 clients make it
-_HEARD = 200  # events in a batch; of more, and more customers, the worst takes longer than a statement may
-_OFTEN = 12  # psycopg prepares after five, and PostgreSQL keeps a plan after five more
+_PLACED = 28  # orders in a batch, the size with 64 clients
+_HEARD = 200  # events in a batch; with more, the slowest case exceeds the statement timeout
+_OFTEN = 12  # psycopg prepares after five executions, and PostgreSQL keeps a plan after five more
 
 _OURS = "by index"
 _FREE = "as PostgreSQL likes"
@@ -165,7 +165,7 @@ async def _compare(
 async def _timed(
     once: Callable[[Database], Awaitable[None]], databases: list[Database], many: int
 ) -> list[float]:
-    """Each in its turn, so many times; the medians of what their sessions took, in CPU seconds."""
+    """Run it `many` times on each database in turns. Returns the median CPU seconds of each session."""
     clocks = [await _session(database) for database in databases]
     taken: list[list[float]] = [[] for _ in databases]
     for _ in range(many):
@@ -182,7 +182,7 @@ async def _session(database: Database) -> Path:
 
 
 def _cpu(clock: Path) -> float:
-    """Seconds; Linux says it to the nanosecond, of a process that waits just now."""
+    """CPU seconds of a process. Linux gives nanoseconds for a process that is waiting."""
     return int(clock.read_text().split()[0]) / 1e9
 
 

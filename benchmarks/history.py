@@ -1,4 +1,4 @@
-"""Whether a shop with five million events behind it is as fast as one with fifty thousand."""
+"""Compares the speed of a shop with five million events and one with fifty thousand."""
 
 import dataclasses
 import time
@@ -44,7 +44,7 @@ PICTURE = "benchmarks-history.svg"
 _POINTS = [50_000, *range(1_000_000, 5_000_001, 1_000_000)]
 _CHUNK = 50_000
 _MOST_AHEAD = 200_000
-"""Events that the making of history may be ahead of the consumer."""
+"""How many events the history generator may be ahead of the consumer."""
 
 _OUTBOX_S, _KEYS_S = 5, 60
 _PRUNED_EVERY_S = 1
@@ -55,7 +55,7 @@ _BOUNDED = ("outbox", "idempotency_keys")
 
 
 class Measured(NamedTuple):
-    """What was measured at one point, a value a round."""
+    """The measurements at one point, with one value for each round."""
 
     events: int
     per_second: list[float]
@@ -63,13 +63,13 @@ class Measured(NamedTuple):
     """Milliseconds."""
     p99: list[float]
     behind: list[float]
-    """Seconds after the load until the last order had reached the other service."""
+    """Seconds from the end of the load until the last order had reached the other service."""
     megabytes: dict[str, float]
-    """On disk, with indexes, when history had been made and before the load."""
+    """Size on disk, with indexes, after the history was generated and before the load."""
 
 
 class At(NamedTuple):
-    """A point of history."""
+    """One point of the history."""
 
     young: Measured
     old: Measured
@@ -96,7 +96,7 @@ def run(stage: Stage) -> Section:
 
 @contextmanager
 def _running(stage: Stage) -> Iterator["_Watch"]:
-    """A shop of its own, all of it running and warm."""
+    """A separate shop, with all processes running and warmed up."""
     retention = {"SHOP_OUTBOX_RETENTION_S": _OUTBOX_S, "SHOP_IDEMPOTENCY_RETENTION_S": _KEYS_S}
     shop = stage.shop()
     env = {**shop.env, **{name: str(seconds) for name, seconds in retention.items()}}
@@ -114,7 +114,7 @@ def _running(stage: Stage) -> Iterator["_Watch"]:
 
 
 class _Watch(NamedTuple):
-    """A shop, and connections of our own to its databases."""
+    """A shop, and separate connections to its databases."""
 
     shop: Shop
     orders: Connection
@@ -133,7 +133,7 @@ class _Watch(NamedTuple):
         wait_for(lambda: self.behind() <= but_for, timeout=timeout, pause=0.02)
 
     def oldest(self, table: str, time: str, order: str) -> float:
-        """Age in seconds; 0 if nothing is there."""
+        """The age of the oldest row in seconds; 0 if the table is empty."""
         row = self.orders.execute(
             f"SELECT extract(epoch FROM clock_timestamp() - {time}) FROM {table} "
             f"ORDER BY {order} LIMIT 1"
@@ -149,7 +149,7 @@ class _Watch(NamedTuple):
 
 @contextmanager
 def _watching(shop: Shop) -> Iterator[_Watch]:
-    # In autocommit: a transaction left open would keep the dead rows of all tables from vacuum.
+    # In autocommit mode, because an open transaction would prevent vacuum from removing dead rows.
     with ExitStack() as held:
         urls = (shop.orders, shop.users, shop.log)
         yield _Watch(
@@ -164,7 +164,7 @@ def _one(connection: Connection, sql: str) -> Any:
 
 
 def _grow(watch: _Watch, events: int, chunk: int) -> int:
-    """Make history up to that many events, all of them applied and the outbox pruned; how many."""
+    """Generate history up to so many events, apply all of them, and prune the outbox. Returns how many."""
     before = watch.head()
     while (missing := events - watch.head()) > 0:
         watch.caught_up(but_for=_MOST_AHEAD)
@@ -178,7 +178,7 @@ def _grow(watch: _Watch, events: int, chunk: int) -> int:
 def _measure(stage: Stage, young: _Watch, old: _Watch) -> At:
     at = At(_tidied(young), _tidied(old))
     for number in range(stage.rounds):
-        # Who goes first takes turns too.
+        # The order alternates too.
         turns = list(zip((young, old), at, strict=True))
         for watch, now in turns if number % 2 else reversed(turns):
             stage.settle()
@@ -195,7 +195,7 @@ def _measure(stage: Stage, young: _Watch, old: _Watch) -> At:
 
 def _tidied(watch: _Watch) -> Measured:
     megabytes = {table: watch.megabytes(table) for table in _BOUNDED}
-    # What autovacuum does to a table that has grown for days, it would do now, to all of this.
+    # Otherwise autovacuum would do this work during the measurement.
     for connection, tables in (
         (watch.orders, "orders, outbox, idempotency_keys"),
         (watch.users, "orders"),
@@ -211,7 +211,7 @@ SELECT count(*) || ' orders, ids ' || sum(id) || ', prices ' || sum(total_price)
 
 
 def _check(watch: _Watch) -> None:
-    """Raises if an event was lost or applied twice, or if something is kept for too long."""
+    """Raises if an event was lost or applied twice, or if a row was kept for too long."""
     told = ""
 
     def is_whole() -> bool:
@@ -223,7 +223,7 @@ def _check(watch: _Watch) -> None:
         return bool(placed == copied and placed.startswith(f"{head} ") and in_log >= head)
 
     try:
-        # An order that wrk no longer waited for may still be on its way.
+        # An order for which wrk did not wait may still be in progress.
         wait_for(is_whole, timeout=60, pause=0.5)
     except TimeoutError:
         raise RuntimeError(f"events were lost or applied twice: {told}") from None
@@ -273,7 +273,7 @@ def _section(measured: Sequence[At], pace: float) -> Section:
 
 
 def _bounded(table: str, younger: Sequence[At], older: Sequence[At]) -> Row:
-    """As large in the second half of history as in the first, at most: it does not grow with it."""
+    """Compares the largest size in both halves of the history. The table must not grow with the history."""
     before, after = (max(point.old.megabytes[table] for point in half) for half in (younger, older))
     return Row(
         f"largest `{table}` on disk, second half of history against first", [after / before],
@@ -282,7 +282,7 @@ def _bounded(table: str, younger: Sequence[At], older: Sequence[At]) -> Row:
 
 
 def _ratios(at: At, what: str) -> list[float]:
-    """Round by round."""
+    """The ratios, round by round."""
     young, old = (getattr(shop, what) for shop in at)
     return [b / a for a, b in zip(young, old, strict=True)]
 

@@ -1,4 +1,4 @@
-"""What the seams cost: none installed, and one that does nothing."""
+"""Measures the cost of the interceptor chains: without interceptors, and with ones that do nothing."""
 
 from contextlib import ExitStack
 from dataclasses import replace
@@ -34,7 +34,7 @@ def run(stage: Stage) -> Section:
             )
             post_orders(shop.orders_url, connections=64, seconds=1)
             shops[kind] = shop
-        # Short and many: a percent is less than what this machine does from one second to the next.
+        # Many short rounds, because the speed of a machine varies by more than one percent from second to second.
         for number in range(3 * stage.rounds):
             stage.say(f"interceptors: round {number + 1} of {3 * stage.rounds}")
             kinds = list(rates) if number % 2 else list(reversed(rates))

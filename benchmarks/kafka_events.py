@@ -1,4 +1,4 @@
-"""The relay and the consumer on Kafka, and Kafka's own producer beside them."""
+"""Measures the relay and the consumer on Kafka, and Kafka's own producer for comparison."""
 
 import json
 import os
@@ -113,7 +113,7 @@ def _relay(stage: Stage, kafka: LocalKafka, shop: Shop, events: int) -> float:
 
 
 def _consumer(stage: Stage, shop: Shop, events: int) -> float:
-    # Offsets begin at 0, so the next ones add up to how many records were applied.
+    # Offsets start at 0, so the sum of the next offsets is the number of applied records.
     progress = "SELECT sum(next_offset) FROM cursors"
     with stage.running("consumer", "benchmarks.one_worker", "consumer", env=shop.env):
         with psycopg.connect(shop.orders, autocommit=True) as connection:
@@ -141,14 +141,14 @@ def _until(connection: psycopg.Connection, progress: str, enough: int) -> int:
 def _producer_performance(
     stage: Stage, kafka: LocalKafka, shop: Shop, events: int, partitioner: str | None = None
 ) -> float:
-    """Records a second, as it says itself."""
+    """Records per second, as the program reports."""
     delete_topics(kafka, [_TOPIC])
     create_topic(kafka, _TOPIC)
     payload = stage.directory / "payload.txt"
     payload.write_text("\n".join(_payload(shop)))
     producer = {
         "bootstrap.servers": kafka.bootstrap_servers,
-        # What the relay's producer has (`eventspine/kafka_log/appender.py`).
+        # The settings of the relay's producer (`eventspine/kafka_log/appender.py`).
         "acks": "all",
         "enable.idempotence": "true",
         "batch.size": str(LARGEST_MESSAGE),
@@ -172,7 +172,7 @@ def _producer_performance(
 
 
 def _payload(shop: Shop) -> list[str]:
-    """Whole records of ours, key, value and headers, each a line."""
+    """Complete records (key, value and headers), one per line."""
     with psycopg.connect(shop.users) as connection:
         rows = connection.execute(
             "SELECT position, key, type, time::text, data::text FROM outbox LIMIT 10000"

@@ -1,4 +1,4 @@
-"""How long a new user waits for the first order, on Kafka, while other orders keep coming."""
+"""Measures the wait of a new user for the first order, on Kafka, under a load of other orders."""
 
 from contextlib import ExitStack
 
@@ -64,7 +64,7 @@ def run(stage: Stage) -> Section:
 
 
 def _orders(database: str) -> tuple[int, float]:
-    """How many there are, and at what time, in seconds."""
+    """The number of orders, and the time in seconds."""
     with psycopg.connect(database) as connection:
         row = connection.execute(
             "SELECT count(*), extract(epoch FROM clock_timestamp())::float8 FROM orders"

@@ -1,4 +1,4 @@
-"""A Kafka broker for the benchmarks, and topics that begin empty."""
+"""A Kafka broker for the benchmarks, with empty topics."""
 
 import asyncio
 import time
@@ -18,13 +18,13 @@ PARTITIONS = 12
 
 
 def jars() -> Path:
-    """Where `shop up --kafka local` keeps Kafka's artifacts as well."""
+    """The folder in which `shop up --kafka local` also keeps Kafka's artifacts."""
     return PROJECT / ".tools" / f"kafka-{pinned_version()}"
 
 
 @contextmanager
 def broker(stage: Stage) -> Iterator[LocalKafka]:
-    """Raises `KafkaNotPossible`."""
+    """Run a broker inside the block. Raises `KafkaNotPossible`."""
     stage.made += 1
     kafka = LocalKafka(stage.directory / f"kafka-{stage.made}", jars=jars())
     stage.say("starting Kafka")
@@ -37,7 +37,7 @@ def broker(stage: Stage) -> Iterator[LocalKafka]:
 
 
 def empty_shop(stage: Stage, kafka: LocalKafka) -> Shop:
-    """New databases, and the topics anew: a log must not be ahead of its databases."""
+    """New databases and recreated topics, because a log must not be ahead of its databases."""
     topics = [discovery.load(name).topic for name in discovery.names()]
     delete_topics(kafka, topics)
     for topic in topics:
@@ -69,7 +69,7 @@ def delete_topics(kafka: LocalKafka, topics: list[str]) -> None:
 
 
 def in_log(kafka: LocalKafka, topic: str) -> int:
-    """How many records the topic holds."""
+    """The number of records in the topic."""
 
     async def ends() -> int:
         log = KafkaLog({"bootstrap.servers": kafka.bootstrap_servers})

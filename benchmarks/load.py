@@ -1,4 +1,4 @@
-"""The load: wrk, which is not Python, so that the measurement does not measure itself."""
+"""Generates the load with wrk, which needs less CPU than a client in Python."""
 
 import random
 import shutil
@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 CUSTOMERS = 1000
-"""Ids 1 to this may order, in every database that is measured."""
+"""In every measured database, customers with the ids from 1 to this number may order."""
 
 _SCRIPT = Path(__file__).with_name("wrk.lua")
 
 
 class Missing(Exception):
-    """A program that a benchmark needs is not there; the message says how to get it."""
+    """A program that a benchmark needs is missing. The message says how to install it."""
 
 
 class Load(NamedTuple):
@@ -36,7 +36,7 @@ def require_wrk() -> str:
 
 
 def post_orders(url: str, *, connections: int, seconds: float, keyed: bool = False) -> Load:
-    """`seconds` of orders, each answered 201, or it raises. `keyed`: each with a key of its own."""
+    """Send orders for some seconds. Raises unless each answer is 201. `keyed` gives each order its own key."""
     run = [str(random.randrange(10**10, 10**11))] if keyed else []
     command = [
         *(require_wrk(), "-t1", f"-c{connections}", f"-d{round(seconds)}s", "--timeout", "10s"),

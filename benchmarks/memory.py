@@ -1,4 +1,4 @@
-"""How much memory the shop's processes hold after they have worked."""
+"""Measures the memory of the shop's processes after they have worked."""
 
 from contextlib import ExitStack
 from pathlib import Path

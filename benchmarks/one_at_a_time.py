@@ -1,4 +1,4 @@
-"""What batching costs whoever is alone: the latency of one request at a time."""
+"""Measures the cost of batching without a load: the latency of one request at a time."""
 
 from contextlib import ExitStack
 

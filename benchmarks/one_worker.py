@@ -1,7 +1,7 @@
-"""The users' relay and the orders' consumer in one process and one event loop.
+"""Runs the users' relay and the orders' consumer in one process and one event loop.
 
-What `shop worker` does, but for two services at once, so that every event's whole way, outbox → log
-→ applied, is the work of one process.
+It does the work of `shop worker` for two services. So one process does all the work for an event: outbox → log →
+applied.
 """
 
 import asyncio

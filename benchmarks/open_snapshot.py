@@ -1,7 +1,7 @@
-"""`python -m benchmarks.open_snapshot`: what a long snapshot, as the audit takes one, does to publishing.
+"""`python -m benchmarks.open_snapshot`: how a long snapshot, like the audit's, slows publishing.
 
-Every transaction that publishes updates the one row of `outbox_head`. As long as a snapshot is open that
-may still see them, PostgreSQL keeps all of its versions, and each update has more of them to step over.
+Every transaction that publishes updates the one row of `outbox_head`. While a snapshot is open, PostgreSQL keeps all
+later versions of the row, and each update must skip more of them.
 """
 
 import tempfile
@@ -21,7 +21,7 @@ EVENT = (
 def main() -> None:
     with tempfile.TemporaryDirectory(prefix="eventshop-bench-") as directory:
         Path(directory).chmod(0o711)
-        # Without fsync: what is measured is the statement, and not the disk.
+        # Without fsync, to measure the statement and not the disk.
         with LocalPostgres(Path(directory) / "postgres", settings={"fsync": "off"}) as server:
             url = server.dsn("postgres", "postgres")
             with psycopg.connect(url, autocommit=True) as one, psycopg.connect(url) as other:
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def publish(connection: psycopg.Connection, times: int) -> float:
-    """Milliseconds for each of so many transactions."""
+    """The mean milliseconds of a transaction, over `times` transactions."""
     began = time.perf_counter()
     for _ in range(times):
         connection.execute("SELECT publish_events(1, %s)", (EVENT,))

@@ -1,4 +1,4 @@
-"""Durable orders a second, and the same against services and a program that do one a transaction."""
+"""Measures durable orders per second, compared with services and a program with one order per transaction."""
 
 import subprocess
 from contextlib import ExitStack
@@ -55,7 +55,7 @@ def run(stage: Stage) -> Section:
         held.enter_context(stage.shop_process(shop, "api", "orders"))
         for part, service in (("api", "orders"), ("worker", "orders"), ("worker", "users")):
             held.enter_context(stage.shop_process(busy, part, service))
-        # In the order A B A B, and each warmed up first.
+        # In the order A B A B; each is warmed up first.
         for url in (ordinary_url, lean_url, shop.orders_url, busy.orders_url):
             post_orders(url, connections=64, seconds=1)
         post_orders(shop.orders_url, connections=64, seconds=1, keyed=True)
@@ -114,7 +114,7 @@ def _orders(stage: Stage, url: str, database: str, seconds: float, *, keyed: boo
     before = {table: _count(database, table) for table in tables}
     load = post_orders(url, connections=64, seconds=seconds, keyed=keyed)
     for table in tables:
-        # More may be there: wrk leaves without waiting for the last answers.
+        # The table may have more rows: wrk stops without waiting for the last answers.
         added = _count(database, table) - before[table]
         if added < load.requests:
             raise RuntimeError(
@@ -142,7 +142,7 @@ def _pgbench(stage: Stage, database: str, seconds: float) -> float:
 
 
 def _behind(shop: Shop) -> int:
-    """Orders' events that the user service has not applied yet."""
+    """The number of order events that the user service has not applied yet."""
     with psycopg.connect(shop.orders) as orders, psycopg.connect(shop.users) as users:
         (head,) = orders.execute("SELECT position FROM outbox_head").fetchone() or (0,)
         (applied,) = users.execute("SELECT max(last_position) FROM cursors").fetchone() or (0,)

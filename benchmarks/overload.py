@@ -1,4 +1,4 @@
-"""More clients than the service has room for: how fast the surplus is refused, and what it costs."""
+"""Measures how fast a service refuses requests of too many clients, and what that costs."""
 
 import json
 import subprocess
@@ -25,12 +25,12 @@ _SURPLUS = 4
 
 
 class Outcome(NamedTuple):
-    """What a crowd was told."""
+    """The answers that a crowd got."""
 
     accepted: float
-    """Orders a second."""
+    """Orders per second."""
     refused: float
-    """503s a second."""
+    """503s per second."""
     p50: float
     """Milliseconds to a 503."""
     p99: float

@@ -1,4 +1,4 @@
-"""How fast events go from an outbox through the log into another service's tables."""
+"""Measures how fast events go from an outbox through the log into another service's tables."""
 
 import time
 from contextlib import ExitStack
@@ -58,7 +58,7 @@ def _two_processes(stage: Stage, events: int) -> float:
     add_users(shop.users, events)
     stage.settle()
     with ExitStack() as held:
-        # The one that has nothing to do until the other is there comes first.
+        # Start first the worker that has no work before the other one runs.
         held.enter_context(stage.shop_process(shop, "worker", "orders"))
         held.enter_context(stage.shop_process(shop, "worker", "users"))
         return events / applied_after(shop, events)
@@ -69,7 +69,7 @@ def applied_after(shop: Shop, events: int, timeout: float = 300.0) -> float:
     started = time.perf_counter()
     with psycopg.connect(shop.orders, autocommit=True) as connection:
         while True:
-            # Offsets begin at 0, so the next one is how many records were applied.
+            # Offsets start at 0, so the next offset is the number of applied records.
             row = connection.execute("SELECT sum(next_offset) FROM cursors").fetchone()
             if row and row[0] and row[0] >= events:
                 took = time.perf_counter() - started

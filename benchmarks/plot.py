@@ -1,4 +1,4 @@
-"""Lines with their spread, as an SVG that is readable on a light and on a dark page."""
+"""Draws lines with their spread, as an SVG that is readable on light and dark pages."""
 
 from collections.abc import Sequence
 from math import ceil, floor, log10
@@ -19,7 +19,7 @@ class Line(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """`y` says what is drawn, and in what unit. Its axis begins at 0."""
+    """`y` names the quantity and its unit. The axis starts at 0."""
 
     y: str
     lines: Sequence[Line]
@@ -28,7 +28,7 @@ class Panel(NamedTuple):
 _WIDTH, _HEIGHT = 760, 260  # of a panel
 _LEFT, _RIGHT, _TOP, _BOTTOM = 70, 30, 34, 44  # around what is drawn
 
-# Tones between light and dark, for whoever shows a picture without asking what page it is on.
+# Medium tones, because the SVG can't know the background of the page.
 _STYLE = """\
 text { font: 13px system-ui, sans-serif; fill: #747d87 }
 .title { font-weight: 600 }
@@ -43,7 +43,7 @@ text.c0, text.c1 { stroke: none }
 
 
 def svg(title: str, x: str, panels: Sequence[Panel]) -> str:
-    """The panels, one below the other, over the same x axis. `x` says what that is."""
+    """The panels, one below the other, with the same x axis. `x` is the label of that axis."""
     height = _HEIGHT * len(panels)
     size = f'viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" height="{height}"'
     parts = [
@@ -93,7 +93,7 @@ def _panel(panel: Panel, x_label: str, end: float) -> list[str]:
         parts += [
             f'<circle class="{colour}" r="2.5" cx="{x:.1f}" cy="{y:.1f}"/>' for x, _, y, _ in places
         ]
-        # In the panel's headline: at the lines' ends names would stand on top of each other.
+        # In the panel's headline, because names at the ends of the lines would overlap.
         name_x = right - 110 * (len(panel.lines) - 1 - number)
         parts.append(_text(name_x, 20, line.name, anchor="end", kind=colour))
     return parts

@@ -1,4 +1,4 @@
-"""What was measured, as a table in the terminal and as a page in docs/."""
+"""Prints the results as a table in the terminal, and writes them as a page in docs/."""
 
 import os
 import platform
@@ -18,7 +18,7 @@ _DOCS = Path(__file__).parents[1] / "docs"
 
 
 class Page(NamedTuple):
-    """What one whole run writes."""
+    """The page that one complete run writes."""
 
     name: str
     introduction: str
@@ -56,18 +56,18 @@ figures.
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: a value a round, and what was asked for."""
+    """One line of the table: a value for each round, and the required limits."""
 
     what: str
     values: Sequence[float]
     unit: str
     """"×", "/s", "ms" or "MB"."""
     at_least: float | None = None
-    """The limit: at least, or, where `less_is_better`, at most."""
+    """The required limit: a minimum, or a maximum if `less_is_better`."""
     want: float | None = None
     less_is_better: bool = False
     measured: str = ""
-    """The figures behind the value."""
+    """The absolute figures from which the value was computed."""
 
     def reached(self, limit: float | None) -> bool | None:
         if limit is None:
@@ -93,13 +93,13 @@ class Row:
 
 @dataclass
 class Section:
-    """What one benchmark brought."""
+    """The results of one benchmark."""
 
     title: str
     how: str
     rows: list[Row] = field(default_factory=list)
     left_out: str = ""
-    """Why there are no rows."""
+    """Why the benchmark was skipped."""
     more: str = ""
     """Markdown, below the figures."""
     pictures: Mapping[str, str] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""What has to be in the shop's databases before something can be measured."""
+"""Data that the shop's databases need before a measurement."""
 
 import psycopg
 
@@ -10,13 +10,13 @@ FROM generate_series(1, %(count)s) n
 
 
 def add_customers(orders_database: str, count: int) -> None:
-    """Customers whom the order service has heard of, ids from 1."""
+    """Insert customers that the order service knows, with ids from 1."""
     with psycopg.connect(orders_database, autocommit=True) as connection:
         connection.execute(_CUSTOMERS, {"count": count})
         connection.execute("VACUUM ANALYZE customers")
 
 
-# As the user service's transaction would have written them, in one go.
+# The same rows as the user service's transaction writes, in one statement.
 _USERS = """
 WITH head AS (
     UPDATE outbox_head SET position = position + %(count)s RETURNING position - %(count)s AS base
@@ -35,9 +35,9 @@ FROM created
 
 
 def add_users(users_database: str, count: int) -> int:
-    """Users with their events in the outbox, and nobody told; the outbox's last position.
+    """Insert users with their events in the outbox, without a notification. Returns the last position.
 
-    Nothing else may have published in this database: a user's id is its event's position.
+    No other events may be in this database, because a user's id is also its event's position.
     """
     with psycopg.connect(users_database, autocommit=True) as connection:
         connection.execute(_USERS, {"count": count})
@@ -52,7 +52,7 @@ def wake_relay(database: str) -> None:
         connection.execute("SELECT pg_notify('outbox', '')")
 
 
-# Likewise. Every fifth was sent with an Idempotency-Key.
+# The same for orders. Every fifth order has an Idempotency-Key.
 _ORDERS = """
 WITH head AS (
     UPDATE outbox_head SET position = position + %(count)s RETURNING position - %(count)s AS base
@@ -85,6 +85,6 @@ SELECT pg_notify('outbox', '')
 
 
 def add_orders(orders_database: str, count: int, *, customers: int) -> None:
-    """Orders with their events in the outbox, and some keys, from a service that may be running."""
+    """Insert orders with their events in the outbox, and some keys. The service may be running."""
     with psycopg.connect(orders_database, autocommit=True) as connection:
         connection.execute(_ORDERS, {"count": count, "customers": customers})

@@ -1,4 +1,4 @@
-"""Where benchmarks happen: one PostgreSQL with production settings, and real processes on it."""
+"""The environment of the benchmarks: one PostgreSQL with production settings, and real processes."""
 
 import os
 import socket
@@ -26,7 +26,7 @@ _LOG_MIGRATIONS = PROJECT / "src" / "eventspine" / "migrations" / "log"
 
 @dataclass(frozen=True)
 class Shop:
-    """One shop's databases, and the environment its processes run in."""
+    """The databases of one shop, and the environment of its processes."""
 
     users: str
     orders: str
@@ -42,7 +42,7 @@ class Shop:
 
 @dataclass
 class Stage:
-    """`effort` scales what is done: 1.0 for figures, less for a smoke run."""
+    """`effort` scales the amount of work: 1.0 for valid figures, less for a smoke run."""
 
     postgres: LocalPostgres
     directory: Path
@@ -58,7 +58,7 @@ class Stage:
         return max(least, int(full * self.effort))
 
     def database(self, name: str) -> str:
-        """A new database; its URL."""
+        """Create a database. Returns its URL."""
         self.made += 1
         name = f"{name}_{self.made}"
         with psycopg.connect(self.postgres.dsn("postgres"), autocommit=True) as admin:
@@ -66,7 +66,7 @@ class Stage:
         return self.postgres.dsn(name, "postgres")
 
     def shop(self, kafka: str | None = None, partitions: int = 12) -> Shop:
-        """New databases, migrated, and two free ports. `kafka`: a broker instead of the table."""
+        """New migrated databases and two free ports. `kafka` names a broker to use instead of the table."""
         urls = {name: self.database(f"shop_{name}") for name in (*discovery.names(), "log")}
         ports = {name: free_port() for name in discovery.names()}
         for name in discovery.names():
@@ -102,7 +102,7 @@ class Stage:
         env: Mapping[str, str],
         answers: Callable[[], bool] | None = None,
     ) -> Iterator[Process]:
-        """`python -m words…` as a process, from when it is ready until the block ends."""
+        """Run `python -m words…` as a process: it is ready when the block starts, and stops at its end."""
         log = self.directory / "logs" / f"{name}.log"
         argv = [sys.executable, "-m", *words]
         process = Process(name, argv, log=log, env=env, answers=answers)
@@ -117,14 +117,14 @@ class Stage:
 
     @contextmanager
     def shop_process(self, shop: Shop, part: str, service: str) -> Iterator[Process]:
-        """`shop api orders` and the like."""
+        """Run a process of the shop, such as `shop api orders`."""
         name = f"{service}-{part}-{self.made}"
         with self.running(name, "shop.cli", part, service, env=shop.env) as process:
             yield process
 
     @contextmanager
     def baseline(self, kind: str, database: str, **more: str) -> Iterator[str]:
-        """`baseline_service.py` as `kind`; the address of its orders."""
+        """Run `baseline_service.py` as `kind`. Yields the address of its orders."""
         port = free_port()
         env = {**os.environ, **more, "BASELINE": kind, "DATABASE_URL": database}
         words = (
@@ -136,13 +136,13 @@ class Stage:
             yield f"http://{HOST}:{port}/orders"
 
     def settle(self) -> None:
-        """Write out what earlier measurements left dirty, so that no later one pays for it."""
+        """Write dirty pages of earlier measurements to disk, so that they do not slow the next one."""
         with psycopg.connect(self.postgres.dsn("postgres"), autocommit=True) as admin:
             admin.execute("CHECKPOINT")
 
 
 def create_topics(shop: Shop) -> None:
-    """On the log as a table; on Kafka `shop migrate` does it."""
+    """Create the topics in the log that is a table. On Kafka, `shop migrate` creates them."""
     import asyncio  # noqa: PLC0415
 
     async def create() -> None:
@@ -155,7 +155,7 @@ def create_topics(shop: Shop) -> None:
 
 
 def program(name: str) -> str:
-    """One of PostgreSQL's own programs."""
+    """The path of one of PostgreSQL's own programs."""
     return str(_binaries() / name)
 
 

@@ -1,6 +1,6 @@
-"""A steady stream of orders, so many a second, whether the answers come or not: in the background.
+"""Sends a fixed number of orders per second in the background, without waiting for the answers.
 
-`python -m benchmarks.steady PORT RATE CUSTOMERS`; prints, when it is ended, how many it sent.
+`python -m benchmarks.steady PORT RATE CUSTOMERS` prints at its end how many orders it sent.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ async def stream(port: int, rate: float, customers: int) -> None:
     done, _ = await asyncio.wait([*tasks, stopped], return_when=asyncio.FIRST_COMPLETED)
     for task in tasks:
         if task in done:
-            task.result()  # it failed: say why
+            task.result()  # raises if it failed
     for task in tasks:
         task.cancel()
     print(f"sent {sum(counts)}")

@@ -1,6 +1,6 @@
-"""`shop`, with its seams cut out: what the code would be if nothing could be put around it.
+"""Runs `shop` without the code that calls interceptors.
 
-A baseline for `benchmarks/interceptors.py`, and of no other use.
+It is the baseline of `benchmarks/interceptors.py`.
 """
 
 from collections.abc import Mapping
