@@ -1,5 +1,5 @@
-# Two commands matter on a fresh machine: `make up` runs the shop, `make test` proves it.
-# Each builds what it needs in .venv; nothing is installed outside this folder.
+# On a new machine, start with two commands: `make up` runs the shop, and `make test` tests it.
+# Each installs what it needs in .venv. Nothing is installed outside this folder.
 
 PYTHON ?= python3
 VENV   := .venv
@@ -10,42 +10,43 @@ BIN    := $(VENV)/bin
 
 help:
 	@echo "make up      start the shop on this machine: PostgreSQL, users on 8001, orders on 8002"
-	@echo "make dev     make up, and what runs code that you edit is started again at every save"
+	@echo "make dev     make up, and a restart of the processes whose code you edit, at every save"
 	@echo "make test    every test, against real PostgreSQL"
-	@echo "make storm   strikes a running shop for as long as you like, and judges it: SEED=, CYCLES=, LOG=postgres"
-	@echo "make check   formatting, lint, types, and who may import whom"
+	@echo "make storm   the chaos test: faults in a running shop, and then a check of all data: SEED=, CYCLES=, LOG=postgres"
+	@echo "make check   formatting, lint, types, and import rules"
 	@echo "make docs    the documentation site, in build/docs; a dead link fails"
-	@echo "make coverage   how much of the code the tests run; a report in htmlcov"
-	@echo "make clients   installs what generates clients from the OpenAPI documents, for their tests"
+	@echo "make coverage   the share of the code that the tests run; a report in htmlcov"
+	@echo "make clients   installs the generators of OpenAPI clients, for their tests"
 	@echo "make hooks   runs the checks before each commit"
-	@echo "make migration   writes what has changed in tables.py as a migration: SERVICE=, NAME="
+	@echo "make migration   writes a migration from the changes in tables.py: SERVICE=, NAME="
 	@echo "make compose   writes the Compose files and the gateway's for the services there are"
 	@echo "make contracts   records new events and writes their documents; refuses a change that old events do not survive"
 	@echo "make bench   the benchmarks; writes docs/benchmarks.md"
 	@echo "make bench-history   the shop after five million events; writes docs/benchmarks-history.md"
 
-# Nor does anybody's environment lead elsewhere. As root in somebody's folder, no caches of root's stay.
+# Variables that would load other Python code are removed. If root runs make in another user's folder, Python
+# writes no caches, because they would belong to root.
 unexport PYTHONHOME PYTHONPATH PYTHONSAFEPATH
 export PYTHONDONTWRITEBYTECODE ?= $(shell [ "$$(id -u)" != 0 ] || find . -prune ! -user root)
 
-# installed-local, installed-dev, installed-docs: .venv is there, right, and has what they need.
+# installed-local, installed-dev, installed-docs: create or update .venv with the packages of that list.
 installed-%:
 	@$(PYTHON) -I requirements/venv.py $*
 
-# exec, so that Ctrl-C and signals reach the shop itself and not a shell in between.
-# KAFKA=1 runs on a Kafka broker started here, KAFKA=host:port on one that is there. GATEWAY=1 puts nginx in front.
+# exec, so that Ctrl-C and signals reach the shop itself and not a shell in between. KAFKA=1 starts a Kafka broker
+# here; KAFKA=host:port uses an existing one. GATEWAY=1 puts nginx in front.
 UP_OPTIONS = $(if $(KAFKA),--kafka $(patsubst 1,local,$(KAFKA))) $(if $(COPY_LOG_FROM),--copy-log-from $(COPY_LOG_FROM)) $(if $(GATEWAY),--gateway)
 up: installed-local
 	@exec $(BIN)/shop up $(UP_OPTIONS)
 
-# The same, and what runs code that was edited is started again.
+# The same, with a restart of processes whose code was edited.
 dev: installed-local
 	@exec $(BIN)/shop up --reload $(UP_OPTIONS)
 
 test: installed-dev
 	$(BIN)/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
 
-# SEED=n has the same storm again.
+# SEED=n repeats a storm.
 storm: installed-dev
 	$(BIN)/python -m tests.storm $(if $(SEED),--seed $(SEED)) $(if $(CYCLES),--cycles $(CYCLES)) $(if $(LOG),--log $(LOG))
 
@@ -57,14 +58,14 @@ check: installed-dev
 	$(BIN)/python -m shop.platform.discovery
 	$(BIN)/python -m devstack.contracts --check
 
-# A warning is an error: a dead link, a dead anchor, a page that no other one leads to.
+# A warning is an error: a dead link, a dead anchor, or a page without a link to it.
 docs: installed-docs
 	@rm -rf docs/reference
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env --builder html docs build/docs
 	@echo "the documentation is in build/docs/index.html"
 
-# How much of the code the tests run, the shop's own processes included: a figure, and no gate. Being
-# measured makes tests slower, so those that judge by time are left out, and `make test` alone judges.
+# The share of the code that the tests run, including the shop's processes. There is no required value. Coverage
+# makes tests slower, so tests that depend on time are left out. Only `make test` decides whether the tests pass.
 COVERED = tests --ignore tests/storm --ignore tests/deploy --ignore tests/e2e/test_crashes.py -m "not kafka"
 coverage: installed-dev
 	@$(BIN)/coverage erase
@@ -73,7 +74,7 @@ coverage: installed-dev
 	@$(BIN)/coverage html --quiet
 	@$(BIN)/coverage report
 
-# What tests/clients generates clients with, in build/clients. Without it those tests are skipped.
+# The generators that tests/clients uses, in build/clients. Without them those tests are skipped.
 clients: build/clients/python/made build/clients/node_modules/made
 
 build/clients/python/made: requirements/clients.txt
@@ -89,7 +90,7 @@ build/clients/node_modules/made: tests/clients/package.json tests/clients/packag
 hooks: installed-dev
 	$(BIN)/pre-commit install
 
-# After a new service, and after a change of the templates in deploy.
+# Run it after adding a service, and after changing the templates in deploy.
 compose: installed-local
 	$(BIN)/python -m devstack.compose
 
@@ -101,7 +102,7 @@ format: installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# SERVICE=orders NAME=note: a new migration, from what has changed in the service's tables.py.
+# SERVICE=orders NAME=note writes a new migration from the changes in the service's tables.py.
 migration: installed-dev
 	@$(BIN)/python -m devstack.migration "$(SERVICE)" "$(NAME)"
 
