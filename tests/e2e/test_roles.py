@@ -84,24 +84,21 @@ NEVER = [
 ]
 
 
-@pytest.mark.parametrize("statement", NEVER)
 @pytest.mark.parametrize("part", ["api", "worker"])
-@pytest.mark.parametrize(("owner", "table"), [("users", "users"), ("orders", "orders")])
-def test_no_process_creates_drops_or_takes_more(
-    secured: Secured, owner: str, table: str, part: str, statement: str
-) -> None:
+@pytest.mark.parametrize("owner", SERVICES)
+def test_no_process_creates_drops_or_takes_more(secured: Secured, owner: str, part: str) -> None:
     role = f"{owner}_{part}"
-    with closing(secured.connect(owner, role)) as connection, pytest.raises(DENIED):
-        connection.execute(statement.format(table=table, role=role, owner=owner).encode())
+    with closing(secured.connect(owner, role)) as connection:
+        for statement in NEVER:
+            with pytest.raises(DENIED):
+                connection.execute(statement.format(table=owner, role=role, owner=owner).encode())
 
 
-@pytest.mark.parametrize(
-    "table", ["cursors", "parked", "relay", "spine_version", "alembic_version"]
-)
-def test_an_api_does_not_read_what_is_not_its_own(secured: Secured, table: str) -> None:
+def test_an_api_does_not_read_what_is_not_its_own(secured: Secured) -> None:
     with closing(secured.connect("users", "users_api")) as connection:
-        with pytest.raises(DENIED):
-            connection.execute(f"SELECT * FROM {table}".encode())
+        for table in ("cursors", "parked", "relay", "spine_version", "alembic_version"):
+            with pytest.raises(DENIED):
+                connection.execute(f"SELECT * FROM {table}".encode())
 
 
 @pytest.mark.parametrize("role", ["users", "users_api", "users_worker"])
