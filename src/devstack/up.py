@@ -22,7 +22,7 @@ from types import FrameType
 import psycopg
 
 from devstack.data import check_format, locked, place
-from devstack.files import hand_over, locked_out, require_access, write_whole
+from devstack.files import hand_over, locked_out, make_folder, require_access, write_whole
 from devstack.ports import WantedPort, check_ports
 from devstack.postgres import CRASH_RECOVERY, LocalPostgres
 from devstack.process import FIRST_SIGNAL, LogFile, Process

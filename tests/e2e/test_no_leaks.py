@@ -10,8 +10,9 @@ import httpx
 import psutil
 import pytest
 
-from tests.e2e.shop import PARTS, Running, Shop, answers, free_ports, shop_command, until
 from tests.support.secured import ADMINISTRATOR, SERVICES, Secured
+from tests.support.shop import PARTS, Running, Shop, answers, free_ports, shop_command
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -94,8 +95,8 @@ def test_production_shows_no_secret_anywhere(secured: Secured, tmp_path: Path) -
             seen += each.output.lines
     seen += [file.read_text() for file in logs.glob("*")]
     refused = secured.tried("api", "users", **{**shared, "SHOP_LOG_LEVEL": "debug"})
-    settings = secured.tried("settings", **secured.environment("migrate", *SERVICES))
-    seen += [refused.stdout, refused.stderr, settings.stdout, settings.stderr]
+    shown = secured.tried("settings", **secured.environment("migrate", *SERVICES))
+    seen += [refused.stdout, refused.stderr, shown.stdout, shown.stderr]
     for text in seen:
         for secret in secrets:
             assert secret not in text

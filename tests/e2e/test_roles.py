@@ -9,8 +9,9 @@ import httpx
 import psycopg
 import pytest
 
-from tests.e2e.shop import Running, answers, free_ports, shop_command, until
 from tests.support.secured import ADMINISTRATOR, SERVICES, Secured
+from tests.support.shop import Running, answers, free_ports, shop_command
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.timeout(180)
 

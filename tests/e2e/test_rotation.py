@@ -10,8 +10,9 @@ from typing import Self
 import httpx
 import pytest
 
-from tests.e2e.shop import Running, answers, free_ports, shop_command, until
 from tests.support.secured import Secured, new_password
+from tests.support.shop import Running, answers, free_ports, shop_command
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -21,7 +21,7 @@ from psycopg import sql
 from devstack.certificate import Certificate
 from devstack.postgres import LocalPostgres
 from shop.platform import roles
-from tests.e2e.shop import free_ports
+from tests.support.shop import free_ports
 
 ADMINISTRATOR = "administrator"
 SERVICES = ("users", "orders")
