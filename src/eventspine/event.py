@@ -159,7 +159,7 @@ def decode(event_class: type[Event], values: Sequence[bytes]) -> list[Event]:
     except KeyError:
         adapter = _adapters[event_class] = TypeAdapter(list[event_class])  # type: ignore[valid-type]
     array = b"[" + b",".join(values) + b"]"
-    if b"\\u0000" in array and _NUL.search(array):
+    if holds_nul(array):
         raise NotAnEvent("its data holds U+0000, which no PostgreSQL database can store")
     try:
         events = adapter.validate_json(array)
@@ -171,6 +171,11 @@ def decode(event_class: type[Event], values: Sequence[bytes]) -> list[Event]:
     if len(events) != len(values):
         raise NotAnEvent(f"its data is not one {event_class.type}")
     return events
+
+
+def holds_nul(text: bytes) -> bool:
+    """Whether a string in this JSON has a U+0000, which no PostgreSQL database can store."""
+    return b"\\u0000" in text and _NUL.search(text) is not None
 
 
 _adapters: dict[type[Event], TypeAdapter[list[Event]]] = {}

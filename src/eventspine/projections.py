@@ -26,7 +26,9 @@ class Projection:
     `columns` gives for each column its PostgreSQL type. The column is read from the field of the same name in
     the event's data. `computed` gives an SQL expression for each column that no event has. `key` gives the
     columns that identify a row; the default is the event's `id`. Every table also has a column `version`.
-    `not_from_events` names columns that can't be recomputed.
+    `not_from_events` names columns that can't be recomputed. As a mapping it gives for each the SQL expression
+    that comes closest, over the other columns and `event_time`, for a table that is restored from the log.
+    `personal` names the columns that the last event of an erased person leaves empty.
     """
 
     def __init__(
@@ -37,30 +39,33 @@ class Projection:
         columns: Mapping[str, str],
         computed: Mapping[str, str] | None = None,
         key: Mapping[str, str] | None = None,
-        not_from_events: Sequence[str] = (),
+        not_from_events: Sequence[str] | Mapping[str, str] = (),
+        personal: Sequence[str] = (),
     ) -> None:
         self.table = table
         self.topic = topic
         self.key = dict(key or {"id": "bigint"})
         self.not_from_events = frozenset(not_from_events)
-        self._read = dict(columns)
-        self._computed = dict(computed or {})
+        self.closest = dict(not_from_events) if isinstance(not_from_events, Mapping) else {}
+        self.personal = frozenset(personal)
+        self.read = dict(columns)
+        self.computed = dict(computed or {})
 
     @property
     def columns(self) -> list[str]:
         """The columns other than the key and the version."""
-        return [*self._read, *self._computed]
+        return [*self.read, *self.computed]
 
     @property
     def selected(self) -> str:
         """The SELECT list that gives the table's columns, from a relation with the columns of `record`."""
-        computed = [f"{sql} AS {name}" for name, sql in self._computed.items()]
-        return ", ".join([*self.key, "version", *self._read, *computed])
+        computed = [f"{sql} AS {name}" for name, sql in self.computed.items()]
+        return ", ".join([*self.key, "version", *self.read, *computed])
 
     @property
     def record(self) -> str:
         """Column definitions for `jsonb_to_record` and similar functions."""
-        columns = {**self.key, "version": "bigint", **self._read}
+        columns = {**self.key, "version": "bigint", **self.read}
         return ", ".join(f"{name} {type_}" for name, type_ in columns.items())
 
     @cached_property
@@ -209,7 +214,7 @@ def _latest(table: Projection) -> str:
         SELECT {table.selected}
         FROM (
             SELECT DISTINCT ON ({", ".join(f"data->>'{name}'" for name in table.key)}) data
-            FROM events WHERE {_understood(table.key)}
+            FROM events WHERE {understood(table.key)}
             ORDER BY {", ".join(f"data->>'{name}'" for name in table.key)}, version DESC
         ) AS latest, jsonb_to_record(latest.data) AS r({table.record})
         ORDER BY {key}
@@ -234,7 +239,7 @@ async def skipped_versions(
                 AS previous
             FROM (
                 SELECT DISTINCT position, version, {columns}
-                FROM (SELECT * FROM ({_EVENTS}) AS each WHERE {_understood(key)} OFFSET 0) AS understood
+                FROM (SELECT * FROM ({_EVENTS}) AS each WHERE {understood(key)} OFFSET 0) AS understood
             ) AS events (position, version, {_numbered(key)})
         ) AS versions
         WHERE version <> previous + 1
@@ -251,7 +256,8 @@ def _numbered(key: Mapping[str, str]) -> str:
     return ", ".join(f"k{n}" for n in range(len(key)))
 
 
-def _understood(key: Mapping[str, str]) -> str:
+def understood(key: Mapping[str, str]) -> str:
+    """A condition: the event's data has this key, so it is about a row of the table."""
     return " AND ".join(
         f"pg_input_is_valid(data->>'{name}', '{type_}')" for name, type_ in key.items()
     )

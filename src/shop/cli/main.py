@@ -16,6 +16,7 @@ from shop.cli import (
     log,
     migrate,
     parked,
+    rebuild,
     roles,
     routes,
     settings,
@@ -105,6 +106,7 @@ for command in (
     settings.settings,
     roles.roles,
     routes.routes,
+    rebuild.rebuild,
 ):
     app.command()(command)
 app.add_typer(log.app, name="log", no_args_is_help=True)

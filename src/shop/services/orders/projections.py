@@ -22,6 +22,7 @@ CUSTOMERS = Projection(
     columns={"email": "text", "name": "text"},
     # The last event of an erased user has no email address.
     computed={"erased": "email IS NULL"},
+    personal=["email", "name"],
 )
 
 PROJECTIONS = (ORDERS, CUSTOMERS, *IDENTITY_PROJECTIONS)

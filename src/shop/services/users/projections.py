@@ -8,7 +8,8 @@ USERS = Projection(
     topic="users",
     # An erased user's last event carries neither e-mail nor name.
     columns={"email": "text", "name": "text", "created_at": "timestamptz"},
-    not_from_events=["erased_at"],
+    not_from_events={"erased_at": "CASE WHEN email IS NULL THEN event_time END"},
+    personal=["email", "name"],
 )
 
 ORDERS = Projection(

@@ -10,7 +10,11 @@ GREETINGS = Projection(
 )
 
 PEOPLE = Projection(
-    "people", topic="users", columns={"name": "text"}, computed={"erased": "name IS NULL"}
+    "people",
+    topic="users",
+    columns={"name": "text"},
+    computed={"erased": "name IS NULL"},
+    personal=["name"],
 )
 
 PROJECTIONS = (GREETINGS, PEOPLE, *IDENTITY_PROJECTIONS)

@@ -1,0 +1,382 @@
+"""Events of the log, copied into a temporary table, for tables that are made anew from them.
+
+The table holds the events that a service has published, and those that it has applied. What it passed over
+is left out: foreign records, repeats, and parked events. Its session ends with the process, and PostgreSQL
+then removes the table. So nothing of it is left behind, personal data neither.
+"""
+
+import asyncio
+from array import array
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from pydantic_core import from_json
+
+from eventspine.audited_log import feeding, not_there_yet, reading
+from eventspine.database import Connection, execute
+from eventspine.errors import SpineError
+from eventspine.event import Envelope, Event, NotAnEvent, decode, envelope, holds_nul
+from eventspine.handlers import Handlers
+from eventspine.log import EventLog, LogUnavailable, Record
+from eventspine.positions import Seen
+
+Progress = Callable[[str, int, int], None]
+"""Told what is being done, how much of it is done, and how much there is."""
+
+_PAGE = 5000  # records read from the log at a time
+
+STAGED = "staged_events"
+"""Columns as in `projections._EVENTS`, and in which turn each event came."""
+
+_CREATE = """
+CREATE TEMPORARY TABLE staged_events (
+    topic text NOT NULL, position bigint NOT NULL, type text NOT NULL, key text,
+    version bigint NOT NULL, event_time timestamptz, data jsonb NOT NULL, turn integer NOT NULL
+)
+"""
+
+_COPY = (
+    "COPY staged_events (topic, position, type, key, version, event_time, data, turn) FROM STDIN"
+)
+
+_FROM_OUTBOX = """
+INSERT INTO staged_events
+SELECT topic, position, type, key, version, time, data, %(turn)s FROM outbox
+WHERE position > %(after)s AND position <= %(upto)s
+"""
+
+
+class NotNow(SpineError):
+    """The log and the database do not go together at the moment; the sentence says what to do."""
+
+
+class Source(NamedTuple):
+    """A service, as its events and its tables are read."""
+
+    name: str
+    source: str
+    topic: str
+    consumer: Handlers
+    own_events: Mapping[str, type[Event]]
+    """By their type. An event of another type is taken as it is."""
+
+
+@dataclass
+class _Place:
+    """How far a partition was read."""
+
+    offset: int = 0
+    highest: int = 0
+
+
+@dataclass
+class _Read:
+    """What is known of another's topic."""
+
+    places: dict[int, _Place] = field(default_factory=dict)
+    left_out: dict[int, bytes] = field(default_factory=dict)
+    """What was parked: by position, the line for `_COPY`."""
+    highest: int = 0
+
+
+class Staging:
+    """The events, as of a moment; `take` brings it forward to the present one.
+
+    What `take` reads of the database it reads with the connection as it is: in a snapshot, if there is one.
+    """
+
+    def __init__(
+        self, connection: Connection, log: EventLog, of: Source, topics: Iterable[str]
+    ) -> None:
+        self._connection = connection
+        self._log = log
+        self._of = of
+        self._topics = sorted(topics)
+        self._read: dict[str, _Read] = {}
+        self.own_upto: int | None = None
+        """The last of the service's own positions that was taken."""
+        self.turn = 0
+        self.taken = 0
+
+    async def create(self) -> None:
+        await execute(self._connection, _CREATE)
+
+    def state(self) -> Any:
+        """For `reset`, should the transaction of the next `take` be rolled back."""
+        places = {
+            topic: (
+                {at: (place.offset, place.highest) for at, place in read.places.items()},
+                dict(read.left_out),
+                read.highest,
+            )
+            for topic, read in self._read.items()
+        }
+        return places, self.own_upto, self.turn, self.taken
+
+    def reset(self, state: Any) -> None:
+        places, self.own_upto, self.turn, self.taken = state
+        self._read = {
+            topic: _Read({at: _Place(*place) for at, place in of.items()}, left_out, highest)
+            for topic, (of, left_out, highest) in places.items()
+        }
+
+    async def take(self, progress: Progress, *, own_only: bool = False) -> dict[str, int]:
+        """How many events of which topics were added. `own_only` asks the log nothing.
+
+        Raises `NotNow`, and the log's own errors.
+        """
+        self.turn += 1
+        added = {}
+        for topic in self._topics:
+            before = self.taken
+            if topic == self._of.topic:
+                if self.own_upto is None:
+                    await self._take_own_log(progress)
+                await self._take_outbox()
+            elif not own_only:
+                await self._take_others(topic, progress)
+            if self.taken > before:
+                added[topic] = self.taken - before
+        if self.turn == 1:
+            # The first turn has nearly all events; the others are found among them.
+            await execute(self._connection, "CREATE INDEX ON staged_events (turn) WHERE turn > 1")
+            await execute(self._connection, "ANALYZE staged_events")
+        return added
+
+    async def _take_own_log(self, progress: Progress) -> None:
+        """What was relayed. The rest is in the outbox, and so is all that comes."""
+        of = self._of
+        fed = await feeding(self._connection, of.source, (await self._log.identity(of.topic)).id)
+        if fed.problem:
+            raise NotNow(fed.problem)
+        seen = Seen(fed.relayed)
+        highest: dict[int, int] = {}
+        ends = await self._log.end_offsets(of.topic)
+
+        def wanted(record: Record, found: Envelope) -> bool:
+            if found.source != of.source:
+                return False
+            new = highest.get(record.partition, 0) < found.position <= fed.relayed
+            if new:
+                highest[record.partition] = found.position
+                seen.add(found.position)
+            return new
+
+        await self._copy(of.topic, dict.fromkeys(ends, 0), ends, wanted, own_class(of), progress)
+        if missing := seen.missing(fed.relayed):
+            raise NotNow(
+                f"topic {of.topic} lacks {len(missing)} range(s) of positions, the first from"
+                f" {missing[0][0]} to {missing[0][1]}: `shop audit {of.name}` says what to do"
+            )
+        self.own_upto = fed.relayed
+
+    async def _take_outbox(self) -> None:
+        assert self.own_upto is not None
+        [(head,)] = await _all(self._connection, "SELECT position FROM outbox_head", {})
+        if head == self.own_upto:
+            return
+        taken = await execute(
+            self._connection,
+            _FROM_OUTBOX,
+            {"after": self.own_upto, "upto": head, "turn": self.turn},
+        )
+        if taken.rowcount != head - self.own_upto:
+            raise NotNow("the outbox was pruned faster than it could be read; start again")
+        self.taken += taken.rowcount
+        self.own_upto = head
+
+    async def _take_others(self, topic: str, progress: Progress) -> None:
+        """Up to the service's checkpoints."""
+        name, handlers = self._of.name, self._of.consumer
+        identity = await self._log.identity(topic)
+        known = await reading(self._connection, name, topic, identity.id)
+        if known.problem:
+            raise NotNow(known.problem)
+        parked = await _parked(self._connection, name, topic)
+        read = self._read.setdefault(topic, _Read())
+        await self._take_released(read, parked)
+        starts = {at: read.places.setdefault(at, _Place()).offset for at in known.checkpoints}
+        ends = {at: next_offset for at, (next_offset, _) in known.checkpoints.items()}
+
+        def wanted(record: Record, found: Envelope) -> bool:
+            place = read.places[record.partition]
+            if not handlers.knows_source(topic, found.source) or found.position <= place.highest:
+                return False
+            place.highest = found.position
+            read.highest = max(read.highest, found.position)
+            return True
+
+        def left_out(line: bytes, position: int) -> bool:
+            if position in parked:
+                read.left_out[position] = line
+                return True
+            return False
+
+        await self._copy(
+            topic, starts, ends, wanted, lambda type_: handlers.event_class(topic, type_),
+            progress, left_out,
+        )  # fmt: skip
+        for at, end in ends.items():
+            read.places[at].offset = max(end, read.places[at].offset)
+        if problem := not_there_yet(topic, known.earlier, read.highest):
+            raise NotNow(problem)
+
+    async def _take_released(self, read: _Read, parked: set[int]) -> None:
+        """What was parked, and has been applied since."""
+        released = [position for position in read.left_out if position not in parked]
+        if released:
+            async with self._connection.cursor() as cursor, cursor.copy(_COPY) as copy:
+                for position in released:
+                    # Its last field is the turn.
+                    line = read.left_out.pop(position).rpartition(b"\t")[0]
+                    await copy.write(b"%b\t%d\n" % (line, self.turn))
+            self.taken += len(released)
+
+    async def _copy(
+        self,
+        topic: str,
+        starts: Mapping[int, int],
+        ends: Mapping[int, int],
+        wanted: Callable[[Record, Envelope], bool],
+        class_of: Callable[[str], type[Event] | None],
+        progress: Progress,
+        left_out: Callable[[bytes, int], bool] = lambda _line, _position: False,
+    ) -> None:
+        total = sum(max(0, end - starts[at]) for at, end in ends.items())
+        if not total:
+            return
+        done = 0
+        async with self._connection.cursor() as cursor, cursor.copy(_COPY) as copy:
+            async for records in pages(self._log, topic, starts, ends):
+                lines = []
+                for line, position in lines_of(records, wanted, class_of, self.turn):
+                    if not left_out(line, position):
+                        lines.append(line)
+                self.taken += len(lines)
+                await copy.write(b"".join(lines))
+                done += len(records)
+                progress(topic, done, total)
+
+
+def own_class(of: Source) -> Callable[[str], type[Event] | None]:
+    return of.own_events.get
+
+
+async def pages(
+    log: EventLog, topic: str, starts: Mapping[int, int], ends: Mapping[int, int]
+) -> AsyncIterator[list[Record]]:
+    """The records of each partition, from one offset to another. One page is read ahead.
+
+    Raises `LogUnavailable` if the log ends earlier.
+    """
+    for partition, end in sorted(ends.items()):
+        offset = starts[partition]
+        if offset >= end:
+            continue
+        ahead = asyncio.ensure_future(log.read(topic, partition, offset, _PAGE))
+        try:
+            while offset < end:
+                records = await ahead
+                if not records:
+                    raise LogUnavailable(f"{topic}/{partition} ends at {offset}, and not at {end}")
+                offset = records[-1].offset + 1
+                if offset < end:
+                    ahead = asyncio.ensure_future(log.read(topic, partition, offset, _PAGE))
+                else:
+                    records = [record for record in records if record.offset < end]
+                yield records
+        finally:
+            ahead.cancel()
+
+
+def lines_of(
+    records: Sequence[Record],
+    wanted: Callable[[Record, Envelope], bool],
+    class_of: Callable[[str], type[Event] | None],
+    turn: int,
+) -> list[tuple[bytes, int]]:
+    """For `_COPY`: each event's line and its position. What can't be understood is left out, since no
+    consumer has applied it.
+    """
+    chosen: list[tuple[Record, Envelope]] = []
+    classes: dict[type[Event] | None, list[int]] = {}
+    for record in records:
+        try:
+            found = envelope(record)
+        except NotAnEvent:
+            continue
+        if wanted(record, found):
+            classes.setdefault(class_of(found.type), []).append(len(chosen))
+            chosen.append((record, found))
+    versions = array("q", bytes(8 * len(chosen)))  # 0 for what is not understood
+    for event_class, places in classes.items():
+        values = [chosen[place][0].value or b"" for place in places]
+        for place, version in zip(places, _versions(event_class, values), strict=True):
+            versions[place] = version
+    return [
+        (_line(record, found, version, turn), found.position)
+        for (record, found), version in zip(chosen, versions, strict=True)
+        if version
+    ]
+
+
+def _versions(event_class: type[Event] | None, values: Sequence[bytes]) -> list[int]:
+    if event_class is not None:
+        try:
+            return [event.version for event in decode(event_class, values)]
+        except NotAnEvent:
+            if len(values) > 1:
+                return [_versions(event_class, [value])[0] for value in values]
+            return [0]
+    return [_version(value) for value in values]
+
+
+def _version(value: bytes) -> int:
+    """Of an event of another type than the reader knows: 0, if no table could hold it."""
+    try:
+        data = from_json(value, allow_inf_nan=False)
+    except ValueError:
+        return 0
+    version = data.get("version") if isinstance(data, dict) else None
+    if not isinstance(version, int) or isinstance(version, bool) or holds_nul(value):
+        return 0
+    return version if 0 < version < 2**63 else 0
+
+
+def _line(record: Record, found: Envelope, version: int, turn: int) -> bytes:
+    key = "\\N" if record.key is None else _field(record.key)
+    time = record.headers.get("ce_time", "")
+    try:
+        datetime.fromisoformat(time)
+    except ValueError:
+        time = "\\N"
+    start = f"{record.topic}\t{found.position}\t{_field(found.type)}\t{key}\t{version}\t{time}\t"
+    data = (record.value or b"").replace(b"\\", b"\\\\")
+    if b"\n" in data or b"\t" in data or b"\r" in data:
+        data = data.replace(b"\n", b" ").replace(b"\t", b" ").replace(b"\r", b" ")
+    return start.encode() + data + f"\t{turn}\n".encode()
+
+
+def _field(text: str) -> str:
+    """Of a text that any writer may have written."""
+    if text.isalnum():
+        return text
+    text = text.replace("\x00", "").encode(errors="replace").decode()
+    for what, escaped in (("\\", "\\\\"), ("\t", "\\t"), ("\n", "\\n"), ("\r", "\\r")):
+        text = text.replace(what, escaped)
+    return text
+
+
+async def _parked(connection: Connection, consumer: str, topic: str) -> set[int]:
+    rows = await _all(
+        connection,
+        "SELECT position FROM parked WHERE consumer = %(consumer)s AND topic = %(topic)s",
+        {"consumer": consumer, "topic": topic},
+    )
+    return {position for (position,) in rows}
+
+
+async def _all(connection: Connection, sql: str, params: Mapping[str, Any]) -> Sequence[Any]:
+    return await (await execute(connection, sql, params)).fetchall()
