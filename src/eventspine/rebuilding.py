@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import psycopg
 
 from eventspine import shadow_tables
+from eventspine.address import Address
 from eventspine.database import Connection, connect, execute, translated
 from eventspine.errors import SpineError
 from eventspine.log import EventLog
@@ -103,7 +104,12 @@ class Rebuild:
     """One run. `tables` are some of the service's, or all."""
 
     def __init__(
-        self, url: str, log: EventLog, of: Source, tables: Sequence[Recomputed], progress: Progress
+        self,
+        url: Address,
+        log: EventLog,
+        of: Source,
+        tables: Sequence[Recomputed],
+        progress: Progress,
     ) -> None:
         self._url = url
         self._log = log
@@ -293,7 +299,7 @@ async def _sum(connection: Connection, table: Recomputed, of: str) -> tuple[int,
 
 
 @asynccontextmanager
-async def _session(url: str) -> AsyncIterator[Connection]:
+async def _session(url: Address) -> AsyncIterator[Connection]:
     connection = await connect(
         url,
         statement_within=inf,

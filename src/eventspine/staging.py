@@ -12,15 +12,16 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 from eventspine.audited_log import feeding, not_there_yet, reading
 from eventspine.database import Connection, execute
 from eventspine.errors import SpineError
-from eventspine.event import Envelope, Event, NotAnEvent, decode, envelope, holds_nul
+from eventspine.event import Envelope, Event, NotAnEvent, envelope, holds_nul
 from eventspine.handlers import Handlers
 from eventspine.log import EventLog, LogUnavailable, Record
 from eventspine.positions import Seen
+from eventspine.upcasting import lifted, read_events, upcast
 
 Progress = Callable[[str, int, int], None]
 """Told what is being done, how much of it is done, and how much there is."""
@@ -41,10 +42,23 @@ _COPY = (
     "COPY staged_events (topic, position, type, key, version, event_time, data, turn) FROM STDIN"
 )
 
-_FROM_OUTBOX = """
+_IS_OLD = "schema_version < coalesce((%(current)s::jsonb->>type)::integer, 0)"
+
+_FROM_OUTBOX = f"""
 INSERT INTO staged_events
 SELECT topic, position, type, key, version, time, data, %(turn)s FROM outbox
-WHERE position > %(after)s AND position <= %(upto)s
+WHERE position > %(after)s AND position <= %(upto)s AND NOT {_IS_OLD}
+"""  # noqa: S608 - nobody's input
+
+_OLD_IN_OUTBOX = f"""
+SELECT topic, position, type, key, version, time, schema_version, data::text FROM outbox
+WHERE position > %(after)s AND position <= %(upto)s AND {_IS_OLD}
+"""  # noqa: S608 - nobody's input
+
+_LIFTED = """
+INSERT INTO staged_events VALUES (
+    %(topic)s, %(position)s, %(type)s, %(key)s, %(version)s, %(time)s, %(data)s::jsonb, %(turn)s
+)
 """
 
 
@@ -60,7 +74,7 @@ class Source(NamedTuple):
     topic: str
     consumer: Handlers
     own_events: Mapping[str, type[Event]]
-    """By their type. An event of another type is taken as it is."""
+    """The classes of its events, by their types. An event of another type is taken as it is."""
 
 
 @dataclass
@@ -164,7 +178,9 @@ class Staging:
                 seen.add(found.position)
             return new
 
-        await self._copy(of.topic, dict.fromkeys(ends, 0), ends, wanted, own_class(of), progress)
+        await self._copy(
+            of.topic, dict.fromkeys(ends, 0), ends, wanted, of.own_events.get, progress
+        )
         if missing := seen.missing(fed.relayed):
             raise NotNow(
                 f"topic {of.topic} lacks {len(missing)} range(s) of positions, the first from"
@@ -177,14 +193,26 @@ class Staging:
         [(head,)] = await _all(self._connection, "SELECT position FROM outbox_head", {})
         if head == self.own_upto:
             return
-        taken = await execute(
-            self._connection,
-            _FROM_OUTBOX,
-            {"after": self.own_upto, "upto": head, "turn": self.turn},
-        )
-        if taken.rowcount != head - self.own_upto:
+        classes = self._of.own_events
+        current = {type_: event_class.schema_version for type_, event_class in classes.items()}
+        wanted = {
+            "after": self.own_upto,
+            "upto": head,
+            "turn": self.turn,
+            "current": to_json(current).decode(),
+        }
+        taken = (await execute(self._connection, _FROM_OUTBOX, wanted)).rowcount
+        for topic, position, type_, key, version, time, schema_version, data in await _all(
+            self._connection, _OLD_IN_OUTBOX, wanted
+        ):
+            row = {"topic": topic, "position": position, "type": type_, "key": key, "time": time}
+            now = upcast(classes[type_], schema_version, data.encode()).decode()
+            row |= {"version": version, "data": now, "turn": self.turn}
+            await execute(self._connection, _LIFTED, row)
+            taken += 1
+        if taken != head - self.own_upto:
             raise NotNow("the outbox was pruned faster than it could be read; start again")
-        self.taken += taken.rowcount
+        self.taken += taken
         self.own_upto = head
 
     async def _take_others(self, topic: str, progress: Progress) -> None:
@@ -260,10 +288,6 @@ class Staging:
                 progress(topic, done, total)
 
 
-def own_class(of: Source) -> Callable[[str], type[Event] | None]:
-    return of.own_events.get
-
-
 async def pages(
     log: EventLog, topic: str, starts: Mapping[int, int], ends: Mapping[int, int]
 ) -> AsyncIterator[list[Record]]:
@@ -312,25 +336,25 @@ def lines_of(
             chosen.append((record, found))
     versions = array("q", bytes(8 * len(chosen)))  # 0 for what is not understood
     for event_class, places in classes.items():
-        values = [chosen[place][0].value or b"" for place in places]
-        for place, version in zip(places, _versions(event_class, values), strict=True):
+        of_class = [chosen[place][0] for place in places]
+        for place, version in zip(places, _versions(event_class, of_class), strict=True):
             versions[place] = version
     return [
-        (_line(record, found, version, turn), found.position)
+        (_line(record, found, class_of(found.type), version, turn), found.position)
         for (record, found), version in zip(chosen, versions, strict=True)
         if version
     ]
 
 
-def _versions(event_class: type[Event] | None, values: Sequence[bytes]) -> list[int]:
+def _versions(event_class: type[Event] | None, records: Sequence[Record]) -> list[int]:
     if event_class is not None:
         try:
-            return [event.version for event in decode(event_class, values)]
+            return [event.version for event in read_events(event_class, records)]
         except NotAnEvent:
-            if len(values) > 1:
-                return [_versions(event_class, [value])[0] for value in values]
+            if len(records) > 1:
+                return [_versions(event_class, [record])[0] for record in records]
             return [0]
-    return [_version(value) for value in values]
+    return [_version(record.value or b"") for record in records]
 
 
 def _version(value: bytes) -> int:
@@ -345,7 +369,9 @@ def _version(value: bytes) -> int:
     return version if 0 < version < 2**63 else 0
 
 
-def _line(record: Record, found: Envelope, version: int, turn: int) -> bytes:
+def _line(
+    record: Record, found: Envelope, event_class: type[Event] | None, version: int, turn: int
+) -> bytes:
     key = "\\N" if record.key is None else _field(record.key)
     time = record.headers.get("ce_time", "")
     try:
@@ -353,7 +379,10 @@ def _line(record: Record, found: Envelope, version: int, turn: int) -> bytes:
     except ValueError:
         time = "\\N"
     start = f"{record.topic}\t{found.position}\t{_field(found.type)}\t{key}\t{version}\t{time}\t"
-    data = (record.value or b"").replace(b"\\", b"\\\\")
+    data = record.value or b""
+    if event_class is not None:
+        data = lifted(event_class, record.headers, data)
+    data = data.replace(b"\\", b"\\\\")
     if b"\n" in data or b"\t" in data or b"\r" in data:
         data = data.replace(b"\n", b" ").replace(b"\t", b" ").replace(b"\r", b" ")
     return start.encode() + data + f"\t{turn}\n".encode()

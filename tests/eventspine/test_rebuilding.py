@@ -21,8 +21,9 @@ from eventspine.reading import Received
 from eventspine.rebuilding import Rebuild
 from eventspine.recomputing import tables_of
 from eventspine.staging import Source
-from tests.eventspine import notes
-from tests.eventspine.conftest import opened, opened_log, run
+from tests.support import notes
+from tests.support.spine import opened, opened_log
+from tests.support.waiting import eventually
 
 NOTES = Projection("notes", topic=notes.TOPIC, columns={"text": "text"})
 CHANGES = Aggregate(
@@ -81,7 +82,7 @@ async def fed(notes_url: str, database: Database, log: EventLog, loses: int) -> 
         return await database.fetch("SELECT last_position FROM cursors") == [(180,)]
 
     async with notes.Running(notes.relay(notes_url, log).run(), consumer.run()):
-        await notes.eventually(applied)
+        await eventually(applied)
 
 
 async def assert_right(database: Database, versions: int = 3) -> None:
@@ -91,21 +92,18 @@ async def assert_right(database: Database, versions: int = 3) -> None:
     assert counted == [(n, versions) for n in range(1, 61)]
 
 
-def test_a_sum_that_a_bug_made_wrong_is_right_afterwards(
+async def test_a_sum_that_a_bug_made_wrong_is_right_afterwards(
     notes_url: str, copy_url: str, postgres_log_url: str
 ) -> None:
-    async def scenario() -> None:
-        plant(copy_url, TABLE)
-        async with opened(copy_url) as database, opened_log(postgres_log_url) as log:
-            await fed(notes_url, database, log, loses=7)
-            done = await rebuilt(copy_url, log)
-            assert {each.table: each.different for each in done.result.compared} == {
-                "notes": 60 // 7, "changes": 180 // 7
-            }  # fmt: skip
-            await assert_right(database)
-            assert not (await rebuilt(copy_url, log)).result.differ
-
-    run(scenario())
+    plant(copy_url, TABLE)
+    async with opened(copy_url) as database, opened_log(postgres_log_url) as log:
+        await fed(notes_url, database, log, loses=7)
+        done = await rebuilt(copy_url, log)
+        assert {each.table: each.different for each in done.result.compared} == {
+            "notes": 60 // 7, "changes": 180 // 7
+        }  # fmt: skip
+        await assert_right(database)
+        assert not (await rebuilt(copy_url, log)).result.differ
 
 
 PHASES = {
@@ -137,7 +135,7 @@ def die(phase: str, url: str, log_url: str, *, after: bool) -> None:
     asyncio.run(rebuilt(url, PostgresLog(log_url)))
 
 
-def test_it_may_be_killed_in_each_phase_while_others_write_and_read(
+async def test_it_may_be_killed_in_each_phase_while_others_write_and_read(
     notes_url: str, copy_url: str, postgres_log_url: str
 ) -> None:
     forks = multiprocessing.get_context("forkserver")
@@ -151,43 +149,38 @@ def test_it_may_be_killed_in_each_phase_while_others_write_and_read(
         await asyncio.to_thread(process.join, 60)
         assert process.exitcode == -signal.SIGKILL, phase
 
-    async def scenario() -> None:
-        plant(copy_url, TABLE)
-        async with opened(copy_url) as database, opened_log(postgres_log_url) as log:
-            await fed(notes_url, database, log, loses=7)
-            consumer = Consumer(database, log, handlers(0))
-            async with opened(notes_url) as publisher:
-                async with notes.Running(notes.relay(notes_url, log).run(), consumer.run()):
-                    changing = Changing(publisher)
-                    working = [
-                        asyncio.create_task(changing.run()),
-                        asyncio.create_task(read(database)),
-                    ]
-                    for phase in PHASES:
-                        await kill(phase, after=False)
-                        [(count,)] = await database.fetch(
-                            "SELECT sum(count) FROM changes WHERE id = 7"
-                        )
-                        assert count < changing.version - 1  # still the wrong one
-                    await kill("tables are locked", after=True)
-                    done = await rebuilt(copy_url, log)
-                    changing.stops = True
-                    await working.pop(0)
+    plant(copy_url, TABLE)
+    async with opened(copy_url) as database, opened_log(postgres_log_url) as log:
+        await fed(notes_url, database, log, loses=7)
+        consumer = Consumer(database, log, handlers(0))
+        async with opened(notes_url) as publisher:
+            async with notes.Running(notes.relay(notes_url, log).run(), consumer.run()):
+                changing = Changing(publisher)
+                working = [
+                    asyncio.create_task(changing.run()),
+                    asyncio.create_task(read(database)),
+                ]
+                for phase in PHASES:
+                    await kill(phase, after=False)
+                    [(count,)] = await database.fetch("SELECT sum(count) FROM changes WHERE id = 7")
+                    assert count < changing.version - 1  # still the wrong one
+                await kill("tables are locked", after=True)
+                done = await rebuilt(copy_url, log)
+                changing.stops = True
+                await working.pop(0)
 
-                    async def applied() -> bool:
-                        last = await database.fetch("SELECT last_position FROM cursors")
-                        return last == [(60 * changing.version,)]
+                async def applied() -> bool:
+                    last = await database.fetch("SELECT last_position FROM cursors")
+                    return last == [(60 * changing.version,)]
 
-                    await notes.eventually(applied)
-                    assert not working[0].done()
-                    await notes.cancel(working)
-            assert done.result.swapped
-            assert done.result.held < 1.0
-            await assert_right(database, changing.version)
-            assert not (await rebuilt(copy_url, log)).result.differ
-            assert await database.fetch("SELECT FROM pg_namespace WHERE nspname = 'rebuild'") == []
-
-    run(scenario())
+                await eventually(applied)
+                assert not working[0].done()
+                await notes.cancel(working)
+        assert done.result.swapped
+        assert done.result.held < 1.0
+        await assert_right(database, changing.version)
+        assert not (await rebuilt(copy_url, log)).result.differ
+        assert await database.fetch("SELECT FROM pg_namespace WHERE nspname = 'rebuild'") == []
 
 
 class Changing:

@@ -8,10 +8,8 @@ import psycopg
 import pytest
 
 from eventspine import staging
-from tests.conftest import Databases
-from tests.shop.living import Living, copied, living, plant, settled, shop
-
-__all__ = ["copied", "settled"]  # fixtures
+from tests.support.databases import Databases
+from tests.support.living import Living, living, plant, shop
 
 
 def rows(url: str, sql: str) -> list[tuple[object, ...]]:
@@ -139,7 +137,7 @@ def test_what_was_parked_stays_out_and_what_was_retried_is_in(copied: Databases)
     assert shop(copied, "audit", "orders").exit_code == 0
 
 
-def test_events_that_come_between_are_applied_whatever_moves(
+async def test_events_that_come_between_are_applied_whatever_moves(
     copied: Databases, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between all of its steps others write, and two users exchange their addresses."""
@@ -183,8 +181,8 @@ def test_events_that_come_between_are_applied_whatever_moves(
                 await rebuild.swap()
 
     for name in ("orders", "users"):
-        asyncio.run(scenario(name))
-    audited = shop(copied, "audit")
+        await scenario(name)
+    audited = await asyncio.to_thread(shop, copied, "audit")
     assert audited.exit_code == 0, audited.output
 
 

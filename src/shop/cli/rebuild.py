@@ -17,7 +17,7 @@ from shop.cli.common import (
     stop,
     what_is_away,
 )
-from shop.platform.event_log import database_url, open_event_log
+from shop.platform.event_log import database_address, open_event_log
 
 
 def rebuild(
@@ -45,7 +45,7 @@ def rebuild(
     with beside_running_shop(data):
         chosen = service_named(service)
         settings = settings_or_stop()
-        url = database_url(settings, service)
+        url = database_address(settings, service)
         log = open_event_log(settings)
     tables = tables_of(chosen.projections)
     if table is not None:

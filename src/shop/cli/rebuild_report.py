@@ -6,6 +6,7 @@ from pathlib import Path
 
 import typer
 
+from eventspine.address import Address
 from eventspine.log import EventLog
 from eventspine.rebuilding import Compared, Difference, Rebuild, Rebuilt
 from eventspine.recomputing import Recomputed
@@ -25,7 +26,7 @@ def source_of(service: Service) -> Source:
 
 async def rebuild_tables(
     service: Service,
-    url: str,
+    url: Address,
     log: EventLog,
     tables: Sequence[Recomputed],
     *,
