@@ -15,7 +15,8 @@ from contextlib import suppress
 from functools import partial
 from http.client import HTTPException
 from math import inf
-from typing import Any, NoReturn
+from typing import Any
+from urllib.error import HTTPError
 
 import structlog
 
@@ -156,16 +157,20 @@ def _discovered(issuer: str, document: Mapping[str, Any]) -> str:
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_: Any) -> NoReturn:
-        raise NoKeys("it answers with a redirect, which is not followed")
+    def redirect_request(self, *_: Any) -> None:
+        """None: it is an error."""
 
 
 def _get(url: str) -> Mapping[str, Any]:
     """A JSON object. Raises `OSError`, `ValueError` and what `http.client` raises."""
     until = time.monotonic() + _WITHIN
-    opener = urllib.request.build_opener(_NoRedirect)
+    try:
+        opened = urllib.request.build_opener(_NoRedirect).open(url, timeout=_WITHIN)
+    except HTTPError as error:
+        error.close()
+        raise ValueError(f"it answers with the status {error.code}") from None
     body = b""
-    with opener.open(url, timeout=_WITHIN) as answer:
+    with opened as answer:
         while part := answer.read1(64 * 1024):
             body += part
             if len(body) > _MOST_BYTES:

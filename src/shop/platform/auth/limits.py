@@ -1,6 +1,7 @@
 """How often each subject of a token may ask: a bounded number of token buckets."""
 
 _MOST = 10_000
+_ROUNDING = 1e-6  # seconds
 
 
 class Limits:
@@ -30,7 +31,7 @@ class Limits:
         elif full_at < now:
             full_at = now
         wait = full_at - now - self._spare
-        if wait > 0:
+        if wait > _ROUNDING:
             return wait
         self._full_at[subject] = full_at + self._every
         return 0.0

@@ -10,7 +10,7 @@ A scope is for clients: a token without it gets a 403. A role is for people and 
 the endpoint passes the owner into its query, where another's row is one that is not there.
 """
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 from shop.platform.auth.caller import ROLES, Role
@@ -43,7 +43,7 @@ PUBLIC = Rule(None, ROLES, ALL)
 
 
 def allowed(
-    what: Rule | str, *, roles: Collection[Role] = (), rows: Rows = ALL
+    what: Rule | str, *, roles: Sequence[Role] = (), rows: Rows = ALL
 ) -> Callable[[Endpoint], Endpoint]:
     """An endpoint that needs a token with this scope, of one of these roles (any, if none is named); or
     `PUBLIC`. A rule is a part of a route: an API with a route that has none does not start.
