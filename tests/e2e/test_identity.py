@@ -18,11 +18,12 @@ from eventspine.context import NOBODY
 from eventspine.database import Database
 from eventspine.event import Event
 from eventspine.outbox import transaction
-from tests.conftest import NewDatabase
-from tests.e2e.shop import free_ports, new_order, run_shop, until
-from tests.e2e.test_parts import Parts
-from tests.shop.auth.issuing import Token, access, bearer, ended, key, planted
-from tests.shop.auth.kinds import EC, KINDS, STATES
+from tests.support.databases import NewDatabase
+from tests.support.issuing import Token, access, bearer, ended, key, planted
+from tests.support.parts import Parts
+from tests.support.shop import free_ports, new_order, run_shop
+from tests.support.token_kinds import EC, KINDS, STATES
+from tests.support.waiting import until
 
 BOUND = 2.0
 """Seconds from the commit of a revocation to the first refusal, in every service, while workers run."""

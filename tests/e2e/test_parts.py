@@ -2,11 +2,9 @@
 
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import httpx
 import psycopg
 import pytest
 
@@ -14,11 +12,10 @@ from devstack.postgres import LocalPostgres
 from shop.platform.log_files import LIMIT
 from tests.support.databases import NewDatabase
 from tests.support.engines import Engine
+from tests.support.parts import Parts
 from tests.support.shop import (
     PARTS,
     TRACEBACK,
-    Running,
-    answers,
     free_ports,
     json_lines,
     new_order,
@@ -26,40 +23,6 @@ from tests.support.shop import (
     run_shop,
 )
 from tests.support.waiting import until
-
-
-class Parts:
-    """What is running, and with which settings."""
-
-    def __init__(self, settings: Mapping[str, Any], databases: Mapping[str, str]) -> None:
-        self.settings = settings
-        self.databases = databases
-        self.running: dict[str, Running] = {}
-        self.users = httpx.Client(
-            base_url=f"http://127.0.0.1:{settings['SHOP_USERS__PORT']}", timeout=10
-        )
-        self.orders = httpx.Client(
-            base_url=f"http://127.0.0.1:{settings['SHOP_ORDERS__PORT']}", timeout=10
-        )
-
-    def start(self, *names: str) -> None:
-        for name in names:
-            service, part = name.split("-")
-            self.running[name] = Running(part, service, **self.settings)
-        for name in names:
-            if name.endswith("-api"):
-                client = self.users if name.startswith("users") else self.orders
-                until(lambda client=client: answers(client), f"{name} answers", 60)
-            else:
-                self.running[name].output.until("worker.started")
-
-    def stop(self, *names: str, number: signal.Signals = signal.SIGTERM) -> list[int]:
-        return [self.running.pop(name).stop(number) for name in names]
-
-    def close(self) -> None:
-        self.stop(*list(self.running), number=signal.SIGKILL)
-        self.users.close()
-        self.orders.close()
 
 
 @pytest.fixture(scope="module")

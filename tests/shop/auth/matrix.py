@@ -24,9 +24,9 @@ from shop.platform import discovery
 from shop.platform.auth.rules import Row
 from shop.platform.migrations import migrate
 from shop.platform.processes.api import check_rules
-from tests.shop.auth.issuing import ENDED, Token, ended, planted
-from tests.shop.auth.kinds import KINDS, STATES, Headers, Kind
-from tests.shop.serving import serving, settings_of
+from tests.support.issuing import ENDED, Token, ended, planted
+from tests.support.serving import serving, settings_of
+from tests.support.token_kinds import KINDS, STATES, Headers, Kind
 
 PAGE = Path(__file__).with_name("matrix.md")
 SERVICES = ("users", "orders")

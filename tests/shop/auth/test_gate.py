@@ -23,7 +23,7 @@ from shop.platform.problems import (
     TooManyRequests,
     Unauthenticated,
 )
-from tests.shop.auth.issuing import SESSION, Token, key
+from tests.support.issuing import SESSION, Token, key
 
 READ = Rule("notes:read", frozenset({"customer", "support", "admin", "service"}), "own")
 NOTES = ("notes:read",)

@@ -19,8 +19,8 @@ from shop.platform.auth.gate import Gate
 from shop.platform.auth.rules import Rule
 from shop.platform.auth.settings import AuthSettings
 from shop.platform.problems import Problem, TemporarilyUnavailable, Unauthenticated
-from tests.e2e.shop import free_ports
-from tests.shop.auth.issuing import Token, key
+from tests.support.issuing import Token, key
+from tests.support.shop import free_ports
 
 READ = Rule("notes:read", frozenset({"customer", "support", "admin", "service"}), "own")
 

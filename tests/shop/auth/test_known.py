@@ -16,7 +16,7 @@ from shop.platform.auth import known as module
 from shop.platform.auth.known import Known
 from shop.platform.auth.settings import LONGEST_TOKEN_S
 from shop.platform.auth.tokens import Issuer
-from tests.shop.auth.issuing import SESSION, access, ended, key, planted
+from tests.support.issuing import SESSION, access, ended, key, planted
 
 
 class Learning:

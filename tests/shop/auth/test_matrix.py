@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.conftest import NewDatabase
 from tests.shop.auth import matrix
-from tests.shop.auth.kinds import KINDS
+from tests.support.databases import NewDatabase
+from tests.support.token_kinds import KINDS
 
 ROUTES = [(name, route) for name in matrix.SERVICES for route in matrix.routes(name)]
 EXPECTED = matrix.read(matrix.PAGE.read_text(encoding="utf-8"))

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from tests.shop.auth.issuing import (
+from tests.support.issuing import (
     AUDIENCE,
     ENDED,
     ISSUER,
