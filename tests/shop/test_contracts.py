@@ -1,46 +1,16 @@
 """What travels between services, as it is recorded beside the contracts: an example of every version."""
 
 import json
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
-from devstack.contracts import Contracts, example_record, packages
 from eventspine.event import Event, NotAnEvent, decode
-from eventspine.log import Record
 from eventspine.upcasting import read_events
 from shop.contracts.orders import OrderPlaced
 from shop.contracts.users import UserCreated
 from shop.platform import discovery
-
-
-class Golden(NamedTuple):
-    """An example that is recorded, of one version of a type of event."""
-
-    event_class: type[Event]
-    record: Record
-    is_current: bool
-
-    @property
-    def data(self) -> dict[str, Any]:
-        data: dict[str, Any] = json.loads(self.record.value or b"")
-        return data
-
-
-def _golden(found: Contracts, type_: str, version: int) -> Golden:
-    schema = json.loads(found.schema(type_, version).read_text())
-    example = json.loads(found.example(type_, version).read_text())
-    event_class = found.events[type_]
-    return Golden(
-        event_class, example_record(schema, example), version == event_class.schema_version
-    )
-
-
-GOLDEN = {
-    f"{type_} {version}": _golden(found, type_, version)
-    for found in packages()
-    for type_, version in found.recorded()
-}
+from tests.support.golden import GOLDEN, Golden
 
 every_version = pytest.mark.parametrize("golden", GOLDEN.values(), ids=GOLDEN)
 current = pytest.mark.parametrize(
