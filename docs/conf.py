@@ -1,4 +1,4 @@
-"""How Sphinx makes the documentation site: `make docs`."""
+"""The configuration of Sphinx for the documentation site: `make docs`."""
 
 import pkgutil
 import re
@@ -12,8 +12,8 @@ from sphinx.util import logging
 
 PACKAGES = ("eventspine", "shop")
 
-# Everything is imported before autodoc looks at the first class: it writes into the annotations of a
-# class's parents, and Pydantic can't build a model on a `BaseModel` that was changed in that way.
+# All modules are imported before autodoc reads the first class. autodoc changes the annotations of a class's
+# parents, and Pydantic can't build a model on a changed `BaseModel`.
 for package in PACKAGES:
     for found in pkgutil.walk_packages(import_module(package).__path__, f"{package}."):
         if "migrations" not in found.name and not found.name.endswith("__main__"):
@@ -31,7 +31,7 @@ extensions = [
     "sphinx.ext.viewcode",
 ]
 
-# Pages are Markdown as a forge shows it, and so are their links: `page.md#the-heading`.
+# Pages and their links are Markdown in the form that a forge shows: `page.md#the-heading`.
 myst_heading_anchors = 4
 
 # The API reference: a page for each module, from its docstrings. `make docs` writes docs/reference.
@@ -48,7 +48,7 @@ apidoc_modules = [
     for package in PACKAGES
 ]
 autodoc_member_order = "bysource"
-# `Name` in a docstring is a link where there is such a name, and code where there is none.
+# `Name` in a docstring becomes a link if the name exists, and code if not.
 default_role = "py:obj"
 
 html_theme = "furo"
@@ -59,7 +59,7 @@ html_copy_source = False
 
 
 def _from_markdown(_app: Sphinx, *args: Any) -> None:
-    """Docstrings are written like Markdown: `name`s, and code that is indented by four."""
+    """Translate docstrings, which are Markdown-like: `name`s, and code that is indented by four."""
     lines: list[str] = args[-1]
     text = re.sub(r"(`[^`\n]+`)(?=\w)", r"\1\\ ", "\n".join(lines))
     text = re.sub(r"\n\n(?=    \S)", "\n\n::\n\n", text)
@@ -76,12 +76,12 @@ _FROM_ELSEWHERE = re.compile(
 
 
 def _needs_no_network(app: Sphinx, failure: Exception | None) -> None:
-    """Scripts, styles, fonts and images come from the site itself, so that it can be read offline."""
+    """Check that scripts, styles, fonts and images come from the site itself, so that it works offline."""
     if failure is not None:
         return
     for file in sorted(Path(app.outdir).rglob("*")):
         if file.suffix in {".html", ".css"} and (found := _FROM_ELSEWHERE.search(file.read_text())):
-            # A warning, and `make docs` fails on those.
+            # A warning makes `make docs` fail.
             logging.getLogger(__name__).warning("%s loads from another server: %s", file, found[0])
 
 

@@ -1,7 +1,7 @@
-"""Makes .venv for `make`, or finds it right: `python3 -I requirements/venv.py local`, `dev` or `docs`.
+"""Creates or updates .venv for `make`: `python3 -I requirements/venv.py local`, `dev` or `docs`.
 
-One that is half made, was made in another folder (a clone that was moved or copied), or whose Python is
-gone or another version now, is made anew. One process at a time is at work on it; others wait.
+It rebuilds a .venv that is incomplete, that was made in another folder (the clone was moved or copied), or whose
+Python was removed or has another version now. One process works on .venv at a time; others wait.
 """
 
 import fcntl
@@ -22,14 +22,14 @@ STAGES = {
     "dev": "what work on the shop needs",
     "docs": "what the documentation site needs",
 }
-"""Each stands on the one before."""
+"""The stages of packages. Each includes the one before."""
 
 OLDEST_PYTHON = (3, 11)
 EDITABLE = ("--no-deps", "--no-build-isolation", "--editable", ".")
 
 
 class NotPossible(Exception):
-    """The message is a sentence that says why, and what to do."""
+    """.venv can't be created. The message is a sentence with the reason and what to do."""
 
 
 def main(last_stage: str) -> None:
@@ -53,18 +53,18 @@ def wait_for_others(lock: int) -> None:
     except BlockingIOError:
         print("another `make` is at work on .venv; waiting for it")
         fcntl.flock(lock, fcntl.LOCK_EX)
-    except OSError:  # a network's file system without locks
+    except OSError:  # a network file system without locks
         pass
 
 
 def why_anew() -> str:
-    """Empty if .venv is not there, or can stay."""
+    """Why .venv must be rebuilt; empty if it does not exist or can stay."""
     if not os.path.lexists(VENV):
         return ""
     if not (VENV / ".local").exists() or (VENV / ".local.begun").exists():
         return "it is only half made"
     settings = (VENV / "pyvenv.cfg").read_bytes() if (VENV / "pyvenv.cfg").exists() else b""
-    # Its last word is where: `command = /usr/bin/python3 -m venv /home/jane/eventshop/.venv`.
+    # The last word of a line is the folder: `command = /usr/bin/python3 -m venv /home/jane/eventshop/.venv`.
     if not any(line.endswith(os.fsencode(f" {VENV}")) for line in settings.splitlines()):
         return "it was made in another folder"
     told = "import sys; print('version = %d.%d.' % sys.version_info[:2])"
@@ -84,7 +84,7 @@ def make() -> None:
     if unfit:
         raise NotPossible(
             f"there is {' and '.join(sorted(map(repr, unfit)))} in the name of this folder, {str(PROJECT)!r}, "
-            "which Python's virtual environments or PostgreSQL can't deal with: rename it"
+            "which Python's virtual environments or PostgreSQL do not support: rename it"
         )
     require_write(VENV if os.path.lexists(VENV) else PROJECT)
     if VENV.is_symlink():
@@ -99,7 +99,7 @@ def make() -> None:
 
 
 def install(stage: str) -> None:
-    """Unless it is there. What was begun and not finished is installed over what there is of it."""
+    """Install the packages of a stage, if necessary. An interrupted installation is repeated."""
     requirements = Path("requirements") / f"{stage}.txt"
     inputs = [requirements, Path("pyproject.toml")] if stage == "local" else [requirements]
     wanted = hashlib.sha256(b"".join(each.read_bytes() for each in inputs)).hexdigest()
@@ -128,10 +128,10 @@ def pip(*words: str) -> None:
 
 
 def environment() -> "dict[str, str]":
-    """The caller's, without what would lead pip elsewhere; the Makefile sees to Python."""
+    """The caller's environment, without variables that change pip. The Makefile removes those of Python."""
     elsewhere = {"PIP_TARGET", "PIP_PREFIX", "PIP_ROOT"}
     kept = {name: value for name, value in os.environ.items() if name not in elsewhere}
-    # Paths are written to files there, which Python reads as UTF-8.
+    # pip writes paths into files that Python reads as UTF-8.
     return {**kept, "PIP_USER": "0", "PIP_REQUIRE_HASHES": "0", "PYTHONUTF8": "1"}
 
 
@@ -140,14 +140,14 @@ def require_write(folder: Path) -> None:
         return
     if folder == VENV:
         raise NotPossible(
-            f".venv has to be made anew, and is not yours to write: `sudo rm -rf {shlex.quote(str(VENV))}`"
+            f".venv must be rebuilt, but you may not write it: `sudo rm -rf {shlex.quote(str(VENV))}`"
             " lets the next `make` do it"
         )
-    raise NotPossible(f"{folder} can't be written: work in a clone of your own")
+    raise NotPossible(f"{folder} can't be written: work in your own clone")
 
 
 def hand_over(*folders: Path) -> None:
-    """What root makes in somebody's folder is theirs."""
+    """If root makes files in another user's folder, give them to that user."""
     owner = PROJECT.stat()
     if os.geteuid() != 0 or owner.st_uid == 0:
         return

@@ -192,7 +192,7 @@ class Consumer:
             await self.apply(records)
         except _PASSING:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, the line goes on
+        except Exception as error:  # noqa: BLE001 - after any error, the consumer continues
             too_many = await self._isolate_each(partitions, error)
         for at in partitions:
             await subscription.commit(*at, self._checkpoints[at].next_offset)

@@ -94,7 +94,7 @@ class Arrivals:
         """
         try:
             known = await self._look({waiting.customer for waiting in due})
-        except Exception as error:  # noqa: BLE001 - it goes to those who wait
+        except Exception as error:  # noqa: BLE001 - passed on to the waiting orders
             for waiting in due:
                 if not waiting.arrived.done():
                     waiting.arrived.set_exception(error)
