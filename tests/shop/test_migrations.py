@@ -103,6 +103,8 @@ NEWER = {
     *("idempotency_keys", "parked", "earlier_cursors", "earlier_relay"),
     *("outbox_marks", "running_time"),
     *("signing_keys", "access", "ended_sessions"),
+    *("credentials", "devices", "sessions", "refresh_answers", "password_resets"),
+    *("private_keys", "clients", "client_secrets"),
 }
 """Tables that the first revisions do not have."""
 

@@ -9,6 +9,7 @@ import psycopg
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from pydantic import SecretStr
 
 from eventspine.batching import Batcher, in_transaction
 from eventspine.context import NOBODY, Context, Request
@@ -19,7 +20,7 @@ from shop.services.orders import actions as order_actions
 from shop.services.orders.handlers import customers_changed
 from shop.services.orders.schemas import CancelOrder, PlaceOrder
 from shop.services.users import actions as user_actions
-from shop.services.users.schemas import CreateUser, EraseUser, UpdateUser, User
+from shop.services.users.schemas import CreateUser, EraseUser, HashedPassword, UpdateUser, User
 from tests.support.databases import NewDatabase
 from tests.support.examples import examples
 from tests.support.received import heard
@@ -43,14 +44,16 @@ class Outcome(NamedTuple):
 class World:
     """A database that is made empty again for every run."""
 
-    def __init__(self, database: Database, table: str) -> None:
+    def __init__(self, database: Database, table: str, *more: str) -> None:
+        """`more` are tables that are made empty, too."""
         self.database = database
         self._table = table
+        self._emptied = ", ".join([table, *more, "outbox"])
 
     async def outcome(self, batches: Sequence[Batch]) -> Outcome:
         fetch = self.database.fetch
         async with self.database.connection() as connection:
-            await connection.execute(f"TRUNCATE {self._table}, outbox RESTART IDENTITY")
+            await connection.execute(f"TRUNCATE {self._emptied} RESTART IDENTITY")
             await connection.execute("UPDATE outbox_head SET position = 0")
         results: list[Any] = []
         for action, commands in batches:
@@ -94,7 +97,7 @@ async def assert_batches_are_their_commands(world: World, batches: Sequence[Batc
 async def users_world(new_database: NewDatabase, templates: dict[str, str]) -> AsyncIterator[World]:
     database = Database(new_database(templates["users"]), size=2)
     await database.open()
-    yield World(database, "users")
+    yield World(database, "users", "credentials", "access")
     await database.close()
 
 
@@ -127,7 +130,8 @@ def requests(commands: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[Any, C
     return st.tuples(commands, contexts)
 
 
-creates = requests(st.builds(CreateUser, emails, names))
+passwords = st.sampled_from([None, HashedPassword(hash=SecretStr("hash"))])
+creates = requests(st.builds(CreateUser, emails, names, passwords))
 updates = requests(st.builds(UpdateUser, ids, st.none() | emails, st.none() | names, versions))
 erases = requests(st.builds(EraseUser, ids, versions))
 # Not `builds`, which would make up what a command need not have.

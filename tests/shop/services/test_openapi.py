@@ -35,15 +35,19 @@ def document(name: str, *, asks: bool = False) -> dict[str, Any]:
 def schema(name: str) -> Any:
     config = SchemathesisConfig.from_dict(
         {
-            "checks": {
-                "positive_data_acceptance": {
-                    # 412 and 409 are right answers to right requests, as 404 is.
-                    "expected-statuses": ["2xx", "404", "409", "412"]
-                }
-            }
+            # 412 and 409 are right answers to right requests, as 404 is.
+            "checks": _right("404", "409", "412"),
+            # And whoever draws passwords and tokens never draws the right ones.
+            "operations": [
+                {"include-tag": "sessions", "checks": _right("400", "401", "404", "429")}
+            ],
         }
     )
     return schemathesis.openapi.from_dict(document(name), config=config)
+
+
+def _right(*statuses: str) -> dict[str, Any]:
+    return {"positive_data_acceptance": {"expected-statuses": ["2xx", *statuses]}}
 
 
 BOUNDED = settings(
@@ -91,6 +95,11 @@ def _as_sent_by_people(body: Any) -> Any:
     if not isinstance(body, dict):
         return body
     body = dict(body)
+    # One that is not common, which a schema can't say, and none of the examples.
+    if body.get("password") is not None and "name" in body:
+        body["password"] = "four words of ours"
+    if "new_password" in body:
+        body["new_password"] = "four words of ours"
     for name in ("user_id", "quantity"):
         if isinstance(body.get(name), float):
             body[name] = int(body[name])
@@ -132,7 +141,7 @@ def test_each_limit_is_documented_exactly(name: str) -> None:
         parameter["schema"]
         for operation in operations(document(name))
         for parameter in operation.get("parameters", ())
-        if parameter["name"].endswith("_id")
+        if parameter["name"].endswith("_id") and parameter["schema"]["type"] == "integer"
     ]
     assert ids
     for id_ in ids:
@@ -142,7 +151,13 @@ def test_each_limit_is_documented_exactly(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "ids"),
     [
-        ("users", "get_users create_user get_user update_user erase_user get_user_orders"),
+        (
+            "users",
+            """
+            get_users create_user get_user update_user erase_user get_user_orders open_session end_session
+            get_user_sessions end_user_sessions change_password reset_password token get_keys get_metadata
+            """,
+        ),
         ("orders", "get_orders place_order get_order cancel_order"),
     ],
 )
@@ -291,6 +306,8 @@ def run_examples(served: Served) -> Iterator[tuple[str, str, int]]:
         (method, path, operation)
         for path, methods in found["paths"].items()
         for method, operation in methods.items()
+        # Without a signing key nobody logs in; services/identity has these.
+        if operation["tags"] != ["sessions"]
     ]
     for method, path, operation in sorted(paths, key=lambda each: each[0] == "delete"):
         url = path

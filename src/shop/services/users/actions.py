@@ -9,13 +9,15 @@ from collections.abc import Sequence
 
 from psycopg.errors import UniqueViolation
 
-from eventspine.context import Request
+from eventspine.context import Context, Request
 from eventspine.idempotency import forget
 from eventspine.outbox import Transaction
 from shop.contracts.users import UserCreated, UserErased, UserUpdated
 from shop.platform.auth.caller import visible
 from shop.platform.problems import PreconditionFailed
 from shop.services.users.errors import EmailTaken, UserGone, UserNotFound
+from shop.services.users.identity import credentials
+from shop.services.users.identity.access import change_access, of_user
 from shop.services.users.queries import LOCK, user
 from shop.services.users.schemas import CreateUser, EraseUser, UpdateUser, User
 
@@ -72,6 +74,8 @@ async def create(
         fields |= {"version": version, "created_at": created_at}
         results[n] = User(**fields)
         tx.publish(UserCreated(**fields), requests[n].context)
+        if (password := requests[n].command.password) is not None:
+            await credentials.keep(tx, id_, password.hash.get_secret_value())
     return [result or EmailTaken(_ONE_EACH) for result in results]
 
 
@@ -109,23 +113,28 @@ async def _update(
 async def erase(
     tx: Transaction, requests: Sequence[Request[EraseUser]]
 ) -> list[UserNotFound | PreconditionFailed | None]:
-    """The person's name and e-mail go; the id and its version stay."""
+    """The person's name, e-mail and password go, and its sessions end; the id and its version stay."""
     known = await _lock(tx, [visible(to.user_id, to.owner) for to, _, _ in requests])
     results: list[UserNotFound | PreconditionFailed | None] = []
-    erased: list[int] = []
+    erased: list[tuple[User, Context]] = []
     for command, context, _ in requests:
         was = _expected(known, command)
         if isinstance(was, Exception):
             results.append(was)
             continue
         del known[command.user_id]
-        erased.append(command.user_id)
-        event = UserErased(id=command.user_id, version=was.version + 1, created_at=was.created_at)
-        tx.publish(event, context)
+        erased.append((was, context))
         results.append(None)
-    await tx.execute(_ERASE, {"ids": erased})
+    ids = [was.id for was, _ in erased]
+    await tx.execute(_ERASE, {"ids": ids})
+    with_tokens = await credentials.forget(tx, ids)
+    for was, context in erased:
+        event = UserErased(id=was.id, version=was.version + 1, created_at=was.created_at)
+        tx.publish(event, context)
+        if was.id in with_tokens:
+            await change_access(tx, of_user(was.id), "erased", locked=True, context=context)
     # A transaction that stores one with this data holds the user's row, as this one does: there is no other.
-    await forget(tx, map(str, erased), UserGone().answer())
+    await forget(tx, map(str, ids), UserGone().answer())
     return results
 
 

@@ -3,6 +3,7 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Query
+from pydantic import SecretStr
 
 from eventspine.batching import Batcher
 from eventspine.context import Request
@@ -17,10 +18,12 @@ from shop.platform.http.idempotency import answer_once
 from shop.platform.http.route import FastRoute, Reply, admitted_by
 from shop.platform.problems import READS, TAKES_JSON, WRITES, PreconditionFailed, documented
 from shop.services.users.errors import EmailTaken, UserGone, UserNotFound
+from shop.services.users.identity.passwords import Passwords
 from shop.services.users.schemas import (
     CreateUser,
     EraseUser,
     GetUser,
+    HashedPassword,
     ListUserOrders,
     ListUsers,
     NewUser,
@@ -40,6 +43,7 @@ def routes(
     getting: Batcher[GetUser, User],
     finding: Batcher[ListUsers, Users],
     listing: Batcher[ListUserOrders, UserOrders],
+    passwords: Passwords,
 ) -> APIRouter:
     router = APIRouter(route_class=FastRoute, tags=["users"])
 
@@ -53,7 +57,11 @@ def routes(
     @admitted_by(creating.admit)
     async def create_user(new: NewUser, context: Asked) -> Reply | Answer:
         """Create a user. Two may share a name, never an e-mail address."""
-        command = CreateUser(new.email, new.name)
+        hashed = None
+        if new.password is not None:
+            made = await passwords.hash(new.password.get_secret_value(), context.deadline)
+            hashed = HashedPassword(hash=SecretStr(made))
+        command = CreateUser(new.email, new.name, hashed)
         return await answer_once(creating, command, _created, context)
 
     @router.get("/users", response_model=Users, responses=documented(*READS))

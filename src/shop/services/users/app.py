@@ -8,7 +8,7 @@ from eventspine.batching import Batcher
 from eventspine.context import Request
 from eventspine.database import Database
 from eventspine.idempotency import Answer, once_in_transaction
-from shop.platform.service import Endpoints, Service
+from shop.platform.service import Bounded, Endpoints, Service
 from shop.platform.settings import Settings
 from shop.services.users.handlers import HANDLERS
 from shop.services.users.projections import PROJECTIONS
@@ -26,6 +26,7 @@ def tables() -> "MetaData":
 def endpoints(settings: Settings, database: Database) -> Endpoints:
     from shop.services.users import actions, queries
     from shop.services.users.api import routes
+    from shop.services.users.identity.issuing import issuing
     from shop.services.users.schemas import CreateUser, EraseUser, UpdateUser, User
 
     bounds = settings.bounds()
@@ -43,6 +44,7 @@ def endpoints(settings: Settings, database: Database) -> Endpoints:
     # processor, too, to the writes.
     finding = Batcher(partial(queries.pages, database), **bounds, max_batch=1, concurrency=2)
     listing = Batcher(partial(queries.orders_of, database), **bounds, max_batch=1, concurrency=2)
+    tokens = issuing(settings, database)
     router = routes(
         creating=creating,
         updating=updating,
@@ -50,8 +52,21 @@ def endpoints(settings: Settings, database: Database) -> Endpoints:
         getting=getting,
         finding=finding,
         listing=listing,
+        passwords=tokens.passwords,
     )
-    return Endpoints(router, (creating, updating, erasing, getting, finding, listing))
+    for more in tokens.routers:
+        # Not `include_router`, which would put the router among the routes and not its routes.
+        router.routes.extend(more.routes)
+    batchers: tuple[Bounded, ...] = (
+        *tokens.batchers,
+        creating,
+        updating,
+        erasing,
+        getting,
+        finding,
+        listing,
+    )
+    return Endpoints(router, batchers)
 
 
 SERVICE = Service(

@@ -1,12 +1,19 @@
 """What the user service refuses, and how it says so.
 
 Problem
-├── UserNotFound   404
-├── UserGone       410
-└── EmailTaken     409
+├── UserNotFound       404
+├── UserGone           410
+├── EmailTaken         409
+├── WrongCredentials   401   the same, with the same work done, whether or not the user exists
+├── TooManyAttempts    429
+├── AccountLocked      403   only said to one who knows the password
+├── SessionNotFound    404
+└── NoSigningKey       503
 """
 
-from shop.platform.problems import Problem, SubjectErased
+from math import ceil
+
+from shop.platform.problems import Headers, Problem, SubjectErased
 
 
 class UserNotFound(Problem):
@@ -27,3 +34,53 @@ class EmailTaken(Problem):
 
     status = 409
     slug = "email-taken"
+
+
+class WrongCredentials(Problem):
+    """The e-mail address, the password or the token is wrong."""
+
+    status = 401
+    slug = "wrong-credentials"
+
+    def headers(self) -> Headers:
+        return [(b"www-authenticate", b'Bearer realm="eventshop"')]
+
+
+class TooManyAttempts(Problem):
+    """Too many wrong passwords were tried; wait before the next one."""
+
+    status = 429
+    may_pass = True
+    slug = "too-many-attempts"
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = max(1, ceil(seconds))
+        super().__init__(f"Try again in {self.seconds} s")
+
+    def headers(self) -> Headers:
+        return [(b"retry-after", b"%d" % self.seconds)]
+
+
+class AccountLocked(Problem):
+    """This account is locked."""
+
+    status = 403
+    slug = "account-locked"
+
+
+class SessionNotFound(Problem):
+    """There is no such session, or it has ended."""
+
+    status = 404
+    slug = "session-not-found"
+
+
+class NoSigningKey(Problem):
+    """The service can't issue tokens, because it has no signing key."""
+
+    status = 503
+    may_pass = True
+    slug = "no-signing-key"
+
+    def headers(self) -> Headers:
+        return [(b"retry-after", b"30")]

@@ -4,10 +4,11 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from shop.contracts.orders import Status
 from shop.platform.http.fields import Body, Email, Line, View
+from shop.services.users.identity.password_rules import NewPassword
 
 _EMAIL = "setiadi@example.com"
 
@@ -19,6 +20,9 @@ class NewUser(Body):
 
     email: Email = Field(description="unique, without regard to upper and lower case")
     name: Line
+    password: NewPassword | None = Field(
+        default=None, description="if the user is to log in (`POST /sessions`)"
+    )
 
 
 class UserChanges(Body):
@@ -100,9 +104,20 @@ class GetUser(NamedTuple):
     owner: int | None = None
 
 
+class HashedPassword(BaseModel):
+    """Shown and compared without the hash: each hash of a password is another. So a request that is sent again
+    with its idempotency key is a repeat, whatever password it has.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    hash: SecretStr
+
+
 class CreateUser(NamedTuple):
     email: str
     name: str
+    password: HashedPassword | None = None
 
 
 class UpdateUser(NamedTuple):

@@ -18,10 +18,12 @@ from sqlalchemy import (
 
 from eventspine.tables import add_spine_tables
 from shop.platform.auth.tables import add_identity_tables
+from shop.services.users.identity.tables import add_issuing_tables
 
 metadata = MetaData()
 add_spine_tables(metadata)
 add_identity_tables(metadata)
+add_issuing_tables(metadata)
 
 LETTERS = "pg_c_utf8"
 """An address's collation says what upper and lower case are: Unicode's rules, one letter for one letter.

@@ -1,0 +1,1 @@
+"""The issuing side of identity: passwords, sessions, tokens, keys, clients and roles."""

@@ -1,0 +1,91 @@
+"""A login and a change of a password: limits first, then the hash, then the transaction."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from eventspine.batching import Batcher
+from eventspine.context import Request
+from shop.platform.http.peer import Asking, Network
+from shop.services.users.errors import TooManyAttempts, WrongCredentials
+from shop.services.users.identity.limits import Limits, Try, network
+from shop.services.users.identity.passwords import Passwords
+from shop.services.users.identity.refresh_tokens import opaque_hash
+from shop.services.users.identity.schemas import (
+    ChangePassword,
+    Command,
+    Credential,
+    FindCredential,
+    NewSession,
+    OpenedSession,
+    OpenSession,
+    PasswordChange,
+)
+
+
+class Logins(NamedTuple):
+    finding: Batcher[FindCredential, Credential | None]
+    passwords: Passwords
+    issuing: Batcher[Request[Command], Any]
+    limits: Limits
+    proxies: Sequence[Network]
+
+    def admit(self) -> None:
+        """Raises `Overloaded`. Only the queue of passwords counts: it is the one that fills."""
+        self.passwords.admit()
+
+    async def open(self, new: NewSession, asks: Asking) -> OpenedSession:
+        """Raises `WrongCredentials`: the same, after the same work, whether or not the user exists."""
+        given = new.device_token
+        device = None if given is None else given.get_secret_value()
+        hashed = None if device is None else opaque_hash(device)
+        found = await self.finding.submit(FindCredential(new.email, None, hashed))
+        known_device = device if found is not None and found.knows_device else None
+        password = new.password.get_secret_value()
+        stored = await self._checked(
+            found, password, self._try(new.email.lower(), asks, known_device)
+        )
+        better = await self.passwords.hash(password) if self.passwords.is_outdated(stored) else None
+        assert found is not None
+        command = OpenSession(found.user_id, stored, better, asks.device(), known_device)
+        opened: OpenedSession = await self.issuing.submit(Request(command, asks.context))
+        return opened
+
+    async def change(self, user_id: int, change: PasswordChange, asks: Asking) -> None:
+        """Raises `WrongCredentials`."""
+        one = self._try(f"id {user_id}", asks, None)
+        stored = reset = None
+        if "current_password" in change.model_fields_set:
+            found = await self.finding.submit(FindCredential(None, user_id, None))
+            stored = await self._checked(found, change.current_password.get_secret_value(), one)
+        else:
+            self._begin(one)
+            reset = opaque_hash(change.reset_token.get_secret_value())
+        new_hash = await self.passwords.hash(change.new_password.get_secret_value())
+        command = ChangePassword(user_id, stored, reset, new_hash)
+        await self.issuing.submit(Request(command, asks.context))
+        if reset is not None:
+            self.limits.right(one)
+
+    def _try(self, account: str, asks: Asking, device: str | None) -> Try:
+        return Try(account, network(asks.address(self.proxies)), device)
+
+    def _begin(self, one: Try) -> None:
+        wait = self.limits.wait(one)
+        if wait > 0:
+            raise TooManyAttempts(wait)
+        self.limits.begin(one)
+
+    async def _checked(self, found: Credential | None, password: str, one: Try) -> str:
+        """The stored hash, which is that of the password."""
+        self._begin(one)
+        stored = None if found is None else found.password_hash
+        try:
+            right = await self.passwords.verify(stored, password)
+        except BaseException:
+            # It was not compared, so it was no guess.
+            self.limits.right(one)
+            raise
+        if not right or stored is None:
+            raise WrongCredentials
+        self.limits.right(one)
+        return stored
