@@ -32,6 +32,7 @@ from shop.platform.auth.gate import Guard
 from shop.platform.http.context import asked, trace_of
 from shop.platform.http.interceptors import Exchange, Proceed, RouteInterceptor
 from shop.platform.http.protocol import BROKEN_OFF
+from shop.platform.http.request_ids import request_id
 from shop.platform.problems import (
     BodyTooLarge,
     IdempotencyKeyReused,
@@ -232,7 +233,8 @@ class FastRoute(APIRoute):
                 return UnknownOutcome(
                     "The request may have been executed. Check before you send it again."
                 ).answer()
-        _LOG.error("api.request_failed", method=scope["method"], path=scope["path"], exc_info=error)
+        said = {"method": scope["method"], "path": scope["path"], **request_id(scope)}
+        _LOG.error("api.request_failed", **said, exc_info=error)
         return InternalError().answer()
 
     async def _arguments(

@@ -14,6 +14,7 @@ from types import FrameType
 import structlog
 import uvicorn
 from fastapi import APIRouter, FastAPI
+from starlette.types import ASGIApp
 
 from eventspine.backoff import Backoff
 from eventspine.batching import Batcher
@@ -26,6 +27,7 @@ from shop.platform.http.app import ServiceApp
 from shop.platform.http.cors import Cors
 from shop.platform.http.crowd import Crowd
 from shop.platform.http.protocol import HttpProtocol
+from shop.platform.http.request_ids import RequestIds
 from shop.platform.interceptors import interceptors
 from shop.platform.problems import TemporarilyUnavailable
 from shop.platform.processes import files, garbage
@@ -155,9 +157,10 @@ class Server(uvicorn.Server):
 
     def __init__(self, app: ServiceApp, settings: Settings, most: int | None = None) -> None:
         self._crowd = Crowd(settings.max_connections if most is None else most)
+        served: ASGIApp = Cors(app, settings.cors_origins) if settings.cors_origins else app
         super().__init__(
             uvicorn.Config(
-                Cors(app, settings.cors_origins) if settings.cors_origins else app,
+                RequestIds(served) if settings.access_log else served,
                 loop="uvloop",
                 http=partial(HttpProtocol, self._crowd),  # type: ignore[arg-type]
                 ws="none",
