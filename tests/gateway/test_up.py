@@ -86,7 +86,7 @@ def test_a_service_that_is_killed_amid_a_request_is_an_unknown_outcome_and_soon_
         if child.cmdline()[-2:] == ["api", "users"]
     )
     api.suspend()
-    killer = threading.Timer(0.3, lambda: api.kill())
+    killer = threading.Timer(0.3, api.kill)
     killer.start()
     answer = client.post("/users", json={"email": "eve@example.com", "name": "Eve"})
     problem(answer, 503, "unknown-outcome")
