@@ -29,6 +29,7 @@ from benchmarks import (
     overload,
     pipeline,
     report,
+    through_gateway,
 )
 from benchmarks.load import Missing
 from benchmarks.report import Page, Section
@@ -41,6 +42,7 @@ PAGES: dict[Page, dict[str, Callable[[Stage], Section]]] = {
         "interceptors": interceptors.run,
         "latency": one_at_a_time.run,
         "overload": overload.run,
+        "gateway": through_gateway.run,
         "first-order": first_order.run,
         "events": pipeline.run,
         "grown": grown.run,
