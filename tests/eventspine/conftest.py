@@ -10,11 +10,13 @@ import psycopg
 import pytest
 import structlog
 
+from devstack.kafka import LocalKafka
 from devstack.postgres import LocalPostgres
-from eventspine import consumer, relay, turning
+from eventspine import backoff, consumer, relay, turning
 from eventspine.database import Database
 from tests.support.databases import NewDatabase
 from tests.support.spine import Said, make_tables
+from tests.support.topics import make_topic, new_name
 
 
 @pytest.fixture(scope="session")
@@ -96,3 +98,18 @@ async def database(copy_url: str) -> AsyncIterator[Database]:
     await database.open()
     yield database
     await database.close()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What failed is tried again almost at once."""
+    monkeypatch.setattr(backoff, "_FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(backoff, "_LONGEST_PAUSE", 0.05)
+
+
+@pytest.fixture
+def topic(kafka: LocalKafka) -> str:
+    """A topic of three partitions in the session's broker."""
+    name = new_name()
+    make_topic(kafka, name)
+    return name

@@ -1,19 +1,19 @@
 """The log as a table keeps the contract of every log."""
 
+from collections.abc import AsyncIterator
+
 import pytest
 
 from eventspine.log import EventLog
 from eventspine.postgres_log import PostgresLog
 from tests.eventspine.log_contract import EventLogContract
-from tests.support.records import OpenLog
+from tests.eventspine.subscription_contract import SubscriptionContract
 
 
-class TestPostgresLog(EventLogContract):
+class TestPostgresLog(EventLogContract, SubscriptionContract):
     @pytest.fixture
-    def open_log(self, postgres_log_url: str) -> OpenLog:
-        async def open_log() -> EventLog:
-            log = PostgresLog(postgres_log_url)
-            await log.create_tables()
-            return log
-
-        return open_log
+    async def log(self, postgres_log_url: str) -> AsyncIterator[EventLog]:
+        log = PostgresLog(postgres_log_url)
+        await log.create_tables()
+        yield log
+        await log.close()

@@ -3,11 +3,17 @@
 from collections.abc import Sequence
 from typing import Any
 
+import psycopg
+from psycopg import errors
+from psycopg_pool import PoolTimeout
+
 from eventspine import dead_letters
 from eventspine.consumer import Consumer
 from eventspine.database import Database
 from eventspine.dead_letters import Parked
+from eventspine.errors import OutcomeUnknown, Unavailable
 from eventspine.handlers import Handlers
+from eventspine.log import LogUnavailable
 from eventspine.outbox import Transaction
 from eventspine.reading import Received
 from tests.support import notes
@@ -65,3 +71,15 @@ async def places(database: Database) -> list[tuple[str | None, int | None, str]]
 
 async def has_parked(database: Database, count: int) -> bool:
     return len(await parked(database)) == count
+
+
+def passing() -> list[Exception]:
+    return [
+        Unavailable("away"), OutcomeUnknown("nobody knows"), LogUnavailable("away"),
+        TimeoutError(), ConnectionResetError(), MemoryError(), PoolTimeout(),
+        psycopg.OperationalError("the connection is lost"),
+        errors.DeadlockDetected(), errors.SerializationFailure(), errors.LockNotAvailable(),
+        errors.QueryCanceled(), errors.AdminShutdown(), errors.DiskFull(), errors.OutOfMemory(),
+        errors.TooManyConnections(), errors.ReadOnlySqlTransaction(),
+        errors.IdleInTransactionSessionTimeout(), errors.CannotConnectNow(),
+    ]  # fmt: skip

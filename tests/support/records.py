@@ -1,7 +1,7 @@
 """Messages with numbers, and the records that are read back."""
 
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 
 from eventspine.log import (
     EventLog,
@@ -10,8 +10,6 @@ from eventspine.log import (
     StartAt,
     Subscription,
 )
-
-OpenLog = Callable[[], Awaitable[EventLog]]
 
 
 def numbered(count: int, *, keys: int = 50, first: int = 0) -> list[Message]:
