@@ -111,7 +111,7 @@ def the_compose_command() -> list[str] | None:
 
 
 @pytest.mark.parametrize("name", sorted(LONG_RUNNING))
-def test_what_runs_for_long_is_checked_restarted_and_given_time_to_stop(name: str) -> None:
+def test_long_running_containers_are_checked_restarted_and_given_time_to_stop(name: str) -> None:
     service = SERVICES[name]
     assert service["restart"] == "unless-stopped"
     assert int(service["stop_grace_period"].removesuffix("s")) > (
@@ -208,7 +208,7 @@ def test_the_servers_are_set_up_as_shop_up_does_it() -> None:
     assert f"kafka-data:{settings['log_dirs']}" in SERVICES["kafka"]["volumes"]
 
 
-def test_the_image_is_small_and_runs_as_nobody_in_particular() -> None:
+def test_the_image_is_small_and_runs_as_an_unprivileged_user() -> None:
     build, run = instructions(0), instructions(1)
     assert build[0] == ("FROM", "${PYTHON} AS build") and run[0] == ("FROM", "${PYTHON}")
     installs = [rest for word, rest in build if word == "RUN" and "install" in rest]
@@ -221,7 +221,7 @@ def test_the_image_is_small_and_runs_as_nobody_in_particular() -> None:
     assert "HEALTHCHECK" not in dict(run)
 
 
-def test_what_the_image_copies_is_there_and_is_not_ignored() -> None:
+def test_files_that_the_image_copies_are_there_and_not_ignored() -> None:
     allowed = {
         line[1:]
         for line in (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines()

@@ -41,7 +41,7 @@ def test_without_maven_it_says_how_to_get_it(nothing_on_the_path: Path) -> None:
         kafka.fetch(nothing_on_the_path / "jars")
 
 
-def test_what_maven_could_not_fetch_leaves_nothing_behind(nothing_on_the_path: Path) -> None:
+def test_a_failed_fetch_by_maven_leaves_nothing_behind(nothing_on_the_path: Path) -> None:
     _pretend(nothing_on_the_path, "mvn", "no route")
     before = set(nothing_on_the_path.iterdir())
     with pytest.raises(KafkaNotPossible, match=r"Maven could not fetch Kafka"):

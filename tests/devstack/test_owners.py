@@ -130,7 +130,7 @@ def test_what_is_not_the_shops_is_not_to_be_changed(
     assert "chown" not in output
 
 
-def test_what_root_hands_over_is_only_what_is_in_the_folder(hers: Path, tmp_path: Path) -> None:
+def test_root_hands_over_only_what_is_in_the_folder(hers: Path, tmp_path: Path) -> None:
     for outside in ("linked", "named twice"):
         (tmp_path / outside).touch()
     (hers / "link").symlink_to(tmp_path / "linked")

@@ -104,7 +104,7 @@ def test_a_path_too_long_for_a_socket_gets_a_short_private_directory(tmp_path: P
     assert not short.exists()
 
 
-def test_a_path_that_is_no_name_for_a_socket_gets_one_too_and_an_unfit_temporary_one_is_passed_over(
+def test_a_path_too_long_for_a_socket_gets_a_short_one_and_unfit_folders_are_skipped(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unfit = place / "t, t"
@@ -117,7 +117,7 @@ def test_a_path_that_is_no_name_for_a_socket_gets_one_too_and_an_unfit_temporary
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can't run PostgreSQL as itself")
-def test_as_root_a_closed_parent_is_opened_for_passing_through_and_no_more(tmp_path: Path) -> None:
+def test_a_closed_parent_folder_is_opened_by_root_for_passing_through_only(tmp_path: Path) -> None:
     closed = tmp_path / "root"
     closed.mkdir(mode=0o700)
     said: list[str] = []
@@ -128,7 +128,7 @@ def test_as_root_a_closed_parent_is_opened_for_passing_through_and_no_more(tmp_p
     assert str(closed) in said[0]
 
 
-def test_a_number_in_the_pid_file_that_is_now_somebody_elses_is_no_obstacle(tmp_path: Path) -> None:
+def test_a_pid_file_with_another_processs_number_is_no_obstacle(tmp_path: Path) -> None:
     postgres = LocalPostgres(tmp_path / "postgres", settings=QUICK)
     with postgres:
         left_behind = (postgres.data_dir / "postmaster.pid").read_text()

@@ -93,7 +93,7 @@ def read_until_all(up: subprocess.Popen[str], *texts: str) -> list[str]:
     return lines
 
 
-def test_what_runs_an_edited_file_is_started_again_and_an_error_waits_for_the_next_save(
+def test_a_process_is_started_again_after_an_edit_and_an_error_waits_for_the_next(
     up: subprocess.Popen[str], code: Path, tmp_path: Path
 ) -> None:
     app, shared = code / "services" / "users" / "app.py", code / "contracts" / "users.py"

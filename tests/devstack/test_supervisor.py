@@ -88,14 +88,16 @@ def test_one_that_never_says_so_fails_the_start(watched: Watched) -> None:
         )
 
 
-def test_one_that_dies_while_somebody_waits_for_it_says_why(watched: Watched) -> None:
+def test_a_server_that_dies_while_it_is_waited_for_says_why(watched: Watched) -> None:
     process = watched.process("broken", "raise ValueError('no such luck')")
     process.start()
     with pytest.raises(StartFailed, match=r"broken does not start: exit status 1: .*no such luck"):
         wait_ready(process, 10)
 
 
-def test_what_dies_is_started_again_with_the_reason_shown(watched: Watched, tmp_path: Path) -> None:
+def test_a_process_that_dies_is_started_again_with_the_reason_shown(
+    watched: Watched, tmp_path: Path
+) -> None:
     fails_once = (
         f"import os; first = not os.path.exists({str(tmp_path / 'seen')!r});"
         f"open({str(tmp_path / 'seen')!r}, 'w').close();"
@@ -151,7 +153,7 @@ def test_everything_stops_last_started_first_and_in_time(watched: Watched, tmp_p
     assert order.read_text().split() == ["api", "database"]
 
 
-def test_who_was_granted_time_to_stop_has_it_and_takes_it_from_nobody(watched: Watched) -> None:
+def test_a_process_has_its_own_time_to_stop_and_takes_none_from_others(watched: Watched) -> None:
     slowly = "signal.signal(signal.SIGTERM, lambda *_: (time.sleep(1), os._exit(0)));"
     children = [
         watched.process(name, f"import signal; {slowly} {READY}{STAY}") for name in ("db", "api")
@@ -207,7 +209,7 @@ def test_last_words_are_of_the_latest_run(tmp_path: Path) -> None:
     assert log.tail() == []
 
 
-def test_being_ready_is_told_once_and_only_where_somebody_listens(
+def test_readiness_is_reported_once_and_only_to_a_listener(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("SHOP_READY_FD", raising=False)

@@ -65,7 +65,7 @@ def accepted(greetings: httpx.Client, greeting: dict[str, object]) -> dict[str, 
     return answer.json() if answer.status_code == 201 else None
 
 
-def test_what_its_processes_die_of_is_made_good(shop: Shop) -> None:
+def test_a_shop_recovers_from_the_deaths_of_its_processes(shop: Shop) -> None:
     load = Load(shop.ports, name="others")
     with load:
         load.until(30, "send_greeting")

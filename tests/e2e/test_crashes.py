@@ -117,7 +117,7 @@ def test_ctrl_c_stops_everything_and_the_next_start_finds_it(witnessed: Witnesse
     witnessed.check()
 
 
-def test_kill_9_of_the_command_leaves_nothing_behind_and_the_next_start_finds_it(
+def test_kill_9_of_the_command_leaves_no_process_and_the_next_start_works(
     witnessed: Witnessed,
 ) -> None:
     shop = witnessed.shop

@@ -92,7 +92,7 @@ def kcat(stage: Stage) -> Kcat:
     return Kcat(program, stage)
 
 
-def test_what_a_second_relay_repeats_is_applied_once(stage: Stage, kcat: Kcat) -> None:
+def test_records_that_a_second_relay_repeats_are_applied_once(stage: Stage, kcat: Kcat) -> None:
     stage.have_workers()
     stage.some_history()
     copies = {"orders": "SELECT * FROM customers ORDER BY id", "users": "SELECT * FROM orders ORDER BY id"}  # fmt: skip
@@ -241,7 +241,7 @@ def documented_types() -> dict[str, tuple[str, set[str]]]:
     return found
 
 
-def test_what_is_no_event_stops_nothing_and_is_not_lost_from_sight(stage: Stage, kcat: Kcat) -> None:  # fmt: skip
+def test_a_record_that_is_no_event_stops_nothing_and_stays_in_sight(stage: Stage, kcat: Kcat) -> None:  # fmt: skip
     stage.have_workers()
     stage.some_history()
     created = stage.users.post("/users", json=new_user()).raise_for_status().json()

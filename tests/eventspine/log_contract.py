@@ -75,7 +75,7 @@ class EventLogContract(OnALog):
 
     # Appending and reading
 
-    async def test_what_is_appended_is_read_back(self, log: EventLog, topic: str) -> None:
+    async def test_records_that_are_appended_are_read_back(self, log: EventLog, topic: str) -> None:
         appended = [
             Message("plain", b'{"id": 1}', {"ce_type": "user.created"}),
             Message("empty value", b"", {}),

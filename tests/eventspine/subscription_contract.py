@@ -163,7 +163,7 @@ class SubscriptionContract(OnALog):
         assert_no_holes(one for one in first + rest + late if one.partition)
         await member.close()
 
-    async def test_when_a_member_leaves_the_other_reads_everything(
+    async def test_the_other_member_reads_everything_when_one_leaves(
         self, log: EventLog, topic: str
     ) -> None:
         cursors: dict[tuple[str, int], int] = {}

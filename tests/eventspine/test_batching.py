@@ -90,7 +90,7 @@ async def test_a_refusal_is_its_own_callers_only() -> None:
     count=st.integers(1, 40),
     max_batch=st.integers(1, 50),
 )
-async def test_culprits_are_found_by_halving_and_their_neighbours_are_done_once_in_order(
+async def test_commands_that_fail_are_found_by_halving_and_the_rest_are_done_once(
     culprits: set[int], count: int, max_batch: int
 ) -> None:
     def fail(commands: Sequence[int]) -> None:
@@ -105,7 +105,7 @@ async def test_culprits_are_found_by_halving_and_their_neighbours_are_done_once_
 
 
 @pytest.mark.parametrize("error", [Unavailable, OutcomeUnknown])
-async def test_trouble_with_the_database_is_everybodys_and_nothing_is_halved(
+async def test_trouble_with_the_database_fails_the_whole_batch_and_halves_nothing(
     error: type[Exception],
 ) -> None:
     """What is certainly not done is run again once; what may have been done, never."""
@@ -118,7 +118,7 @@ async def test_trouble_with_the_database_is_everybodys_and_nothing_is_halved(
     assert work.batches == [[1, 2, 3]] * (2 if error is Unavailable else 1)
 
 
-async def test_a_passing_trouble_is_noticed_by_nobody() -> None:
+async def test_a_passing_trouble_reaches_no_caller() -> None:
     def fail(commands: Sequence[int]) -> None:
         if len(work.batches) == 1:
             raise Unavailable
@@ -141,7 +141,7 @@ async def test_an_outcome_unknown_of_one_half_is_not_the_other_halfs() -> None:
     assert work.batches == [[1, 2, 3, 4], [1, 2], [3, 4]]
 
 
-async def test_whose_turn_does_not_come_in_time_is_refused_while_the_others_still_work() -> None:
+async def test_a_command_whose_turn_does_not_come_in_time_is_refused() -> None:
     work = Work()
     batcher = Batcher(work, timeout=0.5)
     work.go.clear()
@@ -160,7 +160,7 @@ async def test_whose_turn_does_not_come_in_time_is_refused_while_the_others_stil
     assert batcher._timer is None
 
 
-async def test_what_failed_is_not_begun_again_after_its_deadline_and_its_neighbours_are() -> None:
+async def test_a_failed_command_is_not_begun_again_after_its_deadline() -> None:
     def fail(commands: Sequence[int]) -> None:
         if len(work.batches) == 1:
             raise Unavailable
@@ -181,7 +181,7 @@ async def test_what_failed_is_not_begun_again_after_its_deadline_and_its_neighbo
     assert work.batches == [[1, 2], [2]]
 
 
-async def test_a_batch_is_not_halved_for_those_whose_deadline_has_passed() -> None:
+async def test_a_batch_is_not_halved_for_commands_past_their_deadline() -> None:
     def fail(commands: Sequence[int]) -> None:
         if 3 in commands:
             raise Fault
@@ -214,7 +214,7 @@ async def test_an_early_deadline_is_kept_behind_later_ones() -> None:
     await batcher.close()
 
 
-async def test_who_loses_a_race_runs_again_and_again() -> None:
+async def test_a_batch_that_loses_a_race_runs_again_and_again() -> None:
     def fail(commands: Sequence[int]) -> None:
         if len(work.batches) < 5:
             raise Conflict
@@ -301,7 +301,7 @@ async def test_closing_finishes_what_was_accepted() -> None:
     assert sorted(work.done) == list(range(1, 11))
 
 
-async def test_whoever_loses_patience_with_closing_ends_nobodys_work() -> None:
+async def test_a_close_that_is_cancelled_ends_no_work() -> None:
     work = Work()
     batcher = Batcher(work)
     work.go.clear()
@@ -314,7 +314,7 @@ async def test_whoever_loses_patience_with_closing_ends_nobodys_work() -> None:
 
 
 @pytest.mark.parametrize("results", [[], [1], [1, 2, 3]])
-async def test_a_wrong_number_of_results_is_everybodys_error_and_the_work_is_not_repeated(
+async def test_a_wrong_number_of_results_fails_every_command_and_repeats_no_work(
     results: list[int],
 ) -> None:
     runs = 0

@@ -37,7 +37,7 @@ pytestmark = pytest.mark.usefixtures("impatient")
 
 @examples(60)
 @given(fed=logs(), script=steps)
-async def test_any_interleaving_gives_what_each_event_once_and_in_order_gives(
+async def test_any_interleaving_applies_each_event_once_and_in_order(
     database: Database,
     fed: tuple[list[NoteEvent], MemoryLog],
     script: list[tuple[int, Any]],
@@ -75,7 +75,7 @@ async def test_any_interleaving_gives_what_each_event_once_and_in_order_gives(
     ]
 
 
-async def test_of_two_members_in_the_same_stretch_at_the_same_moment_one_has_to_read_again(
+async def test_two_members_in_the_same_batch_apply_it_once_and_one_reads_again(
     copy_url: str,
 ) -> None:
     def is_there(*_: object) -> Any:
@@ -137,9 +137,7 @@ async def test_the_loser_waits_for_the_winner_and_then_leaves_nothing_behind(cop
 # Poison
 
 
-async def test_what_can_not_be_understood_is_parked_whole_and_reported(
-    copy_url: str, said: Said
-) -> None:
+async def test_an_unreadable_record_is_parked_whole_and_reported(copy_url: str, said: Said) -> None:
     async with opened(copy_url) as database:
         log = MemoryLog(2)
         events = [notes.event(1, version) for version in range(1, 2 + len(POISON))]
@@ -168,7 +166,7 @@ async def test_what_can_not_be_understood_is_parked_whole_and_reported(
     assert max(len(entry["reason"]) for entry in said) < 300
 
 
-async def test_what_only_looks_like_u0000_is_applied(copy_url: str) -> None:
+async def test_text_that_only_looks_like_u0000_is_applied(copy_url: str) -> None:
     async with opened(copy_url) as database:
         texts = ["\\u0000", "\\\\u0000", "a\\", "u0000"]
         events = [notes.event(n, 1, text) for n, text in enumerate(texts, start=1)]
@@ -192,7 +190,7 @@ def test_u0000_is_found_if_and_only_if_it_is_there(text: str) -> None:
             assert not there
 
 
-async def test_events_of_types_that_nobody_here_wants_are_passed_over_in_silence(
+async def test_events_of_types_without_a_handler_are_skipped_silently(
     copy_url: str, said: Said
 ) -> None:
     async with opened(copy_url) as database:

@@ -28,7 +28,7 @@ from tests.support.waiting import eventually
 pytestmark = pytest.mark.usefixtures("impatient")
 
 
-async def test_while_the_database_is_away_nothing_is_read_past_what_was_not_applied(
+async def test_a_consumer_without_its_database_reads_past_nothing_unapplied(
     copy_url: str, said: Said
 ) -> None:
     """The batch that failed must come again, though nobody could say where it began."""
@@ -78,7 +78,7 @@ async def is_reading(log: MemoryLog) -> bool:
     return bool(log.subscriptions and log.subscriptions[0].polls)
 
 
-async def test_what_a_handler_did_before_it_raised_is_undone_and_done_again(
+async def test_a_handler_that_raises_has_its_work_undone_and_done_again(
     copy_url: str, said: Said
 ) -> None:
     async with opened(copy_url) as database:
@@ -104,7 +104,7 @@ async def test_what_a_handler_did_before_it_raised_is_undone_and_done_again(
     assert "Failure" in said.at("warning")[0]["reason"]
 
 
-async def test_a_missing_event_raises_the_alarm_and_holds_up_its_key_until_it_is_there(
+async def test_a_missing_event_raises_the_alarm_and_holds_up_its_key(
     copy_url: str, said: Said
 ) -> None:
     """Every other key goes on in the meantime, those of the same partition too."""

@@ -149,7 +149,7 @@ async def test_a_frozen_reader_of_the_log_loses_its_partitions(
     await log.close()
 
 
-async def test_who_only_takes_long_is_left_alone(notes_url: str) -> None:
+async def test_a_process_that_only_takes_long_is_left_alone(notes_url: str) -> None:
     """Others' sessions, those of commands that may take all the time there is, and busy ones."""
     relay = notes.relay(notes_url, MemoryLog())
     async with opened(notes_url) as database:

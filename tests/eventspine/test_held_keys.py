@@ -57,7 +57,7 @@ def test_a_keys_parked_events_are_found_without_reading_the_others(
         assert explained[0]["Plan"]["Shared Hit Blocks"] < 20, explained
 
 
-async def test_what_a_key_may_be_holds_up_that_key_and_no_other(copy_url: str) -> None:
+async def test_an_odd_key_holds_up_that_key_and_no_other(copy_url: str) -> None:
     async with opened(copy_url) as database:
         keys = [None, "", "0", "a", "b", "'", "x" * 100_000]
         for n, key in enumerate(keys):

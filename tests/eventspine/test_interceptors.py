@@ -99,7 +99,7 @@ async def test_a_step_that_an_interceptor_fails_is_not_done(notes_url: str) -> N
         assert await database.fetch("SELECT FROM outbox") == []
 
 
-def test_a_step_that_nobody_overrides_has_nothing_around_it() -> None:
+def test_a_step_that_no_interceptor_overrides_has_nothing_around_it() -> None:
     class Saves(Interceptor):
         async def save(self, position: int, proceed: Proceed) -> None:
             await proceed()

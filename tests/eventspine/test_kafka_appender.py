@@ -38,7 +38,7 @@ FOR_GOOD, FOR_NOW = KafkaError.UNKNOWN, KafkaError.NOT_ENOUGH_REPLICAS
 
 @pytest.mark.parametrize(("count", "size"), [MANY_AND_SMALL, FEW_AND_LARGE, MORE_THAN_ONE_REQUEST])
 @pytest.mark.parametrize("refusal", [FOR_GOOD, FOR_NOW])
-def test_what_was_refused_is_not_overtaken(
+def test_a_refused_record_is_not_overtaken(
     broker: MockKafka, refusal: int, count: int, size: int
 ) -> None:
     config = {"bootstrap.servers": broker.bootstrap_servers}

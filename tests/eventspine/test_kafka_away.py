@@ -16,7 +16,7 @@ from tests.support.topics import frozen, kill, log_on, new_name
 
 @pytest.mark.kafka
 class TestAwayAndBack:
-    async def test_what_is_appended_while_the_broker_is_down_waits_for_it(
+    async def test_records_appended_while_the_broker_is_down_wait_for_it(
         self,
         mortal_kafka: LocalKafka,
         caplog: pytest.LogCaptureFixture,

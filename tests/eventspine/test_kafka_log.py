@@ -135,7 +135,7 @@ class TestTopics:
 
 @pytest.mark.kafka
 class TestOlderBrokers:
-    async def test_without_new_groups_classic_ones_are_joined(
+    async def test_classic_groups_are_joined_where_there_are_no_new_ones(
         self, start_kafka: StartKafka
     ) -> None:
         kafka = start_kafka(group_coordinator_rebalance_protocols="classic")

@@ -128,7 +128,7 @@ class TestOffsetsThatAreNotThere:
         assert numbers(records) == [4, 5, 6, 7, 8, 9]
         await log.close()
 
-    async def test_a_log_begun_anew_under_a_running_reader_is_read_once_its_cursor_is_mended(
+    async def test_a_log_begun_anew_under_a_reader_is_read_once_its_cursor_is_mended(
         self, kafka: LocalKafka, topic: str
     ) -> None:
         log = log_on(kafka)

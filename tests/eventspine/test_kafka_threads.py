@@ -8,7 +8,7 @@ from contextlib import suppress
 from eventspine.kafka_log.client import in_thread
 
 
-async def test_whoever_is_cancelled_again_and_again_waits_until_the_thread_has_ended() -> None:
+async def test_a_task_cancelled_again_and_again_waits_until_its_thread_has_ended() -> None:
     inside, let_go = threading.Event(), threading.Event()
     ended = False
 

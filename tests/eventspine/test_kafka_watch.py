@@ -31,7 +31,7 @@ async def reading(log: KafkaLog, topic: str) -> KafkaSubscription:
     return subscription
 
 
-async def test_partitions_that_are_ours_and_were_taken_out_without_a_word_are_read_again(
+async def test_partitions_taken_out_without_a_revocation_are_read_again(
     kafka: LocalKafka, caplog: pytest.LogCaptureFixture
 ) -> None:
     log, topic = log_on(kafka), new_name()

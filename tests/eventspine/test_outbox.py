@@ -135,7 +135,9 @@ _WITHOUT_THE_LOCK = "base := coalesce(max(position), 0) FROM outbox"
 
 
 @pytest.mark.parametrize("take", [_FROM_A_SEQUENCE, _WITHOUT_THE_LOCK])
-async def test_without_the_heads_lock_the_same_writers_do_damage(notes_url: str, take: str) -> None:
+async def test_the_head_lock_mutation_lets_the_same_writers_do_damage(
+    notes_url: str, take: str
+) -> None:
     """That is what shows that the test above would see it."""
     assert _TAKE_THE_HEAD in PUBLISH_EVENTS
     with psycopg.connect(notes_url, autocommit=True) as admin:
@@ -245,7 +247,9 @@ _WAITS_FOR_THE_HEAD = """
 """
 
 
-async def test_a_process_frozen_while_it_waits_for_the_head_holds_nobody_up(notes_url: str) -> None:
+async def test_a_process_frozen_while_it_waits_for_the_head_holds_no_other_up(
+    notes_url: str,
+) -> None:
     """Its write and its commit are one message: the server finishes both without it."""
     async with opened(notes_url) as database:
         with psycopg.connect(notes_url) as holder:
@@ -324,7 +328,7 @@ async def _be_slow() -> None:
 
 
 @pytest.mark.parametrize("events", [1, 5000])
-async def test_there_is_no_moment_at_which_a_publisher_that_stops_keeps_the_head(
+async def test_a_publisher_that_stops_at_any_moment_lets_go_of_the_head(
     notes_url: str, events: int
 ) -> None:
     """Inside a batch of messages the server would wait for the rest for ever: there no time limit

@@ -167,7 +167,7 @@ async def test_keys_are_held_up_whatever_they_are_made_of(copy_url: str) -> None
 
 
 @pytest.mark.parametrize("way_out", ["discard", "raise the limit"])
-async def test_when_too_many_are_parked_their_partition_stops_and_says_so_once(
+async def test_a_partition_stops_when_too_many_are_parked_and_says_so_once(
     copy_url: str, said: Said, way_out: str
 ) -> None:
     async def has_tried(log: MemoryLog, pauses: int) -> bool:
@@ -204,7 +204,7 @@ async def test_when_too_many_are_parked_their_partition_stops_and_says_so_once(
         assert [each.key for each in await parked(database)] == keys
 
 
-async def test_while_a_stopped_partition_waits_the_others_wait_for_nothing(
+async def test_a_stopped_partition_keeps_no_other_waiting(
     copy_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However long it waits: here until the end of the test."""

@@ -59,7 +59,7 @@ async def outbox(database: Database) -> list[int]:
         (100, 100, 101),
     ],
 )
-async def test_only_what_is_relayed_and_past_its_retention_goes(
+async def test_events_are_pruned_only_if_relayed_and_past_their_retention(
     notes_url: str, relayed: int | None, old: int, left: int
 ) -> None:
     async with opened(notes_url) as database:
@@ -96,7 +96,9 @@ async def test_each_chunk_is_a_transaction_of_its_own(notes_url: str) -> None:
         assert await database.fetch("SELECT count(DISTINCT xid) FROM chunks") == [(10,)]
 
 
-async def test_two_at_once_do_it_once_and_wait_for_nobody(notes_url: str) -> None:
+async def test_two_requests_with_one_key_do_it_once_and_keep_no_other_waiting(
+    notes_url: str,
+) -> None:
     async with opened(notes_url) as database:
         await notes.publish_notes(database, 1, 500)
         await grow_old(database, 480)
@@ -185,7 +187,7 @@ def test_looking_for_old_keys_stays_cheap_once_their_pages_are_used_again(notes_
         assert plan[0]["Plan"]["Shared Hit Blocks"] < 20
 
 
-def test_what_is_kept_for_a_short_time_is_pruned_often(notes_url: str) -> None:
+def test_rows_kept_for_a_short_time_are_pruned_often(notes_url: str) -> None:
     def every(outbox: float, keys: float, parked: float) -> float:
         return Pruner(
             Database(notes_url), outbox_seconds=outbox, key_seconds=keys, parked_seconds=parked
@@ -212,7 +214,7 @@ async def still_parked(database: Database) -> list[int]:
     return [offset for (offset,) in rows]
 
 
-async def test_of_what_is_parked_only_old_records_that_hold_no_key_go(notes_url: str) -> None:
+async def test_parked_records_are_pruned_only_if_old_and_without_a_held_key(notes_url: str) -> None:
     async with opened(notes_url) as database:
         async with transaction(database) as tx:
             await tx.execute(PARKED)
@@ -221,7 +223,9 @@ async def test_of_what_is_parked_only_old_records_that_hold_no_key_go(notes_url:
         assert await pruner(database).prune() == (0, 0, 0)
 
 
-async def test_what_is_being_retried_is_not_pruned_and_not_waited_for(notes_url: str) -> None:
+async def test_a_record_that_is_being_retried_is_not_pruned_and_not_waited_for(
+    notes_url: str,
+) -> None:
     async with opened(notes_url) as database:
         async with transaction(database) as tx:
             await tx.execute(PARKED)
@@ -234,7 +238,7 @@ async def test_what_is_being_retried_is_not_pruned_and_not_waited_for(notes_url:
         assert (await pruner(database).prune()).parked == 1
 
 
-async def test_while_writers_relay_and_pruner_run_every_event_arrives_once(
+async def test_every_event_arrives_once_while_writers_relay_and_pruner_run(
     notes_url: str, new_notes: Callable[[], str]
 ) -> None:
     """With no retention at all: what is relayed goes at once."""

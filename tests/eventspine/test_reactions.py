@@ -97,7 +97,7 @@ async def test_an_outcome_is_kept_while_others_are_waited_for(notes_url: str) ->
         assert asked.count(3) == 1
 
 
-async def test_what_is_parked_behind_another_is_not_asked_about(notes_url: str) -> None:
+async def test_an_event_parked_behind_another_is_not_asked_about(notes_url: str) -> None:
     asked: list[tuple[int, int]] = []
 
     async def ask(received: Received[Any], key: str) -> str:

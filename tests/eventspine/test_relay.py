@@ -114,7 +114,7 @@ async def test_large_events_come_a_few_at_a_time(
         assert 2 <= max(log.batches) <= 4
 
 
-async def test_while_there_is_nothing_to_relay_the_log_is_kept_prepared(notes_url: str) -> None:
+async def test_an_idle_relay_keeps_the_log_prepared(notes_url: str) -> None:
     log = MemoryLog()
 
     async def is_prepared_more_often_than(times: int) -> bool:

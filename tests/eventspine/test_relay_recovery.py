@@ -29,7 +29,7 @@ async def forget(database: Database, above: int) -> None:
 
 
 @pytest.mark.parametrize("published_since", [0, 1, 5, 9])
-async def test_a_database_restored_from_an_old_backup_publishes_nothing_and_says_so_once(
+async def test_a_database_from_an_old_backup_publishes_nothing_and_says_so_once(
     notes_url: str, said: Said, published_since: int
 ) -> None:
     """Nor does it when it has gone on, and has given the log's positions out to other events."""
@@ -79,7 +79,7 @@ async def test_a_log_that_lost_its_end_is_fed_again_from_the_outbox(
 
 
 @pytest.mark.parametrize(("pruned", "missing"), [(30, (21, 30)), (50, (21, 50)), (20, None)])
-async def test_what_is_neither_in_the_log_nor_in_the_outbox_is_named(
+async def test_positions_in_neither_the_log_nor_the_outbox_are_named(
     notes_url: str, said: Said, pruned: int, missing: tuple[int, int] | None
 ) -> None:
     async with opened(notes_url) as database:
@@ -121,7 +121,7 @@ async def test_a_batch_that_a_former_relay_repeated_late_is_not_taken_for_a_lost
     assert said.troubles() == []
 
 
-async def test_what_a_former_relay_appends_in_the_meantime_is_no_sign_of_an_old_backup(
+async def test_a_former_relays_append_is_no_sign_of_an_old_backup(
     notes_url: str, said: Said
 ) -> None:
     class Log(MemoryLog):

@@ -94,7 +94,7 @@ async def test_trouble_that_passes_ends_a_retry_and_leaves_everything_as_it_was(
         assert await has_applied(database, 0)
 
 
-async def test_while_a_key_is_retried_its_later_events_wait(copy_url: str) -> None:
+async def test_later_events_of_a_key_wait_while_it_is_retried(copy_url: str) -> None:
     async with opened(copy_url) as database:
         log, copy = MemoryLog(), Copy(1)
         put(log, notes.event(1, 1), notes.event(2, 1))
@@ -193,7 +193,7 @@ async def test_retries_and_consumers_at_once_lose_nothing_and_apply_nothing_twic
         await notes.assert_copied(database, *history)
 
 
-async def test_what_was_discarded_leaves_a_gap_that_must_be_accepted(copy_url: str) -> None:
+async def test_a_discarded_event_leaves_a_gap_that_must_be_accepted(copy_url: str) -> None:
     async with opened(copy_url) as database:
         log, copy = MemoryLog(), Copy((1, 2))
         events = [notes.event(1, version) for version in range(1, 7)]
@@ -239,7 +239,7 @@ async def test_repeats_restarts_and_several_members_park_nothing_twice(copy_url:
         await notes.assert_copied(database, *events)
 
 
-async def test_a_log_that_lost_its_end_and_was_fed_again_parks_nothing_twice_and_loses_nothing(
+async def test_a_log_that_was_fed_its_end_again_parks_nothing_twice(
     copy_url: str,
 ) -> None:
     """What is parked now may stand where another parked record stood."""
@@ -279,7 +279,7 @@ async def test_a_log_that_lost_its_end_and_was_fed_again_parks_nothing_twice_and
     then_broken=st.sets(st.integers(1, 5), max_size=4),
     retries_at=st.sets(st.integers(0, 24), max_size=3),
 )
-async def test_once_all_is_mended_and_retried_the_tables_are_what_the_log_says(
+async def test_mended_and_retried_events_make_the_tables_what_the_log_says(
     database: Database,
     fed: tuple[list[NoteEvent], MemoryLog],
     script: list[tuple[int, Any]],

@@ -50,7 +50,7 @@ async def set_count(database: Database, ms: int) -> None:
         await tx.execute("UPDATE running_time SET ms = %(ms)s", {"ms": ms})
 
 
-async def test_between_two_looks_of_a_worker_passes_what_has_passed(
+async def test_a_workers_clock_counts_the_time_between_two_looks(
     notes_url: str, clock: Clock
 ) -> None:
     async with opened(notes_url) as database:
@@ -74,7 +74,7 @@ async def test_the_real_clock_is_counted(notes_url: str) -> None:
         assert 250 < counted <= 1000 * (asyncio.get_running_loop().time() - began) + 1
 
 
-async def test_who_looks_for_the_first_time_adds_nothing(notes_url: str, clock: Clock) -> None:
+async def test_the_first_look_at_a_clock_adds_nothing(notes_url: str, clock: Clock) -> None:
     async with opened(notes_url) as database:
         for _ in range(5):
             restarted = RunningTime(database)
@@ -131,7 +131,7 @@ async def test_after_a_failover_to_an_older_count_it_goes_on_from_there(
         assert await worker.look() == 40_000
 
 
-async def test_without_its_row_nothing_is_pruned_and_it_says_so(notes_url: str) -> None:
+async def test_a_pruner_without_its_row_prunes_nothing_and_says_so(notes_url: str) -> None:
     async with opened(notes_url) as database:
         async with transaction(database) as tx:
             await tx.execute("DELETE FROM running_time")
@@ -202,7 +202,7 @@ async def store(database: Database, n: int) -> None:
 
 
 @pytest.mark.parametrize("wrong", [[26], [-26], [24 * 365], [26, -26], [-26, 26]])
-async def test_a_clock_that_leaps_takes_nothing_before_its_time_and_keeps_nothing_for_longer(
+async def test_a_clock_that_leaps_prunes_nothing_early_and_nothing_late(
     leaping_postgres: LeapingPostgres, leaping_notes: str, wrong: list[int]
 ) -> None:
     async with opened(leaping_notes) as database:

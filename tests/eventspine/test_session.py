@@ -28,7 +28,7 @@ async def show(database: Database, name: str) -> str:
     return str(value)
 
 
-async def test_what_was_committed_is_on_disk_also_where_the_database_would_not_wait_for_it(
+async def test_a_commit_is_on_disk_even_if_the_database_is_set_not_to_wait(
     own_postgres: LocalPostgres, own_notes: Callable[[], str]
 ) -> None:
     url = own_notes()
@@ -56,7 +56,7 @@ async def test_a_database_may_wait_for_more_than_its_own_disk(notes_url: str) ->
             connection.execute(f"ALTER DATABASE {connection.info.dbname} RESET ALL".encode())
 
 
-async def test_a_roles_settings_and_the_urls_change_what_a_session_leaves_open_and_nothing_else(
+async def test_settings_of_a_role_or_url_change_only_what_a_session_leaves_open(
     notes_url: str,
 ) -> None:
     with psycopg.connect(notes_url, autocommit=True) as connection:

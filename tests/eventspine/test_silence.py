@@ -102,7 +102,7 @@ async def test_a_transaction_without_an_answer_is_given_up_for_what_it_is(
 
 
 @pytest.mark.parametrize("moment", ["statement", "commit"])
-async def test_what_can_not_even_be_sent_is_given_up_likewise(
+async def test_a_query_that_cannot_even_be_sent_is_given_up_likewise(
     proxy: Proxy, notes_url: str, moment: str
 ) -> None:
     """More than the sockets take of a message for a server that does not read."""
@@ -121,7 +121,7 @@ async def test_what_can_not_even_be_sent_is_given_up_likewise(
         assert "does not answer" in str(error)
 
 
-async def test_a_transaction_is_over_when_it_has_to_be_whatever_its_statements_may_take(
+async def test_a_transaction_ends_in_time_however_long_its_statements_may_take(
     proxy: Proxy, notes_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Connection, "silent_after", 60.0)
@@ -188,7 +188,7 @@ async def test_an_answer_that_came_while_this_process_was_frozen_is_taken(
             assert await asking == [("x" * 1_000_000,)]
 
 
-async def test_whoever_waits_for_an_answer_can_be_told_that_it_will_not_come(
+async def test_a_query_that_waits_can_be_told_that_no_answer_will_come(
     proxy: Proxy, notes_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Connection, "silent_after", 60.0)

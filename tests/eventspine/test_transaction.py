@@ -147,7 +147,7 @@ async def cross(database: Database, first: int, second: int, met: asyncio.Barrie
         await tx.execute("UPDATE notes SET text = 'x' WHERE id = %(id)s", {"id": second})
 
 
-async def test_of_two_transactions_that_wait_for_each_other_one_is_told_to_try_again(
+async def test_two_transactions_that_wait_for_each_other_fail_one_which_may_try_again(
     notes_url: str,
 ) -> None:
     async with opened(notes_url) as database:
@@ -191,7 +191,9 @@ async def test_a_batch_that_was_a_deadlocks_victim_is_run_again(notes_url: str) 
         assert positions == list(range(1, 7))
 
 
-async def test_who_waits_too_long_for_a_lock_is_told_to_try_again(notes_url: str) -> None:
+async def test_a_transaction_that_waits_too_long_for_a_lock_is_told_to_try_again(
+    notes_url: str,
+) -> None:
     async with opened(notes_url, size=2) as database:
         with psycopg.connect(notes_url) as holder:
             holder.execute("UPDATE outbox_head SET position = position")
@@ -203,7 +205,7 @@ async def test_who_waits_too_long_for_a_lock_is_told_to_try_again(notes_url: str
         await notes.publish_notes(database, 1, 1)
 
 
-async def test_a_transaction_that_takes_too_long_is_ended_while_it_publishes_and_did_nothing(
+async def test_a_transaction_that_takes_too_long_to_publish_is_ended_and_did_nothing(
     notes_url: str,
 ) -> None:
     async with opened(notes_url, size=2) as database:

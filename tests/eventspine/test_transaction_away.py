@@ -101,7 +101,7 @@ async def test_a_database_that_is_away_is_said_to_be_in_time(notes_url: str) -> 
         assert await stored(database) == ([1], [1])
 
 
-async def test_it_is_said_why_no_connection_is_to_be_had_as_long_as_that_is_why(
+async def test_the_reason_why_no_connection_is_to_be_had_is_said_while_it_holds(
     notes_url: str,
 ) -> None:
     async with opened(notes_url, size=1, timeout=0.5) as database:
@@ -121,7 +121,9 @@ async def _works(database: Database) -> bool:
         return False
 
 
-async def test_who_waits_for_a_database_is_served_when_it_comes_back(notes_url: str) -> None:
+async def test_a_request_that_waits_for_a_database_is_served_when_it_is_back(
+    notes_url: str,
+) -> None:
     """And not only who asks for the first time after that."""
     async with opened(notes_url, size=3, timeout=15.0) as database:
         async with refusing(database, notes_url):

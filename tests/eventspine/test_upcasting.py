@@ -249,7 +249,7 @@ def test_a_record_that_names_no_version_has_the_first() -> None:
 
 
 @pytest.mark.parametrize("version", ["", "0", "-1", "1.0", " 1", "1_0", "x", "¹", "9" * 400])
-def test_what_is_not_a_version_is_not_an_event(version: str) -> None:
+def test_a_record_without_a_valid_version_is_no_event(version: str) -> None:
     with pytest.raises(NotAnEvent, match="its header ce_dataversion is not a version"):
         read_events(Now, [record(HISTORY[0], ce_dataversion=version)])
 

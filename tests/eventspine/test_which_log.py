@@ -255,7 +255,7 @@ async def test_a_topic_that_is_made_anew_under_running_workers_is_fed_and_read_a
 
 @pytest.mark.kafka
 @pytest.mark.usefixtures("looks_often")
-async def test_a_topic_of_kafka_that_is_made_anew_under_running_workers_is_fed_and_read_again(
+async def test_a_topic_made_anew_under_running_workers_is_fed_and_read_again(
     notes_url: str, copy_url: str, kafka: LocalKafka
 ) -> None:
     log = KafkaLog({"bootstrap.servers": kafka.bootstrap_servers}, partitions=3)

@@ -29,7 +29,7 @@ def directives(name: str | None = None) -> list[str]:
 
 
 @pytest.mark.parametrize("file", gateway.WRITTEN)
-def test_what_depends_on_the_services_is_written_for_those_there_are(
+def test_compose_files_are_written_for_the_services_there_are(
     file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SHOP_SERVICES", "shop.services")
@@ -83,16 +83,14 @@ def test_every_client_that_has_no_more_to_say_is_let_go_within_ten_seconds() -> 
         assert int(re.findall(r"(\d+)s;", line)[0]) <= 10
 
 
-def test_the_gateway_waits_longer_than_a_service_takes_and_keeps_connections_for_less_time() -> (
-    None
-):
+def test_the_gateway_outwaits_a_service_and_closes_its_connections_first() -> None:
     [wait] = re.findall(r"proxy_read_timeout (\d+)s;", TEXTS["proxy.conf"])
     assert int(wait) > Settings().finish_within()
     kept = re.findall(r"keepalive_timeout (\d+)s;", TEXTS["place/upstreams.conf"])
     assert {int(each) < Settings().keep_alive_s for each in kept} == {True}
 
 
-def test_what_nginx_says_itself_is_what_the_services_say(stage: Gateway) -> None:
+def test_problems_from_nginx_are_those_of_the_services(stage: Gateway) -> None:
     kinds = {
         kind.slug: kind
         for kind in vars(problems).values()

@@ -29,7 +29,7 @@ def test_a_write_that_a_service_has_read_is_not_sent_again(
 
 
 @pytest.mark.parametrize("method", WRITES)
-def test_nor_when_it_went_into_a_connection_that_had_been_used(stage: Gateway, method: str) -> None:
+def test_a_commit_into_a_stale_connection_is_not_done_twice(stage: Gateway, method: str) -> None:
     with stage.client() as client:
         for _ in range(10):  # each worker of nginx has connections of its own
             assert client.get("/orders").status_code == 200

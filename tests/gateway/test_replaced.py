@@ -51,7 +51,7 @@ def names(addresses: dict[str, str]) -> Iterator[str]:
         server.close()
 
 
-def test_one_at_a_new_address_is_found_and_while_the_old_one_drains_no_request_fails(
+def test_a_service_at_a_new_address_is_found_and_no_request_fails(
     tmp_path: Path,
 ) -> None:
     [port] = free_ports(1)
@@ -81,7 +81,7 @@ def test_one_at_a_new_address_is_found_and_while_the_old_one_drains_no_request_f
                     assert client.post("/orders").json() == {"by": "new"}
 
 
-def test_a_name_that_nobody_has_is_not_done_and_does_not_keep_the_gateway_from_starting(
+def test_an_upstream_name_without_an_address_does_not_stop_the_gateway_from_starting(
     tmp_path: Path,
 ) -> None:
     [port] = free_ports(1)

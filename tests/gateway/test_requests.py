@@ -68,7 +68,7 @@ def test_body_and_headers_pass_and_what_belongs_to_a_connection_does_not(stage: 
 
 
 @pytest.mark.parametrize("http2", [False, True])
-def test_what_a_client_says_of_its_own_address_is_worth_nothing(stage: Gateway, http2: bool) -> None:  # fmt: skip
+def test_an_address_that_a_client_claims_is_ignored(stage: Gateway, http2: bool) -> None:  # fmt: skip
     lies = {
         "X-Forwarded-For": "1.2.3.4, 5.6.7.8", "X-Real-IP": "1.2.3.4", "Forwarded": "for=1.2.3.4",
         "X-Forwarded-Host": "evil", "X-Forwarded-Proto": "http", "X-Forwarded-Port": "80", "X-Forwarded-Prefix": "/x",
@@ -84,7 +84,7 @@ def test_what_a_client_says_of_its_own_address_is_worth_nothing(stage: Gateway, 
     assert "1.2.3.4" not in stage.log()
 
 
-def test_each_request_has_an_id_of_the_gateways_which_service_client_and_log_are_told(stage: Gateway) -> None:  # fmt: skip
+def test_each_request_has_a_gateway_id_that_service_client_and_log_see(stage: Gateway) -> None:  # fmt: skip
     with stage.client() as client:
         ids = [
             client.get(path, headers={"X-Request-Id": "mine"}).headers["x-request-id"]
@@ -140,7 +140,7 @@ def test_an_upgrade_or_a_request_for_a_tunnel_leads_nowhere(stage: Gateway) -> N
     assert not stage.orders.received
 
 
-def test_what_is_too_large_gets_a_problem_and_reaches_nobody(stage: Gateway) -> None:
+def test_a_request_that_is_too_large_gets_a_problem_and_reaches_no_service(stage: Gateway) -> None:
     with stage.client() as client:
         problem(client.post("/orders", content=b"x" * 65537), 413, "body-too-large")
         problem(client.get("/orders?" + "x" * 17_000), 431, "head-too-large")

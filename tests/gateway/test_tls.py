@@ -73,7 +73,7 @@ def test_a_session_is_resumed_without_a_ticket(stage: Gateway) -> None:
 
 
 @pytest.mark.parametrize("name", [None, "evil.example", "127.0.0.1"])
-def test_for_another_name_or_none_the_handshake_is_refused(stage: Gateway, name: str | None) -> None:  # fmt: skip
+def test_a_handshake_for_another_name_or_none_is_refused(stage: Gateway, name: str | None) -> None:  # fmt: skip
     context = stage.trust()
     context.check_hostname = False
     with pytest.raises(ssl.SSLError, match="UNRECOGNIZED_NAME"):
@@ -89,7 +89,7 @@ def test_a_request_for_another_host_than_the_handshake_was_for_is_misdirected(st
     assert not stage.orders.received
 
 
-def test_http_2_is_spoken_to_who_offers_it(stage: Gateway) -> None:
+def test_http_2_is_spoken_to_clients_that_offer_it(stage: Gateway) -> None:
     context = stage.trust()
     context.set_alpn_protocols(["h2", "http/1.1"])
     with stage.connect(context) as connection:

@@ -290,7 +290,7 @@ async def test_a_log_that_has_gone_on_is_not_mended_behind_its_back(
     assert "holds position 28 but lacks position 1" in result.output
 
 
-async def test_what_is_not_the_same_in_both_logs_is_noticed(
+async def test_a_difference_between_two_logs_is_noticed(
     copied: Databases, moved: Databases
 ) -> None:
     await make_topics(moved)

@@ -40,7 +40,7 @@ def facts(found: dict[str, Any], title: str) -> dict[str, int]:
 # All is well
 
 
-def test_of_a_system_at_rest_everything_holds(copied: Databases) -> None:
+def test_the_audit_of_a_system_at_rest_finds_that_everything_holds(copied: Databases) -> None:
     result = shop(copied, "audit")
     assert result.exit_code == 0, result.output
     assert HOLDS in result.stdout
@@ -67,7 +67,9 @@ def test_of_a_system_at_rest_everything_holds(copied: Databases) -> None:
 
 
 @pytest.mark.timeout(120)
-async def test_of_a_live_system_everything_holds_while_it_works(databases: Databases) -> None:
+async def test_the_audit_of_a_working_system_finds_that_everything_holds(
+    databases: Databases,
+) -> None:
     async def write(system: Living) -> None:
         dice = random.Random(7)
         while True:
@@ -105,7 +107,7 @@ async def test_of_a_live_system_everything_holds_while_it_works(databases: Datab
     assert facts(found, "orders: checkpoints on topic users")["behind"] == 0
 
 
-async def test_what_is_not_relayed_or_not_applied_yet_is_no_fault(copied: Databases) -> None:
+async def test_events_not_yet_relayed_or_applied_are_no_fault(copied: Databases) -> None:
     async with living(copied) as system:
         await system.create(2)
         await system.update(4)
@@ -158,7 +160,7 @@ def ours(position: int) -> str:
 
 
 @pytest.mark.parametrize("position", [1, 3, 26])
-async def test_what_readers_take_for_a_repeat_changes_nothing_whatever_it_says(
+async def test_a_record_taken_for_a_repeat_changes_nothing_whatever_it_says(
     copied: Databases, position: int
 ) -> None:
     forged = (
@@ -307,7 +309,7 @@ def test_a_planted_fault_is_found_and_named(copied: Databases, fault: str) -> No
 
 
 async def test_a_cursor_moved_forward_over_what_was_not_applied_is_found(copied: Databases) -> None:
-    await test_what_is_not_relayed_or_not_applied_yet_is_no_fault(copied)
+    await test_events_not_yet_relayed_or_applied_are_no_fault(copied)
     plant(copied.orders, "UPDATE cursors SET next_offset = next_offset + 2")
     assert (
         "before its offset 28 the log's highest is 28"
@@ -327,7 +329,7 @@ ODD_VALUES = [
 ]  # fmt: skip
 
 
-def test_what_can_not_be_understood_is_no_reason_to_give_no_verdict(copied: Databases) -> None:
+def test_an_unreadable_record_does_not_prevent_a_verdict(copied: Databases) -> None:
     for offset, value in enumerate(ODD_VALUES, start=26):
         plant(copied.log, *stranger(offset, value, ours(offset + 1)))
     last = 26 + len(ODD_VALUES)
@@ -362,7 +364,7 @@ async def test_a_discarded_event_that_could_not_be_understood_is_no_reason_eithe
     assert said.startswith("users 21 differs: name is 'U 21' and must be 'xxx")
 
 
-async def test_a_position_that_nobody_gave_out_is_named_with_what_it_made_readers_drop(
+async def test_an_invented_position_is_named_with_the_records_it_made_readers_drop(
     copied: Databases,
 ) -> None:
     plant(copied.log, *stranger(26, '{"id": 1}', ours(10**18)))
@@ -446,7 +448,7 @@ def test_a_topic_that_is_not_there_is_one_sentence_too(
 
 
 @pytest.mark.parametrize("away", ["users", "orders", "log"])
-def test_what_can_not_be_reached_is_no_verdict(
+def test_a_database_or_log_out_of_reach_is_no_verdict(
     settled: Databases, away: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     impatient(monkeypatch, postgres_log)

@@ -152,7 +152,7 @@ def test_what_is_wrong_is_one_sentence(
 
 
 @pytest.mark.parametrize("trouble", ["no rights", "another's table", "an old server"])
-def test_why_a_database_cannot_be_migrated_is_one_sentence(
+def test_the_reason_why_a_database_cannot_be_migrated_is_one_sentence(
     new_database: NewDatabase,
     trouble: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -192,7 +192,7 @@ def test_version_is_the_one_of_the_package(
     assert capsys.readouterr().out == f"eventshop {version('eventshop')}\n"
 
 
-def test_without_a_command_the_help_is_printed(
+def test_the_help_is_printed_without_a_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["shop"])

@@ -105,7 +105,7 @@ IMPOSSIBLE: dict[str, list[Any]] = {
 
 
 @pytest.mark.parametrize("field", IMPOSSIBLE)
-def test_what_no_column_can_hold_is_no_event_and_the_field_is_named(field: str) -> None:
+def test_a_value_that_no_column_can_hold_is_no_event_and_its_field_is_named(field: str) -> None:
     kind, data = (OrderPlaced, ORDER) if field in ORDER else (UserCreated, USER)
     for value in IMPOSSIBLE[field]:
         with pytest.raises(NotAnEvent) as refused:

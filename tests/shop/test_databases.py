@@ -289,7 +289,7 @@ def test_a_pooler_that_makes_sessions_something_else_is_refused(
         assert migrating(url).startswith(f"{REFUSED}there is a pooler in front of it that {said}")
 
 
-async def test_a_pooler_that_leaves_a_session_to_whoever_has_it_will_do(
+async def test_a_pooler_in_session_mode_is_accepted(
     postgres: LocalPostgres, new_database: NewDatabase, tmp_path: Path
 ) -> None:
     with pgbouncer(postgres, tmp_path, pool_mode="session") as through:
@@ -330,7 +330,7 @@ def test_a_standby_is_refused(standby: LocalPostgres, migrating: Migrating) -> N
     )
 
 
-def test_nobody_is_answered_from_a_standby_and_all_goes_on_once_it_is_the_primary(
+def test_a_standby_answers_no_request_until_it_is_the_primary(
     standby: LocalPostgres,
 ) -> None:
     """What it holds may be as old as its connection to the primary is dead."""

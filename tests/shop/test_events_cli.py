@@ -25,7 +25,7 @@ def test_from_an_offset_of_a_topic_as_json(copied: Databases) -> None:
     assert json.loads(lines[-1])["data"]["status"] == "cancelled"
 
 
-def test_what_others_wrote_does_nothing_to_the_terminal(copied: Databases) -> None:
+def test_control_characters_in_records_do_nothing_to_the_terminal(copied: Databases) -> None:
     bad = json.dumps(OBEYED)
     headers = f'{{"ce_time": {bad}, "ce_type": {bad}, "ce_id": {bad}}}'
     for n, value in enumerate([f'{{"name": {bad}, {bad}: [{bad}]}}', bad, OBEYED]):

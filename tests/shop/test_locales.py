@@ -155,7 +155,7 @@ def test_a_database_that_holds_such_a_pair_is_told_which_and_stays_as_it_was(
         connection.execute("INSERT INTO users (email, name) VALUES ('INFO@A.EXAMPLE', 'x')")
 
 
-def test_of_many_such_pairs_the_first_are_named_and_all_are_counted(
+def test_pairs_of_users_are_all_counted_and_the_first_are_named(
     postgres: LocalPostgres,
 ) -> None:
     url = turkish_with_pairs(

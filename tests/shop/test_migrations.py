@@ -390,7 +390,7 @@ def test_a_new_step_of_the_spine_is_run_for_every_service_and_is_in_none(
     assert dumped(url) == dumped(fresh)
 
 
-def test_a_step_of_the_spine_is_undone_when_a_service_s_migration_after_it_fails(
+def test_a_migration_of_the_spine_is_undone_when_a_services_next_one_fails(
     new_database: NewDatabase, templates: dict[str, str], tmp_path: Path, a_step_more: str
 ) -> None:
     (schema,) = [schema for schema in SCHEMAS if schema.name == "users"]
@@ -408,7 +408,7 @@ def test_a_step_of_the_spine_is_undone_when_a_service_s_migration_after_it_fails
     assert (dumped(url), versions_of(url)) == before
 
 
-def test_what_changed_in_the_spines_tables_is_written_into_no_services_migration(
+def test_changes_of_the_spines_tables_go_into_no_services_migration(
     new_database: NewDatabase, templates: dict[str, str]
 ) -> None:
     (schema,) = [schema for schema in SCHEMAS if schema.name == "users"]

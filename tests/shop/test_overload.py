@@ -101,7 +101,7 @@ def refused(response: httpx.Response) -> dict[str, Any]:
     return problem(response, 503, "temporarily-unavailable")
 
 
-def test_one_too_many_is_refused_at_once_and_those_who_wait_are_served(url: str) -> None:
+def test_a_request_too_many_is_refused_at_once_and_waiting_ones_are_served(url: str) -> None:
     with serving("orders", url, max_waiting=8) as served, clients(served.port) as sending:
         served.hears(user_created(1))
         with stalled(url):
@@ -123,7 +123,7 @@ def test_one_too_many_is_refused_at_once_and_those_who_wait_are_served(url: str)
         assert sending.send().result()[0].status_code == 201
 
 
-def test_who_can_only_be_refused_is_refused_before_the_body_comes(url: str) -> None:
+def test_a_request_that_can_only_be_refused_is_refused_before_its_body_comes(url: str) -> None:
     with serving("orders", url, max_waiting=1) as served, clients(served.port) as sending:
         served.hears(user_created(1))
         with stalled(url):
@@ -140,7 +140,7 @@ def test_who_can_only_be_refused_is_refused_before_the_body_comes(url: str) -> N
         assert sorted(each.result()[0].status_code for each in others) == [201, 503]
 
 
-def test_those_who_read_lists_keep_no_write_and_no_question_after_its_health_waiting(
+def test_reads_of_lists_keep_no_write_and_no_health_check_waiting(
     new_database: NewDatabase, templates: dict[str, str]
 ) -> None:
     users_url = new_database(templates["users"])
@@ -171,7 +171,7 @@ def test_lists_beyond_the_queue_are_refused_at_once(url: str) -> None:
         assert sorted(statuses) == [200] * 10 + [503] * 30
 
 
-def test_at_full_speed_only_the_surplus_is_refused(url: str) -> None:
+def test_overload_refuses_only_the_surplus(url: str) -> None:
     with serving("orders", url, max_waiting=4) as served, clients(served.port) as sending:
         served.hears(user_created(1))
         answers = [future.result()[0] for future in [sending.send() for _ in range(300)]]
@@ -185,7 +185,7 @@ def test_at_full_speed_only_the_surplus_is_refused(url: str) -> None:
         assert len(served.events()) == len(ids) == len(accepted)
 
 
-def test_whose_turn_does_not_come_in_time_is_refused_and_not_done(url: str) -> None:
+def test_a_request_whose_turn_does_not_come_in_time_is_refused_and_not_done(url: str) -> None:
     """Though the batches before it go on, and nobody knows for how long."""
     limit = 0.3
     with (
@@ -269,7 +269,7 @@ def orders_process(url: str, *, drain_ms: int) -> Iterator[tuple[Running, int]]:
 
 
 @pytest.mark.parametrize("again", [signal.SIGTERM, signal.SIGINT])
-def test_asked_to_stop_it_says_so_and_goes_on_and_asked_again_finishes_what_it_accepted(
+def test_a_first_signal_is_announced_and_the_second_finishes_accepted_requests(
     url: str, again: signal.Signals
 ) -> None:
     with (
@@ -295,7 +295,7 @@ def test_asked_to_stop_it_says_so_and_goes_on_and_asked_again_finishes_what_it_a
         assert connection.execute("SELECT count(*) FROM orders").fetchall() == [(1,)]
 
 
-def test_what_was_accepted_is_finished_and_answered_though_it_takes_its_time(url: str) -> None:
+def test_an_accepted_request_is_finished_and_answered_even_if_it_is_slow(url: str) -> None:
     with orders_process(url, drain_ms=0) as (process, port), clients(port) as sending:
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute("INSERT INTO customers VALUES (1, 'a@b.c', 'A', 1, false)")
@@ -311,7 +311,7 @@ def test_what_was_accepted_is_finished_and_answered_though_it_takes_its_time(url
         assert process.process.wait(10) == 0
 
 
-def test_who_is_not_waited_for_any_longer_is_told_that_it_may_be_done(
+def test_a_request_that_is_given_up_is_told_that_it_may_have_been_done(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Settings, "finish_within", lambda _: 1)

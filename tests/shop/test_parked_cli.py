@@ -68,7 +68,7 @@ ALL = [
 ]
 
 
-def test_what_others_wrote_does_nothing_to_the_terminal(
+def test_control_characters_in_records_do_nothing_to_the_terminal(
     copied: Databases, orders: psycopg.Connection
 ) -> None:
     orders.execute(

@@ -26,7 +26,7 @@ def test_no_column_is_forgotten(service: Service, table: Projection) -> None:
 
 
 @pytest.mark.parametrize(("service", "table"), PROJECTIONS)
-def test_its_key_is_the_tables(service: Service, table: Projection) -> None:
+def test_the_projections_key_is_the_tables(service: Service, table: Projection) -> None:
     key = [column.name for column in service.tables().tables[table.table].primary_key]
     assert key == list(table.key)
 

@@ -172,7 +172,7 @@ def test_each_outcome_comes_back_once_and_another_service_only_reads_it(
     assert "topic digest" not in audited.stdout
 
 
-def test_a_provider_that_is_slow_fails_or_is_away_is_asked_again_with_the_same_key(
+def test_a_provider_that_fails_is_asked_again_with_the_same_key(
     system: System, provider: Provider
 ) -> None:
     turns: Counter[str] = Counter()
@@ -204,7 +204,7 @@ def test_a_provider_that_is_slow_fails_or_is_away_is_asked_again_with_the_same_k
     assert system.command("audit", "letters").returncode == 0
 
 
-def test_what_it_had_asked_when_it_was_killed_is_asked_again_and_comes_back_once(
+def test_a_call_cut_off_by_a_kill_is_made_again_and_its_outcome_comes_once(
     system: System, provider: Provider
 ) -> None:
     killed = threading.Event()
@@ -274,7 +274,9 @@ def test_a_service_that_only_reads_has_an_api_and_stands_in_the_compose_file(
     assert "digest-worker:" in text and "digest-api:" in text
 
 
-def test_what_a_service_that_only_reads_publishes_is_found_by_the_audit(system: System) -> None:
+def test_events_published_by_a_service_that_only_reads_are_found_by_the_audit(
+    system: System,
+) -> None:
     system.rows("digest", "UPDATE outbox_head SET position = 1 RETURNING 1")
     audited = system.command("audit", "digest")
     assert audited.returncode == 1

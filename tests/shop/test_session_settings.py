@@ -216,7 +216,7 @@ async def test_all_that_a_database_can_set_at_once_changes_no_answer_and_no_even
         reset_for_all(users)
 
 
-def test_what_is_left_out_of_the_walk_is_known_to_postgresql(users: Served) -> None:
+def test_settings_left_out_of_the_walk_are_known_to_postgresql(users: Served) -> None:
     [(known,)] = users.rows("SELECT array_agg(name) FROM pg_settings")
     # An older release lacks a few of them.
     assert len({*UNUSUAL, *NOT_SET} - set(known)) <= 5

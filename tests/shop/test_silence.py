@@ -85,7 +85,7 @@ def test_the_process_ends_in_its_time_though_its_work_does_not(
             assert time.monotonic() - asked < 4.5
 
 
-def test_what_a_request_may_wait_for_fits_into_the_time_to_stop() -> None:
+def test_a_requests_longest_wait_fits_into_the_time_to_stop() -> None:
     settings = Settings()
     database = Database("postgresql://", transaction_within=TRANSACTION_WITHIN)
     longest = BODY_WITHIN + settings.request_timeout_ms / 1000 + database.within

@@ -96,7 +96,7 @@ def test_output_that_is_lost_is_no_verdict(
     os.close(full)
 
 
-def test_what_is_closed_leads_nowhere(told: dict[str, str]) -> None:
+def test_a_closed_proxy_leads_nowhere(told: dict[str, str]) -> None:
     closed = 'exec "$0" -m shop.cli audit <&- >&- 2>&-'
     done = subprocess.run(
         ["sh", "-c", closed, sys.executable], env=environment(**told), timeout=30, check=False
@@ -105,7 +105,9 @@ def test_what_is_closed_leads_nowhere(told: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("lost", ["nobody reads", "the disk is full", "closed"])
-def test_a_service_works_though_nobody_hears_it(told: dict[str, str], lost: str) -> None:
+def test_a_service_works_although_no_other_reads_its_events(
+    told: dict[str, str], lost: str
+) -> None:
     ends: tuple[int, ...] = ()
     if lost == "nobody reads":
         read, write = os.pipe()
@@ -152,7 +154,7 @@ def test_ctrl_c_is_status_130(told: dict[str, str], command: str) -> None:
     ["up", "api users", "worker users", "migrate", "events", "audit", "parked list users"],
 )
 @pytest.mark.parametrize("error", [KeyError("x"), BrokenPipeError("elsewhere"), EOFError("x")])
-def test_an_error_that_nobody_foresaw_is_status_70(
+def test_an_unforeseen_error_is_status_70(
     command: str,
     error: Exception,
     tmp_path: Path,

@@ -74,7 +74,7 @@ def places(found: list[Parked]) -> list[Place]:
     return sorted((each.topic, each.partition, each.offset) for each in found)
 
 
-async def test_a_duplicated_stretch_stands_where_its_keys_do_and_nobody_applies_it(
+async def test_duplicated_records_stand_in_their_keys_partitions_and_are_not_applied(
     databases: Databases,
 ) -> None:
     async with living(databases) as system:

@@ -97,7 +97,7 @@ def test_an_api_is_frozen_before_and_killed_after_the_commit(
     assert launch.fired(armed, "committed") == []
 
 
-async def test_what_a_worker_was_killed_in_is_applied_once_by_the_next(
+async def test_a_batch_that_a_worker_was_killed_in_is_applied_once_by_the_next(
     start: Start, armed: Path, databases: Databases
 ) -> None:
     async with living(databases) as system:

@@ -89,7 +89,7 @@ async def one(looker: psycopg.AsyncConnection, sql: str) -> Any:
 
 
 @pytest.mark.parametrize(("mutated", "given_out"), [(False, []), (True, [(1,), (2,)])])
-async def test_without_the_heads_lock_positions_are_given_out_while_another_holds_it(
+async def test_the_head_lock_mutation_gives_out_positions_that_another_holds(
     take_away: Take, with_sequence: str, *, mutated: bool, given_out: list[tuple[int]]
 ) -> None:
     steps = NO_STEPS
@@ -108,7 +108,7 @@ async def test_without_the_heads_lock_positions_are_given_out_while_another_hold
         assert (positions, head) == ([(1,), (2,)], [(2,)])
 
 
-async def test_without_the_heads_lock_a_commit_overtakes_another_that_may_never_come(
+async def test_the_head_lock_mutation_lets_a_commit_overtake_another(
     take_away: Take, with_sequence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps = take_away("head_lock")
@@ -144,7 +144,7 @@ async def create(users: Database, number: int) -> None:
 
 
 @pytest.mark.parametrize(("mutated", "seen"), [(False, 0), (True, 1)])
-async def test_with_the_outbox_in_another_transaction_a_user_is_there_before_its_event(
+async def test_the_outbox_mutation_shows_a_user_before_its_event(
     take_away: Take, users_url: str, *, mutated: bool, seen: int
 ) -> None:
     steps = take_away("outbox_transaction") if mutated else NO_STEPS
@@ -159,7 +159,7 @@ async def test_with_the_outbox_in_another_transaction_a_user_is_there_before_its
 
 
 @pytest.mark.parametrize(("mutated", "read"), [(False, [1, 2]), (True, [1, 2, 1, 2])])
-def test_without_the_repeat_check_a_repeated_stretch_is_read_again(
+def test_the_repeat_check_mutation_reads_repeated_records_again(
     take_away: Take, *, mutated: bool, read: list[int]
 ) -> None:
     if mutated:
@@ -174,7 +174,7 @@ def test_without_the_repeat_check_a_repeated_stretch_is_read_again(
 
 
 @pytest.mark.parametrize("mutated", [False, True])
-async def test_without_the_compare_and_set_two_members_move_the_same_cursor(
+async def test_the_compare_and_set_mutation_lets_two_members_move_one_cursor(
     take_away: Take, orders_url: str, *, mutated: bool
 ) -> None:
     if mutated:
@@ -220,7 +220,7 @@ async def is_told_at_once(log: EventLog, steps: Steps) -> bool:
 
 
 @pytest.mark.parametrize("mutated", [False, True])
-async def test_without_the_brokers_confirmation_a_message_to_nobody_is_said_to_be_in_the_log(
+async def test_the_broker_ack_mutation_reports_a_message_that_no_broker_has(
     take_away: Take, *, mutated: bool
 ) -> None:
     steps = take_away("broker_ack") if mutated else NO_STEPS
@@ -232,7 +232,7 @@ async def test_without_the_brokers_confirmation_a_message_to_nobody_is_said_to_b
 
 
 @pytest.mark.parametrize("mutated", [False, True])
-async def test_without_the_logs_confirmation_a_message_is_said_to_be_in_a_table_that_is_locked(
+async def test_the_ack_mutation_reports_a_message_in_a_table_that_is_locked(
     take_away: Take, log_url: str, *, mutated: bool
 ) -> None:
     steps = take_away("broker_ack") if mutated else NO_STEPS

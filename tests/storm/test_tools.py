@@ -114,7 +114,7 @@ def test_a_cut_resets_both_ends_and_new_connections_work(proxy: Proxy, echo: Ech
     connected(proxy).close()
 
 
-def test_what_is_held_moves_only_once_it_is_healed(proxy: Proxy) -> None:
+def test_held_bytes_move_only_once_the_proxy_is_healed(proxy: Proxy) -> None:
     with connected(proxy) as client:
         proxy.hold()
         client.sendall(b"patience")
@@ -125,7 +125,7 @@ def test_what_is_held_moves_only_once_it_is_healed(proxy: Proxy) -> None:
             assert (client.recv(100), late.recv(100)) == (b"patience", b"me too")
 
 
-def test_what_is_delayed_comes_late_and_in_order(proxy: Proxy) -> None:
+def test_delayed_bytes_come_late_and_in_order(proxy: Proxy) -> None:
     with connected(proxy) as client:
         proxy.delay(0.1)
         began = time.monotonic()
@@ -180,7 +180,7 @@ def test_a_target_that_comes_back_is_used_again(proxy: Proxy, echo: Echo) -> Non
     connected(proxy).close()
 
 
-def test_what_a_client_sent_before_it_died_arrives_late(proxy: Proxy, echo: Echo) -> None:
+def test_bytes_of_a_client_that_died_arrive_late(proxy: Proxy, echo: Echo) -> None:
     client = connected(proxy)
     proxy.delay(0.2)
     client.sendall(b"my will")
@@ -213,7 +213,7 @@ def test_a_small_disk_is_gone_when_it_is_closed(small_disk: SmallDisk) -> None:
     assert not small_disk.path.is_mount()
 
 
-def test_a_small_disk_is_gone_when_whoever_made_it_is_killed(tmp_path: Path) -> None:
+def test_a_small_disk_is_gone_when_its_maker_is_killed(tmp_path: Path) -> None:
     if why_not := disk.possible():
         pytest.skip(why_not)
     path = tmp_path / "disk"

@@ -91,7 +91,7 @@ def test_services_of_several_packages_are_found(
     assert {"notes", "orders", "users"} <= set(discovery.names())
 
 
-def test_what_is_left_of_a_service_that_is_gone_is_none(write: Write) -> None:
+def test_files_left_by_a_removed_service_are_no_service(write: Write) -> None:
     write("notes")
     for name in ("gone/__pycache__", "_shared", "empty"):
         (write("notes").parent / name).mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from shop.platform import log_files
 from shop.platform.logging import configure_logging
 
 
-def test_of_many_that_cut_a_file_at_once_none_loses_what_it_held(tmp_path: Path) -> None:
+def test_log_files_cut_by_many_at_once_lose_nothing(tmp_path: Path) -> None:
     path, old = tmp_path / "users-api.log", tmp_path / "users-api.log.1"
     many, text = 4, "a line\n" * 500
     together = threading.Barrier(many)

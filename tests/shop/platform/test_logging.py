@@ -12,7 +12,9 @@ from tests.support.living import OBEYED, SHOWN
 pytestmark = pytest.mark.usefixtures("logging_as_it_was")
 
 
-def test_what_others_wrote_does_nothing_to_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_control_characters_in_records_do_nothing_to_the_terminal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     ours, terminal = pty.openpty()
     with open(terminal, "w", encoding="utf-8") as stdout, open(ours, "rb", buffering=0) as shown:

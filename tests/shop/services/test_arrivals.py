@@ -35,7 +35,7 @@ async def looked(customers: Customers, times: int) -> None:
     await eventually(lambda: len(customers.asked) >= times)
 
 
-async def test_who_wait_at_the_same_time_are_asked_after_in_one_question() -> None:
+async def test_requests_that_wait_at_the_same_time_share_one_query() -> None:
     customers = Customers()
     tasks = waiting(Arrivals(customers, max_waiting=100), [*range(1, 51), *range(1, 51)])
     await looked(customers, 1)
@@ -45,7 +45,7 @@ async def test_who_wait_at_the_same_time_are_asked_after_in_one_question() -> No
         assert await asyncio.gather(*tasks) == [True] * 100
 
 
-async def test_only_who_has_arrived_goes_on_and_the_others_wait() -> None:
+async def test_a_request_goes_on_when_its_customer_arrives_and_others_wait() -> None:
     customers = Customers()
     customers.known = {1}
     first, second = waiting(Arrivals(customers, max_waiting=2), [1, 2])
@@ -57,9 +57,7 @@ async def test_only_who_has_arrived_goes_on_and_the_others_wait() -> None:
         assert await second
 
 
-async def test_who_does_not_arrive_is_given_up_after_a_last_look_and_asked_after_ever_less_often() -> (
-    None
-):
+async def test_a_customer_who_stays_away_is_asked_for_less_and_less_and_then_given_up() -> None:
     customers = Customers()
     (task,) = waiting(Arrivals(customers, max_waiting=1), [1], seconds=0.5)
     async with asyncio.timeout(10):
@@ -93,7 +91,7 @@ async def test_trouble_is_told_to_those_it_met_and_the_next_are_asked_after_agai
         await arrivals.close()
 
 
-async def test_closing_waits_for_those_who_wait() -> None:
+async def test_closing_waits_for_requests_that_wait() -> None:
     customers = Customers()
     arrivals = Arrivals(customers, max_waiting=1)
     (task,) = waiting(arrivals, [1], seconds=0.05)

@@ -160,7 +160,7 @@ def test_an_unknown_field_is_refused_by_name(send: Sender, target: Target, name:
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.path)
-def test_of_many_wrong_fields_the_first_are_named_and_of_very_many_none(
+def test_wrong_fields_are_named_up_to_a_few_and_very_many_are_not(
     send: Sender, target: Target
 ) -> None:
     """To name each of them would keep everybody else waiting."""
@@ -406,7 +406,7 @@ def test_a_request_that_takes_no_query_is_sent_none(
         "/users/1/orders%0A",
     ],
 )
-def test_where_there_is_nothing_is_a_problem_too(
+def test_a_path_that_does_not_exist_gets_a_problem_too(
     send: Sender, services: dict[str, Served], path: str
 ) -> None:
     for served in services.values():

@@ -112,7 +112,7 @@ def test_a_price_written_otherwise_is_the_same_price(orders: Served, again: obje
     same(first, orders.client.post("/orders", json=body, headers=headers))
 
 
-def test_what_is_no_valid_request_does_not_use_up_the_key(users: Served) -> None:
+def test_an_invalid_request_does_not_use_up_its_key(users: Served) -> None:
     headers = key()
     assert users.client.post("/users", json={"name": "x"}, headers=headers).status_code == 422
     assert users.client.post("/users", json=new_user(), headers=headers).status_code == 201
@@ -228,7 +228,7 @@ def test_no_answer_holds_an_erased_users_data_and_its_key_stays_taken(users: Ser
     assert users.stored() == stored
 
 
-def test_what_was_asked_for_can_not_be_guessed_by_what_is_left(users: Served) -> None:
+def test_a_stored_key_does_not_reveal_the_request(users: Served) -> None:
     """Not by who was erased, nor by who was refused, whom no erasure finds."""
     creating, refused, body = key(), key(), new_user()
     created = users.client.post("/users", json=body, headers=creating)

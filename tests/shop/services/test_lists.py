@@ -78,7 +78,7 @@ def test_a_user_is_found_by_email_in_any_letter_case(users: Served) -> None:
     assert listed(users, email="some_body@example.com") == []
 
 
-def test_an_email_finds_nobody_once_its_user_is_erased_or_has_another(users: Served) -> None:
+def test_an_email_finds_no_user_once_it_is_erased_or_changed(users: Served) -> None:
     erased, moved = create(users), create(users)
     users.client.delete(f"/users/{erased['id']}").raise_for_status()
     new = f"new-{moved['email']}"
@@ -98,7 +98,7 @@ def test_a_page_after_the_user_with_an_email_is_empty(users: Served) -> None:
 
 
 @pytest.mark.parametrize("email", ["", "nobody", "a@b\x00.example"])
-def test_what_is_no_email_is_refused_by_name(users: Served, email: str) -> None:
+def test_a_malformed_email_is_refused_by_name(users: Served, email: str) -> None:
     found = problem(users.client.get("/users", params={"email": email}), 422, "invalid")
     assert wrong_fields(found) == [("query", "email")]
 
@@ -156,7 +156,7 @@ def test_orders_of_a_range_of_time_are_listed_by_time_and_then_by_id(
         assert listed(orders, **params, user_id=customer) == sorted(wanted, reverse=True)
 
 
-def test_an_order_placed_while_somebody_turns_pages_of_a_product_shifts_nothing(
+def test_an_order_placed_between_two_pages_of_a_product_shifts_nothing(
     orders: Served, customer: int, product: str
 ) -> None:
     ids = [place(orders, customer, product) for _ in range(4)]
@@ -188,7 +188,7 @@ def test_a_cursor_of_a_newer_page_does_not_lead_out_of_a_range_of_time(
         "2026-01-05T09:00:00 02:00",  # a plus sign that was not escaped
     ],
 )
-def test_what_is_no_time_is_refused_by_name(orders: Served, time: str) -> None:
+def test_a_malformed_time_is_refused_by_name(orders: Served, time: str) -> None:
     for name in ("placed_from", "placed_before"):
         found = problem(orders.client.get("/orders", params={name: time}), 422, "invalid")
         assert wrong_fields(found) == [("query", name)]

@@ -178,7 +178,7 @@ def test_the_document_names_the_server_it_is_read_from_and_one_on_this_machine(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_a_problem_need_not_have_is_absent_and_never_null(name: str) -> None:
+def test_optional_fields_of_a_problem_are_absent_and_never_null(name: str) -> None:
     found = document(name)
     schema = found["components"]["schemas"]["Problem"]
     assert sorted(schema["required"]) == ["status", "title", "type"]
@@ -329,7 +329,7 @@ def bodies(found: dict[str, Any], operation: dict[str, Any]) -> list[Any]:
     return examples
 
 
-def test_a_kind_of_problem_has_one_status_and_one_title_whoever_answers_it() -> None:
+def test_a_problem_type_has_one_status_and_one_title_everywhere() -> None:
     said: dict[str, set[tuple[int, str]]] = {}
     for name in NAMES:
         for operation in operations(document(name)):

@@ -96,7 +96,7 @@ def test_the_same_order_again_is_another_order(orders: Served, customer: int) ->
         ("9999999999.99", "9999999999.99"),
     ],
 )
-def test_a_price_is_a_number_or_a_decimal_string_and_answered_as_a_decimal_string(
+def test_a_price_may_be_a_number_or_a_string_and_is_answered_as_a_string(
     orders: Served, customer: int, given: object, answered: str
 ) -> None:
     order = place(orders, customer, total_price=given)
@@ -105,7 +105,7 @@ def test_a_price_is_a_number_or_a_decimal_string_and_answered_as_a_decimal_strin
     assert orders.events()[-1][4]["total_price"] == answered
 
 
-def test_there_is_no_order_with_an_id_that_was_not_given_out(orders: Served) -> None:
+def test_an_order_id_that_was_not_given_out_is_not_found(orders: Served) -> None:
     for id_ in (999_999, 2**63 - 1):
         problem(orders.client.get(f"/orders/{id_}"), 404, "order-not-found")
         problem(cancel(orders, id_), 404, "order-not-found")
@@ -224,7 +224,9 @@ def test_an_order_is_cancelled_once_and_again_is_the_same_answer(
     assert orders.client.get(f"/orders/{order['id']}").json() == first.json()
 
 
-def test_many_who_cancel_an_order_at_once_cancel_it_once(orders: Served, customer: int) -> None:
+def test_an_order_cancelled_by_many_at_once_is_cancelled_once(
+    orders: Served, customer: int
+) -> None:
     order = place(orders, customer)
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: cancel(orders, order["id"]), range(16)))
@@ -249,7 +251,7 @@ def test_an_order_is_not_cancelled_if_its_version_is_another(
     assert orders.client.get(f"/orders/{order['id']}").json() == order
 
 
-def test_a_cancelled_order_is_cancelled_again_only_for_who_knows_its_version(
+def test_a_cancelled_order_is_cancelled_again_only_with_its_version(
     orders: Served, customer: int
 ) -> None:
     order = place(orders, customer)
@@ -258,7 +260,7 @@ def test_a_cancelled_order_is_cancelled_again_only_for_who_knows_its_version(
     assert cancel(orders, order["id"], '"2"').status_code == 200
 
 
-def test_what_is_no_etag_is_refused_by_name(orders: Served, customer: int) -> None:
+def test_a_malformed_etag_is_refused_by_name(orders: Served, customer: int) -> None:
     order = place(orders, customer)
     found = problem(cancel(orders, order["id"], "1"), 422, "invalid")
     assert wrong_fields(found) == [("header", "if-match")]
@@ -296,9 +298,7 @@ def test_orders_are_listed_newest_first_over_pages(orders: Served, customer: int
     assert listed(orders, limit=100)[:7] == newest_first
 
 
-def test_an_order_placed_while_somebody_turns_pages_shifts_nothing(
-    orders: Served, customer: int
-) -> None:
+def test_an_order_placed_between_two_pages_shifts_nothing(orders: Served, customer: int) -> None:
     ids = [place(orders, customer)["id"] for _ in range(4)]
     first = orders.client.get("/orders", params={"user_id": customer, "limit": 2}).json()
     place(orders, customer)

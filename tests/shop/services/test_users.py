@@ -77,7 +77,7 @@ def test_a_user_is_found_by_id(users: Served) -> None:
     assert response.headers["etag"] == '"1"'
 
 
-def test_who_has_the_newest_version_already_is_told_so(users: Served) -> None:
+def test_a_client_with_the_newest_version_gets_304(users: Served) -> None:
     user = create(users)
     response = users.client.get(f"/users/{user['id']}", headers={"If-None-Match": '"1"'})
     assert (response.status_code, response.content) == (304, b"")
@@ -85,7 +85,7 @@ def test_who_has_the_newest_version_already_is_told_so(users: Served) -> None:
     assert response.status_code == 200
 
 
-def test_nobody_has_an_id_that_was_not_given_out(users: Served) -> None:
+def test_an_id_that_was_not_given_out_is_not_found(users: Served) -> None:
     for id_ in (999_999, 2**63 - 1):
         found = problem(users.client.get(f"/users/{id_}"), 404, "user-not-found")
         assert str(id_) in found["detail"]
@@ -111,7 +111,7 @@ def test_an_email_is_kept_as_it_was_typed(users: Served) -> None:
     assert create(users, email)["email"] == email
 
 
-def test_of_many_at_once_who_want_one_email_one_gets_it(users: Served) -> None:
+def test_an_email_that_many_want_at_once_goes_to_one(users: Served) -> None:
     email = new_email()
     with ThreadPoolExecutor(16) as pool:
         bodies = [{"email": email, "name": f"Number {n}"} for n in range(32)]
@@ -173,7 +173,7 @@ def test_a_change_needs_something_to_change(users: Served) -> None:
         assert wrong_fields(found) == [("body", field)]
 
 
-def test_nobody_who_is_not_there_can_be_changed_or_erased(users: Served) -> None:
+def test_an_unknown_user_cannot_be_changed_or_erased(users: Served) -> None:
     problem(patch(users, 999_999, name="Nobody"), 404, "user-not-found")
     problem(delete(users, 999_999), 404, "user-not-found")
 
@@ -202,7 +202,7 @@ def test_a_change_is_refused_if_the_version_is_another(users: Served, etag: str)
 
 
 @pytest.mark.parametrize("etag", MALFORMED)
-def test_what_is_no_etag_is_refused_by_name(users: Served, etag: str) -> None:
+def test_a_malformed_etag_is_refused_by_name(users: Served, etag: str) -> None:
     user = create(users)
     before = users.stored()
     for response in (
@@ -220,7 +220,7 @@ def test_if_match_in_two_header_lines_is_one_list(users: Served) -> None:
     assert response.status_code == 200
 
 
-def test_of_two_who_read_the_same_version_the_second_to_write_is_told(users: Served) -> None:
+def test_the_second_writer_of_one_version_gets_412(users: Served) -> None:
     user = create(users)
     assert patch(users, user["id"], '"1"', name="First").status_code == 200
     problem(patch(users, user["id"], '"1"', name="Second"), 412, "precondition-failed")
@@ -363,5 +363,5 @@ def test_a_user_without_orders_has_an_empty_page(users: Served) -> None:
     assert page == {"items": [], "next_cursor": None, "count": 0, "total": "0.00"}
 
 
-def test_the_orders_of_nobody_are_not_found(users: Served) -> None:
+def test_the_orders_of_an_unknown_user_are_not_found(users: Served) -> None:
     problem(users.client.get("/users/999999/orders"), 404, "user-not-found")

@@ -79,20 +79,20 @@ async def test_a_problem_is_answered_with_its_status_type_title_and_detail() -> 
 
 
 @pytest.mark.parametrize("error", [Unavailable("away"), Conflict("faster"), Overloaded("too many")])
-async def test_what_was_not_done_may_be_tried_again(error: Exception) -> None:
+async def test_a_request_that_was_not_done_may_be_retried(error: Exception) -> None:
     response = await get(app_of(raising(error)))
     problem(response, 503, "temporarily-unavailable")
     assert response.headers["retry-after"] == "1"
 
 
-async def test_who_is_one_too_many_is_told_so() -> None:
+async def test_a_request_too_many_is_told_so() -> None:
     response = await get(app_of(raising(Overloaded("8 callers are waiting already"))))
     assert response.json()["detail"] == "8 callers are waiting already"
 
 
 @pytest.mark.parametrize("error", [Unavailable, OutcomeUnknown])
 @pytest.mark.parametrize("path", ["/", "/health/ready"])
-async def test_what_the_database_said_is_for_the_log_and_not_for_the_client(
+async def test_database_errors_are_for_the_log_and_not_for_the_client(
     error: type[Exception], path: str
 ) -> None:
     async def away() -> Answer:
@@ -133,7 +133,7 @@ async def test_the_log_is_told_of_other_trouble_and_when_it_is_over(path: str) -
     ]
 
 
-async def test_what_nobody_knows_the_outcome_of_is_not_to_be_tried_blindly() -> None:
+async def test_an_unknown_outcome_is_not_to_be_retried_blindly() -> None:
     response = await get(app_of(raising(OutcomeUnknown("lost"))))
     problem(response, 503, "unknown-outcome")
     assert "retry-after" not in response.headers
@@ -168,7 +168,7 @@ async def test_a_process_is_alive_even_when_it_is_not_ready() -> None:
     assert (await get(app_of(), "/health/ready")).json() == {"status": "ready"}
 
 
-async def test_why_a_process_is_not_ready_is_told_where_it_is_our_own_word() -> None:
+async def test_the_reason_why_a_process_is_not_ready_is_told_if_it_is_our_own() -> None:
     async def stopping() -> None:
         raise TemporarilyUnavailable("this process is about to stop")
 

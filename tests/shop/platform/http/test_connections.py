@@ -74,7 +74,7 @@ def send_for_ever(raw: Raw) -> None:
     pytest.fail("two gibibytes have been taken")
 
 
-def test_who_asks_first_is_told_to_go_on(raw: Raw) -> None:
+def test_a_client_that_expects_100_continue_gets_it(raw: Raw) -> None:
     body = BODY % b"polite@example.com"
     raw.send(request("POST", "/users", JSON, "Expect: 100-continue", length=len(body)))
     assert raw.answer()[0] == 100
@@ -124,7 +124,9 @@ def test_a_client_that_leaves_before_its_body_is_whole_has_nothing_done(users: S
     assert len(users.stored()) == len(before) + 2  # the one after, and its event
 
 
-def test_a_client_that_leaves_while_it_is_served_is_served_and_harms_nobody(users: Served) -> None:
+def test_a_client_that_leaves_while_it_is_served_is_served_and_harms_no_other(
+    users: Served,
+) -> None:
     for n in range(20):
         with connected(users) as raw:
             raw.send(request("POST", "/users", JSON, body=BODY % b"leaves%d@example.com" % n))
@@ -204,7 +206,7 @@ def test_requests_sent_ahead_may_offer_upgrades_too(raw: Raw) -> None:
     assert [raw.answer()[0] for _ in range(5)] == [200, 201, 201, 409, 422]
 
 
-def test_who_offers_an_upgrade_and_asks_first_is_told_to_go_on(raw: Raw) -> None:
+def test_a_client_that_offers_an_upgrade_and_expects_100_continue_gets_it(raw: Raw) -> None:
     body = BODY % b"polite@h2c.example"
     head = request("POST", "/users", JSON, "Expect: 100-continue", *UPGRADES[1], length=len(body))
     raw.send(head)
@@ -267,7 +269,7 @@ def test_no_tunnel_is_opened_and_what_follows_is_no_request(
     ],
     ids=lambda sent: sent[:24].decode("latin-1").strip(),
 )
-def test_what_is_no_http_is_refused_and_the_connection_closed(
+def test_bytes_that_are_no_http_are_refused_and_the_connection_closed(
     users: Served, raw: Raw, before: bytes, sent: bytes
 ) -> None:
     """Here the server answers: no request has reached the application."""
@@ -286,7 +288,7 @@ def test_what_is_no_http_is_refused_and_the_connection_closed(
 GARBAGE = b"\x00 this is no HTTP\r\n\r\n"
 
 
-def test_what_is_no_http_behind_a_request_has_no_answer_and_the_request_has_its_own(
+def test_bytes_that_are_no_http_behind_a_request_get_no_answer(
     raw: Raw,
 ) -> None:
     """A refusal in between would be taken for the answer to what is done."""
@@ -332,7 +334,7 @@ def test_a_body_that_breaks_off_is_answered_once_and_nothing_done(
     assert users.stored() == stored
 
 
-def test_what_needs_no_body_is_done_and_says_so_though_its_body_breaks_off(
+def test_a_request_that_needs_no_body_is_done_even_if_its_body_breaks_off(
     users: Served, raw: Raw
 ) -> None:
     made = users.client.post("/users", json={"email": "needless@example.com", "name": "N"}).json()

@@ -136,7 +136,7 @@ def test_a_cache_keeps_what_no_page_asked_for_apart(open_: Served) -> None:
     assert "origin" in words(open_.client.get("/users/1").headers["vary"])
 
 
-def test_by_default_there_is_none_of_it(users: Served) -> None:
+def test_cors_headers_are_absent_by_default(users: Served) -> None:
     assert preflight(users, "/users").status_code == 204  # an OPTIONS like another
     for answer in (
         preflight(users, "/users"),
@@ -168,7 +168,7 @@ def test_by_default_there_is_none_of_it(users: Served) -> None:
         f"{SHOP},*",
     ],
 )
-def test_what_no_browser_would_send_is_refused_at_the_start(
+def test_an_origin_that_no_browser_would_send_is_refused_at_the_start(
     monkeypatch: pytest.MonkeyPatch, given: str
 ) -> None:
     monkeypatch.setenv("SHOP_CORS_ORIGINS", given)

@@ -126,7 +126,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
     ("path", "shown"),
     [("/docs", "opblock-summary-path"), ("/redoc", 'data-section-id="tag/users"')],
 )
-def test_a_browser_without_the_internet_shows_a_page_and_asks_nobody_else(
+def test_a_browser_without_the_internet_shows_the_page_and_asks_no_other_host(
     users: Served, tmp_path: Path, path: str, shown: str
 ) -> None:
     log = tmp_path / "net.json"

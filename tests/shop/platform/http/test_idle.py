@@ -45,7 +45,7 @@ def hasty(new_database: NewDatabase, templates: dict[str, str]) -> Iterator[Serv
         yield served
 
 
-def test_what_nothing_is_asked_on_is_closed_in_its_time(hasty: Served) -> None:
+def test_an_idle_connection_is_closed_in_its_time(hasty: Served) -> None:
     with connected(hasty) as raw:
         for _ in range(3):
             assert raw.answers_on()
@@ -56,7 +56,7 @@ def test_what_nothing_is_asked_on_is_closed_in_its_time(hasty: Served) -> None:
         assert 0.9 < time.monotonic() - began < 5
 
 
-def test_what_is_being_answered_is_no_idle_connection(hasty: Served) -> None:
+def test_a_connection_that_is_being_answered_is_not_idle(hasty: Served) -> None:
     with connected(hasty) as raw:
         with stalled(hasty.database_url):
             raw.send(new_user())
@@ -67,7 +67,7 @@ def test_what_is_being_answered_is_no_idle_connection(hasty: Served) -> None:
 
 
 @pytest.mark.parametrize("closing", ["timeout_keep_alive_handler", "close_idle", "shutdown"])
-def test_a_request_that_has_just_arrived_is_answered_whatever_its_connection_is_to_be_closed_for(
+def test_a_request_that_has_just_arrived_is_answered_before_its_connection_closes(
     users: Served, closing: str
 ) -> None:
     """The event loop was busy, and comes to the end of the connection first."""
@@ -96,7 +96,7 @@ def test_a_request_that_has_just_arrived_is_answered_whatever_its_connection_is_
             assert raw.answers_on()
 
 
-def test_a_pool_at_the_edge_has_everything_done_that_was_answered_and_nothing_else(
+def test_a_pool_at_its_limit_does_what_it_answered_and_nothing_else(
     hasty: Served,
 ) -> None:
     """A pool that keeps its connections for longer than the server, and asks at that very moment."""
@@ -187,7 +187,7 @@ def test_a_newcomer_takes_the_place_of_the_one_that_was_idle_for_the_longest(sma
     assert (line["limit"], line["count"]) == (3, 1)
 
 
-def test_one_at_work_gives_its_place_to_nobody(small: Served) -> None:
+def test_a_connection_at_work_keeps_its_place(small: Served) -> None:
     with ExitStack() as stack:
         working = [stack.enter_context(connected(small)) for _ in range(3)]
         with stalled(small.database_url), structlog.testing.capture_logs() as logs:
@@ -239,7 +239,7 @@ def test_the_log_is_told_again_later(small: Served, monkeypatch: pytest.MonkeyPa
     assert [line["count"] for line in logs] == [1, 4]
 
 
-def test_who_leaves_at_once_makes_room(small: Served) -> None:
+def test_a_client_that_leaves_at_once_makes_room(small: Served) -> None:
     for _ in range(20):
         with socket.create_connection(("127.0.0.1", small.port)):
             pass

@@ -56,7 +56,7 @@ def test_an_interceptor_sees_method_template_and_answer(users: Served) -> None:
 
 
 @pytest.mark.parametrize(("do", "status"), [("refuse", 412), ("break", 500)])
-def test_what_an_inner_one_raises_is_an_answer_to_the_outer_one(
+def test_an_error_of_an_inner_interceptor_is_an_answer_to_the_outer_one(
     users: Served, do: str, status: int
 ) -> None:
     SEEN.clear()
@@ -66,7 +66,7 @@ def test_what_an_inner_one_raises_is_an_answer_to_the_outer_one(
     assert [("GET", "/users/{user_id}", status)] == SEEN
 
 
-def test_what_it_puts_into_the_context_is_stored_with_the_event(users: Served) -> None:
+def test_values_put_into_the_context_are_stored_with_the_event(users: Served) -> None:
     body = {"email": "i@example.com", "name": "I"}
     created = users.client.post("/users", json=body, headers={"X-Do": "trace"})
     assert created.status_code == 201
@@ -81,7 +81,7 @@ def test_a_middleware_is_refused_since_it_would_not_see_fast_routes(users: Serve
 
 
 @pytest.mark.parametrize("name", ["no.such.module:x", "tests.support.callers:nothing", "", "plain"])
-def test_what_can_not_be_loaded_is_named(name: str) -> None:
+def test_a_module_that_cannot_be_loaded_is_named(name: str) -> None:
     if not name:
         assert interceptors(name, "api", "users") == Interceptors()
         return

@@ -55,7 +55,7 @@ def test_a_larger_head_is_refused_in_so_many_words_and_the_connection_closed(
     assert raw.is_closed()
 
 
-def test_who_has_been_refused_is_not_refused_once_more(
+def test_a_refused_request_is_not_refused_once_more(
     users: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """When the head that was too large would have been too late as well."""
@@ -89,7 +89,7 @@ def for_ever(raw: Raw, piece: bytes) -> None:
     ],
     ids=["headers", "a header", "an address", "trailers", "a trailer", "a trailer nobody reads"],
 )
-def test_what_has_no_end_is_not_taken_for_ever(users: Served, beginning: bytes) -> None:
+def test_a_body_without_end_is_not_read_without_end(users: Served, beginning: bytes) -> None:
     piece = b"a" * 50_000 if not beginning.endswith(b"\r\n") else b"x: a\r\n" * 8_000
     with connected(users) as raw:
         raw.send(beginning)
@@ -119,7 +119,7 @@ def test_a_head_that_does_not_come_is_refused_in_time(
 
 
 @pytest.mark.parametrize(("before", "sent"), [(b"", b""), (b"", b"\r\n"), (ALIVE, b"\r\n")])
-def test_who_asks_nothing_is_not_kept(
+def test_a_connection_that_sends_no_request_is_closed(
     users: Served, monkeypatch: pytest.MonkeyPatch, before: bytes, sent: bytes
 ) -> None:
     monkeypatch.setattr(protocol, "_HEAD_WITHIN", 0.3)
@@ -134,7 +134,7 @@ def test_who_asks_nothing_is_not_kept(
 OPENAPI = request("GET", "/openapi.json")
 
 
-def test_who_does_not_read_what_was_asked_for_is_not_kept(
+def test_a_client_that_does_not_read_its_answer_is_cut_off(
     users: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(protocol, "_READ_WITHIN", 0.3)
@@ -160,7 +160,7 @@ WASTE = b"POST /health/live HTTP/1.1\r\nHost:x\r\nContent-Length:1\r\n\r\nx"
 
 
 @pytest.mark.parametrize("sent", [WASTE, ALIVE, request("GET", "/nothing", "Upgrade: h2c")])
-def test_more_than_a_few_requests_sent_ahead_are_not_kept_and_their_client_can_tell(
+def test_pipelined_requests_beyond_a_few_are_dropped_and_their_client_can_tell(
     raw: Raw, sent: bytes
 ) -> None:
     """It is told by the last answer which of them it has to send again (RFC 9112, 9.3.2)."""
@@ -171,7 +171,7 @@ def test_more_than_a_few_requests_sent_ahead_are_not_kept_and_their_client_can_t
 
 
 @pytest.mark.parametrize("behind", [WASTE, b"\x00 no HTTP"], ids=["requests", "something else"])
-def test_what_was_accepted_is_answered_though_its_client_goes_on_sending(
+def test_an_accepted_request_is_answered_though_its_client_goes_on_sending(
     users: Served, raw: Raw, behind: bytes
 ) -> None:
     with stalled(users.database_url):
@@ -186,7 +186,7 @@ def test_what_was_accepted_is_answered_though_its_client_goes_on_sending(
     assert raw.is_closed()
 
 
-def test_requests_sent_ahead_are_not_taken_for_ever(users: Served) -> None:
+def test_pipelined_requests_are_not_read_without_limit(users: Served) -> None:
     with connected(users) as raw, pytest.raises((BrokenPipeError, ConnectionResetError)):
         for_ever(raw, WASTE * 5_000)
 
@@ -218,7 +218,7 @@ def test_no_more_is_read_while_requests_wait(users: Served, raw: Raw) -> None:
 
 
 @pytest.mark.parametrize("behind", [b"", b"\x00 no HTTP"], ids=["requests", "something else"])
-def test_who_leaves_while_requests_wait_is_no_fault_of_ours(
+def test_a_client_that_leaves_while_requests_wait_logs_no_error(
     users: Served, caplog: pytest.LogCaptureFixture, behind: bytes
 ) -> None:
     before = len(users.rows("SELECT FROM users"))
@@ -235,7 +235,7 @@ def test_who_leaves_while_requests_wait_is_no_fault_of_ours(
     assert faults(caplog) == []
 
 
-def test_who_is_cut_off_while_requests_wait_is_no_fault_of_ours(
+def test_a_client_that_is_cut_off_while_requests_wait_logs_no_error(
     users: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(protocol, "_READ_WITHIN", 0.2)

@@ -23,7 +23,7 @@ def test_the_first_page_starts_below_everything() -> None:
 
 
 @given(st.text() | st.from_regex("[A-Za-z0-9_-]{14}", fullmatch=True))
-def test_a_made_up_cursor_is_refused_unless_it_is_one_that_could_have_been_given(
+def test_a_cursor_is_refused_unless_it_could_have_been_given_out(
     cursor: str,
 ) -> None:
     try:

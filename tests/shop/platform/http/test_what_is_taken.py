@@ -76,9 +76,7 @@ def test_json_is_taken_however_its_type_is_spelt(users: Served, media_type: str)
         "application/json; charset=utf-8x",
     ],
 )
-def test_what_is_not_json_in_utf_8_by_its_own_word_is_refused(
-    users: Served, media_type: str
-) -> None:
+def test_a_body_not_declared_as_json_in_utf_8_is_refused(users: Served, media_type: str) -> None:
     answer = users.client.post("/users", content=body(), headers={"content-type": media_type})
     problem(answer, 415, "unsupported-media-type")
 
@@ -117,7 +115,7 @@ def test_a_request_names_one_host(
     assert users.stored() == before
 
 
-def test_what_names_no_host_behind_a_request_has_no_answer_and_the_request_has_its_own(
+def test_a_request_without_a_host_behind_another_gets_no_answer(
     raw: Raw,
 ) -> None:
     raw.send(ALIVE + without_host("GET", "/health/live"))
@@ -168,7 +166,7 @@ def test_a_path_is_taken_as_it_is(raw: Raw, target: str) -> None:
         ("/health/live", {"GET", "HEAD"}),
     ],
 )
-def test_who_asks_what_can_be_asked_is_told(raw: Raw, target: str, allowed: set[str]) -> None:
+def test_an_options_request_is_told_the_methods(raw: Raw, target: str, allowed: set[str]) -> None:
     raw.send(request("OPTIONS", target))
     status, headers, _ = raw.answer()
     assert (status, set(headers["allow"].split(", "))) == (204, allowed)

@@ -46,7 +46,7 @@ def missing(postgres: LocalPostgres) -> Iterator[str]:
         admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 
-def test_the_log_says_why_before_anybody_has_asked(missing: str) -> None:
+def test_the_log_says_why_before_the_first_request(missing: str) -> None:
     with users_api(missing) as (_, running):
         line = running.output.until("api.waiting")
     assert 'database \\"not_there_yet\\" does not exist' in line

@@ -45,7 +45,7 @@ def test_localhost_is_both_of_a_machines_own_addresses(port: int) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT])
-def test_without_ipv6_localhost_is_the_other_one(
+def test_localhost_is_the_ipv4_address_without_ipv6(
     port: int, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     real = listening._bind
@@ -85,7 +85,7 @@ def test_an_api_answers_on_both(databases: Databases, port: int) -> None:
 
 
 @needs_ipv6
-def test_an_api_whose_port_is_taken_there_says_so(databases: Databases, port: int) -> None:
+def test_an_api_says_that_its_port_is_taken(databases: Databases, port: int) -> None:
     with socket.create_server(("::1", port), family=socket.AF_INET6):
         done = run_shop("api", "users", **settings_of(databases), SHOP_USERS__PORT=port)
     assert done.returncode == 2
