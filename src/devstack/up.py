@@ -27,6 +27,7 @@ from devstack.ports import WantedPort, check_ports
 from devstack.postgres import CRASH_RECOVERY, LocalPostgres
 from devstack.process import FIRST_SIGNAL, LogFile, Process
 from devstack.supervisor import Pause, StartFailed, Supervisor, say
+from shop.platform import discovery
 from shop.platform.discovery import PACKAGES
 from shop.platform.processes import files
 from shop.platform.processes.files import TooFewFiles
@@ -143,6 +144,8 @@ def _bring_up(
         prefix = f"SHOP_{service.name.upper()}__"
         settings[f"{prefix}DATABASE_URL"] = postgres.dsn(service.name)
         settings[f"{prefix}PORT"] = str(service.port)
+    if options.gateway is not None:
+        settings |= _behind_gateway()
     settings |= _log_settings(options, data, supervisor, postgres)
     other = _other_log(options, data, supervisor, postgres)
     # For `shop events` and similar commands, which run at the same time.
@@ -203,6 +206,15 @@ def _start_gateway(
     logs.append(gateway.log)
     supervisor.start(gateway, timeout=START_TIMEOUT)
     return f"gateway https://localhost:{port} (its authority: {certificate.authority})"
+
+
+def _behind_gateway() -> dict[str, str]:
+    """For services that need to know from where a client asks."""
+    return {
+        f"SHOP_{name.upper()}__TRUSTED_PROXIES": "127.0.0.1,::1"
+        for name, section in discovery.sections().items()
+        if "trusted_proxies" in section.model_fields
+    }
 
 
 def _shown(host: str) -> str:

@@ -1,15 +1,22 @@
 """TLS as Mozilla's intermediate profile has it, for our name only."""
 
+import os
 import shutil
+import signal
 import socket
 import ssl
 import stat
 import subprocess
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.support.gateway import Gateway
+from tests.support.gateway import Gateway, in_front_of_two
+from tests.support.upstream import Received, respond
+from tests.support.waiting import until
 
 ASK = b"GET /orders HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
@@ -109,3 +116,35 @@ def test_openssl_finds_the_certificate_right(stage: Gateway) -> None:
     done = subprocess.run(words, capture_output=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert stat.S_IMODE(stage.certificate.key.stat().st_mode) == 0o600
+
+
+def test_a_renewed_certificate_is_taken_at_a_sighup_and_what_is_under_way_is_answered(
+    tmp_path: Path,
+) -> None:
+    go_on = threading.Event()
+
+    def wait(connection: socket.socket, received: Received) -> None:
+        if received.target == "/orders/slow":
+            go_on.wait(20)
+        respond(connection)
+
+    with in_front_of_two(tmp_path) as stage, stage.client() as client, ThreadPoolExecutor() as pool:
+        stage.orders.respond = wait
+        under_way = pool.submit(client.post, "/orders/slow")
+        until(lambda: stage.orders.received)
+        with stage.connect() as connection:
+            before = connection.getpeercert(binary_form=True)
+        stage.certificate.make()
+        assert stage.nginx.pid is not None
+        os.kill(stage.nginx.pid, signal.SIGHUP)
+        insecure = ssl.create_default_context()
+        insecure.check_hostname = False
+        insecure.verify_mode = ssl.CERT_NONE
+
+        def shown() -> bytes | None:
+            with stage.connect(insecure) as connection:
+                return connection.getpeercert(binary_form=True)
+
+        until(lambda: shown() != before, "the new certificate is shown")
+        go_on.set()
+        assert under_way.result().status_code == 200

@@ -63,7 +63,8 @@ class Gateway:
         source = (address or an_address(), 0)
         plain = socket.create_connection(("127.0.0.1", self.port), 10, source_address=source)
         context = context or self.trust()
-        context.check_hostname = name is not None
+        if name is None:
+            context.check_hostname = False
         try:
             return context.wrap_socket(plain, server_hostname=name)
         except BaseException:
