@@ -16,6 +16,7 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks import (
+    auth,
     first_order,
     grown,
     history,
@@ -40,6 +41,7 @@ PAGES: dict[Page, dict[str, Callable[[Stage], Section]]] = {
     report.BENCHMARKS: {
         "orders": orders_a_second.run,
         "interceptors": interceptors.run,
+        "auth": auth.run,
         "latency": one_at_a_time.run,
         "overload": overload.run,
         "gateway": through_gateway.run,

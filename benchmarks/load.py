@@ -35,9 +35,15 @@ def require_wrk() -> str:
     return wrk
 
 
-def post_orders(url: str, *, connections: int, seconds: float, keyed: bool = False) -> Load:
-    """Send orders for some seconds. Raises unless each answer is 201. `keyed` gives each order its own key."""
-    run = [str(random.randrange(10**10, 10**11))] if keyed else []
+def post_orders(
+    url: str, *, connections: int, seconds: float, keyed: bool = False, tokens: Path | None = None
+) -> Load:
+    """Send orders for some seconds. Raises unless each answer is 201. `keyed` gives each order its own key.
+    `tokens` is a file with an access token for each customer, one a line.
+    """
+    run = [str(random.randrange(10**10, 10**11)) if keyed else "-"]
+    if tokens is not None:
+        run.append(str(tokens))
     command = [
         *(require_wrk(), "-t1", f"-c{connections}", f"-d{round(seconds)}s", "--timeout", "10s"),
         *("-s", str(_SCRIPT), url, "--", str(CUSTOMERS), *run),

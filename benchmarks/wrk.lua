@@ -1,6 +1,6 @@
 -- Orders from many customers, and what came of them as one line that a program can read.
--- Arguments: how many customers there are; and, where each request is to carry an Idempotency-Key,
--- a number that no other run has.
+-- Arguments: how many customers there are; where each request is to carry an Idempotency-Key, a number that
+-- no other run has, or else "-"; and a file with a token for each customer, one a line, where tokens are sent.
 
 local before, after = {}, {}
 local next_one = 0
@@ -10,15 +10,25 @@ local run = nil
 function init(args)
   local customers = tonumber(args[1])
   local headers = { ["Content-Type"] = "application/json" }
-  run = args[2]
+  run = args[2] ~= "-" and args[2] or nil
+  local tokens = {}
+  if args[3] then
+    for line in io.lines(args[3]) do
+      tokens[#tokens + 1] = line
+    end
+  end
   if run then
     headers["Idempotency-Key"] = "KEY"
     math.randomseed(tonumber(run))
   end
   for n = 1, 1000 do
+    local customer = (n * 7919) % customers + 1
+    if tokens[customer] then
+      headers["Authorization"] = "Bearer " .. tokens[customer]
+    end
     local body = string.format(
       '{"product":"coffee","quantity":%d,"total_price":"%d.50","user_id":%d}',
-      n, n % 90 + 10, (n * 7919) % customers + 1)
+      n, n % 90 + 10, customer)
     before[n], after[n] = wrk.format("POST", nil, headers, body):match("^(.*)KEY(.*)$")
     before[n] = before[n] or wrk.format("POST", nil, headers, body)
   end

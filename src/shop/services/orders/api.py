@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from eventspine.batching import Batcher
-from eventspine.context import Context, Request
+from eventspine.context import Request
 from eventspine.idempotency import Answer
 from shop.contracts.orders import Status
 from shop.platform.auth.caller import Caller, WhoAsks, reads, visible, writes
@@ -56,17 +56,6 @@ def routes(
     """
     router = APIRouter(route_class=FastRoute, tags=["orders"])
 
-    async def place(new: NewOrder, context: Context) -> Reply | Answer:
-        command = PlaceOrder(**vars(new))
-        once = partial(answer_once, placing, command, _placed, context)
-        try:
-            return await once()
-        except UnknownCustomer:
-            until = min(asyncio.get_running_loop().time() + customer_grace, context.deadline)
-            if not customer_grace or not await arrivals.wait(new.user_id, until):
-                raise
-        return await once()
-
     posted = router.post(
         "/orders",
         status_code=201,
@@ -78,7 +67,15 @@ def routes(
     @admitted_by(placing.admit)
     async def place_order(new: NewOrder, context: Asked) -> Reply | Answer:
         """Place an order. If the user is unknown, the request waits briefly, because the user may be new."""
-        return await place(new, context)
+        command = PlaceOrder(**vars(new))
+        place = partial(answer_once, placing, command, _placed, context)
+        try:
+            return await place()
+        except UnknownCustomer:
+            until = min(asyncio.get_running_loop().time() + customer_grace, context.deadline)
+            if not customer_grace or not await arrivals.wait(new.user_id, until):
+                raise
+        return await place()
 
     @allowed("orders:write", rows=OWN)
     @admitted_by(placing.admit)
@@ -89,7 +86,7 @@ def routes(
 
         A customer's order is its own.
         """
-        return await place(_owned(new, caller), context)
+        return await place_order(_owned(new, caller), context)
 
     # One operation: what a caller may leave out differs.
     place_own_order.__name__ = place_order.__name__
@@ -158,8 +155,8 @@ def _owned(new: NewOwnOrder, caller: Caller | None) -> NewOrder:
     if "user_id" not in new.model_fields_set:
         if own is None:
             raise Invalid.field("body", "user_id", "Field required, since the caller is no user")
-        return new.model_copy(update={"user_id": own})
-    if owner is not None and owner != new.user_id:
+        new.user_id = own
+    elif owner is not None and owner != new.user_id:
         raise Forbidden("A customer may order for itself alone: leave user_id out")
     return new
 
