@@ -21,6 +21,7 @@ from types import FrameType
 
 import psycopg
 
+from devstack.auth import FIRST_KEY, auth_settings
 from devstack.data import check_format, locked, place
 from devstack.files import hand_over, locked_out, require_access, write_whole
 from devstack.ports import WantedPort, check_ports
@@ -74,6 +75,8 @@ class UpOptions:
     """Restart processes whose code was edited."""
     gateway: int | None = None
     """The port of the gateway in front of the APIs; None for no gateway."""
+    auth: bool = False
+    """Require access tokens."""
     copy_log_from: str | None = None
     """"postgres", "kafka" or a broker's HOST:PORT: the log to copy into this one before it is used."""
 
@@ -146,6 +149,9 @@ def _bring_up(
         settings[f"{prefix}PORT"] = str(service.port)
     if options.gateway is not None:
         settings |= _behind_gateway()
+    if options.auth:
+        ports = {service.name: service.port for service in options.services}
+        settings |= auth_settings(data, f"http://127.0.0.1:{ports.get('users', 8001)}")
     settings |= _log_settings(options, data, supervisor, postgres)
     other = _other_log(options, data, supervisor, postgres)
     # For `shop events` and similar commands, which run at the same time.
@@ -171,6 +177,8 @@ def _bring_up(
         _once(process("migrate-other-log", "migrate"), pause, migrated)
         env = {**env, **settings}
     migrate()
+    if options.auth:
+        _once(process("first-key", *FIRST_KEY), pause, "the first signing key could not be made")
     if options.copy_log_from:
         copying = process("copy-log", "log", "copy", "--from", options.copy_log_from)
         _once(copying, pause, "the log could not be copied")

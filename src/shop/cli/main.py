@@ -12,8 +12,11 @@ from shop.cli import (
     api,
     audit,
     certificate,
+    clients,
     events,
+    keys,
     log,
+    login,
     migrate,
     parked,
     rebuild,
@@ -22,6 +25,7 @@ from shop.cli import (
     settings,
     streams,
     up,
+    users,
     worker,
 )
 from shop.cli.common import (
@@ -107,10 +111,15 @@ for command in (
     roles.roles,
     routes.routes,
     rebuild.rebuild,
+    login.login,
+    login.token,
+    login.logout,
 ):
     app.command()(command)
 app.add_typer(log.app, name="log", no_args_is_help=True)
 app.add_typer(parked.app, name="parked", no_args_is_help=True)
+for name, group in (("keys", keys.app), ("users", users.app), ("clients", clients.app)):
+    app.add_typer(group, name=name, no_args_is_help=True)
 
 
 def main() -> None:

@@ -36,6 +36,12 @@ def up(
             " one",
         ),
     ] = None,
+    auth: Annotated[
+        bool,
+        typer.Option(
+            help="require access tokens; makes the first signing key (SHOP_AUTH__REQUIRED)"
+        ),
+    ] = False,
     gateway: Annotated[
         bool, typer.Option(help="put nginx in front of the services, on https://localhost:8443")
     ] = False,
@@ -70,6 +76,7 @@ def up(
         stop_within=settings.stop_within(),
         verbose=verbose,
         kafka=kafka,
+        auth=auth or settings.auth.required,
         gateway=gateway_port if gateway else None,
         reload=reload,
         copy_log_from=copy_log_from,

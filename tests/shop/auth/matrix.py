@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import httpx
 import psycopg
@@ -33,13 +34,15 @@ SERVICES = ("users", "orders")
 ENOUGH = {"required": True, "requests_a_second": 1e6, "service_requests_a_second": 1e6}
 
 NOBODYS = 10_000_000
-USERS = 6_000
+USERS = 14_000
 """As many that each cell has two of its own."""
 
 _FILL = {
     "users": """
         INSERT INTO users (id, email, name) SELECT n, n || '@example.com', 'U' FROM generate_series(1, {n}) n;
         SELECT setval('users_id_seq', {n});
+        INSERT INTO sessions (id, user_id, family_hash, token_hash)
+        SELECT lpad(to_hex(n), 32, '0')::uuid, n, '', '' FROM generate_series(1, {n}) n;
         INSERT INTO orders SELECT n, n, 'tea', 1, 1, 'placed', 1, now() FROM generate_series(1, {n}) n;
     """,
     "orders": """
@@ -61,6 +64,16 @@ REQUESTS: dict[str, Callable[[int], dict[str, Any]]] = {
     "PATCH /users/{user_id}": lambda _: {"json": {"name": "Other"}},
     "DELETE /users/{user_id}": lambda _: {},
     "GET /users/{user_id}/orders": lambda _: {},
+    # Public: whatever token is sent, the same is wrong with the body.
+    "POST /sessions": lambda _: {"json": {}},
+    "POST /token": lambda _: {"data": {"grant_type": "password"}},
+    "POST /users/{user_id}/password": lambda _: {"json": {}},
+    "GET /.well-known/jwks.json": lambda _: {},
+    "GET /.well-known/oauth-authorization-server": lambda _: {},
+    "DELETE /sessions/{session_id}": lambda _: {},
+    "GET /users/{user_id}/sessions": lambda _: {},
+    "DELETE /users/{user_id}/sessions": lambda _: {},
+    "POST /users/{user_id}/password-reset": lambda _: {},
     "POST /orders": lambda id_: {
         "json": {"product": "tea", "quantity": 1, "total_price": 1, "user_id": id_}
     },
@@ -103,7 +116,10 @@ class Asked:
     def send(self, service: str, route: str, headers: Headers, id_: int) -> httpx.Response:
         method, path = route.split(" ")
         return self.clients[service].request(
-            method, path.format(user_id=id_, order_id=id_), headers=headers, **REQUESTS[route](id_)
+            method,
+            path.format(user_id=id_, order_id=id_, session_id=UUID(int=id_)),
+            headers=headers,
+            **REQUESTS[route](id_),
         )
 
 

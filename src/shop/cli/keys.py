@@ -1,0 +1,133 @@
+"""`shop keys`: the keys that sign access tokens."""
+
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from eventspine.outbox import Transaction
+from shop.cli.common import DEFAULT_DATA, DataDir
+from shop.cli.identity import in_users, refuse
+
+if TYPE_CHECKING:
+    from shop.platform.settings import Settings
+    from shop.services.users.identity.keys import Key, Rotated
+
+app = typer.Typer(help="Make, rotate, list and retire the keys that sign access tokens.")
+
+Algorithm = Annotated[str, typer.Option(help="RS256, ES256 or EdDSA")]
+Now = Annotated[
+    bool,
+    typer.Option(
+        "--now", help="do not wait; for a key that was stolen. Some tokens may be refused"
+    ),
+]
+
+
+@app.command("new")
+def keys_new(
+    algorithm: Algorithm = "RS256",
+    if_none: Annotated[
+        bool, typer.Option("--if-none", help="only if no key signs; for a new shop")
+    ] = False,
+    data: DataDir = DEFAULT_DATA,
+) -> None:
+    """Publish a new key. The first one signs at once; others sign after `shop keys rotate`."""
+    from shop.services.users.identity import keys  # noqa: PLC0415 - only these commands need it
+
+    async def make(tx: Transaction, settings: "Settings") -> "Key | None":
+        encryption = _encryption(settings)
+        if if_none:
+            return await keys.first_key(tx, encryption)
+        return await keys.new_key(tx, encryption, algorithm)
+
+    try:
+        made = in_users(data, make)
+    except keys.KeyRefused as error:
+        refuse(str(error))
+    else:
+        typer.echo("a key signs already" if made is None else f"{made.kid} {made.state}")
+
+
+@app.command("rotate")
+def keys_rotate(
+    algorithm: Algorithm = "RS256", now: Now = False, data: DataDir = DEFAULT_DATA
+) -> None:
+    """Let the next key sign, publish the one after it, and retire old ones. Run it every few weeks.
+
+    Exit status 1, if the next key has not been published for long enough (`SHOP_USERS__KEY_LEAD_S`).
+    """
+    from shop.services.users.identity import keys  # noqa: PLC0415
+    from shop.services.users.settings import UsersSettings  # noqa: PLC0415
+
+    def rotate(tx: Transaction, settings: "Settings") -> Awaitable["Rotated"]:
+        return keys.rotate(
+            tx,
+            _encryption(settings),
+            lead_s=settings.section(UsersSettings).key_lead_s,
+            token_s=settings.auth.access_token_s,
+            now=now,
+            algorithm=algorithm,
+        )
+
+    try:
+        rotated = in_users(data, rotate)
+    except keys.KeyRefused as error:
+        refuse(str(error))
+        return
+    for kid in rotated.retired:
+        typer.echo(f"{kid} gone")
+    if rotated.activated:
+        typer.echo(f"{rotated.activated} active")
+    if rotated.prepared and rotated.prepared != rotated.activated:
+        typer.echo(f"{rotated.prepared} initial")
+    if rotated.activated is None:
+        refuse(
+            f"the next key may sign in {rotated.waits_s:.0f} s, when every service knows it;"
+            " run this again then"
+        )
+
+
+@app.command("list")
+def keys_list(data: DataDir = DEFAULT_DATA) -> None:
+    """List all keys, one per line: id, state, seconds in this state while a worker ran, algorithm."""
+    from shop.services.users.identity import keys  # noqa: PLC0415
+
+    for key in in_users(data, lambda tx, _: keys.keys(tx)):
+        under = f"encrypted under {key.encrypted_under}" if key.encrypted_under else ""
+        typer.echo(f"{key.kid} {key.state} {key.age_s:.0f} s {key.algorithm} {under}".rstrip())
+
+
+@app.command("retire")
+def keys_retire(
+    kid: Annotated[str, typer.Argument()], now: Now = False, data: DataDir = DEFAULT_DATA
+) -> None:
+    """Refuse a key's tokens from now on. Exit status 1, if some of them may still be valid."""
+    from shop.services.users.identity import keys  # noqa: PLC0415
+
+    try:
+        in_users(
+            data,
+            lambda tx, settings: keys.retire(
+                tx, kid, token_s=settings.auth.access_token_s, now=now
+            ),
+        )
+    except keys.KeyRefused as error:
+        refuse(str(error))
+    else:
+        typer.echo(f"{kid} gone")
+
+
+@app.command("rewrap")
+def keys_rewrap(data: DataDir = DEFAULT_DATA) -> None:
+    """Encrypt all private keys under the first key of the key-encryption file."""
+    from shop.services.users.identity import keys  # noqa: PLC0415
+
+    moved = in_users(data, lambda tx, settings: keys.rewrap(tx, _encryption(settings)))
+    typer.echo(f"keys encrypted anew: {moved}")
+
+
+def _encryption(settings: "Settings"):  # type: ignore[no-untyped-def]  # noqa: ANN202
+    from shop.services.users.identity.key_encryption import read_key_encryption  # noqa: PLC0415
+
+    return read_key_encryption(settings.auth.key_encryption_key_file)
