@@ -263,8 +263,8 @@ def test_the_services_as_processes_walk_the_six_steps(
         here.wait_healthy("orders-worker", 2)
 
         with (
-            closing(httpx.Client(base_url=here.url("users-api"))) as users,
-            closing(httpx.Client(base_url=here.url("orders-api"))) as orders,
+            closing(httpx.Client(base_url=here.url("users-api"), timeout=30)) as users,
+            closing(httpx.Client(base_url=here.url("orders-api"), timeout=30)) as orders,
         ):
             _wait_until_all_partitions_are_held(here.kafka)
             _walk_the_six_steps(users, orders)
@@ -300,7 +300,7 @@ def _wait_until_all_partitions_are_held(kafka: str) -> None:
         held = [len(m.assignment.topic_partitions) for each in members for m in each]
         return len(held) == 3 and sum(held) == 24
 
-    until(held, "every partition is held by a worker", timeout=20)
+    until(held, "every partition is held by a worker", timeout=60)
 
 
 def _walk_the_six_steps(users: httpx.Client, orders: httpx.Client) -> None:
@@ -311,7 +311,7 @@ def _walk_the_six_steps(users: httpx.Client, orders: httpx.Client) -> None:
     assert created.status_code == 201 and created.json()["id"] == 1
     assert users.get("/users/1").json() == created.json()
     # The first event of all may take a second: Kafka's client makes its connections only then.
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while (placed := orders.post("/orders", content=coffee, headers=stray)).status_code != 201:
         assert placed.status_code == 404 and time.monotonic() < deadline, placed.text
     assert placed.json()["id"] == 1
@@ -327,7 +327,7 @@ def _walk_the_six_steps(users: httpx.Client, orders: httpx.Client) -> None:
 
 def _all_partitions_are_read(users: httpx.Client, orders: httpx.Client) -> None:
     """Whichever worker has them: keys enough that every one of the twelve gets some."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     for number in range(2, 62):
         person = {"email": f"{number}@example.com", "name": "A"}
         assert users.post("/users", json=person).json()["id"] == number

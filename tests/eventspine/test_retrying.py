@@ -271,6 +271,7 @@ async def test_a_log_that_was_fed_its_end_again_parks_nothing_twice(
         )
 
 
+@pytest.mark.timeout(300)  # for all examples together
 @examples(40)
 @given(
     fed=logs(),

@@ -143,9 +143,9 @@ def test_ctrl_c_is_status_130(told: dict[str, str], command: str) -> None:
         )  # fmt: skip
         waiting = "SELECT 1 FROM pg_locks WHERE NOT granted AND %s = ANY (pg_blocking_pids(pid))"
         own = [holding.info.backend_pid]
-        until(lambda: holding.execute(waiting, own).fetchone(), "it waits for a lock")
+        until(lambda: holding.execute(waiting, own).fetchone(), "it waits for a lock", 60)
         busy.send_signal(signal.SIGINT)
-        output = busy.communicate(timeout=10)
+        output = busy.communicate(timeout=60)
     assert (busy.returncode, output) == (130, ("", ""))
 
 

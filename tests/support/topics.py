@@ -12,13 +12,10 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from devstack.kafka import LocalKafka
 from eventspine.kafka_log import KafkaLog
 from shop.platform import discovery
+from tests.support.waiting import until
 
 
 def forget_topics(servers: str) -> None:
-    from confluent_kafka.admin import AdminClient
-
-    from tests.support.waiting import until
-
     admin = AdminClient({"bootstrap.servers": servers})
     ours = {discovery.load(name).topic for name in discovery.names()}
 
@@ -40,11 +37,17 @@ def log_on(kafka: LocalKafka, **options: Any) -> KafkaLog:
 
 
 def make_topic(kafka: LocalKafka, name: str, *, partitions: int = 3, **settings: str) -> None:
-    """As anybody may have made it."""
+    """As anybody may have made it. Kafka knows it when this returns."""
     admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
     config = {key.replace("_", "."): value for key, value in settings.items()}
     new = NewTopic(name, partitions, 1, config=config)
     admin.create_topics([new])[name].result()
+
+    def is_known() -> bool:
+        seen = admin.list_topics(name, timeout=10).topics[name]
+        return seen.error is None and all(each.leader >= 0 for each in seen.partitions.values())
+
+    until(is_known, f"the broker knows topic {name}")
 
 
 def cut(kafka: LocalKafka, topic: str, partition: int, *, before: int) -> None:

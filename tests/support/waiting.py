@@ -16,7 +16,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.005, 0.1
 """Seconds. What takes long is asked less and less often, so that it is not kept from its work."""
 
 
-def until(found: Callable[[], Found], what: str = "it", timeout: float = 10) -> Found:
+def until(found: Callable[[], Found], what: str = "it", timeout: float = 30) -> Found:
     """In a test that is no coroutine; `timeout` is in seconds."""
     deadline = time.monotonic() + timeout
     pause = _FIRST_PAUSE
@@ -29,17 +29,17 @@ def until(found: Callable[[], Found], what: str = "it", timeout: float = 10) -> 
 
 @overload
 async def eventually(
-    found: Callable[[], Awaitable[Found]], within: float = 20.0, what: str = "it"
+    found: Callable[[], Awaitable[Found]], within: float = 30.0, what: str = "it"
 ) -> Found: ...
 
 
 @overload
 async def eventually(
-    found: Callable[[], Found], within: float = 20.0, what: str = "it"
+    found: Callable[[], Found], within: float = 30.0, what: str = "it"
 ) -> Found: ...
 
 
-async def eventually(found: Callable[[], object], within: float = 20.0, what: str = "it") -> object:
+async def eventually(found: Callable[[], object], within: float = 30.0, what: str = "it") -> object:
     """In a coroutine, of a function or a coroutine function; `within` is in seconds."""
     deadline = time.monotonic() + within
     pause = _FIRST_PAUSE

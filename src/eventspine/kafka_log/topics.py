@@ -157,6 +157,14 @@ def _seen(admin: AdminClient, topic: str) -> TopicMetadata:
 
 
 def _settings(admin: AdminClient, topic: str) -> dict[str, str]:
+    """The topic's settings. A broker may not know a topic yet that another has just created."""
+    deadline = time.monotonic() + ANSWER_WITHIN
     resource = ConfigResource(ResourceType.TOPIC, topic)
-    described = admin.describe_configs([resource], request_timeout=ANSWER_WITHIN)
-    return {name: entry.value for name, entry in described[resource].result().items()}
+    while True:
+        described = admin.describe_configs([resource], request_timeout=ANSWER_WITHIN)
+        try:
+            return {name: entry.value for name, entry in described[resource].result().items()}
+        except KafkaException as error:
+            if code(error) not in NO_SUCH_TOPIC or time.monotonic() > deadline:
+                raise
+        time.sleep(SLICE)
