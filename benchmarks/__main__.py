@@ -30,6 +30,7 @@ from benchmarks import (
     overload,
     pipeline,
     report,
+    restore,
     through_gateway,
 )
 from benchmarks.load import Missing
@@ -52,6 +53,7 @@ PAGES: dict[Page, dict[str, Callable[[Stage], Section]]] = {
         "kafka-events": kafka_events.run,
         "kafka-first-order": kafka_first_order.run,
         "kafka-orders": kafka_orders.run,
+        "restore": restore.run,
     },
     report.HISTORY: {"history": history.run},
 }

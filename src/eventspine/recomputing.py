@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from eventspine.database import Connection, execute
 from eventspine.errors import SpineError
 from eventspine.projections import Aggregate, Projection, understood
-from eventspine.staging import STAGED
+from eventspine.staged_table import STAGED
 
 
 class NotComputable(SpineError):

@@ -181,7 +181,7 @@ class Relay:
                 f"the log ends with position {shown} of {self._source}, which this database has "
                 "not given out, or to another event: it was restored from an old backup. "
                 "Publishing would reuse positions that consumers drop as repeats. "
-                "Restore a newer backup, or rebuild this database from the log."
+                "Stop the service, run `shop restore`, and start it again."
             )
         if known != self._log_id:
             fed = Fed(self._source, self._log_id, epoch)

@@ -5,42 +5,24 @@ is left out: foreign records, repeats, and parked events. Its session ends with 
 then removes the table. So nothing of it is left behind, personal data neither.
 """
 
-import asyncio
-from array import array
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any, NamedTuple
 
-from pydantic_core import from_json, to_json
+from pydantic_core import to_json
 
 from eventspine.audited_log import feeding, not_there_yet, reading
 from eventspine.database import Connection, execute
 from eventspine.errors import SpineError
-from eventspine.event import Envelope, Event, NotAnEvent, envelope, holds_nul
+from eventspine.event import Envelope, Event
 from eventspine.handlers import Handlers
-from eventspine.log import EventLog, LogUnavailable, Record
+from eventspine.log import EventLog, Record
 from eventspine.positions import Seen
-from eventspine.upcasting import lifted, read_events, upcast
+from eventspine.staged_table import COPY, CREATE, lines_of, pages
+from eventspine.upcasting import upcast
 
 Progress = Callable[[str, int, int], None]
 """Told what is being done, how much of it is done, and how much there is."""
-
-_PAGE = 5000  # records read from the log at a time
-
-STAGED = "staged_events"
-"""Columns as in `projections._EVENTS`, and in which turn each event came."""
-
-_CREATE = """
-CREATE TEMPORARY TABLE staged_events (
-    topic text NOT NULL, position bigint NOT NULL, type text NOT NULL, key text,
-    version bigint NOT NULL, event_time timestamptz, data jsonb NOT NULL, turn integer NOT NULL
-)
-"""
-
-_COPY = (
-    "COPY staged_events (topic, position, type, key, version, event_time, data, turn) FROM STDIN"
-)
 
 _IS_OLD = "schema_version < coalesce((%(current)s::jsonb->>type)::integer, 0)"
 
@@ -78,7 +60,7 @@ class Source(NamedTuple):
 
 
 @dataclass
-class _Place:
+class Place:
     """How far a partition was read."""
 
     offset: int = 0
@@ -89,9 +71,9 @@ class _Place:
 class _Read:
     """What is known of another's topic."""
 
-    places: dict[int, _Place] = field(default_factory=dict)
+    places: dict[int, Place] = field(default_factory=dict)
     left_out: dict[int, bytes] = field(default_factory=dict)
-    """What was parked: by position, the line for `_COPY`."""
+    """What was parked: by position, the line for `COPY`."""
     highest: int = 0
 
 
@@ -115,7 +97,7 @@ class Staging:
         self.taken = 0
 
     async def create(self) -> None:
-        await execute(self._connection, _CREATE)
+        await execute(self._connection, CREATE)
 
     def state(self) -> Any:
         """For `reset`, should the transaction of the next `take` be rolled back."""
@@ -132,7 +114,7 @@ class Staging:
     def reset(self, state: Any) -> None:
         places, self.own_upto, self.turn, self.taken = state
         self._read = {
-            topic: _Read({at: _Place(*place) for at, place in of.items()}, left_out, highest)
+            topic: _Read({at: Place(*place) for at, place in of.items()}, left_out, highest)
             for topic, (of, left_out, highest) in places.items()
         }
 
@@ -225,7 +207,7 @@ class Staging:
         parked = await _parked(self._connection, name, topic)
         read = self._read.setdefault(topic, _Read())
         await self._take_released(read, parked)
-        starts = {at: read.places.setdefault(at, _Place()).offset for at in known.checkpoints}
+        starts = {at: read.places.setdefault(at, Place()).offset for at in known.checkpoints}
         ends = {at: next_offset for at, (next_offset, _) in known.checkpoints.items()}
 
         def wanted(record: Record, found: Envelope) -> bool:
@@ -255,7 +237,7 @@ class Staging:
         """What was parked, and has been applied since."""
         released = [position for position in read.left_out if position not in parked]
         if released:
-            async with self._connection.cursor() as cursor, cursor.copy(_COPY) as copy:
+            async with self._connection.cursor() as cursor, cursor.copy(COPY) as copy:
                 for position in released:
                     # Its last field is the turn.
                     line = read.left_out.pop(position).rpartition(b"\t")[0]
@@ -276,7 +258,7 @@ class Staging:
         if not total:
             return
         done = 0
-        async with self._connection.cursor() as cursor, cursor.copy(_COPY) as copy:
+        async with self._connection.cursor() as cursor, cursor.copy(COPY) as copy:
             async for records in pages(self._log, topic, starts, ends):
                 lines = []
                 for line, position in lines_of(records, wanted, class_of, self.turn):
@@ -286,116 +268,6 @@ class Staging:
                 await copy.write(b"".join(lines))
                 done += len(records)
                 progress(topic, done, total)
-
-
-async def pages(
-    log: EventLog, topic: str, starts: Mapping[int, int], ends: Mapping[int, int]
-) -> AsyncIterator[list[Record]]:
-    """The records of each partition, from one offset to another. One page is read ahead.
-
-    Raises `LogUnavailable` if the log ends earlier.
-    """
-    for partition, end in sorted(ends.items()):
-        offset = starts[partition]
-        if offset >= end:
-            continue
-        ahead = asyncio.ensure_future(log.read(topic, partition, offset, _PAGE))
-        try:
-            while offset < end:
-                records = await ahead
-                if not records:
-                    raise LogUnavailable(f"{topic}/{partition} ends at {offset}, and not at {end}")
-                offset = records[-1].offset + 1
-                if offset < end:
-                    ahead = asyncio.ensure_future(log.read(topic, partition, offset, _PAGE))
-                else:
-                    records = [record for record in records if record.offset < end]
-                yield records
-        finally:
-            ahead.cancel()
-
-
-def lines_of(
-    records: Sequence[Record],
-    wanted: Callable[[Record, Envelope], bool],
-    class_of: Callable[[str], type[Event] | None],
-    turn: int,
-) -> list[tuple[bytes, int]]:
-    """For `_COPY`: each event's line and its position. What can't be understood is left out, since no
-    consumer has applied it.
-    """
-    chosen: list[tuple[Record, Envelope]] = []
-    classes: dict[type[Event] | None, list[int]] = {}
-    for record in records:
-        try:
-            found = envelope(record)
-        except NotAnEvent:
-            continue
-        if wanted(record, found):
-            classes.setdefault(class_of(found.type), []).append(len(chosen))
-            chosen.append((record, found))
-    versions = array("q", bytes(8 * len(chosen)))  # 0 for what is not understood
-    for event_class, places in classes.items():
-        of_class = [chosen[place][0] for place in places]
-        for place, version in zip(places, _versions(event_class, of_class), strict=True):
-            versions[place] = version
-    return [
-        (_line(record, found, class_of(found.type), version, turn), found.position)
-        for (record, found), version in zip(chosen, versions, strict=True)
-        if version
-    ]
-
-
-def _versions(event_class: type[Event] | None, records: Sequence[Record]) -> list[int]:
-    if event_class is not None:
-        try:
-            return [event.version for event in read_events(event_class, records)]
-        except NotAnEvent:
-            if len(records) > 1:
-                return [_versions(event_class, [record])[0] for record in records]
-            return [0]
-    return [_version(record.value or b"") for record in records]
-
-
-def _version(value: bytes) -> int:
-    """Of an event of another type than the reader knows: 0, if no table could hold it."""
-    try:
-        data = from_json(value, allow_inf_nan=False)
-    except ValueError:
-        return 0
-    version = data.get("version") if isinstance(data, dict) else None
-    if not isinstance(version, int) or isinstance(version, bool) or holds_nul(value):
-        return 0
-    return version if 0 < version < 2**63 else 0
-
-
-def _line(
-    record: Record, found: Envelope, event_class: type[Event] | None, version: int, turn: int
-) -> bytes:
-    key = "\\N" if record.key is None else _field(record.key)
-    time = record.headers.get("ce_time", "")
-    try:
-        datetime.fromisoformat(time)
-    except ValueError:
-        time = "\\N"
-    start = f"{record.topic}\t{found.position}\t{_field(found.type)}\t{key}\t{version}\t{time}\t"
-    data = record.value or b""
-    if event_class is not None:
-        data = lifted(event_class, record.headers, data)
-    data = data.replace(b"\\", b"\\\\")
-    if b"\n" in data or b"\t" in data or b"\r" in data:
-        data = data.replace(b"\n", b" ").replace(b"\t", b" ").replace(b"\r", b" ")
-    return start.encode() + data + f"\t{turn}\n".encode()
-
-
-def _field(text: str) -> str:
-    """Of a text that any writer may have written."""
-    if text.isalnum():
-        return text
-    text = text.replace("\x00", "").encode(errors="replace").decode()
-    for what, escaped in (("\\", "\\\\"), ("\t", "\\t"), ("\n", "\\n"), ("\r", "\\r")):
-        text = text.replace(what, escaped)
-    return text
 
 
 async def _parked(connection: Connection, consumer: str, topic: str) -> set[int]:

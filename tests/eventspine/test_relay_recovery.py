@@ -52,7 +52,7 @@ async def test_a_database_from_an_old_backup_publishes_nothing_and_says_so_once(
         reason = said[0]["reason"]
         assert reason.startswith("BehindItsLog: the log ends with position 20 of /notes")
         assert "restored from an old backup" in reason
-        assert "Restore a newer backup, or rebuild this database from the log." in reason
+        assert "Stop the service, run `shop restore`, and start it again." in reason
 
 
 async def has_refused(said: Said) -> bool:

@@ -20,6 +20,7 @@ from shop.cli import (
     migrate,
     parked,
     rebuild,
+    restore,
     roles,
     routes,
     settings,
@@ -114,6 +115,7 @@ for command in (
     login.login,
     login.token,
     login.logout,
+    restore.restore,
 ):
     app.command()(command)
 app.add_typer(log.app, name="log", no_args_is_help=True)

@@ -1,0 +1,138 @@
+"""All events that a service needs from the log, whatever its database knows: for a restore.
+
+They go into the same temporary table as those of a rebuild (`staging.py`).
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from eventspine.database import Connection, execute
+from eventspine.event import Envelope, NotAnEvent, decode
+from eventspine.handlers import Handlers
+from eventspine.log import EventLog, Record, TopicIdentity
+from eventspine.recomputing import Horizon
+from eventspine.staged_table import COPY, CREATE, lines_of, pages
+from eventspine.staging import Place, Progress, Source
+
+_RANGES = """
+SELECT last + 1, position - 1 FROM (
+    SELECT position, lag(position, 1, %(after)s) OVER (ORDER BY position) AS last
+    FROM (SELECT DISTINCT position FROM staged_events WHERE topic = %(topic)s AND position > %(after)s) AS own
+) AS pairs WHERE position > last + 1 ORDER BY 1
+"""
+
+_BEFORE = """
+SELECT coalesce(
+    (SELECT min(position) - 1 FROM staged_events WHERE topic = %(topic)s AND event_time > %(time)s),
+    (SELECT max(position) FROM staged_events WHERE topic = %(topic)s), 0)
+"""
+
+_TIME_OF = (
+    "SELECT event_time FROM staged_events WHERE topic = %(topic)s AND position = %(position)s"
+)
+
+
+class Undecodable(NamedTuple):
+    """An event that its reader can't decode: a consumer would have parked it."""
+
+    record: Record
+    position: int
+    reason: str
+
+
+@dataclass
+class Topic:
+    """One topic, read to its end."""
+
+    identity: TopicIdentity
+    places: dict[int, Place] = field(default_factory=dict)
+    undecodable: list[Undecodable] = field(default_factory=list)
+
+    @property
+    def highest(self) -> int:
+        return max((place.highest for place in self.places.values()), default=0)
+
+
+class WholeLog:
+    """A service's own topic, those that it reads, and those of its reactions."""
+
+    def __init__(self, connection: Connection, log: EventLog, of: Source) -> None:
+        self._connection = connection
+        self._log = log
+        self._of = of
+        self.topics: dict[str, Topic] = {}
+        self.read = 0
+
+    async def take(self, progress: Progress, parked: Iterable[tuple[str, int]]) -> None:
+        """Events that are parked are left out: they will be retried. Raises the log's own errors."""
+        await execute(self._connection, CREATE)
+        left_out = set(parked)
+        own = {self._of.topic} if self._of.topic else set()
+        for topic in sorted({*self._of.consumer.topics, *own}):
+            await self._take(topic, left_out, progress)
+        await execute(self._connection, "CREATE INDEX ON staged_events (topic, position)")
+        await execute(self._connection, "ANALYZE staged_events")
+
+    async def _take(self, name: str, left_out: set[tuple[str, int]], progress: Progress) -> None:
+        ends = await self._log.end_offsets(name)
+        topic = self.topics[name] = Topic(await self._log.identity(name))
+        topic.places = {partition: Place(end) for partition, end in ends.items()}
+        of = self._of
+        is_own = name == of.topic
+
+        def class_of(type_: str) -> Any:
+            return of.own_events.get(type_) if is_own else of.consumer.event_class(name, type_)
+
+        def wanted(record: Record, found: Envelope) -> bool:
+            place = topic.places[record.partition]
+            known = found.source == of.source if is_own else of.consumer.knows_source(name, found.source)  # fmt: skip
+            if not known or found.position <= place.highest:
+                return False
+            place.highest = found.position
+            return (name, found.position) not in left_out
+
+        def undecodable(record: Record, found: Envelope) -> None:
+            topic.undecodable.append(Undecodable(record, found.position, _reason(of.consumer, record, found)))  # fmt: skip
+
+        total, done = sum(ends.values()), 0
+        if not total:
+            return
+        async with self._connection.cursor() as cursor, cursor.copy(COPY) as copy:
+            async for records in pages(self._log, name, dict.fromkeys(ends, 0), ends):
+                lines = lines_of(records, wanted, class_of, 1, None if is_own else undecodable)
+                await copy.write(b"".join([line for line, _ in lines]))
+                self.read += len(lines)
+                done += len(records)
+                progress(f"reading {name}", done, total)
+
+    async def missing(self, after: int) -> list[tuple[int, int]]:
+        """The ranges of the service's own positions that the log lacks, after this one."""
+        given = {"topic": self._of.topic, "after": after}
+        rows = await (await execute(self._connection, _RANGES, given)).fetchall()
+        return [(first, last) for first, last in rows]
+
+    async def before(self, time: datetime) -> Horizon:
+        """Of each topic the last position before the first event that came after this time."""
+        positions = {}
+        for topic in self.topics:
+            cursor = await execute(self._connection, _BEFORE, {"topic": topic, "time": time})
+            [(positions[topic],)] = await cursor.fetchall()
+        return Horizon(positions)
+
+    async def time_of(self, position: int) -> datetime | None:
+        """When the service published its event at this position. None if the log does not have it."""
+        given = {"topic": self._of.topic, "position": position}
+        row = await (await execute(self._connection, _TIME_OF, given)).fetchone()
+        return None if row is None else row[0]
+
+
+def _reason(handlers: Handlers, record: Record, found: Envelope) -> str:
+    event_class = handlers.event_class(record.topic, found.type)
+    if event_class is not None:
+        try:
+            decode(event_class, [record.value or b""])
+        except NotAnEvent as error:
+            return str(error)
+    return "its data can't be decoded"

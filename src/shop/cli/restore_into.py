@@ -1,0 +1,40 @@
+"""A database beside a service's own, for the past to be restored into."""
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from eventspine.errors import Unavailable
+from shop.cli.common import one_line, stop
+from shop.platform.migrations import NotMigrated, migrate
+from shop.platform.service import Service
+
+
+def prepared(into: str, url: str, service: Service) -> str:
+    """Its URL. It is created, if it is named and not there, and migrated."""
+    if into.startswith(("postgresql://", "postgres://")):
+        target = into
+    else:
+        if conninfo_to_dict(url).get("dbname") == into:
+            stop(f"--into {into} is the service's own database: name another")
+        target = make_conninfo(url, dbname=into)
+        _create(into, make_conninfo(url, dbname="postgres"))
+    try:
+        migrate(target, service.tables(), service.migrations)
+    except (NotMigrated, Unavailable) as error:
+        stop(f"cannot migrate the database {into}: {one_line(error)}")
+    return target
+
+
+def _create(name: str, server: str) -> None:
+    try:
+        with psycopg.connect(server, autocommit=True) as connection:
+            found = connection.execute("SELECT FROM pg_database WHERE datname = %s", [name])
+            if not found.rowcount:
+                connection.execute(
+                    sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8'").format(
+                        sql.Identifier(name)
+                    )
+                )
+    except psycopg.Error as error:
+        stop(f"cannot create the database {name}: {one_line(error)}")
