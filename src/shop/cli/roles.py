@@ -4,22 +4,27 @@ import asyncio
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from eventspine.database import connect, translated
-from shop.cli.common import one_line, say_it_once, stop, what_is_away
+from shop.cli.common import one_line, say_it_once, settings_or_stop, stop, what_is_away
 from shop.platform import discovery, secret_files
 from shop.platform import roles as platform
 from shop.platform.event_log import with_password
 from shop.platform.secret_files import passwords as lines
+from shop.platform.settings import Settings
+
+if TYPE_CHECKING:
+    from eventspine.kafka_log.rights import Rights
 
 ADMIN = "SHOP_ADMIN_URL"
+KAFKA = "kafka"
 
 
 def roles(
-    database: Annotated[str, typer.Argument(help="a service, or log")],
+    database: Annotated[str, typer.Argument(help="a service, log, or kafka")],
     passwords: Annotated[
         Path | None,
         typer.Option(
@@ -34,11 +39,15 @@ def roles(
     """Print the SQL that makes a database and its roles; run it again to change their passwords.
 
     Passwords are only in it as SCRAM verifiers. `shop migrate` then gives the roles their rights.
+    `shop roles kafka` prints the commands for Kafka's users; with --apply it makes users and rights on the
+    cluster of `SHOP_KAFKA__…`.
     """
-    if database not in {*discovery.names(), "log"}:
-        stop(
-            f"there is no database {database}; there are: {', '.join([*discovery.names(), 'log'])}"
-        )
+    if database == KAFKA:
+        _kafka(passwords, apply=apply)
+        return
+    known = [*discovery.names(), "log", KAFKA]
+    if database not in known:
+        stop(f"there is no database {database}; there are: {', '.join(known)}")
     verifiers = _verifiers(database, passwords) if passwords else {}
     if apply:
         say_it_once()
@@ -51,6 +60,53 @@ def roles(
     typer.echo(f"WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = '{database}')\\gexec")
     for statement in platform.database_rights(database):
         typer.echo(f"{statement};")
+
+
+def _kafka(folder: Path | None, *, apply: bool) -> None:
+    settings = settings_or_stop()
+    wanted = kafka_rights(settings)
+    if not apply:
+        for each in wanted:
+            for acl in each.acls():
+                typer.echo(
+                    f"kafka-acls.sh --bootstrap-server … --add --allow-principal {acl.principal}"
+                    f" --operation {acl.operation.name.title().replace('_', '')}"
+                    f" --{acl.restype.name.lower()} {acl.name}"
+                )
+        return
+    from eventspine.kafka_log.rights import grant  # noqa: PLC0415 - only this needs librdkafka
+
+    found = {}
+    for each in wanted if folder else []:
+        path = (folder or Path()) / f"kafka_{each.user}_password"
+        try:
+            found[each.user] = lines(secret_files.content(path))[-1]
+        except (OSError, UnicodeDecodeError) as error:
+            stop(f"cannot read {path}: {getattr(error, 'strerror', None) or 'it is not text'}")
+    config = {name.replace("_", "."): value for name, value in settings.kafka.items()}
+    with what_is_away("no rights were given"):
+        grant(config, wanted, found)
+
+
+def kafka_rights(settings: Settings) -> "list[Rights]":
+    """Of each service, and of `migrate`."""
+    from eventspine.kafka_log.rights import Rights  # noqa: PLC0415 - only this needs librdkafka
+
+    services = discovery.load_all()
+    found = [Rights("migrate", creates=[each.topic for each in services if each.topic])]
+    for each in services:
+        consumers = [one for one in each.consumers(settings) if one.topics]
+        own = [each.topic] if each.topic else []
+        found.append(
+            Rights(
+                each.name,
+                writes=own,
+                # Its own, too: a relay looks for the end of what it has written.
+                reads=sorted({*own, *(topic for one in consumers for topic in one.topics)}),
+                groups=[one.consumer for one in consumers],
+            )
+        )
+    return found
 
 
 def _verifiers(database: str, folder: Path) -> Mapping[str, str]:
