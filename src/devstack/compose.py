@@ -1,10 +1,11 @@
 """Renders the Compose files from templates that name no service.
 
-    python -m devstack.compose    writes deploy/compose.yaml and deploy/compose.dev.yaml, and the gateway's
+    python -m devstack.compose    writes deploy/compose.yaml and its like, deploy/secrets.sh, and the gateway's
                                   files for the services there are (devstack/gateway.py)
 
 In a template, the lines from `# {each service}` to `# {end}` are repeated for every service. In them,
-`@service@`, `@SERVICE@` (in names of settings) and `@port@` are replaced. `@services@` stands for all names.
+`@service@`, `@SERVICE@` (in names of settings) and `@port@` are replaced. `@services@` stands for all names, `@issuers@` for those that sign tokens. Lines from
+`# {if it issues tokens}` to `# {fi}` are for these alone.
 """
 
 import re
@@ -17,10 +18,13 @@ from devstack.kafka import PROJECT
 from shop.platform import discovery
 from shop.platform.discovery import NotAService
 
-FILES = ("compose.yaml", "compose.dev.yaml")
+FILES = ("compose.yaml", "compose.dev.yaml", "compose.prod.yaml", "secrets.sh")
 
 _DEPLOY = PROJECT / "deploy"
 _HEAD = "# Written by `make compose` from {template}: change that.\n"
+_IF_ISSUER = re.compile(
+    r"^ *# \{if it issues tokens\}\n(.*?)^ *# \{fi\}\n", re.MULTILINE | re.DOTALL
+)
 _EACH = re.compile(r"^ *# \{each service\}\n(.*?)^ *# \{end\}\n", re.MULTILINE | re.DOTALL)
 
 
@@ -44,14 +48,22 @@ def rendered(file: str, services: Mapping[str, int]) -> str:
         return "".join(_of_service(block[1], *service) for service in services.items())
 
     text = _EACH.sub(for_each, template.read_text()).replace("@services@", " ".join(services))
+    text = text.replace("@issuers@", " ".join(name for name in services if name in issuers()))
     return _HEAD.format(template=template.name) + text.rstrip("\n") + "\n"
 
 
+def issuers() -> list[str]:
+    """The services that sign access tokens."""
+    return [name for name, section in discovery.sections().items() if section.issues_tokens]
+
+
 def template_of(file: str) -> Path:
-    return _DEPLOY / file.replace(".yaml", ".template.yaml")
+    name, _, kind = file.rpartition(".")
+    return _DEPLOY / f"{name}.template.{kind}"
 
 
 def _of_service(block: str, name: str, port: int) -> str:
+    block = _IF_ISSUER.sub(lambda found: found[1] if name in issuers() else "", block)
     values = {"@service@": name, "@SERVICE@": name.upper(), "@port@": str(port)}
     for placeholder, value in values.items():
         block = block.replace(placeholder, value)

@@ -36,7 +36,29 @@ class Rights:
     creates: Collection[str] = ()
     groups: Collection[str] = ()
 
+    def commands(self) -> list[str]:
+        """What an administrator runs to give them, with Kafka's own tool."""
+        return [
+            f"kafka-acls.sh --bootstrap-server … --add --allow-principal User:{self.user}"
+            f" --operation {operation.name.title().replace('_', '')} --{kind.name.lower()} {name}"
+            for kind, name, operation in self._wanted()
+        ]
+
     def acls(self) -> list[AclBinding]:
+        return [
+            AclBinding(
+                kind,
+                name,
+                ResourcePatternType.LITERAL,
+                f"User:{self.user}",
+                "*",
+                operation,
+                AclPermissionType.ALLOW,
+            )
+            for kind, name, operation in self._wanted()
+        ]
+
+    def _wanted(self) -> list[tuple[ResourceType, str, AclOperation]]:
         wanted = [
             (ResourceType.TOPIC, topic, operation)
             for topics, operations in (
@@ -48,18 +70,7 @@ class Rights:
             for operation in operations
         ]
         wanted += [(ResourceType.GROUP, group, AclOperation.READ) for group in self.groups]
-        return [
-            AclBinding(
-                kind,
-                name,
-                ResourcePatternType.LITERAL,
-                f"User:{self.user}",
-                "*",
-                operation,
-                AclPermissionType.ALLOW,
-            )
-            for kind, name, operation in dict.fromkeys(wanted)
-        ]
+        return list(dict.fromkeys(wanted))
 
 
 def grant(

@@ -67,12 +67,7 @@ def _kafka(folder: Path | None, *, apply: bool) -> None:
     wanted = kafka_rights(settings)
     if not apply:
         for each in wanted:
-            for acl in each.acls():
-                typer.echo(
-                    f"kafka-acls.sh --bootstrap-server … --add --allow-principal {acl.principal}"
-                    f" --operation {acl.operation.name.title().replace('_', '')}"
-                    f" --{acl.restype.name.lower()} {acl.name}"
-                )
+            typer.echo("\n".join(each.commands()))
         return
     from eventspine.kafka_log.rights import grant  # noqa: PLC0415 - only this needs librdkafka
 

@@ -1,0 +1,320 @@
+"""The production file: what it promises, and its processes on this machine, with TLS, passwords and rights."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import httpx
+import psycopg
+import psycopg.sql
+import pytest
+import yaml
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
+from confluent_kafka.admin import AdminClient
+
+from devstack.kafka import LocalKafka
+from devstack.postgres import LocalPostgres
+from devstack.process import Process
+from shop.platform import discovery
+from tests.support.compose import DEPLOY
+from tests.support.kafka import start_broker
+from tests.support.secured import TlsTerminator
+from tests.support.services import SHIPPED
+from tests.support.shop import answers, free_ports
+from tests.support.waiting import until
+
+FILE = yaml.safe_load((DEPLOY / "compose.prod.yaml").read_text().replace("$$", "$"))
+SERVICES: dict[str, dict[str, Any]] = FILE["services"]
+OURS = {
+    *(f"{name}-{part}" for name in SHIPPED for part in ("api", "worker", "roles")),
+    "migrate",
+    "kafka-roles",
+}
+
+
+def test_it_has_everything_for_every_service() -> None:
+    databases = {f"{name}-db" for name in SHIPPED}
+    assert SERVICES.keys() == OURS | databases | {"kafka", "gateway"}
+
+
+@pytest.mark.parametrize("name", sorted(SERVICES))
+def test_each_runs_an_image_by_digest_and_may_do_little(name: str) -> None:
+    service = SERVICES[name]
+    if name in OURS:
+        # `pin-images.sh` writes it as REPOSITORY@sha256:….
+        assert service["image"].startswith("${SHOP_IMAGE:?")
+        assert service["user"] == "10001:10001"
+    else:
+        assert re.fullmatch(r"[\w/]+:[\w.-]+@\$\{[A-Z]+_DIGEST:\?.*\}", service["image"])
+    assert not {"build", "privileged", "env_file", "develop"} & service.keys()
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["deploy"]["resources"]["limits"].keys() == {"cpus", "memory", "pids"}
+    assert "user" in service or name == "kafka"  # whose image has a user of its own
+    for volume in service["volumes"]:
+        assert "src" not in volume
+        assert volume.endswith(":ro") or not volume.startswith("."), volume
+
+
+def test_the_gateway_alone_is_published() -> None:
+    assert {name for name in SERVICES if "ports" in SERVICES[name]} == {"gateway"}
+    assert FILE["networks"]["events"]["internal"] is True
+    assert all(FILE["networks"][name]["internal"] for name in SHIPPED)
+
+
+@pytest.mark.parametrize("name", sorted(OURS))
+def test_secrets_are_files_and_each_sees_its_own(name: str) -> None:
+    service = SERVICES[name]
+    assert service["volumes"] == [f"./secrets/{name}:/run/secrets:ro"]
+    owner, _, part = name.rpartition("-")
+    for key, text in service["environment"].items():
+        assert not re.search(r"://[^/@]*:[^/@]*@", text), key
+        if re.search("PASSWORD|SECRET|TOKEN|ENCRYPTION_KEY", key):
+            assert key.endswith("_FILE") and text.startswith("/run/secrets/"), key
+    if part in {"api", "worker"}:
+        assert service["environment"]["SHOP_ENV"] == "production"
+        assert not [
+            k
+            for k in service["environment"]
+            for other in {*SHIPPED} - {owner}
+            if f"_{other.upper()}__" in k
+        ]
+    issues = part == "api" and discovery.sections()[owner].issues_tokens
+    assert ("SHOP_AUTH__KEY_ENCRYPTION_KEY_FILE" in service["environment"]) is issues
+
+
+def test_every_folder_of_secrets_is_made(tmp_path: Path) -> None:
+    make_secrets(tmp_path)
+    mounted = {
+        volume.split(":")[0].removeprefix("./secrets/")
+        for service in SERVICES.values()
+        for volume in service["volumes"]
+        if volume.startswith("./secrets/")
+    }
+    assert mounted <= {path.name for path in tmp_path.iterdir()}
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for path in before:
+        assert path.stat().st_mode & 0o007 == 0, path
+    make_secrets(tmp_path)
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def make_secrets(folder: Path) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("left out, since there is no `openssl` to make a certificate with")
+    done = subprocess.run(
+        ["sh", str(DEPLOY / "secrets.sh"), "shop.example", *SHIPPED],
+        env={**os.environ, "EVENTSHOP_SECRETS": str(folder), "EVENTSHOP_ALSO": "DNS:localhost"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+class Production:
+    """The file's services as processes: the same commands, environments, secrets, roles and rights.
+
+    Hosts become ports of this machine, at which TLS is terminated with the file's certificates.
+    """
+
+    def __init__(self, folder: Path, stops: ExitStack) -> None:
+        self.secrets, self._stops = folder / "secrets", stops
+        self.secrets.mkdir()
+        make_secrets(self.secrets)
+        self._data = folder
+        self.processes: dict[str, Process] = {}
+        self.hosts: dict[str, str] = {}
+        self.api_ports = dict(zip(SHIPPED, free_ports(len(SHIPPED)), strict=True))
+        for name in SHIPPED:
+            self._start_postgres(f"{name}-db")
+        self.kafka = self._start_kafka()
+        self.run("kafka-roles")
+        for name in SHIPPED:
+            self.run(f"{name}-roles")
+        self.run("migrate", SHOP_ACCEPT_DATA_LOSS="")
+
+    def environment(self, name: str) -> dict[str, str]:
+        found = {"PATH": os.environ["PATH"], "SHOP_SERVICES": "shop.services"}
+        for key, text in SERVICES[name]["environment"].items():
+            found[key] = self._here(text, name)
+        owner = name.partition("-")[0]
+        if name.endswith("-api"):
+            found[f"SHOP_{owner.upper()}__PORT"] = str(self.api_ports[owner])
+        return found
+
+    def run(self, name: str, **more: str) -> None:
+        done = subprocess.run(
+            self._command(name),
+            env={**self.environment(name), **{k: v for k, v in more.items() if v}},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, f"{name}: {done.stdout}{done.stderr}"
+
+    def start(self, name: str) -> Process:
+        process = Process(
+            name, self._command(name), log=self._data / f"{name}.log", env=self.environment(name)
+        )
+        process.start()
+        self._stops.callback(process.stop, 10)
+        self.processes[name] = process
+        return process
+
+    def client(self, user: str) -> dict[str, Any]:
+        """librdkafka's settings of a Kafka user."""
+        return {
+            "bootstrap.servers": self.kafka,
+            "security.protocol": "SASL_SSL",
+            "ssl.ca.location": str(self.secrets / "authority/ca.crt"),
+            "sasl.mechanism": "SCRAM-SHA-512",
+            "sasl.username": user,
+            "sasl.password": (self.secrets / f"passwords/kafka_{user}_password")
+            .read_text()
+            .strip(),
+            "log_level": 0,
+        }
+
+    def _command(self, name: str) -> list[str]:
+        words = [self._here(word, name) for word in SERVICES[name]["command"]]
+        return [sys.executable, "-m", "shop.cli", *words]
+
+    def _here(self, text: str, name: str) -> str:
+        text = text.replace("/run/secrets", str(self.secrets / name))
+        text = text.replace("/tmp/heartbeat", str(self._data / f"{name}.heartbeat"))
+        text = re.sub(r"\$\{SHOP_ISSUER:.*?\}", "https://shop.example", text).replace(
+            "0.0.0.0", "127.0.0.1"
+        )
+        for host, address in self.hosts.items():
+            text = re.sub(rf"(?<![\w-]){re.escape(host)}(?=$|[/:?])(:\d+)?", address, text)
+        # What stands before the server here speaks TLS from the first byte on.
+        return text.replace("sslmode=verify-full", "sslmode=verify-full&sslnegotiation=direct")
+
+    def _start_postgres(self, name: str) -> None:
+        port, plain = free_ports(2)
+        words = [word.removeprefix("-c") for word in SERVICES[name]["command"][1:]]
+        settings = dict(word.split("=") for word in words)
+        settings = {
+            k: v for k, v in settings.items() if not k.startswith("ssl") and k != "hba_file"
+        }
+        data = Path(self._stops.enter_context(TemporaryDirectory(prefix="eventshop-test-")))
+        data.chmod(0o711)
+        server = LocalPostgres(
+            data / name,
+            settings=settings | {"listen_addresses": "127.0.0.1", "port": str(plain)},
+        )
+        server.start()
+        self._stops.callback(server.stop)
+        server.wait_ready()
+        password = (self.secrets / name / "administrator_password").read_text().strip()
+        where = f"host={server.socket_dir} port={plain} user=postgres dbname=postgres"
+        with closing(psycopg.connect(where, autocommit=True)) as admin:
+            admin.execute(psycopg.sql.SQL("ALTER ROLE postgres PASSWORD {}").format(password))
+            access = (DEPLOY / "postgres/pg_hba.conf").read_text()
+            access = access.replace("hostssl", "host").replace("peer", "trust")
+            (server.data_dir / "pg_hba.conf").write_text(access)
+            admin.execute("SELECT pg_reload_conf()")
+        folder = self.secrets / name
+        terminator = TlsTerminator(folder / "server.crt", folder / "server.key", port, plain)
+        self._stops.callback(terminator.close)
+        self.hosts[name] = f"localhost:{port}"
+
+    def _start_kafka(self) -> str:
+        (port,) = free_ports(1)
+        named = {
+            key.removeprefix("KAFKA_").lower().replace("___", "-").replace("_", "."): text
+            for key, text in SERVICES["kafka"]["environment"].items()
+            if key.startswith("KAFKA_") and key != "KAFKA_HEAP_OPTS"
+        }
+        plain = LocalKafka(self._data / "kafka").settings
+        for placed in ("listeners", "advertised.listeners"):
+            named[placed] = f"{plain[placed]},SECURE://localhost:{port}"
+        for placed in ("controller.quorum.voters", "log.dirs"):
+            del named[placed]
+        named = {key: self._here(text, "kafka") for key, text in named.items()}
+        broker = start_broker(self._stops, self._data / "kafka", named)
+        self.hosts["localhost:9092"] = broker.bootstrap_servers
+        self.hosts["kafka:9093"] = f"localhost:{port}"
+        return f"localhost:{port}"
+
+
+@pytest.fixture(scope="module")
+def production(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Production]:
+    with ExitStack() as stops:
+        yield Production(tmp_path_factory.mktemp("production"), stops)
+
+
+@pytest.mark.kafka
+@pytest.mark.timeout(300)
+def test_every_process_starts_with_its_own_secrets_roles_and_rights(production: Production) -> None:
+    for name in SHIPPED:
+        production.start(f"{name}-api")
+        production.start(f"{name}-worker")
+    for name, port in production.api_ports.items():
+        with closing(httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10)) as client:
+            until(lambda client=client: answers(client), f"{name} answers", 60)
+            until(
+                lambda client=client: client.get("/health/ready").is_success, f"{name} is ready", 30
+            )
+            assert client.get("/docs").status_code == 404
+
+    def works(name: str) -> bool:
+        lines = production.processes[f"{name}-worker"].log.path.read_text()
+        return "relay.leading" in lines
+
+    for name in SHIPPED:
+        until(lambda name=name: works(name), f"the worker of {name} relays", 60)
+    for process in production.processes.values():
+        assert process.returncode is None, process.ended()
+        said = process.log.path.read_text()
+        assert "uthorization" not in said and "denied" not in said, said
+
+
+@pytest.mark.kafka
+def test_a_service_writes_to_its_own_topic_and_to_no_other(production: Production) -> None:
+    for user in SHIPPED:
+        for topic in SHIPPED:
+            assert written(production.client(user), topic) is (user == topic), (user, topic)
+    assert not written(production.client("migrate"), "users")
+
+
+@pytest.mark.kafka
+def test_nobody_joins_the_group_of_another_service_or_reads_without_a_password(
+    production: Production,
+) -> None:
+    with pytest.raises(KafkaException) as told:
+        admin = AdminClient(production.client("orders"))
+        admin.describe_consumer_groups(["users"], request_timeout=10)["users"].result()
+    assert told.value.args[0].code() == KafkaError.GROUP_AUTHORIZATION_FAILED
+    wrong = {**production.client("orders"), "sasl.password": "guess"}
+    with closing(Consumer({**wrong, "group.id": "orders"})) as consumer:
+        with pytest.raises(KafkaException):
+            consumer.list_topics(timeout=3)
+    plain: Mapping[str, Any] = {
+        "bootstrap.servers": production.kafka,
+        "group.id": "x",
+        "log_level": 0,
+    }
+    with closing(Consumer({**plain})) as consumer, pytest.raises(KafkaException):
+        consumer.list_topics(timeout=3)
+
+
+def written(client: Mapping[str, Any], topic: str) -> bool:
+    errors: list[KafkaError | None] = []
+    producer = Producer({**client, "message.timeout.ms": 15_000})
+    producer.produce(topic, b"forged", on_delivery=lambda error, _: errors.append(error))
+    producer.flush(20)
+    (error,) = errors
+    assert error is None or error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED, error
+    return error is None
