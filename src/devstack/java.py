@@ -17,5 +17,6 @@ def properties(settings: Mapping[str, str]) -> str:
 
 
 def utf_8() -> dict[str, str]:
-    """The environment for Java. Java decodes paths by the locale, so this sets UTF-8."""
-    return {**os.environ, "LC_ALL": "C.UTF-8"}
+    """The environment for Java, without the shop's settings. Java decodes paths by the locale, so this sets UTF-8."""
+    others = {name: value for name, value in os.environ.items() if not name.startswith("SHOP_")}
+    return {**others, "LC_ALL": "C.UTF-8"}

@@ -331,7 +331,9 @@ def _bundled_libraries(package: Path) -> list[Path]:
 def _environment() -> dict[str, str]:
     """The caller's environment, without variables that change PostgreSQL: PGPORT, an unknown locale."""
     return {
-        key: value for key, value in os.environ.items() if not key.startswith(("PG", "LC_", "LANG"))
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("PG", "LC_", "LANG", "SHOP_"))
     } | {"LC_ALL": "C"}
 
 

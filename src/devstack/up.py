@@ -23,7 +23,7 @@ import psycopg
 
 from devstack.auth import FIRST_KEY, auth_settings
 from devstack.data import check_format, locked, place
-from devstack.files import hand_over, locked_out, require_access, write_whole
+from devstack.files import hand_over, locked_out, make_folder, require_access, write_whole
 from devstack.ports import WantedPort, check_ports
 from devstack.postgres import CRASH_RECOVERY, LocalPostgres
 from devstack.process import FIRST_SIGNAL, LogFile, Process
@@ -33,6 +33,8 @@ from shop.platform.discovery import PACKAGES
 from shop.platform.processes import files
 from shop.platform.processes.files import TooFewFiles
 from shop.platform.running import RUNNING
+from shop.platform.settings import PREFIX
+from shop.platform.settings_list import is_secret
 
 START_TIMEOUT = 60.0
 """Seconds within which all processes of the shop must be ready."""
@@ -159,7 +161,7 @@ def _bring_up(
     # Unbuffered, because the last lines of a killed process are the most useful. The logs are UTF-8 in every
     # locale.
     env = {
-        **_around(settings),
+        **_around(settings, data / "secrets"),
         **settings,
         "PYTHONUNBUFFERED": "1",
         "PYTHONIOENCODING": "utf-8:backslashreplace",
@@ -229,10 +231,25 @@ def _shown(host: str) -> str:
     return _SHOWN.get(host, f"[{host}]" if ":" in host else host)
 
 
-def _around(settings: Mapping[str, str]) -> dict[str, str]:
-    """The environment, without variables that would override these settings (`SHOP_…_FILE`)."""
-    over = {f"{name}_FILE" for name in settings}
-    return {name: value for name, value in os.environ.items() if name not in over}
+def _around(settings: Mapping[str, str], secrets: Path) -> dict[str, str]:
+    """The environment, without variables that would override these settings (`SHOP_…_FILE`), and without secrets.
+
+    Secrets of settings are given to the processes in files. The databases here have no passwords.
+    """
+    over = {f"{name}_FILE" for name in settings} | {"PGPASSWORD"}
+    over |= {name.replace("_URL", "_PASSWORD") for name in settings if name.endswith("_URL")}
+    over |= {f"{name}_FILE" for name in over}
+    found = {}
+    for name, value in os.environ.items():
+        if name in over:
+            continue
+        if name.startswith(PREFIX) and value and is_secret(name):
+            make_folder(secrets, 0o700)
+            write_whole(secrets / name, value)
+            found[f"{name}_FILE"] = str(secrets / name)
+        else:
+            found[name] = value
+    return found
 
 
 def _log_settings(

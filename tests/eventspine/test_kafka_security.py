@@ -6,6 +6,7 @@ import asyncio
 import shlex
 import shutil
 import subprocess
+import time
 import uuid
 from collections.abc import Awaitable, Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack, suppress
@@ -72,6 +73,8 @@ class Secure:
                 "listener.name.secure.ssl.keystore.location": str(keystore),
                 "listener.name.secure.sasl.enabled.mechanisms": "SCRAM-SHA-512",
                 "listener.name.secure.scram-sha-512.sasl.jaas.config": module,
+                # Seconds after which a client has to log in again, or is cut off.
+                "listener.name.secure.connections.max.reauth.ms": "3000",
                 "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
                 # Who comes without a password is the broker itself, or a test.
                 "super.users": f"User:ANONYMOUS;User:{USER}",
@@ -204,6 +207,67 @@ async def test_what_is_refused_is_named_and_tried_again(
         secure.set_password(PASSWORD)
     await log.close()
     await right.close()
+
+
+@pytest.mark.parametrize("both_at_once", [True, False])
+async def test_a_password_is_replaced_while_events_flow(
+    secure: Secure, tmp_path: Path, both_at_once: bool
+) -> None:
+    """With both in the file from before to after the change, or with the new one alone, just after it."""
+    principal, new = f"user-{uuid.uuid4().hex[:8]}", "battery staple"
+    file = tmp_path / "password"
+    file.write_text(PASSWORD)
+    environment = secure.environment_of(principal) | {"SHOP_KAFKA__SASL_PASSWORD_FILE": str(file)}
+    right, log = open_with(secure.environment), open_with(environment)
+    topic = f"topic-{uuid.uuid4().hex[:12]}"
+    await right.create_topic(topic)
+    allow(secure, principal, topic)
+    member = log.subscribe(f"group-{topic}", [topic], from_offsets())
+
+    appended = 0
+    received: list[int] = []
+
+    async def move_for(seconds: float) -> None:
+        nonlocal appended
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            await log.append(topic, numbered(1, first=appended))
+            appended += 1
+            async with asyncio.timeout(30):
+                while len(received) < appended:
+                    # As a consumer does it: it is tried again.
+                    with suppress(LogUnavailable):
+                        received.extend(numbers(await member.poll(10, 1.0)))
+
+    await move_for(1)
+    if both_at_once:
+        file.write_text(f"{PASSWORD}\n{new}\n")
+    secure.set_password(new, principal)
+    if both_at_once:
+        await move_for(5)  # longer than a login is valid
+    file.write_text(f"{new}\n")
+    await move_for(5)
+    assert sorted(received) == list(range(appended))
+    assert sum((await right.end_offsets(topic)).values()) == appended
+    await log.close()
+    await right.close()
+
+
+def allow(secure: Secure, principal: str, topic: str) -> None:
+    """To write and read it."""
+    acls = [
+        AclBinding(
+            kind, topic if kind is ResourceType.TOPIC else f"group-{topic}", ResourcePatternType.LITERAL,
+            f"User:{principal}", "*", operation, AclPermissionType.ALLOW,
+        )
+        for kind, operation in (
+            (ResourceType.TOPIC, AclOperation.WRITE),
+            (ResourceType.TOPIC, AclOperation.READ),
+            (ResourceType.GROUP, AclOperation.READ),
+        )
+    ]  # fmt: skip
+    for made in secure.admin.create_acls(acls).values():
+        made.result()
 
 
 # Rights

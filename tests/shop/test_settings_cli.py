@@ -60,6 +60,8 @@ def test_people_may_ask_for_what_is_not_the_default() -> None:
         ("SHOP_AUTH__KEY_ENCRYPTION_KEY", True),
         ("SHOP_AUTH__KEY_ENCRYPTION_KEY_FILE", False),
         ("SHOP_AUTH__ACCESS_TOKEN_S", False),
+        ("SHOP_USERS__PASSWORD_THREADS", False),
+        ("SHOP_USERS__MAX_WAITING_PASSWORDS", False),
         ("SHOP_KAFKA__SSL_CA_LOCATION", False),
         ("SHOP_IDEMPOTENCY_RETENTION_S", False),
     ],

@@ -27,12 +27,13 @@ from eventspine.kafka_log.client import (
     in_thread,
     share_one_heap,
 )
+from eventspine.kafka_log.passwords import Passwords
 from eventspine.kafka_log.reader import Reader
 from eventspine.kafka_log.subscription import KafkaSubscription
 from eventspine.kafka_log.topics import Topics
 from eventspine.log import Message, Record, StartAt, TopicIdentity
 
-__all__ = ["KafkaLog", "KafkaSubscription", "OffsetNotInLog"]
+__all__ = ["KafkaLog", "KafkaSubscription", "OffsetNotInLog", "Passwords"]
 
 
 class KafkaLog:
@@ -43,11 +44,15 @@ class KafkaLog:
     """
 
     def __init__(
-        self, config: Mapping[str, str], *, partitions: int = 12, replication_factor: int = 1
+        self,
+        config: Mapping[str, str | Passwords],
+        *,
+        partitions: int = 12,
+        replication_factor: int = 1,
     ) -> None:
         share_one_heap()
         self._config: Settings = {**SHARED, **config}
-        self._reach = Reach(config["bootstrap.servers"])
+        self._reach = Reach(str(config["bootstrap.servers"]))
         self._topics = Topics(
             self._config, partitions=partitions, replication_factor=replication_factor
         )

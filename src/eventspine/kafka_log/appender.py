@@ -20,6 +20,7 @@ from eventspine.kafka_log.client import (
     quiet,
     unavailable,
 )
+from eventspine.kafka_log.passwords import Renewal
 from eventspine.log import LogUnavailable, Message
 
 GIVE_UP_AFTER = 30.0
@@ -73,6 +74,7 @@ class Appender:
     def __init__(self, config: Settings, reach: Reach) -> None:
         self._settings = {**_TUNED, **config, **_SAFE, "on_delivery": self._failed}
         self._reach = reach
+        self._renewal = Renewal(self._settings)
         self._producer: Producer | None = None
         self._failure: KafkaError | None = None
         self._heard_last = "no answer"
@@ -84,6 +86,7 @@ class Appender:
         """
         producer = self._producer or self._begin()
         producer.poll(0)
+        self._renewal.due(producer)
 
     def append(self, topic: str, messages: Sequence[Message], stop: threading.Event) -> None:
         """Append the messages. Returns when all are confirmed. If it raises, none of them is sent later.
@@ -118,6 +121,7 @@ class Appender:
         """Send all queued messages, and wait until they are confirmed."""
         progress = _Progress(self._reach, count)
         while waiting := producer.flush(SLICE):
+            self._renewal.due(producer)
             self._check(progress, waiting, stop)
         self._check(progress, 0, stop)
 
@@ -144,6 +148,7 @@ class Appender:
         self._failure = self._failure or error
 
     def _heard(self, error: KafkaError) -> None:
+        self._renewal.heard(error)
         if error.fatal():
             self._failure = self._failure or error
         elif error.code() != ALL_BROKERS_DOWN:

@@ -16,6 +16,7 @@ import structlog
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka import Message as KafkaMessage
 
+from eventspine.kafka_log.passwords import with_password
 from eventspine.log import LogUnavailable, Record
 
 _LINES = logging.getLogger("eventspine.kafka")
@@ -169,6 +170,7 @@ class _ClientLines:
 
 def quiet(settings: Settings, heard: Callable[[KafkaError], None]) -> Settings:
     """Settings for a client that writes nothing to stderr and passes its errors to `heard`."""
+    settings, heard = with_password(settings, heard)
     return {**settings, "logger": _ClientLines(), "error_cb": heard}
 
 

@@ -32,6 +32,7 @@ from eventspine.kafka_log.client import (
     record,
     unavailable,
 )
+from eventspine.kafka_log.passwords import Renewal
 from eventspine.kafka_log.watch import Partition, Watch
 from eventspine.log import LogUnavailable, Record, StartAt
 
@@ -101,6 +102,7 @@ class KafkaSubscription:
         self._said: set[str] = set()
         self._commit_at = 0.0
         self._heard = Heard()
+        self._renewal = Renewal(self._config)
         self._doubt = ""  # why Kafka may be unavailable
 
         # Used only under the lock.
@@ -244,6 +246,7 @@ class KafkaSubscription:
             wait = min(SLICE, max(0.0, deadline - time.monotonic()))
             # With more than one, librdkafka would wait until all have arrived.
             messages, room, size = consumer.consume(1, wait), max_records, 0
+            self._renewal.due(consumer)
             while messages:
                 self._sort_out(messages)
                 room -= len(messages)
@@ -318,6 +321,7 @@ class KafkaSubscription:
             self._leave()
 
     def _told(self, error: KafkaError) -> None:
+        self._renewal.heard(error)
         self._heard(error)
         if self._doubt or error.code() == ALL_BROKERS_DOWN:
             self._doubt = self._heard.last or plain(error)

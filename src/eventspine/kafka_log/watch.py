@@ -19,6 +19,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from eventspine.kafka_log.client import LOG, Settings, quiet
+from eventspine.kafka_log.passwords import Renewal
 from eventspine.log import Record
 
 LOOK_EVERY = 6.0
@@ -40,6 +41,7 @@ class Watch:
     def __init__(self, config: Settings, group: str, topics: Sequence[str]) -> None:
         own = {name: value for name, value in config.items() if not name.startswith("group.")}
         self._config = own
+        self._renewal = Renewal(own)
         self._group = group
         self._topics = list(topics)
         self._admin: AdminClient | None = None
@@ -158,7 +160,9 @@ class Watch:
         }
 
     def _ask(self) -> AdminClient:
-        self._admin = self._admin or AdminClient(quiet(self._config, lambda _: None))
+        self._admin = self._admin or AdminClient(quiet(self._config, self._renewal.heard))
+        self._admin.poll(0)  # or it would not tell
+        self._renewal.due(self._admin)
         return self._admin
 
 

@@ -25,10 +25,16 @@ def open_event_log(settings: Settings) -> EventLog:
     if "bootstrap_servers" not in settings.kafka:
         raise NotSet("SHOP_KAFKA__BOOTSTRAP_SERVERS is not set: host:port of a broker")
     # Imported here, so that the embedded shop never loads librdkafka.
-    from eventspine.kafka_log import KafkaLog  # noqa: PLC0415
+    from eventspine.kafka_log import KafkaLog, Passwords  # noqa: PLC0415
 
+    config: dict[str, str | Passwords] = {
+        name.replace("_", "."): value for name, value in settings.kafka.items()
+    }
+    password = Current("SHOP_KAFKA__SASL_PASSWORD", settings.kafka.get("sasl_password", ""))
+    if password.from_file:
+        config["sasl.password"] = Passwords(lambda: passwords(password()))
     return KafkaLog(
-        {name.replace("_", "."): value for name, value in settings.kafka.items()},
+        config,
         partitions=settings.kafka_partitions,
         replication_factor=settings.kafka_replication_factor,
     )

@@ -60,6 +60,10 @@ def grants(
             sql.Identifier(role)
         )
         yield sql.SQL("GRANT USAGE ON SCHEMA public TO {}").format(sql.Identifier(role))
+        # Ids of a batch are asked for before its rows are stored.
+        yield sql.SQL("GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {}").format(
+            sql.Identifier(role)
+        )
         for table in tables:
             if rights := _rights(part, table, spine, log=database == "log"):
                 yield sql.SQL("GRANT {} ON {} TO {}").format(

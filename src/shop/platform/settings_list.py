@@ -14,8 +14,9 @@ from shop.platform.settings import PREFIX, Settings
 MASK = "********"
 
 # Names of librdkafka's are among them: sasl.password, ssl.key.pem, ssl.keystore.password.
-_SECRET = re.compile(r"password|secret|token$|_pem$|encryption_key$|credential", re.IGNORECASE)
-_NOT_SECRET = re.compile(r"_location$|_file$|_url$|_s$", re.IGNORECASE)
+_SECRET = re.compile(
+    r"(password|secrets?|tokens?|_pem|(encryption|private|api)_key|credentials?)$", re.IGNORECASE
+)
 
 
 class Shown(NamedTuple):
@@ -27,7 +28,7 @@ class Shown(NamedTuple):
 
 def is_secret(name: str) -> bool:
     """By the name of its variable."""
-    return bool(_SECRET.search(name) and not _NOT_SECRET.search(name))
+    return bool(_SECRET.search(name))
 
 
 def masked(name: str, value: object) -> str:
