@@ -16,9 +16,12 @@ from eventspine.reading import Received
 from eventspine.upcasting import read_events
 from shop.platform import discovery
 from shop.platform.service import Service
-from tests.support.databases import Databases
+from tests.support.databases import Databases, NewDatabase
 from tests.support.golden import GOLDEN, Golden
 from tests.support.living import living, plant, shop
+
+GREETINGS = "SELECT id, user_id FROM greetings ORDER BY id"
+GREETED = [(7, 1), (8, 1)]
 
 
 class AsPublished:
@@ -66,7 +69,7 @@ def table_of(service: Service, event: Event) -> Projection:
 
 
 async def test_every_version_is_read_by_each_service_and_the_audit_agrees(
-    databases: Databases,
+    databases: Databases, new_database: NewDatabase, templates: dict[str, str]
 ) -> None:
     # Its actions set `erased_at`, which no event has.
     plant(databases["users"], "ALTER TABLE users DROP CONSTRAINT users_are_whole_or_erased")
@@ -75,22 +78,31 @@ async def test_every_version_is_read_by_each_service_and_the_audit_agrees(
         for service in services:
             await publish(service, system.opened[service.name], history(service))
         # Nothing is in the log yet: the audit reads the outboxes.
-        outboxes = await audited(databases, "--json")
+        outboxes = await command(databases, "audit", "--json")
         assert outboxes.exit_code == 0, outboxes.output
         async with system.moving():
             await system.settled()
         for service in services:
             assert await system.opened[service.name].fetch("SELECT error FROM parked") == []
-        result = await audited(databases)
+        result = await command(databases, "audit")
         assert result.exit_code == 0, result.output
         # An event of an earlier version is compared as well.
         assert "to" in GOLDEN["greeting.sent 1"].data
         plant(databases["greetings"], "UPDATE greetings SET user_id = 2 WHERE id = 7")
-        wrong = await audited(databases, "greetings")
+        wrong = await command(databases, "audit", "greetings")
         assert wrong.exit_code == 1
         assert "greetings 7 differs: user_id is 2 and must be 1" in wrong.stdout
+        # And what is made anew from the log is made from it.
+        rebuilt = await command(databases, "rebuild", "greetings", "greetings")
+        assert rebuilt.exit_code == 0, rebuilt.output
+        assert await system.opened["greetings"].fetch(GREETINGS) == GREETED
+    lost = databases.but(greetings=new_database(templates["greetings"]))
+    restored = await command(lost, "restore", "greetings")
+    assert restored.exit_code == 0, restored.output
+    async with living(lost) as system:
+        assert await system.opened["greetings"].fetch(GREETINGS) == GREETED
 
 
-async def audited(urls: Databases, *words: str) -> Result:
-    """In a thread, since the command has an event loop of its own."""
-    return await asyncio.to_thread(shop, urls, "audit", *words)
+async def command(urls: Databases, *words: str) -> Result:
+    """In a thread, since a command has an event loop of its own."""
+    return await asyncio.to_thread(shop, urls, *words)
