@@ -10,6 +10,7 @@ The age of a row is measured in running time (`running_time`), not by a wall clo
 
 import asyncio
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import structlog
@@ -90,6 +91,27 @@ class Pruned(NamedTuple):
     parked: int
 
 
+class Aged(NamedTuple):
+    """A table of the service's own, whose rows are deleted when they are older than `seconds`.
+
+    `column` holds the running time at which a row was stored, and has an index.
+    """
+
+    table: str
+    column: str
+    seconds: float
+
+    @property
+    def delete(self) -> str:
+        # A row in use is skipped: it may be about to become younger.
+        return f"""
+        DELETE FROM {self.table} WHERE ctid = ANY(ARRAY(
+            SELECT ctid FROM {self.table} WHERE {self.column} <= %(before)s
+            ORDER BY {self.column} LIMIT %(chunk)s FOR UPDATE SKIP LOCKED
+        ))
+        """  # noqa: S608 - names from the code
+
+
 class Pruner:
     """Keeps one service's tables bounded, while `run` is running.
 
@@ -105,8 +127,10 @@ class Pruner:
         outbox_seconds: float,
         key_seconds: float,
         parked_seconds: float,
+        aged: Sequence[Aged] = (),
     ) -> None:
         self._database = database
+        self._aged = aged
         self._running_time = RunningTime(database)
         self._outbox_seconds = outbox_seconds
         self._key_seconds = key_seconds
@@ -120,6 +144,8 @@ class Pruner:
         while True:
             try:
                 await self.prune()
+                if self._aged:
+                    await self.prune_aged()
                 self._backoff.over()
                 await asyncio.sleep(self._every)
             except Exception as error:  # noqa: BLE001 - it can wait, whatever it is
@@ -138,6 +164,16 @@ class Pruner:
             seconds = round(time.monotonic() - began, 3)
             _LOG.info("pruning.finished", **pruned._asdict(), seconds=seconds)
         return pruned
+
+    async def prune_aged(self) -> dict[str, int]:
+        """Run one round over the service's own tables. Returns the number of deleted rows of each."""
+        now = await self._running_time.look()
+        gone = {each.table: 0 for each in self._aged}
+        for each in self._aged:
+            gone[each.table] += await self._in_chunks(each.delete, now - _ms(each.seconds))
+        if any(gone.values()):
+            _LOG.info("pruning.aged_finished", **gone)
+        return gone
 
     async def _mark(self, now: int) -> None:
         retention = _ms(self._outbox_seconds)

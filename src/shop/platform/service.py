@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from eventspine.database import Database
 from eventspine.handlers import Handlers
 from eventspine.projections import Aggregate, Invariant, Projection
+from eventspine.pruning import Aged
 from eventspine.reactions import Reaction
 from shop.platform.settings import NotConfigured, Settings
 
@@ -37,7 +38,7 @@ class Endpoints:
     batchers: tuple[Bounded, ...]
 
 
-def _none(_: Settings) -> tuple[Reaction, ...]:
+def _none(_: Settings) -> tuple[()]:
     return ()
 
 
@@ -65,6 +66,8 @@ class Service:
     """Creates its reactions, the consumers that ask an external provider. Returns none if the settings name no
     provider.
     """
+    aged: Callable[[Settings], tuple[Aged, ...]] = _none
+    """Its own tables whose old rows its worker deletes."""
 
     def consumers(self, settings: Settings) -> tuple[Handlers, ...]:
         """Its handlers and its reactions. Raises `NotConfigured` if a reaction's name is wrong."""

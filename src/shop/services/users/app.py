@@ -11,6 +11,7 @@ from eventspine.idempotency import Answer, once_in_transaction
 from shop.platform.service import Bounded, Endpoints, Service
 from shop.platform.settings import Settings
 from shop.services.users.handlers import HANDLERS
+from shop.services.users.identity.ages import aged
 from shop.services.users.projections import PROJECTIONS
 
 if TYPE_CHECKING:
@@ -79,4 +80,5 @@ SERVICE = Service(
     migrations=Path(__file__).parent / "migrations",
     tables=tables,
     endpoints=endpoints,
+    aged=aged,
 )

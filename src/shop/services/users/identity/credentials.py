@@ -7,6 +7,7 @@ from eventspine.database import Database
 from eventspine.outbox import Transaction
 from shop.services.users.errors import UserNotFound, WrongCredentials
 from shop.services.users.identity.access import end_all_sessions, of_user
+from shop.services.users.identity.ages import RESET_WITHIN_S
 from shop.services.users.identity.refresh_tokens import opaque, opaque_hash
 from shop.services.users.identity.schemas import (
     ChangePassword,
@@ -16,9 +17,6 @@ from shop.services.users.identity.schemas import (
     PasswordReset,
 )
 from shop.services.users.tables import LETTERS
-
-RESET_WITHIN_S = 3600
-"""Seconds of running time in which a reset token works."""
 
 _FIND = """
 SELECT u.id, c.password_hash, EXISTS (
