@@ -5,13 +5,13 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from devstack import gateway
 from tests.support.gateway import standing
 from tests.support.serving import problem
-from tests.support.shop import free_ports
+from tests.support.shop import Running, free_ports
 from tests.support.upstream import Upstream, said
 from tests.support.waiting import until
 
@@ -95,3 +95,46 @@ def test_an_upstream_name_without_an_address_does_not_stop_the_gateway_from_star
             problem(client.post("/orders"), 503, "temporarily-unavailable")
             addresses["orders-api"] = "127.2.0.3"
             until(lambda: client.post("/orders").is_success, "it is found", timeout=30)
+
+
+def test_a_real_api_that_is_replaced_refuses_no_request(tmp_path: Path, users_url: str) -> None:
+    [port] = free_ports(1)
+    addresses = {"users-api": "127.2.1.1"}
+    settings = {"SHOP_USERS__DATABASE_URL": users_url, "SHOP_USERS__PORT": port, "SHOP_DRAIN_MS": int(3000 * VALID)}  # fmt: skip
+    with names(addresses) as resolver, ExitStack() as held:
+
+        def start(address: str) -> Running:
+            api = Running("api", "users", **settings, SHOP_HOST=address)
+            held.callback(lambda: api.stop() if api.process.poll() is None else None)
+            return api
+
+        old = start("127.2.1.1")
+        apis = gateway.upstreams(
+            {"users": f"users-api:{port} resolve", "orders": f"users-api:{port} resolve"},
+            resolver=resolver, valid=f"{VALID:g}s",
+        )  # fmt: skip
+        stage = held.enter_context(standing(tmp_path, apis, {}))
+        client = held.enter_context(stage.client())
+        until(lambda: client.get("/users").is_success, "the old one answers", timeout=30)
+        start("127.2.1.2")
+        until(lambda: listens("127.2.1.2", port), "the new one is there", timeout=30)
+        addresses["users-api"] = "127.2.1.2"
+        old.process.terminate()
+        created = 0
+        while old.process.poll() is None or created % 20:
+            user = {"email": f"u{created}@example.com", "name": "U"}
+            assert client.post("/users", json=user).status_code == 201
+            created += 1
+            time.sleep(0.025)
+        assert old.stop() == 0
+        lines = stage.log().splitlines()
+        assert {at for at in ("127.2.1.1", "127.2.1.2") if any(at in line for line in lines)} == {
+            "127.2.1.1",
+            "127.2.1.2",
+        }
+
+
+def listens(address: str, port: int) -> bool:
+    with suppress(OSError), socket.create_connection((address, port), 1):
+        return True
+    return False
