@@ -100,11 +100,13 @@ def test_an_upstream_name_without_an_address_does_not_stop_the_gateway_from_star
 def test_a_real_api_that_is_replaced_refuses_no_request(tmp_path: Path, users_url: str) -> None:
     [port] = free_ports(1)
     addresses = {"users-api": "127.2.1.1"}
-    settings = {"SHOP_USERS__DATABASE_URL": users_url, "SHOP_USERS__PORT": port, "SHOP_DRAIN_MS": int(3000 * VALID)}  # fmt: skip
     with names(addresses) as resolver, ExitStack() as held:
 
         def start(address: str) -> Running:
-            api = Running("api", "users", **settings, SHOP_HOST=address)
+            api = Running(
+                "api", "users", SHOP_USERS__DATABASE_URL=users_url, SHOP_USERS__PORT=port,
+                SHOP_DRAIN_MS=int(3000 * VALID), SHOP_HOST=address,
+            )  # fmt: skip
             held.callback(lambda: api.stop() if api.process.poll() is None else None)
             return api
 
