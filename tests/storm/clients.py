@@ -10,7 +10,7 @@ import statistics
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,8 +32,16 @@ PASSING = ("unknown-outcome", "temporarily-unavailable", "unknown-customer", "un
 class Crowd(Load):
     """All clients of one round."""
 
-    def __init__(self, ports: Ports, *, name: str, clients: int, seed: int) -> None:
-        super().__init__(ports, name=name, clients=clients, seed=seed, kind=Shopper)
+    def __init__(
+        self,
+        ports: Ports,
+        *,
+        name: str,
+        clients: int,
+        seed: int,
+        token: Callable[[], str] | None = None,
+    ) -> None:
+        super().__init__(ports, name=name, clients=clients, seed=seed, kind=Shopper, token=token)
 
     def latest_rate(self) -> float:
         """Requests done a second, in the window that ends now."""

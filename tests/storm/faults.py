@@ -56,7 +56,8 @@ class Scene:
         # All that was ever sent is kept here, and to collect among it would be a tenth of the time.
         gc.disable()
         try:
-            with Rush(port, self.customers, name=name, clients=clients) as rush:
+            token = self.stage.tokens.current()
+            with Rush(port, self.customers, name=name, clients=clients, token=token) as rush:
                 time.sleep(seconds)
         finally:
             gc.enable()
@@ -119,6 +120,12 @@ def _kill(scene: Scene, victim: str) -> None:
 
 def _stop(scene: Scene, victim: str) -> None:
     scene.stage.end(victim)
+
+
+def _rotate_keys(scene: Scene) -> None:
+    """The next key signs, if it has been published for long enough; one after it is published."""
+    done = scene.stage.run("keys", "rotate")
+    scene.notes.append((done.stdout + done.stderr).strip().replace("\n", ", ")[-200:])
 
 
 def _rush(scene: Scene, api: int, hold: float) -> None:
@@ -322,6 +329,7 @@ ALL: Sequence[Fault] = (
         "terminate", {"service": _SERVICE, "times": number(1, 5), "pause": seconds(0.05, 0.5)},
         _terminate,
     ),
+    Fault("rotate-keys", {}, _rotate_keys),
     Fault("rush", {"api": number(0, 1), "hold": seconds(1, 4)}, _rush),
     Fault("two-relays", {"service": _SERVICE, "hold": seconds(2, 8)}, _two_relays),
     Fault(

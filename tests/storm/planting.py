@@ -113,9 +113,9 @@ def ask_by_key(
     url = f"http://127.0.0.1:{port}{path}"
     began = time.monotonic()
 
-    headers = {"Idempotency-Key": key}
-
     def answer() -> httpx.Response | None:
+        authorization = f"Bearer {stage.tokens.current()}"
+        headers = {"Idempotency-Key": key, "Authorization": authorization}
         with suppress(httpx.TransportError):
             response = httpx.request(method, url, json=body, headers=headers, timeout=15)
             # A customer not known yet is a matter of time.

@@ -6,12 +6,14 @@ end with the thread that started them.
 """
 
 import os
+import secrets
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from base64 import b64encode
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -35,6 +37,7 @@ from shop.platform.discovery import PACKAGES
 from shop.platform.event_log import open_event_log
 from shop.platform.settings import Settings
 from tests.storm import disk, launch
+from tests.storm.tokens import CLIENT, SCOPES, VALID_S, Tokens
 from tests.support.checker import Sources
 from tests.support.proxy import Proxy
 from tests.support.shop import environment, free_ports
@@ -64,6 +67,10 @@ _DISK = 512  # megabytes: a new server, its write-ahead log, and an hour of clie
 
 MAX_WAITING = 100
 """Requests that an API lets wait: few enough for a rush to be too many."""
+
+_KEY_LEAD_S = 90
+"""Seconds that a key is published before it signs: longer than anything is held, with the time to
+recover from it."""
 
 _POSTGRES = {
     "shared_buffers": "64MB",
@@ -185,12 +192,14 @@ class Stage:
             "SHOP_DATA_DIR": str(self.directory / "none"),
             "SHOP_MAX_WAITING": str(MAX_WAITING),
             PACKAGES: os.environ[PACKAGES],
+            **self._auth_settings(),
         }
         # Past the proxies, so that what looks on is not struck.
         self.sources = Sources(databases, self.open_log)
         migrated = self.run("migrate")
         if migrated.returncode:
             raise StartFailed(f"the databases could not be migrated: {migrated.stderr}")
+        self.tokens = Tokens(self.ports["users"], self._first_key_and_client())
         for service in SERVICES:
             self.execute(service, launch.LEDGER_SQL)
         self.refuse_unfit()
@@ -234,6 +243,28 @@ class Stage:
             return {"SHOP_EVENT_LOG": "kafka", "SHOP_KAFKA__BOOTSTRAP_SERVERS": servers}
         self._log_url = self._have_database("log", "log")
         return {"SHOP_EVENT_LOG": "postgres", "SHOP_EVENT_LOG_URL": self._by_proxy("log")}
+
+    def _auth_settings(self) -> Mapping[str, str]:
+        file = self.directory / "key-encryption-key"
+        file.touch(0o600)
+        file.write_text(b64encode(secrets.token_bytes(32)).decode())
+        return {
+            "SHOP_AUTH__REQUIRED": "true",
+            "SHOP_AUTH__KEY_ENCRYPTION_KEY_FILE": str(file),
+            "SHOP_AUTH__ACCESS_TOKEN_S": str(VALID_S),
+            # It is one client to the shop, and shall be the only one to hold itself back.
+            "SHOP_AUTH__SERVICE_REQUESTS_A_SECOND": "1000000",
+            "SHOP_USERS__KEY_LEAD_S": str(_KEY_LEAD_S),
+        }
+
+    def _first_key_and_client(self) -> str:
+        """The client's secret."""
+        scopes = (word for scope in SCOPES for word in ("--scope", scope))
+        made = [self.run("keys", "new"), self.run("clients", "new", CLIENT, *scopes)]
+        for done in made:
+            if done.returncode:
+                raise StartFailed(f"no token can be had: {done.stderr}")
+        return made[-1].stdout.strip()
 
     # Processes
 

@@ -119,6 +119,7 @@ def run(plan: Plan, stage: Stage, tell: Callable[[str], None]) -> Result:
         blows = everything[begin : begin + plan.round_of]
         crowd = Crowd(
             stage.ports, name=f"round{number}", clients=plan.clients, seed=plan.seed,
+            token=stage.tokens.current,
         )  # fmt: skip
         slow = _round(plan, scene, crowd, blows, result, tell)
         sent += [*crowd.sent, *scene.rushed]

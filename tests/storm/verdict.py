@@ -61,6 +61,9 @@ def judge(scene: Scene, sent: Sequence[Sent]) -> Faults:
     planted.discarded |= set(_foreign_records(whole))
     demand("all that was promised, and nothing else", lambda: faults(evidence))
     demand("one key, one outcome", lambda: broken_keys(everything))
+    demand(
+        "no good token is refused", lambda: (str(one) for one in everything if one.status == 401)
+    )
     for service in SERVICES:
         demand(
             f"{service} applied each event once, in order",

@@ -76,7 +76,10 @@ class Load:
         clients: int = 12,
         seed: int = 0,
         kind: "Callable[[Load, Ports, str, int], Client] | None" = None,
+        token: Callable[[], str] | None = None,
     ) -> None:
+        self.token = token
+        """Gives an access token for the next request; None where no API asks for one."""
         self.sent: list[Sent] = []
         self._news = threading.Condition()
         self._stop = threading.Event()
@@ -260,6 +263,8 @@ class Client:
         answer: Mapping[str, Any] = {}
         raw = b""
         headers = (_JSON if body else {}) | ({"Idempotency-Key": key} if key else {})
+        if self.load.token is not None:
+            headers["Authorization"] = f"Bearer {self.load.token()}"
         if _was_closed(connection):
             connection.close()
         try:

@@ -35,6 +35,7 @@ class Rush:
         *,
         name: str = "rush",
         clients: int = 64,
+        token: str | None = None,
     ) -> None:
         self.sent: list[Sent] = []
         self.took = 0.0
@@ -43,6 +44,7 @@ class Rush:
         self._a_second = a_second
         self._name = name
         self._clients = clients
+        self._authorization = "" if token is None else f"Authorization: Bearer {token}\r\n"
         self._stop = threading.Event()
         self._numbers = itertools.count()
         self._thread = threading.Thread(target=lambda: uvloop.run(self._run()), daemon=True)
@@ -89,7 +91,9 @@ class Rush:
                 answer: Mapping[str, Any] = {}
                 try:
                     async with asyncio.timeout(15):
-                        status, answer = await _post(reader, writer, "/orders", order)
+                        status, answer = await _post(
+                            reader, writer, "/orders", order, self._authorization
+                        )
                 except (OSError, EOFError):
                     return  # which is found in what was noted: no answer came
                 finally:
@@ -106,12 +110,17 @@ class Rush:
 
 
 async def _post(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path: str, content: object
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    path: str,
+    content: object,
+    more: str,
 ) -> tuple[int, Mapping[str, Any]]:
+    """`more` are headers, each with its line's end."""
     body = json.dumps(content).encode()
     writer.write(
         b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-        b"Content-Length: %d\r\n\r\n%b" % (path.encode(), len(body), body)
+        b"%bContent-Length: %d\r\n\r\n%b" % (path.encode(), more.encode(), len(body), body)
     )
     head = (await reader.readuntil(b"\r\n\r\n")).lower()
     length = int(head.split(b"content-length:")[1].split(b"\r\n")[0])
