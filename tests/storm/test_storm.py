@@ -22,7 +22,7 @@ SEED = int(os.environ.get("EVENTSHOP_SEED") or 1863)
 KINDS = (
     "kill-api", "stop-api", "rush", "kill-worker", "kill-backend", "kill-postgres", "kill-log", "freeze-worker",
     "terminate", "two-relays", "shuffle", "full-disk", "cut", "delay", "half-close",
-    "duplicate", "poison", "unfit", "committed", "appended", "effects", "read",
+    "duplicate", "poison", "unfit", "committed", "appended", "effects", "read", "rotate-keys", "saved",
 )  # fmt: skip
 """One at least of each kind; those left out are more of the same."""
 
