@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help up dev test storm check bench bench-history compose contracts docs coverage clients hooks format migration requirements clean
+.PHONY: help up dev test storm check bench bench-history compose contracts docs coverage clients hooks format migration requirements clean ci-tools vulnerabilities sbom
 
 help:
 	@echo "make up      start the shop on this machine: PostgreSQL, users on 8001, orders on 8002"
@@ -17,6 +17,8 @@ help:
 	@echo "make docs    the documentation site, in build/docs; a dead link fails"
 	@echo "make coverage   the share of the code that the tests run; a report in htmlcov"
 	@echo "make clients   installs the generators of OpenAPI clients, for their tests"
+	@echo "make vulnerabilities   known ones in what is installed; needs the network"
+	@echo "make sbom    what is in the image, as CycloneDX, in build/sbom.json"
 	@echo "make hooks   runs the checks before each commit"
 	@echo "make migration   writes a migration from the changes in tables.py: SERVICE=, NAME="
 	@echo "make compose   writes the Compose files and the gateway's for the services there are"
@@ -87,6 +89,25 @@ build/clients/node_modules/made: tests/clients/package.json tests/clients/packag
 	npm ci --prefix build/clients --no-audit --no-fund
 	@touch $@
 
+# What CI checks with besides: a secret store, Kubernetes' schemas, known vulnerabilities. In build/ci.
+ci-tools: build/ci/made
+
+build/ci/made: requirements/ci.txt
+	$(PYTHON) -m venv --clear build/ci
+	build/ci/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
+	@touch $@
+
+# Known vulnerabilities in what production and development install. Each that is accepted is in .ci/accepted, with why.
+vulnerabilities: build/ci/made
+	@mkdir -p build
+	.ci/vulnerabilities
+
+# What is in the image, as CycloneDX, in build/sbom.json.
+sbom: build/ci/made
+	@mkdir -p build
+	build/ci/bin/cyclonedx-py requirements --output-reproducible --pyproject pyproject.toml --output-file build/sbom.json requirements/prod.txt
+	@echo "build/sbom.json lists what the image is made of"
+
 hooks: installed-dev
 	$(BIN)/pre-commit install
 
@@ -122,6 +143,7 @@ requirements:
 	$(UV_COMPILE) -c requirements/local.txt requirements/dev.in -o requirements/dev.txt
 	$(UV_COMPILE) -c requirements/dev.txt requirements/docs.in -o requirements/docs.txt
 	$(UV_COMPILE) requirements/clients.in -o requirements/clients.txt
+	$(UV_COMPILE) requirements/ci.in -o requirements/ci.txt
 
 clean:
 	rm -rf $(VENV) build docs/reference htmlcov .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis

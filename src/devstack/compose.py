@@ -1,6 +1,6 @@
 """Renders the Compose files from templates that name no service.
 
-    python -m devstack.compose    writes deploy/compose.yaml and its like, deploy/secrets.sh, and the gateway's
+    python -m devstack.compose    writes deploy/compose.yaml and its like, secrets.sh, kubernetes/, and the gateway's
                                   files for the services there are (devstack/gateway.py)
 
 In a template, the lines from `# {each service}` to `# {end}` are repeated for every service. In them,
@@ -18,7 +18,13 @@ from devstack.kafka import PROJECT
 from shop.platform import discovery
 from shop.platform.discovery import NotAService
 
-FILES = ("compose.yaml", "compose.dev.yaml", "compose.prod.yaml", "secrets.sh")
+FILES = (
+    "compose.yaml",
+    "compose.dev.yaml",
+    "compose.prod.yaml",
+    "secrets.sh",
+    "kubernetes/shop.yaml",
+)
 
 _DEPLOY = PROJECT / "deploy"
 _HEAD = "# Written by `make compose` from {template}: change that.\n"

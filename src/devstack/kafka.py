@@ -133,7 +133,7 @@ class LocalKafka:
         if not (self.data_dir / "data" / "meta.properties").exists():
             self._format(java)
         with self.log_file.open("ab") as log:
-            self.process = subprocess.Popen(  # noqa: S603
+            self.process = subprocess.Popen(  # noqa: S603 - our own program and words
                 [
                     *self._java(java),
                     f"-Xms{HEAP}",
@@ -211,7 +211,7 @@ class LocalKafka:
             # because an argument that starts with it would be an option.
             new = urlsafe_b64encode(uuid4().bytes).decode().rstrip("=")
             write_whole(kept, new.replace("-", "A"))
-        done = subprocess.run(  # noqa: S603
+        done = subprocess.run(  # noqa: S603 - our own program and words
             [
                 *(*self._java(java), *QUICK_START, "kafka.tools.StorageTool"),
                 *("format", "-t", kept.read_text(encoding="utf-8"), "-c", self._config.name),
@@ -280,7 +280,7 @@ def require_java() -> str:
 
 @cache
 def _major_version(java: str) -> str:
-    told = subprocess.run(  # noqa: S603
+    told = subprocess.run(  # noqa: S603 - our own program and words
         [java, "-version"], capture_output=True, encoding="utf-8", errors="replace", check=False
     ).stderr
     quoted = next((word.strip('"') for word in told.split() if word.startswith('"')), "0")
@@ -306,7 +306,7 @@ def fetch(jars: Path) -> None:
         fetched = Path(scratch) / "jars"
         goal = "dependency:copy-dependencies"
         where = [f"-DoutputDirectory={fetched}", "-DincludeScope=runtime"]
-        done = subprocess.run(  # noqa: S603
+        done = subprocess.run(  # noqa: S603 - our own program and words
             [maven, "-B", "-q", "-f", str(POM), goal, *where],
             env=utf_8(),
             capture_output=True,

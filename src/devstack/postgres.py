@@ -180,7 +180,7 @@ class LocalPostgres:
             self._private_dir = Path(
                 tempfile.mkdtemp(
                     prefix="eventshop-",
-                    dir=temporary if _may_hold_socket(temporary / "eventshop-12345678") else "/tmp",  # noqa: S108
+                    dir=temporary if _may_hold_socket(temporary / "eventshop-12345678") else "/tmp",  # noqa: S108 - mkdtemp makes it private
                 )
             )
             if self._account:

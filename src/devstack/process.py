@@ -259,4 +259,4 @@ def command_of(pid: int) -> str:
         except (FileNotFoundError, ProcessLookupError):
             return ""
     ps = ["ps", "-ww", "-o", "args=", "-p", str(pid)]
-    return os.fsdecode(subprocess.run(ps, capture_output=True, check=False).stdout).strip()  # noqa: S603
+    return os.fsdecode(subprocess.run(ps, capture_output=True, check=False).stdout).strip()  # noqa: S603 - our own program and words

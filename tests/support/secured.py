@@ -35,10 +35,10 @@ class Secured:
 
     def __init__(self, folder: Path, stops: ExitStack) -> None:
         self.secrets = folder / "secrets"
-        self.secrets.mkdir()
+        self.secrets.mkdir(parents=True)
         self.certificate = Certificate(folder / "certificate")
         self.certificate.make()
-        self.port, self._plain_port = free_ports(2)
+        self.port, self.plain_port = free_ports(2)
         # Not below pytest's own folder, which another user, as whom PostgreSQL runs, may not pass.
         data = Path(stops.enter_context(tempfile.TemporaryDirectory(prefix="eventshop-test-")))
         data.chmod(0o711)
@@ -79,7 +79,7 @@ class Secured:
     def as_superuser(self, database: str = "postgres") -> psycopg.Connection:
         """By the socket."""
         where = (
-            f"host={self.server.socket_dir} port={self._plain_port} user=postgres dbname={database}"
+            f"host={self.server.socket_dir} port={self.plain_port} user=postgres dbname={database}"
         )
         return psycopg.connect(where, autocommit=True)
 
@@ -125,7 +125,7 @@ class Secured:
         settings = {
             "fsync": "off",
             "listen_addresses": "localhost",
-            "port": str(self._plain_port),
+            "port": str(self.plain_port),
             "password_encryption": "scram-sha-256",
         }
         server = LocalPostgres(data, settings=settings)
@@ -133,7 +133,7 @@ class Secured:
         stops.callback(server.stop)
         server.wait_ready()
         terminating = TlsTerminator(
-            self.certificate.chain, self.certificate.key, self.port, self._plain_port
+            self.certificate.chain, self.certificate.key, self.port, self.plain_port
         )
         stops.callback(terminating.close)
         (server.data_dir / "pg_hba.conf").write_text(

@@ -163,7 +163,7 @@ def _send(
         headers["Authorization"] = f"Bearer {bearer}"
     request = urllib.request.Request(url, content, headers, method=method)  # noqa: S310 - looked at above
     try:
-        with urllib.request.urlopen(request, timeout=_WITHIN) as answer:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=_WITHIN) as answer:  # noqa: S310 - looked at above
             return answer.status, _json(answer.read())
     except urllib.error.HTTPError as error:
         with error:
