@@ -40,7 +40,7 @@ class OpenBao:
             stdout=stops.enter_context((folder / "bao.log").open("wb")),
             stderr=subprocess.STDOUT,
         )
-        stops.callback(lambda: (server.terminate(), server.wait(20)))
+        stops.callback(end, server)
         healthy = f"{self.environment['BAO_ADDR']}/v1/sys/health"
         until(lambda: _is_up(healthy), "OpenBao is up", 60)
 
@@ -50,6 +50,11 @@ class OpenBao:
         )  # fmt: skip
         assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
         return done.stdout.strip()
+
+
+def end(process: "subprocess.Popen[bytes]") -> None:
+    process.terminate()
+    process.wait(20)
 
 
 def _is_up(url: str) -> bool:
@@ -169,7 +174,7 @@ def start_agent(
         stdout=stops.enter_context((folder / "agent.log").open("wb")),
         stderr=subprocess.STDOUT,
     )
-    stops.callback(lambda: (agent.terminate(), agent.wait(20)))
+    stops.callback(end, agent)
 
     def reading(name: str) -> Callable[[], str]:
         file = folder / "files" / name
