@@ -34,6 +34,7 @@ _LONGEST_FIRST = (
     "e2e/test_crashes.py",
     "deploy/test_compose.py",
     "eventspine/test_kafka_log.py",
+    "examples/",
     "e2e/",
 )
 """Beginnings of paths below `tests`. With several processes a long file that came last would keep
