@@ -102,7 +102,7 @@ class Known:
             try:
                 keys[kid] = key_of(jwk)
             except BadKey as error:
-                _LOG.error("auth.key_unusable", kid=kid, error=str(error))
+                _LOG.error("auth.key_rejected", kid=kid, error=str(error))
         self._issuer.keys = keys
         self._changed()
 

@@ -105,7 +105,7 @@ class Passwords:
         except VerifyMismatchError:
             return False
         except (VerificationError, InvalidHashError):
-            _LOG.error("passwords.stored_hash_unreadable")
+            _LOG.error("passwords.stored_hash_rejected")
             return False
 
 

@@ -95,6 +95,6 @@ class Signer:
             private = read_key_encryption(self._file).open(Sealed(under, data), kid)
         except NotConfigured as error:
             # The message names a file: it is not for clients.
-            _LOG.error("signing.key_unreadable", kid=kid, error=str(error))
+            _LOG.error("signing.key_rejected", kid=kid, error=str(error))
             raise NoSigningKey("The log of this service says why") from error
         return _Key(kid, algorithm, load_der_private_key(private, None))
