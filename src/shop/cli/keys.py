@@ -11,7 +11,7 @@ from shop.cli.identity import in_users, refuse
 
 if TYPE_CHECKING:
     from shop.platform.settings import Settings
-    from shop.services.users.identity.keys import Key, Rotated
+    from shop.services.users.identity.keys import Rotated, SigningKey
 
 app = typer.Typer(help="Make, rotate, list and retire the keys that sign access tokens.")
 
@@ -35,7 +35,7 @@ def keys_new(
     """Publish a new key. The first one signs at once; others sign after `shop keys rotate`."""
     from shop.services.users.identity import keys  # noqa: PLC0415 - only these commands need it
 
-    async def make(tx: Transaction, settings: "Settings") -> "Key | None":
+    async def make(tx: Transaction, settings: "Settings") -> "SigningKey | None":
         encryption = _encryption(settings)
         if if_none:
             return await keys.first_key(tx, encryption)

@@ -75,7 +75,7 @@ class KeyRefused(Exception):
     """What was asked for would have tokens refused; the message says what to do."""
 
 
-class Key(NamedTuple):
+class SigningKey(NamedTuple):
     kid: str
     state: KeyState
     version: int
@@ -94,11 +94,11 @@ class Rotated(NamedTuple):
     """Until the prepared key may sign."""
 
 
-async def keys(tx: Transaction) -> list[Key]:
+async def keys(tx: Transaction) -> list[SigningKey]:
     """Those that are not gone yet, the longest in their state first; then those that are."""
     rows = await tx.fetch(_KEYS)
     found = [
-        Key(kid, state, version, float(age), algorithm or published or "", under)
+        SigningKey(kid, state, version, float(age), algorithm or published or "", under)
         for kid, state, version, age, algorithm, under, published in rows
     ]
     return sorted(found, key=lambda key: key.state == "gone")
@@ -106,13 +106,13 @@ async def keys(tx: Transaction) -> list[Key]:
 
 async def new_key(
     tx: Transaction, encryption: KeyEncryption, algorithm: str = ALGORITHMS[0]
-) -> Key:
+) -> SigningKey:
     """Publish a key. The first one signs at once: nobody has a token of another."""
     await tx.execute(_LOCK)
     return await _new(tx, encryption, algorithm)
 
 
-async def first_key(tx: Transaction, encryption: KeyEncryption) -> Key | None:
+async def first_key(tx: Transaction, encryption: KeyEncryption) -> SigningKey | None:
     """One that signs, if there is none; for a shop that has just been made."""
     await tx.execute(_LOCK)
     if any(key.state == "active" for key in await keys(tx)):
@@ -192,7 +192,7 @@ async def rewrap(tx: Transaction, encryption: KeyEncryption) -> int:
     return moved
 
 
-async def _new(tx: Transaction, encryption: KeyEncryption, algorithm: str) -> Key:
+async def _new(tx: Transaction, encryption: KeyEncryption, algorithm: str) -> SigningKey:
     private, public_jwk = _made(algorithm)
     kid = public_jwk["kid"]
     sealed = encryption.seal(private, kid)
@@ -204,7 +204,7 @@ async def _new(tx: Transaction, encryption: KeyEncryption, algorithm: str) -> Ke
     state: KeyState = "initial"
     if not any(key.state == "active" for key in await keys(tx)):
         version, state = await _set(tx, kid, "active"), "active"
-    return Key(kid, state, version, 0.0, algorithm, sealed.under)
+    return SigningKey(kid, state, version, 0.0, algorithm, sealed.under)
 
 
 async def _set(
