@@ -86,6 +86,15 @@ def test_an_attack_is_refused_for_its_own_reason(what: str) -> None:
     assert str(refused.value).isascii() and not {'"', "\\"} & set(str(refused.value))
 
 
+def test_the_issuers_own_span_of_time_is_judged_too() -> None:
+    """Whatever the clock says: a revocation is forgotten once every token of before it has expired."""
+    now = int(time.time())
+    long = Token(claims={"iat": now - 200, "exp": now + 401}).signed().encode()
+    with pytest.raises(Refused, match="valid for more than 600 seconds"):
+        verify(long, ISSUERS, now)
+    verify(Token(claims={"iat": now - 200, "exp": now + 400}).signed().encode(), ISSUERS, now)
+
+
 @pytest.mark.parametrize("what", TAKEN)
 def test_a_good_token_is_taken(what: str) -> None:
     verified = verify(sent(what, TAKEN), ISSUERS, time.time())
