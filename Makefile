@@ -6,12 +6,13 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help up dev test storm check bench bench-history compose contracts docs coverage clients hooks format migration requirements clean ci-tools vulnerabilities sbom
+.PHONY: help up dev test test-fast storm check bench bench-history compose contracts docs coverage clients hooks format migration requirements clean ci-tools vulnerabilities sbom
 
 help:
 	@echo "make up      start the shop on this machine: PostgreSQL, users on 8001, orders on 8002"
 	@echo "make dev     make up, and a restart of the processes whose code you edit, at every save"
-	@echo "make test    every test, against real PostgreSQL"
+	@echo "make test    the tests, against real PostgreSQL; HEAVY=true adds the heavy ones"
+	@echo "make test-fast   those that take seconds, without Kafka and the chaos test: for use while you edit"
 	@echo "make storm   the chaos test: faults in a running shop, and then a check of all data: SEED=, CYCLES=, LOG=postgres"
 	@echo "make check   formatting, lint, types, and import rules"
 	@echo "make docs    the documentation site, in build/docs; a dead link fails"
@@ -45,8 +46,14 @@ up: installed-local
 dev: installed-local
 	@exec $(BIN)/shop up --reload $(UP_OPTIONS)
 
+PYTEST = $(BIN)/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
+
+# HEAVY=true runs the heavy tests too, as CI does.
 test: installed-dev
-	$(BIN)/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) $(if $(filter true,$(HEAVY) $(CI)),,-m "not heavy")
+
+test-fast: installed-dev
+	$(PYTEST) --numprocesses 2 -m "not kafka and not heavy and not slow"
 
 # SEED=n repeats a storm.
 storm: installed-dev

@@ -62,15 +62,57 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    here = Path(__file__).parent
+_SLOW = (
+    "clients/", "deploy/", "devstack/", "e2e/", "examples/", "gateway/", "storm/", "project/test_tutorial.py",
+    "shop/platform/processes/", "shop/platform/http/test_docs.py", "shop/platform/http/test_idle.py",
+    "shop/platform/http/test_limits.py", "shop/services/test_openapi.py", "shop/services/test_batches.py",
+    "shop/test_another_log.py", "shop/test_audit.py", "shop/test_cli.py", "shop/test_databases.py",
+    "shop/test_leaping_clocks.py", "shop/test_locales.py", "shop/test_migrations.py", "shop/test_overload.py",
+    "shop/test_parked_cli.py", "shop/test_plans.py", "shop/test_re",
+    "shop/test_session_settings.py", "shop/test_silence.py", "shop/test_terminals.py",
+    "shop/test_events_cli.py", "eventspine/test_kafka_", "eventspine/test_crash.py", "eventspine/test_frozen.py",
+    "eventspine/test_silence.py", "eventspine/test_retrying.py", "eventspine/test_relay_leadership.py",
+    "eventspine/test_transaction_away.py", "eventspine/test_consumer_trouble.py",
+)  # fmt: skip
+"""Beginnings of paths below `tests`: tests that start processes, wait, or try many examples. They are
+marked `slow`. Files that would be left out altogether are not even read."""
 
+
+def _below_tests(path: Path) -> str:
+    return path.relative_to(Path(__file__).parent).as_posix()
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    if "not slow" in config.option.markexpr and collection_path.is_file():
+        return _below_tests(collection_path).startswith(_SLOW) or None
+    return None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def turn(item: pytest.Item) -> int:
-        path = item.path.relative_to(here).as_posix()
+        path = _below_tests(item.path)
         found = (n for n, begin in enumerate(_LONGEST_FIRST) if path.startswith(begin))
         return next(found, len(_LONGEST_FIRST))
 
     items.sort(key=turn)
+    for item in items:
+        if _below_tests(item.path).startswith(_SLOW):
+            item.add_marker("slow")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if "not heavy" not in terminalreporter.config.option.markexpr:
+        return
+    here = Path(__file__).parent
+    heavy = [
+        path.relative_to(here.parent).as_posix()
+        for path in sorted(here.rglob("test_*.py"))
+        if "pytest.mark.heavy" in path.read_text()
+    ]
+    terminalreporter.write_line(
+        "left out, since they are heavy (`make test HEAVY=true` runs them): crashes of the shop on"
+        f" Kafka, and tests in {', '.join(heavy)}"
+    )
 
 
 _GIB = 1024**3

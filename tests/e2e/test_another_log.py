@@ -11,7 +11,11 @@ from tests.support.shop import Shop, new_order, new_user
 from tests.support.topics import forget_topics
 from tests.support.waiting import until
 
-pytestmark = [pytest.mark.kafka, pytest.mark.timeout(240)]  # it starts the shop four times
+pytestmark = [
+    pytest.mark.heavy,
+    pytest.mark.kafka,
+    pytest.mark.timeout(240),
+]  # it starts the shop four times
 
 ANOTHER = "the log has changed for orders and users: the new log is fed from the outbox"
 

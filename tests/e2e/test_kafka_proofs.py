@@ -38,7 +38,11 @@ from tests.support.shop import new_order, new_user
 from tests.support.topics import forget_topics
 from tests.support.waiting import until
 
-pytestmark = [pytest.mark.kafka, pytest.mark.timeout(180 + 2 * SHUFFLE_SECONDS)]
+pytestmark = [
+    pytest.mark.heavy,
+    pytest.mark.kafka,
+    pytest.mark.timeout(180 + 2 * SHUFFLE_SECONDS),
+]
 
 
 @pytest.fixture(scope="module")

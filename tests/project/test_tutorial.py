@@ -197,6 +197,7 @@ def reader() -> Iterator[Reader]:
             reader.stop()
 
 
+@pytest.mark.heavy
 @pytest.mark.timeout(420)  # some 20 s of computing, on cores that may be shared
 def test_the_page_does_what_it_says_and_the_service_goes_without_a_trace(reader: Reader) -> None:
     before = reader.files()
