@@ -135,8 +135,13 @@ def test_others_are_answered_as_quickly_while_many_connections_say_nothing_or_ha
             if n % 10 == 0:
                 tls = held.enter_context(context.wrap_socket(connection, server_hostname="localhost"))  # fmt: skip
                 tls.sendall(HEAD)
+        # It has let go of those that were silent for ten seconds.
+        open_now = connections_held(stage)
         among_them = sorted(took(client) for _ in range(60))
-    print(f"median alone {alone[30] * 1000:.1f} ms, among {MANY}: {among_them[30] * 1000:.1f} ms")
+    print(
+        f"median alone {alone[30] * 1000:.1f} ms, among {open_now}: {among_them[30] * 1000:.1f} ms"
+    )
+    assert open_now > MANY / 2
     assert among_them[30] < 1.5 * alone[30] + 0.002
 
 
@@ -151,6 +156,12 @@ def memory(stage: Gateway) -> int:
     """Bytes that its workers hold."""
     assert stage.nginx.pid is not None
     return sum(child.memory_info().rss for child in psutil.Process(stage.nginx.pid).children())
+
+
+def connections_held(stage: Gateway) -> int:
+    assert stage.nginx.pid is not None
+    workers = psutil.Process(stage.nginx.pid).children()
+    return sum(len(worker.net_connections("tcp")) for worker in workers)
 
 
 def connections_of(stage: Gateway, client: tuple[str, int]) -> list[object]:

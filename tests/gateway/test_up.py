@@ -116,6 +116,12 @@ def test_a_gateway_that_is_killed_is_started_again(client: httpx.Client, shop: R
             assert time.monotonic() < deadline
 
 
+def test_signing_in_has_its_routes_too(client: httpx.Client) -> None:
+    assert client.get("/.well-known/jwks.json").json()["keys"] is not None
+    assert client.post("/sessions", json={}).status_code == 422
+    assert client.post("/token", data={"grant_type": "x"}).status_code in {400, 401}
+
+
 def test_its_port_must_be_free(shop: Running, tmp_path: Path) -> None:
     free = free_ports(2)
     done = run_shop(
