@@ -35,6 +35,7 @@ from tests.support.waiting import eventually
 pytestmark = pytest.mark.usefixtures("impatient")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)  # for all examples together
 @examples(60)
 @given(fed=logs(), script=steps)
