@@ -197,12 +197,20 @@ def _bring_up(
     addresses = [f"{name} http://{address}" for name, address in apis.items()]
     if options.gateway is not None:
         addresses.append(_start_gateway(options.gateway, data, apis, supervisor, logs))
+    _say_ready(options, addresses, data)
+    return parts, migrate
+
+
+def _say_ready(options: UpOptions, addresses: Sequence[str], data: Path) -> None:
+    if not options.auth:
+        say(
+            "nobody is asked for a token: whoever reaches these ports may do anything (--auth asks)"
+        )
     with suppress(OSError):  # a closed pipe or a full disk does not stop the shop
         sys.stdout.write(
             f"eventshop is ready: {' · '.join(addresses)} · data in {data} · Ctrl-C stops\n"
         )
         sys.stdout.flush()
-    return parts, migrate
 
 
 def _start_gateway(

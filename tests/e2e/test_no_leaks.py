@@ -2,6 +2,7 @@
 
 import os
 import signal
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -39,7 +40,7 @@ def test_production_shows_no_secret_anywhere(secured: Secured, tmp_path: Path) -
         for password in secured.passwords(role)
     }  # fmt: skip
     kek = tmp_path / "kek"
-    kek.write_text("Qm7_" + os.urandom(16).hex())
+    kek.write_text(b64encode(os.urandom(32)).decode())
     kek.chmod(0o400)
     secrets.add(kek.read_text())
     (port,) = free_ports(1)

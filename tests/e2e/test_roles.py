@@ -147,7 +147,7 @@ def test_production_refuses_a_role_that_may_do_too_much(
         SHOP_SERVICES="shop.services",
         SHOP_AUTH__REQUIRED="true",
         SHOP_AUTH__ISSUER="https://shop.example",
-        SHOP_AUTH__KEY_ENCRYPTION_KEY_FILE=str(secured.file("users")),
+        SHOP_AUTH__KEY_ENCRYPTION_KEY_FILE=str(secured.key_encryption_key),
         SHOP_USERS__DATABASE_URL=secured.url("users", role),
         SHOP_USERS__DATABASE_PASSWORD_FILE=str(secured.file(role)),
         SHOP_EVENT_LOG_URL=secured.url("log", "log_worker"),

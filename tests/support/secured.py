@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from base64 import b64encode
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -36,6 +37,9 @@ class Secured:
     def __init__(self, folder: Path, stops: ExitStack) -> None:
         self.secrets = folder / "secrets"
         self.secrets.mkdir(parents=True)
+        self.key_encryption_key = self.secrets / "key_encryption_key"
+        self.key_encryption_key.write_text(b64encode(os.urandom(32)).decode())
+        self.key_encryption_key.chmod(0o400)
         self.certificate = Certificate(folder / "certificate")
         self.certificate.make()
         self.port, self.plain_port = free_ports(2)

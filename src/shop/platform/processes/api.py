@@ -142,6 +142,8 @@ def run_api(service: Service, settings: Settings) -> None:
             asked_for=settings.max_connections,
             files=files.allow(0),
         )
+    if not settings.auth.required:
+        _LOG.info("api.authentication_disabled", env=settings.env)
     garbage.settle()
     Server(app, settings, held).run(sockets=bound)
 
