@@ -261,7 +261,9 @@ class Staging:
         async with self._connection.cursor() as cursor, cursor.copy(COPY) as copy:
             async for records in pages(self._log, topic, starts, ends):
                 lines = []
-                for line, position in lines_of(records, wanted, class_of, self.turn):
+                for line, position in lines_of(
+                    records, wanted, class_of, self.turn, own=topic == self._of.topic
+                ):
                     if not left_out(line, position):
                         lines.append(line)
                 self.taken += len(lines)

@@ -101,7 +101,9 @@ class WholeLog:
             return
         async with self._connection.cursor() as cursor, cursor.copy(COPY) as copy:
             async for records in pages(self._log, name, dict.fromkeys(ends, 0), ends):
-                lines = lines_of(records, wanted, class_of, 1, None if is_own else undecodable)
+                lines = lines_of(
+                    records, wanted, class_of, 1, None if is_own else undecodable, own=is_own
+                )
                 await copy.write(b"".join([line for line, _ in lines]))
                 self.read += len(lines)
                 done += len(records)

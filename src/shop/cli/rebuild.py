@@ -18,6 +18,7 @@ from shop.cli.common import (
     what_is_away,
 )
 from shop.platform.event_log import database_address, open_event_log
+from shop.platform.processes import garbage
 
 
 def rebuild(
@@ -66,7 +67,7 @@ def rebuild(
             await log.close()
 
     say_it_once()
-    with what_is_away("not rebuilt"):
+    with garbage.settled(), what_is_away("not rebuilt"):
         try:
             well = asyncio.run(run())
         except SpineError as error:

@@ -18,6 +18,7 @@ from shop.cli.common import (
     what_is_away,
 )
 from shop.platform.event_log import database_address, database_url, open_event_log
+from shop.platform.processes import garbage
 
 if TYPE_CHECKING:
     from eventspine.restoring import Restored
@@ -85,7 +86,7 @@ def restore(
             await log.close()
 
     say_it_once()
-    with what_is_away("not restored"):
+    with garbage.settled(), what_is_away("not restored"):
         try:
             restored = asyncio.run(run())
         except SpineError as error:
