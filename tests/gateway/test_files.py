@@ -29,7 +29,7 @@ def directives(name: str | None = None) -> list[str]:
 
 
 @pytest.mark.parametrize("file", gateway.WRITTEN)
-def test_compose_files_are_written_for_the_services_there_are(
+def test_nginx_files_are_written_for_the_services_there_are(
     file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SHOP_SERVICES", "shop.services")

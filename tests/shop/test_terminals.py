@@ -96,7 +96,7 @@ def test_output_that_is_lost_is_no_verdict(
     os.close(full)
 
 
-def test_a_closed_proxy_leads_nowhere(told: dict[str, str]) -> None:
+def test_a_verdict_is_given_with_every_stream_closed(told: dict[str, str]) -> None:
     closed = 'exec "$0" -m shop.cli audit <&- >&- 2>&-'
     done = subprocess.run(
         ["sh", "-c", closed, sys.executable], env=environment(**told), timeout=30, check=False
@@ -105,9 +105,7 @@ def test_a_closed_proxy_leads_nowhere(told: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("lost", ["nobody reads", "the disk is full", "closed"])
-def test_a_service_works_although_no_other_reads_its_events(
-    told: dict[str, str], lost: str
-) -> None:
+def test_a_service_works_although_its_output_is_lost(told: dict[str, str], lost: str) -> None:
     ends: tuple[int, ...] = ()
     if lost == "nobody reads":
         read, write = os.pipe()

@@ -277,7 +277,7 @@ def test_two_services_do_not_share_a_password(right: Right) -> None:
         ("readable-secrets", {}, "api"),
     ],
 )
-def test_allowed_headers_and_methods_are_named_and_no_others_are_allowed(
+def test_an_exception_is_allowed_by_name_and_nothing_else_is(
     right: Right, name: str, variables: dict[str, str | None], kind: str
 ) -> None:
     assert name in ALLOWABLE

@@ -71,7 +71,7 @@ def test_each_of_several_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         ("EVENTSHOP_USERS", "1"),
     ],
 )
-def test_files_that_others_read_or_write_are_left_alone(
+def test_variables_of_other_programs_are_left_alone(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     read(monkeypatch, **{name: value})

@@ -89,7 +89,7 @@ def for_ever(raw: Raw, piece: bytes) -> None:
     ],
     ids=["headers", "a header", "an address", "trailers", "a trailer", "a trailer nobody reads"],
 )
-def test_a_body_without_end_is_not_read_without_end(users: Served, beginning: bytes) -> None:
+def test_a_request_without_end_is_cut_off(users: Served, beginning: bytes) -> None:
     piece = b"a" * 50_000 if not beginning.endswith(b"\r\n") else b"x: a\r\n" * 8_000
     with connected(users) as raw:
         raw.send(beginning)
