@@ -36,7 +36,13 @@ def require_wrk() -> str:
 
 
 def post_orders(
-    url: str, *, connections: int, seconds: float, keyed: bool = False, tokens: Path | None = None
+    url: str,
+    *,
+    connections: int,
+    seconds: float,
+    keyed: bool = False,
+    customers: int = CUSTOMERS,
+    tokens: Path | None = None,
 ) -> Load:
     """Send orders for some seconds. Raises unless each answer is 201. `keyed` gives each order its own key.
     `tokens` is a file with an access token for each customer, one a line.
@@ -46,7 +52,7 @@ def post_orders(
         run.append(str(tokens))
     command = [
         *(require_wrk(), "-t1", f"-c{connections}", f"-d{round(seconds)}s", "--timeout", "10s"),
-        *("-s", str(_SCRIPT), url, "--", str(CUSTOMERS), *run),
+        *("-s", str(_SCRIPT), url, "--", str(customers), *run),
     ]
     told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     line = next(line for line in told.splitlines() if line.startswith("RESULT "))
