@@ -126,7 +126,7 @@ class Reader:
 
     def _start(self, block: Block) -> None:
         self._up = subprocess.Popen(
-            self._bash(block.text), cwd=self.folder, env=self._environment(), text=True,
+            self._bash(block.text), cwd=self.folder, env=self._environment(block), text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
         self._output = Output(self._up)
@@ -147,7 +147,7 @@ class Reader:
 
     def _succeeds(self, block: Block, command: list[str], given: str = "") -> str:
         done = subprocess.run(
-            command, cwd=self.folder, env=self._environment(), input=given, text=True,
+            command, cwd=self.folder, env=self._environment(block), input=given, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120, check=False,
         )  # fmt: skip
         assert done.returncode == 0, f"line {block.line}: {block.text}\n{done.stdout}"
@@ -174,8 +174,15 @@ class Reader:
             text = re.sub(rf":{port}\b", f":{self._ports[name]}", text)
         return text
 
-    def _environment(self) -> dict[str, str]:
-        there = [name for name in PORTS if (self.folder / "src/shop/services" / name).exists()]
+    def _environment(self, block: Block) -> dict[str, str]:
+        """Of a service that is not there, or that the block deletes, a port is not a setting."""
+        services = "src/shop/services"
+        there = [
+            name
+            for name in PORTS
+            if (self.folder / services / name).exists()
+            and f"rm -r {services}/{name}" not in block.text
+        ]
         ports = {f"SHOP_{name.upper()}__PORT": self._ports[name] for name in there}
         # A busy machine takes longer to tell one service of the other's user.
         return environment(SHOP_ORDERS__CUSTOMER_GRACE_MS=10_000, **ports)
