@@ -24,6 +24,8 @@ from shop.platform.settings import NotConfigured
 from shop.services.orders import actions, queries
 from shop.services.orders.errors import OrderNotFound
 from shop.services.orders.schemas import CancelOrder, GetOrder, Order
+from shop.services.users import queries as user_queries
+from shop.services.users.schemas import GetUser
 from tests.shop.auth import matrix
 from tests.support.databases import NewDatabase
 from tests.support.issuing import Token, bearer
@@ -195,6 +197,35 @@ async def test_neighbours_in_a_batch_are_each_given_their_own(orders: Served) ->
     assert isinstance(own, Order) and own.status == "cancelled"
     assert [type(each) for each in (refused, *others)] == [OrderNotFound] * 3
     assert orders.rows("SELECT id FROM orders WHERE status = 'cancelled'") == [(21,)]
+
+
+async def test_anothers_row_is_looked_for_by_the_statement_for_a_missing_one() -> None:
+    """So it takes as long. A user's own id is known before, and another's is looked for as that of nobody."""
+    asked: list[tuple[object, object]] = []
+
+    class Recording:
+        async def fetch(self, sql: object, given: dict[str, list[int]]) -> list[object]:
+            asked.append((sql, {name: len(values) for name, values in given.items()}))
+            return []
+
+    for id_ in (11, matrix.NOBODYS):
+        await queries.get(Recording(), [GetOrder(id_, 12)])  # type: ignore[arg-type]
+        await user_queries.get(Recording(), [GetUser(id_, 12)])  # type: ignore[arg-type]
+    assert asked[:2] == asked[2:]
+
+
+def test_a_caller_that_sends_too_many_requests_is_told_when_to_come_again(
+    new_database: NewDatabase, templates: dict[str, str]
+) -> None:
+    url = new_database(templates["orders"])
+    matrix.fill("orders", url)
+    slow = {"required": True, "requests_a_second": 0.5}
+    with serving("orders", url, auth=slow) as served:
+        answers = [served.client.get("/orders/1", headers=by(1)) for _ in range(7)]
+        problem(answers[-1], 429, "too-many-requests")
+        assert 1 <= int(answers[-1].headers["retry-after"]) <= 2
+        assert served.client.get("/orders/2", headers=by(2)).status_code == 200
+        assert served.client.get("/health/live").status_code == 200
 
 
 def test_a_customers_order_is_its_own_unless_it_says_otherwise(orders: Served) -> None:
