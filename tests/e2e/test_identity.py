@@ -37,6 +37,7 @@ def parts(new_database: NewDatabase) -> Iterator[Parts]:
     databases = {name: new_database(None) for name in ("users", "orders", "log")}
     settings = {
         "SHOP_AUTH__REQUIRED": "true",
+        "SHOP_AUTH__REQUESTS_A_SECOND": "100000",
         "SHOP_EVENT_LOG": "postgres",
         "SHOP_EVENT_LOG_URL": databases["log"],
         "SHOP_USERS__DATABASE_URL": databases["users"],
