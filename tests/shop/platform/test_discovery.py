@@ -129,7 +129,7 @@ def test_a_service_without_contracts_is_named_with_the_file(write: Write) -> Non
     )
 
 
-READER = APP.replace('topic="{topic}", source="/{name}"', "topic=, source=")
+READER = APP.replace('topic="{topic}", source="/{name}"', "topic='', source=''")
 
 
 def test_a_service_that_only_reads_has_no_contracts(write: Write) -> None:
