@@ -152,8 +152,9 @@ def _bring_up(
     if options.gateway is not None:
         settings |= _behind_gateway()
     if options.auth:
-        ports = {service.name: service.port for service in options.services}
-        settings |= auth_settings(data, f"http://127.0.0.1:{ports.get('users', 8001)}")
+        sections = discovery.sections()
+        issuers = [each.port for each in options.services if sections[each.name].issues_tokens]
+        settings |= auth_settings(data, f"http://127.0.0.1:{issuers[0] if issuers else 8001}")
     settings |= _log_settings(options, data, supervisor, postgres)
     other = _other_log(options, data, supervisor, postgres)
     # For `shop events` and similar commands, which run at the same time.

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from shop.cli.common import DEFAULT_DATA, DataDir, stop
-from shop.cli.identity import in_users, refuse
+from shop.cli.identity import in_issuer, part, refuse
 
 app = typer.Typer(help="Services that get tokens by the grant client_credentials.")
 
@@ -21,20 +21,20 @@ def clients_new(
     id: Id,  # noqa: A002 - so it is called in the help
     scope: Annotated[
         list[str] | None,
-        typer.Option(help="what it may do, like orders:read; may be repeated"),
+        typer.Option(help="what it may do, like SERVICE:read; may be repeated"),
     ] = None,
     data: DataDir = DEFAULT_DATA,
 ) -> None:
     """Make a client, or another secret for one. Prints the secret, which is stored nowhere."""
-    from shop.services.users.identity import clients  # noqa: PLC0415 - only these commands need it
+    clients = part("identity.clients")
 
     if not re.fullmatch(_ID, id):
         stop(f"{id!r} is no client id: letters, digits, and . _ - (100 at most)")
     for each in scope or ():
         if not re.fullmatch(_SCOPE, each):
-            stop(f"{each!r} is no scope: a service's name and :read or :write, like orders:read")
+            stop(f"{each!r} is no scope: a service's name and :read or :write, like SERVICE:read")
     try:
-        secret = in_users(data, lambda tx, _: clients.new(tx, id, scope or ()))
+        secret = in_issuer(data, lambda tx, _: clients.new(tx, id, scope or ()))
     except clients.ClientRefused as error:
         refuse(str(error))
     else:
@@ -44,9 +44,9 @@ def clients_new(
 @app.command("list")
 def clients_list(data: DataDir = DEFAULT_DATA) -> None:
     """List clients, one per line: id, scopes, number of secrets."""
-    from shop.services.users.identity import clients  # noqa: PLC0415
+    clients = part("identity.clients")
 
-    for client in in_users(data, lambda tx, _: clients.clients(tx)):
+    for client in in_issuer(data, lambda tx, _: clients.clients(tx)):
         typer.echo(f"{client.id} [{' '.join(client.scope)}] secrets: {client.secrets}")
 
 
@@ -59,9 +59,9 @@ def clients_retire(
     data: DataDir = DEFAULT_DATA,
 ) -> None:
     """Refuse a client and all its tokens from now on."""
-    from shop.services.users.identity import clients  # noqa: PLC0415
+    clients = part("identity.clients")
 
     try:
-        in_users(data, lambda tx, _: clients.retire(tx, id, oldest_secret=oldest_secret))
+        in_issuer(data, lambda tx, _: clients.retire(tx, id, oldest_secret=oldest_secret))
     except clients.ClientRefused as error:
         refuse(str(error))

@@ -1,9 +1,14 @@
-"""What the commands about keys, users and clients share: one transaction in the user service's database."""
+"""What the commands about keys, accounts and clients share: the service that issues tokens, and one transaction in
+its database.
+
+The service is the one whose settings say `issues_tokens`. Its modules below `identity` do the work.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
@@ -18,6 +23,7 @@ from shop.cli.common import (
     stop,
     what_is_away,
 )
+from shop.platform import discovery
 from shop.platform.event_log import database_address
 
 if TYPE_CHECKING:
@@ -25,22 +31,38 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-SERVICE = "users"
+_SETS = "issues_tokens"
 
 NOT_YET = 1
 """The exit status of what ran, and may not be done now."""
 
 
-def in_users(data: Path, work: Callable[[Transaction, "Settings"], Awaitable[Result]]) -> Result:
+def in_issuer(data: Path, work: Callable[[Transaction, "Settings"], Awaitable[Result]]) -> Result:
     """Do it in one transaction, which publishes. Ends the command if the database can't be used."""
+    name = issuer() or stop("there is no service that issues tokens")
     with beside_running_shop(data):
-        service_named(SERVICE)
+        service_named(name)
         settings = settings_or_stop()
-        address = database_address(settings, SERVICE)
+        address = database_address(settings, name)
     say_it_once()
-    with what_is_away("cannot use the database of the user service"):
+    with what_is_away(f"cannot use the database {name}"):
         return asyncio.run(_in_transaction(address, lambda tx: work(tx, settings)))
     raise AssertionError
+
+
+def issuer() -> str:
+    """The service that issues tokens; empty if there is none."""
+    try:
+        sections = discovery.sections()
+    except discovery.NotAService:  # the command says it
+        return ""
+    return next((name for name, section in sections.items() if getattr(section, _SETS)), "")
+
+
+def part(module: str) -> Any:
+    """A module of that service: imported only by the commands that need it."""
+    name = issuer() or stop("there is no service that issues tokens")
+    return import_module(f"{discovery.find(name).package}.{module}")
 
 
 async def _in_transaction(

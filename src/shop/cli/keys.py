@@ -1,17 +1,15 @@
 """`shop keys`: the keys that sign access tokens."""
 
-from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from eventspine.outbox import Transaction
 from shop.cli.common import DEFAULT_DATA, DataDir
-from shop.cli.identity import in_users, refuse
+from shop.cli.identity import in_issuer, issuer, part, refuse
 
 if TYPE_CHECKING:
     from shop.platform.settings import Settings
-    from shop.services.users.identity.keys import Rotated, SigningKey
 
 app = typer.Typer(help="Make, rotate, list and retire the keys that sign access tokens.")
 
@@ -33,16 +31,16 @@ def keys_new(
     data: DataDir = DEFAULT_DATA,
 ) -> None:
     """Publish a new key. The first one signs at once; others sign after `shop keys rotate`."""
-    from shop.services.users.identity import keys  # noqa: PLC0415 - only these commands need it
+    keys = part("identity.keys")
 
-    async def make(tx: Transaction, settings: "Settings") -> "SigningKey | None":
+    async def make(tx: Transaction, settings: "Settings") -> Any:
         encryption = _encryption(settings)
         if if_none:
             return await keys.first_key(tx, encryption)
         return await keys.new_key(tx, encryption, algorithm)
 
     try:
-        made = in_users(data, make)
+        made = in_issuer(data, make)
     except keys.KeyRefused as error:
         refuse(str(error))
     else:
@@ -57,21 +55,20 @@ def keys_rotate(
 
     Exit status 1, if the next key has not been published for long enough (`SHOP_USERS__KEY_LEAD_S`).
     """
-    from shop.services.users.identity import keys  # noqa: PLC0415
-    from shop.services.users.settings import UsersSettings  # noqa: PLC0415
+    keys = part("identity.keys")
 
-    def rotate(tx: Transaction, settings: "Settings") -> Awaitable["Rotated"]:
+    def rotate(tx: Transaction, settings: "Settings") -> Any:
         return keys.rotate(
             tx,
             _encryption(settings),
-            lead_s=settings.section(UsersSettings).key_lead_s,
+            lead_s=settings.service(issuer()).key_lead_s,  # type: ignore[attr-defined]
             token_s=settings.auth.access_token_s,
             now=now,
             algorithm=algorithm,
         )
 
     try:
-        rotated = in_users(data, rotate)
+        rotated = in_issuer(data, rotate)
     except keys.KeyRefused as error:
         refuse(str(error))
         return
@@ -91,9 +88,9 @@ def keys_rotate(
 @app.command("list")
 def keys_list(data: DataDir = DEFAULT_DATA) -> None:
     """List all keys, one per line: id, state, seconds in this state while a worker ran, algorithm."""
-    from shop.services.users.identity import keys  # noqa: PLC0415
+    keys = part("identity.keys")
 
-    for key in in_users(data, lambda tx, _: keys.keys(tx)):
+    for key in in_issuer(data, lambda tx, _: keys.keys(tx)):
         under = f"encrypted under {key.encrypted_under}" if key.encrypted_under else ""
         typer.echo(f"{key.kid} {key.state} {key.age_s:.0f} s {key.algorithm} {under}".rstrip())
 
@@ -103,10 +100,10 @@ def keys_retire(
     kid: Annotated[str, typer.Argument()], now: Now = False, data: DataDir = DEFAULT_DATA
 ) -> None:
     """Refuse a key's tokens from now on. Exit status 1, if some of them may still be valid."""
-    from shop.services.users.identity import keys  # noqa: PLC0415
+    keys = part("identity.keys")
 
     try:
-        in_users(
+        in_issuer(
             data,
             lambda tx, settings: keys.retire(
                 tx, kid, token_s=settings.auth.access_token_s, now=now
@@ -121,13 +118,12 @@ def keys_retire(
 @app.command("rewrap")
 def keys_rewrap(data: DataDir = DEFAULT_DATA) -> None:
     """Encrypt all private keys under the first key of the key-encryption file."""
-    from shop.services.users.identity import keys  # noqa: PLC0415
+    keys = part("identity.keys")
 
-    moved = in_users(data, lambda tx, settings: keys.rewrap(tx, _encryption(settings)))
+    moved = in_issuer(data, lambda tx, settings: keys.rewrap(tx, _encryption(settings)))
     typer.echo(f"keys encrypted anew: {moved}")
 
 
-def _encryption(settings: "Settings"):  # type: ignore[no-untyped-def]  # noqa: ANN202
-    from shop.services.users.identity.key_encryption import read_key_encryption  # noqa: PLC0415
-
-    return read_key_encryption(settings.auth.key_encryption_key_file)
+def _encryption(settings: "Settings") -> Any:
+    read = part("identity.key_encryption").read_key_encryption
+    return read(settings.auth.key_encryption_key_file)

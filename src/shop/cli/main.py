@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from shop.cli import (
+    accounts,
     api,
     audit,
     certificate,
@@ -26,7 +27,6 @@ from shop.cli import (
     settings,
     streams,
     up,
-    users,
     worker,
 )
 from shop.cli.common import (
@@ -34,6 +34,7 @@ from shop.cli.common import (
     UNFORESEEN,
     one_line,
 )
+from shop.cli.identity import issuer
 from shop.platform.discovery import NotAService
 from shop.platform.libpq import HEEDED, forget_libpq_variables
 from shop.platform.settings import NotConfigured
@@ -120,7 +121,9 @@ for command in (
     app.command()(command)
 app.add_typer(log.app, name="log", no_args_is_help=True)
 app.add_typer(parked.app, name="parked", no_args_is_help=True)
-for name, group in (("keys", keys.app), ("users", users.app), ("clients", clients.app)):
+# The accounts are those of the service that issues tokens, and are called as it is.
+named = {"keys": keys.app, issuer() or "accounts": accounts.app, "clients": clients.app}
+for name, group in named.items():
     app.add_typer(group, name=name, no_args_is_help=True)
 
 
