@@ -113,8 +113,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         if "pytest.mark.heavy" in path.read_text()
     ]
     terminalreporter.write_line(
-        "left out, since they are heavy (`make test HEAVY=true` runs them): crashes of the shop on"
-        f" Kafka, and tests in {', '.join(heavy)}"
+        "left out, since they are heavy (`make test HEAVY=true` runs them): the whole shop on Kafka, and"
+        f" some tests in {', '.join(heavy)}"
     )
 
 

@@ -67,6 +67,7 @@ def from_here(folder: Path, *options: str) -> str:
     return f"{['up', *options]} from {folder}/src/shop/cli/main.py"
 
 
+@pytest.mark.heavy
 def test_make_makes_anew_what_is_not_right(clone: Path, tmp_path: Path) -> None:
     # Killed amid the first seconds, and everything below it too.
     killed = start(clone)

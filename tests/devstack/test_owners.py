@@ -71,6 +71,7 @@ def give(folder: Path, uid: int) -> None:
         os.chown(path, uid, uid, follow_symlinks=False)
 
 
+@pytest.mark.heavy
 def test_root_and_the_owner_take_turns(
     start: Callable[..., subprocess.Popen[str]], hers: Path, jane: int
 ) -> None:

@@ -1,6 +1,7 @@
 """The shop as it really runs, on each log it can run on."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -44,7 +45,8 @@ def shop(engine: Engine) -> Iterator[Shop]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Crashes on Kafka are heavy: elsewhere than in CI they are shown on the log that is a table."""
+    """The whole shop on Kafka is heavy. Elsewhere than in CI it runs on the log that is a table."""
+    here = Path(__file__).parent
     for item in items:
-        if item.path.name == "test_crashes.py" and item.get_closest_marker("kafka"):
+        if item.path.is_relative_to(here) and item.get_closest_marker("kafka"):
             item.add_marker("heavy")
