@@ -130,6 +130,14 @@ def test_the_document_is_valid_openapi(name: str) -> None:
         assert operation["summary"] and operation["description"]
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_every_reference_in_the_document_leads_somewhere(name: str) -> None:
+    found = document(name)
+    referred = set(re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(found)))
+    assert referred
+    assert referred <= set(found["components"]["schemas"])
+
+
 def operations(found: dict[str, Any]) -> list[dict[str, Any]]:
     return [operation for path in found["paths"].values() for operation in path.values()]
 

@@ -177,7 +177,7 @@ _OAUTH_ERROR = {
 }
 
 
-def _oauth_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def _oauth_errors(*statuses: int | str) -> dict[int | str, dict[str, Any]]:
     content = {"application/json": {"schema": _OAUTH_ERROR}}
     return {
         status: {"description": "An error of OAuth 2 (RFC 6749, 5.2)", "content": content}
@@ -191,7 +191,8 @@ def token_routes(issuing: Batcher[Request[Command], Any]) -> APIRouter:
     @router.post(
         "/token",
         response_model=UserTokens | Tokens,
-        responses=_oauth_errors(400, 401, 429, 503),
+        # "4XX", or FastAPI would add its own 422, which is never answered here.
+        responses=_oauth_errors(400, 401, 429, 503, "4XX"),
         openapi_extra=_TOKEN_DOCUMENT,
     )
     @allowed(PUBLIC)
