@@ -70,7 +70,7 @@ check: installed-dev
 # A warning is an error: a dead link, a dead anchor, or a page without a link to it.
 docs: installed-docs
 	@rm -rf docs/reference
-	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env --builder html docs build/docs
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env --jobs auto --builder html docs build/docs
 	@echo "the documentation is in build/docs/index.html"
 
 # The share of the code that the tests run, including the shop's processes. There is no required value. Coverage
