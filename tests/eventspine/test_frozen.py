@@ -71,7 +71,7 @@ _IN_A_TRANSACTION = """
 _READS = """
     import asyncio, sys
     from eventspine.postgres_log import PostgresLog
-    from tests.eventspine.log_contract import from_offsets
+    from tests.support.records import from_offsets
 
     async def main():
         member = PostgresLog(sys.argv[1]).subscribe("group", ["notes"], from_offsets())

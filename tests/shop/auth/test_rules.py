@@ -57,9 +57,9 @@ def by(user: int, **changed: Any) -> dict[str, str]:
     return bearer(Token(f"user:{user}", **changed).signed())
 
 
-SERVICE = bearer(
-    Token("service_account:billing", roles=("service",), without=("sid",)).signed()
-)  # fmt: skip
+def by_service() -> dict[str, str]:
+    token = Token("service_account:billing", roles=("service",), without=("sid",))
+    return bearer(token.signed())
 
 
 def service_with(endpoint: Any, name: str = "orders") -> Any:
@@ -245,9 +245,11 @@ def test_a_customers_order_is_its_own_unless_it_says_otherwise(orders: Served) -
 
 
 def test_a_service_says_whose_order_it_is(orders: Served) -> None:
-    refused = problem(orders.client.post("/orders", json=ORDER, headers=SERVICE), 422, "invalid")
+    refused = problem(
+        orders.client.post("/orders", json=ORDER, headers=by_service()), 422, "invalid"
+    )
     assert refused["errors"][0]["field"] == "user_id"
-    placed = orders.client.post("/orders", json={**ORDER, "user_id": 33}, headers=SERVICE)
+    placed = orders.client.post("/orders", json={**ORDER, "user_id": 33}, headers=by_service())
     assert placed.json()["user_id"] == 33
     *_, headers = orders.events()[-1]
     assert (headers["ce_authtype"], headers["ce_authid"]) == ("service_account", "billing")
@@ -261,7 +263,7 @@ def test_a_stored_answer_is_its_callers(orders: Served) -> None:
     again = orders.client.post("/orders", json=body, headers={**by(41), **named})
     assert (again.status_code, again.content) == (201, first.content)
     stored = orders.stored()
-    for other in (by(42), by(42, roles=("admin",)), SERVICE):
+    for other in (by(42), by(42, roles=("admin",)), by_service()):
         answer = orders.client.post("/orders", json=body, headers={**other, **named})
         assert answer.status_code in {403, 422}
         assert str(first.json()["id"]) not in answer.text

@@ -19,7 +19,7 @@ IDENTITY = (
     STAMP_CHANGE
     + """
 CREATE TABLE signing_keys (
-    kid TEXT NOT NULL,
+    kid TEXT COLLATE "C" NOT NULL,
     state TEXT NOT NULL,
     public_jwk JSONB NOT NULL,
     version BIGINT NOT NULL,
@@ -28,7 +28,7 @@ CREATE TABLE signing_keys (
     PRIMARY KEY (kid)
 );
 CREATE TABLE access (
-    subject TEXT NOT NULL,
+    subject TEXT COLLATE "C" NOT NULL,
     roles TEXT[] NOT NULL,
     locked BOOLEAN NOT NULL,
     generation BIGINT NOT NULL,

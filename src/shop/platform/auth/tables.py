@@ -18,12 +18,15 @@ from shop.platform.auth.migrations import STAMP_CHANGE, STAMPED
 
 
 def add_identity_tables(metadata: MetaData) -> None:
-    """Declare them in a service's metadata, after the spine's."""
+    """Declare them in a service's metadata, after the spine's.
+
+    Text that an index goes by is compared byte by byte: so no locale's rules, which may change, are in it.
+    """
     tables = (
         Table(
             "signing_keys",
             metadata,
-            Column("kid", Text, primary_key=True),
+            Column("kid", Text(collation="C"), primary_key=True),
             Column("state", Text, nullable=False),
             Column("public_jwk", JSONB, nullable=False),
             *_version(),
@@ -31,7 +34,7 @@ def add_identity_tables(metadata: MetaData) -> None:
         Table(
             "access",
             metadata,
-            Column("subject", Text, primary_key=True),
+            Column("subject", Text(collation="C"), primary_key=True),
             Column("roles", ARRAY(Text), nullable=False),
             Column("locked", Boolean, nullable=False),
             Column("generation", BigInteger, nullable=False),

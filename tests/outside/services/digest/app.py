@@ -45,6 +45,7 @@ async def count_letters(tx: Transaction, received: Sequence[Received[LetterPoste
 def endpoints(settings: Settings, database: Database) -> Endpoints:
     from fastapi import APIRouter
 
+    from shop.platform.auth.rules import PUBLIC, allowed
     from shop.platform.http.fields import View
     from shop.platform.http.route import FastRoute, Reply, admitted_by
     from shop.platform.problems import READS, documented
@@ -60,6 +61,7 @@ def endpoints(settings: Settings, database: Database) -> Endpoints:
     router = APIRouter(route_class=FastRoute, tags=["digest"])
 
     @router.get("/digest", response_model=Digest, responses=documented(*READS))
+    @allowed(PUBLIC)
     @admitted_by(reading.admit)
     async def get_digest() -> Reply:
         """How many letters came to which status."""

@@ -80,7 +80,7 @@ def add_issuing_tables(metadata: MetaData) -> None:
         "private_keys",
         metadata,
         # Encrypted; the public halves are in `signing_keys`.
-        Column("kid", Text, primary_key=True),
+        Column("kid", Text(collation="C"), primary_key=True),
         Column("algorithm", Text, nullable=False),
         Column("encrypted_under", Text, nullable=False),
         Column("encrypted", LargeBinary, nullable=False),
@@ -89,7 +89,7 @@ def add_issuing_tables(metadata: MetaData) -> None:
     Table(
         "clients",
         metadata,
-        Column("id", Text, primary_key=True),
+        Column("id", Text(collation="C"), primary_key=True),
         Column("scope", ARRAY(Text), nullable=False),
         Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     )
@@ -97,7 +97,12 @@ def add_issuing_tables(metadata: MetaData) -> None:
         "client_secrets",
         metadata,
         Column("secret_hash", LargeBinary, primary_key=True),
-        Column("client_id", Text, ForeignKey("clients.id", ondelete="CASCADE"), nullable=False),
+        Column(
+            "client_id",
+            Text(collation="C"),
+            ForeignKey("clients.id", ondelete="CASCADE"),
+            nullable=False,
+        ),
         Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
         Index("client_secrets_of_client", "client_id"),
     )

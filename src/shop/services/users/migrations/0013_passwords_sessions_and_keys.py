@@ -58,7 +58,7 @@ def upgrade() -> None:
         );
         CREATE INDEX password_resets_by_age ON password_resets (running_ms);
         CREATE TABLE private_keys (
-            kid TEXT NOT NULL,
+            kid TEXT COLLATE "C" NOT NULL,
             algorithm TEXT NOT NULL,
             encrypted_under TEXT NOT NULL,
             encrypted BYTEA NOT NULL,
@@ -66,14 +66,14 @@ def upgrade() -> None:
             PRIMARY KEY (kid)
         );
         CREATE TABLE clients (
-            id TEXT NOT NULL,
+            id TEXT COLLATE "C" NOT NULL,
             scope TEXT[] NOT NULL,
             created_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
             PRIMARY KEY (id)
         );
         CREATE TABLE client_secrets (
             secret_hash BYTEA NOT NULL,
-            client_id TEXT NOT NULL,
+            client_id TEXT COLLATE "C" NOT NULL,
             created_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
             PRIMARY KEY (secret_hash),
             FOREIGN KEY(client_id) REFERENCES clients (id) ON DELETE CASCADE
