@@ -1,5 +1,6 @@
 """What is missing or wrong is said in one sentence, and never with a traceback."""
 
+import os
 import subprocess
 import sys
 from importlib.metadata import version
@@ -211,3 +212,20 @@ def test_a_worker_loads_neither_the_web_framework_nor_sqlalchemy(name: str) -> N
         [sys.executable, "-c", f"{loads}; {told}"], capture_output=True, text=True, check=True
     )
     assert found.stdout.split() == []
+
+
+def test_an_api_that_asks_for_no_tokens_loads_nothing_that_verifies_them() -> None:
+    program = (
+        "import sys\n"
+        "from shop.platform import discovery\n"
+        "from shop.platform.processes.api import make_app\n"
+        "from shop.platform.settings import read_settings\n"
+        "settings = read_settings(discovery.sections())\n"
+        "make_app(discovery.load('orders'), settings)\n"
+        "print(*sorted({'jwt', 'cryptography', 'urllib.request'} & sys.modules.keys()))\n"
+    )
+    url = {"SHOP_ORDERS__DATABASE_URL": "postgresql://nowhere.invalid/none"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | url, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert done.stdout == "\n"

@@ -123,8 +123,13 @@ def _stop(scene: Scene, victim: str) -> None:
 
 
 def _rotate_keys(scene: Scene) -> None:
-    """The next key signs, if it has been published for long enough; one after it is published."""
-    done = scene.stage.run("keys", "rotate")
+    """The next key signs, and one after it is published, unless the next one has only just been."""
+    stage = scene.stage
+    if time.monotonic() - stage.rotated_at < stage.options.key_lead:
+        scene.notes.append("the next key is too young")
+        return
+    done = stage.run("keys", "rotate")
+    stage.rotated_at = time.monotonic()
     scene.notes.append((done.stdout + done.stderr).strip().replace("\n", ", ")[-200:])
 
 

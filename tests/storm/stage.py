@@ -68,10 +68,6 @@ _DISK = 512  # megabytes: a new server, its write-ahead log, and an hour of clie
 MAX_WAITING = 100
 """Requests that an API lets wait: few enough for a rush to be too many."""
 
-_KEY_LEAD_S = 90
-"""Seconds that a key is published before it signs: longer than anything is held, with the time to
-recover from it."""
-
 _POSTGRES = {
     "shared_buffers": "64MB",
     # Or an hour's write-ahead log would be kept on the small disk.
@@ -101,6 +97,8 @@ class Options:
     log: LogKind = "kafka"
     mutation: str = ""
     """One of `tests.storm.mutations`, or none."""
+    key_lead: float = 60.0
+    """Seconds that a key is published before it signs: longer than anything is held, with the time to recover."""
     full_disks: bool = True
     """Put each server's data on a small file system of its own, where that can be had."""
 
@@ -254,13 +252,18 @@ class Stage:
             "SHOP_AUTH__ACCESS_TOKEN_S": str(VALID_S),
             # It is one client to the shop, and shall be the only one to hold itself back.
             "SHOP_AUTH__SERVICE_REQUESTS_A_SECOND": "1000000",
-            "SHOP_USERS__KEY_LEAD_S": str(_KEY_LEAD_S),
+            # It is counted in running time, which stands still while workers are dead. `rotated_at` is the
+            # storm's own.
+            "SHOP_USERS__KEY_LEAD_S": "0",
         }
 
     def _first_key_and_client(self) -> str:
         """The client's secret."""
         scopes = (word for scope in SCOPES for word in ("--scope", scope))
-        made = [self.run("keys", "new"), self.run("clients", "new", CLIENT, *scopes)]
+        # The first signs at once; the second one is the next.
+        made = [self.run("keys", "new"), self.run("keys", "new")]
+        self.rotated_at = time.monotonic()
+        made.append(self.run("clients", "new", CLIENT, *scopes))
         for done in made:
             if done.returncode:
                 raise StartFailed(f"no token can be had: {done.stderr}")

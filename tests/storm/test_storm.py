@@ -55,7 +55,7 @@ def test_a_storm_loses_nothing_and_repeats_nothing(directory: Path) -> None:
         calm=4,
     )
     began = time.monotonic()
-    with Stage(directory, Options(log)) as stage:
+    with Stage(directory, Options(log, key_lead=15)) as stage:
         print(f"ready after {time.monotonic() - began:.0f} s")
         result = run(plan, stage, print)
         kinds = {fault.name for fault in possible(plan, stage, print)}

@@ -8,9 +8,6 @@ import fcntl
 import json
 import os
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -152,6 +149,11 @@ def _send(
     bearer: str = "",
     method: str = "POST",
 ) -> tuple[int, dict[str, Any]]:
+    # Each process of the shop loads this module, and only this command needs these.
+    import urllib.error  # noqa: PLC0415
+    import urllib.parse  # noqa: PLC0415
+    import urllib.request  # noqa: PLC0415
+
     if not url.startswith(("http://", "https://")):
         stop(f"{url} is no address of a user service: it begins with http:// or https://")
     headers = {"Content-Type": "application/json", "User-Agent": "shop"}

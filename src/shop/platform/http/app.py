@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from math import inf
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.routing import APIRoute
@@ -17,7 +17,6 @@ from starlette.types import Receive, Scope, Send
 
 from eventspine.errors import SpineError
 from eventspine.idempotency import Answer
-from shop.platform.auth.gate import Gate
 from shop.platform.auth.rules import SCHEMES, Rule, documentation, rule_of
 from shop.platform.http.docs import add_docs
 from shop.platform.http.fields import MAX_BIGINT
@@ -36,6 +35,9 @@ from shop.platform.problems import (
     TemporarilyUnavailable,
     UnknownOutcome,
 )
+
+if TYPE_CHECKING:
+    from shop.platform.auth.gate import Gate
 
 Ready = Callable[[], Awaitable[None]]
 """Raises if the service can't work now: a `Problem`, or the database's error."""
@@ -77,7 +79,7 @@ class ServiceApp(FastAPI):
         request_timeout: float = inf,
         interceptors: Sequence[RouteInterceptor] = (),
         docs: bool = True,
-        gate: Gate | None = None,
+        gate: "Gate | None" = None,
     ) -> None:
         """`gate` enforces the rules of the routes; without it, no token is required. `docs` switches the
         documentation on: `/docs`, `/redoc` and `/openapi.json`. Only they use `port`.

@@ -15,7 +15,7 @@ from codecs import BOM_UTF8
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import inf
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl
 
 import structlog
@@ -28,7 +28,6 @@ from eventspine.backoff import Backoff
 from eventspine.errors import OutcomeUnknown, Overloaded, SpineError, Unavailable
 from eventspine.idempotency import Answer, KeyReused
 from shop.platform.auth.caller import Caller, who_asks
-from shop.platform.auth.gate import Guard
 from shop.platform.http.context import asked, trace_of
 from shop.platform.http.interceptors import Exchange, Proceed, RouteInterceptor
 from shop.platform.http.protocol import BROKEN_OFF
@@ -48,6 +47,10 @@ from shop.platform.problems import (
     reason,
 )
 from shop.platform.settings import BODY_WITHIN
+
+if TYPE_CHECKING:
+    # It loads what verifies tokens: ten megabytes, where none are required.
+    from shop.platform.auth.gate import Guard
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 

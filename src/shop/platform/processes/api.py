@@ -20,7 +20,6 @@ from eventspine.backoff import Backoff
 from eventspine.batching import Batcher
 from eventspine.database import Database
 from eventspine.interceptors import Steps
-from shop.platform.auth.gate import Gate
 from shop.platform.auth.rules import NoRule, Row, matrix
 from shop.platform.event_log import database_address
 from shop.platform.http.app import ServiceApp
@@ -58,7 +57,12 @@ def make_app(service: Service, settings: Settings) -> ServiceApp:
     )
     endpoints = service.endpoints(settings, database)
     check_rules(service, endpoints.router)
-    gate = Gate(settings.auth, database) if settings.auth.required else None
+    gate = None
+    if settings.auth.required:
+        # It loads what verifies tokens: ten megabytes.
+        from shop.platform.auth.gate import Gate  # noqa: PLC0415
+
+        gate = Gate(settings.auth, database)
     if gate is not None and "signing_keys" not in service.tables().tables:
         raise NotConfigured(
             f"the service {service.name} has no copies of keys, so it can verify no token: add the four lines"
