@@ -42,6 +42,7 @@ from tests.support.kafka import start_broker
 from tests.support.living import Living, settings
 from tests.support.records import from_offsets, numbered, numbers, poll_until
 from tests.support.shop import free_ports
+from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(180)]
 
@@ -239,6 +240,15 @@ async def test_a_password_is_replaced_while_events_flow(
                     with suppress(LogUnavailable):
                         received.extend(numbers(await member.poll(10, 1.0)))
 
+    async def allowed() -> bool:
+        """The rights have reached the broker. What it refuses is not written."""
+        nonlocal appended
+        with suppress(LogUnavailable):
+            await log.append(topic, numbered(1, first=appended))
+            appended += 1
+        return appended > 0
+
+    await eventually(allowed, what="the right to write")
     await move_for(1)
     if both_at_once:
         file.write_text(f"{PASSWORD}\n{new}\n")
