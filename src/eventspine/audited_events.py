@@ -7,7 +7,7 @@ from pydantic_core import to_json
 from eventspine.database import Connection, execute
 from eventspine.event import Envelope, Event, NotAnEvent
 from eventspine.log import Record
-from eventspine.upcasting import lifted, read_events
+from eventspine.upcasting import IS_OLD, lifted, read_events
 
 Published = Mapping[str, type[Event]]
 """The classes of a topic's events, by their types."""
@@ -24,17 +24,15 @@ CREATE TEMPORARY TABLE audited_events (
 
 COPY_EVENTS = "COPY audited_events (topic, position, type, key, data) FROM STDIN"
 
-_IS_OLD = "schema_version < coalesce((%(current)s::jsonb->>type)::integer, 0)"
-
 _ADD_UNRELAYED = f"""
 INSERT INTO audited_events
 SELECT topic, position, type, key, data::text FROM outbox
-WHERE position > %(relayed)s AND NOT {_IS_OLD}
+WHERE position > %(relayed)s AND NOT {IS_OLD}
 """  # noqa: S608 - nobody's input
 
 _OLD_UNRELAYED = f"""
 SELECT topic, position, type, key, schema_version, data::text FROM outbox
-WHERE position > %(relayed)s AND {_IS_OLD}
+WHERE position > %(relayed)s AND {IS_OLD}
 """  # noqa: S608 - nobody's input
 
 

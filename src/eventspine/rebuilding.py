@@ -17,20 +17,18 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from math import inf
 from typing import Any, NamedTuple
 
 import psycopg
 
 from eventspine import shadow_tables
 from eventspine.address import Address
-from eventspine.database import Connection, connect, execute, translated
+from eventspine.database import Connection, execute
 from eventspine.errors import SpineError
 from eventspine.log import EventLog
 from eventspine.recomputing import Recomputed, bring_forward, check, fill
-from eventspine.session import WHOLE_TABLES
 from eventspine.shadow_tables import live, shadow
-from eventspine.staging import Progress, Source, Staging
+from eventspine.staging import Progress, Source, Staging, session
 
 _ONE_AT_A_TIME = "SELECT pg_try_advisory_lock(7410)"
 _WAIT_FOR_OTHER = 10.0
@@ -127,7 +125,7 @@ class Rebuild:
         """
         began = time.monotonic()
         topics = {topic for table in self._tables for topic in table.topics}
-        async with _session(self._url) as connection:
+        async with session(self._url, "eventspine rebuild") as connection:
             self._connection = connection
             await _alone(connection)
             for table in self._tables:
@@ -296,28 +294,6 @@ async def _sum(connection: Connection, table: Recomputed, of: str) -> tuple[int,
     )
     [(rows, total)] = await cursor.fetchall()
     return rows, f"{int(total) % 2**64:016x}"
-
-
-@asynccontextmanager
-async def _session(url: Address) -> AsyncIterator[Connection]:
-    connection = await connect(
-        url,
-        statement_within=inf,
-        idle_in_transaction_session_timeout="0",
-        application_name="eventspine rebuild",
-        # So that what a killed rebuild was doing ends with it.
-        client_connection_check_interval="1s",
-        work_mem="128MB",
-        maintenance_work_mem="256MB",
-        # No plan of a temporary table's first rows is right for the rest.
-        plan_cache_mode="force_custom_plan",
-        **WHOLE_TABLES,
-    )
-    try:
-        with translated():
-            yield connection
-    finally:
-        await connection.close()
 
 
 async def _alone(connection: Connection) -> None:

@@ -26,9 +26,8 @@ from eventspine.log import EventLog
 from eventspine.outbox import Transaction
 from eventspine.recomputing import Horizon, Recomputed, bring_forward, check, fill
 from eventspine.relay import LEAD
-from eventspine.session import WHOLE_TABLES
 from eventspine.shadow_tables import live, shadow
-from eventspine.staging import Progress, Source
+from eventspine.staging import Progress, Source, session
 from eventspine.whole_log import Topic, WholeLog
 
 _OTHERS = """
@@ -216,24 +215,9 @@ async def _add(
 
 @asynccontextmanager
 async def _transaction(url: Address) -> AsyncIterator[Connection]:
-    connection = await connect(
-        url,
-        statement_within=inf,
-        idle_in_transaction_session_timeout="0",
-        application_name="eventspine restore",
-        client_connection_check_interval="1s",
-        lock_timeout="2s",
-        work_mem="128MB",
-        maintenance_work_mem="256MB",
-        plan_cache_mode="force_custom_plan",
-        **WHOLE_TABLES,
-    )
-    try:
-        with translated():
-            async with connection.transaction():
-                yield connection
-    finally:
-        await connection.close()
+    async with session(url, "eventspine restore", lock_timeout="2s") as connection:
+        async with connection.transaction():
+            yield connection
 
 
 async def _analyze(url: Address, table: str) -> None:

@@ -5,36 +5,38 @@ is left out: foreign records, repeats, and parked events. Its session ends with 
 then removes the table. So nothing of it is left behind, personal data neither.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, NamedTuple
 
 from pydantic_core import to_json
 
+from eventspine.address import Address
 from eventspine.audited_log import feeding, not_there_yet, reading
-from eventspine.database import Connection, execute
+from eventspine.database import Connection, connect, execute, translated
 from eventspine.errors import SpineError
 from eventspine.event import Envelope, Event
 from eventspine.handlers import Handlers
 from eventspine.log import EventLog, Record
 from eventspine.positions import Seen
+from eventspine.session import WHOLE_TABLES
 from eventspine.staged_table import COPY, CREATE, lines_of, pages
-from eventspine.upcasting import upcast
+from eventspine.upcasting import IS_OLD, upcast
 
 Progress = Callable[[str, int, int], None]
 """Told what is being done, how much of it is done, and how much there is."""
 
-_IS_OLD = "schema_version < coalesce((%(current)s::jsonb->>type)::integer, 0)"
-
 _FROM_OUTBOX = f"""
 INSERT INTO staged_events
 SELECT topic, position, type, key, version, time, data, %(turn)s FROM outbox
-WHERE position > %(after)s AND position <= %(upto)s AND NOT {_IS_OLD}
+WHERE position > %(after)s AND position <= %(upto)s AND NOT {IS_OLD}
 """  # noqa: S608 - nobody's input
 
 _OLD_IN_OUTBOX = f"""
 SELECT topic, position, type, key, version, time, schema_version, data::text FROM outbox
-WHERE position > %(after)s AND position <= %(upto)s AND {_IS_OLD}
+WHERE position > %(after)s AND position <= %(upto)s AND {IS_OLD}
 """  # noqa: S608 - nobody's input
 
 _LIFTED = """
@@ -42,6 +44,30 @@ INSERT INTO staged_events VALUES (
     %(topic)s, %(position)s, %(type)s, %(key)s, %(version)s, %(time)s, %(data)s::jsonb, %(turn)s
 )
 """
+
+
+@asynccontextmanager
+async def session(url: Address, name: str, **settings: str) -> AsyncIterator[Connection]:
+    """For statements over whole tables, that take the time they need. `name` is shown in pg_stat_activity."""
+    connection = await connect(
+        url,
+        statement_within=inf,
+        idle_in_transaction_session_timeout="0",
+        application_name=name,
+        # So that what a killed process was doing ends with it.
+        client_connection_check_interval="1s",
+        work_mem="128MB",
+        maintenance_work_mem="256MB",
+        # No plan of a temporary table's first rows is right for the rest.
+        plan_cache_mode="force_custom_plan",
+        **WHOLE_TABLES,
+        **settings,
+    )
+    try:
+        with translated():
+            yield connection
+    finally:
+        await connection.close()
 
 
 class NotNow(SpineError):

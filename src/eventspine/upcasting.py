@@ -13,6 +13,9 @@ from pydantic_core import from_json, to_json
 from eventspine.event import Event, NotAnEvent, decode
 from eventspine.log import Record
 
+IS_OLD = "schema_version < coalesce((%(current)s::jsonb->>type)::integer, 0)"
+"""SQL about a row of the outbox: it has to be lifted. `current` is the newest version of each type, as JSON."""
+
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
 
 

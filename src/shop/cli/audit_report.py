@@ -1,13 +1,13 @@
 """`shop audit`: prints the result, for a person or for a program."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
-
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from functools import partial
 
 from eventspine.audit import Audited, Section, audit
 from eventspine.log import EventLog
+from shop.cli.progress import shown
 from shop.cli.streams import Console
 from shop.platform.terminal import plain
 
@@ -15,26 +15,9 @@ from shop.platform.terminal import plain
 async def audit_all(services: Sequence[Audited], log: EventLog, *, as_json: bool) -> bool:
     """Audit each service and print the results. Returns whether all checks passed."""
     sections: list[Section] = []
-    console = Console(stderr=True)
-    shown = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-    with shown:
-        for service in services:
-            tasks = {}
-
-            def progress(topic: str, done: int, total: int, name: str = service.name) -> None:
-                what = f"{name}: reading topic {topic}"
-                if what not in tasks:  # noqa: B023 - called within this turn of the loop
-                    tasks[what] = shown.add_task(what)  # noqa: B023
-                shown.update(tasks[what], completed=done, total=total)  # noqa: B023
-
-            sections += await audit(service, log, progress)
+    for service in services:
+        with shown(service.name) as progress:
+            sections += await audit(service, log, partial(_reading, progress))
     holds = all(section.holds for section in sections)
     if as_json:
         verdict = {
@@ -45,6 +28,10 @@ async def audit_all(services: Sequence[Audited], log: EventLog, *, as_json: bool
     else:
         _print(sections, holds=holds)
     return holds
+
+
+def _reading(progress: Callable[[str, int, int], None], topic: str, done: int, total: int) -> None:
+    progress(f"reading topic {topic}", done, total)
 
 
 def _print(sections: Sequence[Section], *, holds: bool) -> None:

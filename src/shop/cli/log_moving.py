@@ -1,16 +1,16 @@
 """Moves from one log to another, with a progress bar and a line for each service."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from eventspine.address import Address
 from eventspine.log import EventLog
 from eventspine.log_copy import CannotCopy, copy_topic, lacking, no_relay, note
 from shop.cli.common import stop
+from shop.cli.progress import shown
 from shop.platform.service import Service
 
 Urls = Mapping[str, Address]
@@ -30,9 +30,16 @@ async def accept_all(
 
 
 async def _copy(service: Service, address: Address, of: EventLog, to: EventLog) -> bool:
-    with _one_sentence(service), _bar(f"{service.name}: copying {service.topic}") as progress:
+    with _one_sentence(service), shown(service.name) as progress:
         async with no_relay(address) as office:
-            done = await copy_topic(of, to, service.topic, service.source, office, progress)
+            done = await copy_topic(
+                of,
+                to,
+                service.topic,
+                service.source,
+                office,
+                partial(progress, f"copying {service.topic}"),
+            )
             await note(address, to, service.topic, service.source, done.upto)
     _say(
         service,
@@ -64,22 +71,6 @@ def _one_sentence(service: Service) -> Iterator[None]:
         yield
     except CannotCopy as error:
         stop(f"{service.name}: {error}")
-
-
-@contextmanager
-def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    console = Console(stderr=True)
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-    with bar:
-        task = bar.add_task(what)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _positions(span: tuple[int, int]) -> str:

@@ -11,9 +11,7 @@ Problem
 └── NoSigningKey       503
 """
 
-from math import ceil
-
-from shop.platform.problems import Headers, Problem, SubjectErased
+from shop.platform.problems import Headers, Problem, SubjectErased, TooManyRequests
 
 
 class UserNotFound(Problem):
@@ -46,19 +44,10 @@ class WrongCredentials(Problem):
         return [(b"www-authenticate", b'Bearer realm="eventshop"')]
 
 
-class TooManyAttempts(Problem):
+class TooManyAttempts(TooManyRequests):
     """Too many wrong passwords were tried; wait before the next one."""
 
-    status = 429
-    may_pass = True
     slug = "too-many-attempts"
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = max(1, ceil(seconds))
-        super().__init__(f"Try again in {self.seconds} s")
-
-    def headers(self) -> Headers:
-        return [(b"retry-after", b"%d" % self.seconds)]
 
 
 class AccountLocked(Problem):
