@@ -204,9 +204,7 @@ def _bring_up(
 
 def _say_ready(options: UpOptions, addresses: Sequence[str], data: Path) -> None:
     if not options.auth:
-        say(
-            "nobody is asked for a token: whoever reaches these ports may do anything (--auth asks)"
-        )
+        say("no access token is required: any request may do anything (--auth requires tokens)")
     with suppress(OSError):  # a closed pipe or a full disk does not stop the shop
         sys.stdout.write(
             f"eventshop is ready: {' · '.join(addresses)} · data in {data} · Ctrl-C stops\n"

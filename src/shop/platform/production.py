@@ -244,7 +244,7 @@ def _browsers(settings: Settings) -> Iterator[Refusal]:
 def _authentication(settings: Settings, services: Sequence[str]) -> Iterator[Refusal]:
     auth = settings.auth
     if not auth.required:
-        yield Refusal("SHOP_AUTH__REQUIRED is off, so anybody may do anything: set it to true")
+        yield Refusal("SHOP_AUTH__REQUIRED is off, so any request may do anything: set it to true")
     if not auth.issuer.startswith("https://"):
         yield Refusal(
             f"SHOP_AUTH__ISSUER: {auth.issuer} is not an https:// address: tokens name it"

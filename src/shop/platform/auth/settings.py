@@ -30,7 +30,7 @@ class OutsideIssuer(BaseModel):
 class AuthSettings(BaseModel):
     required: bool = Field(
         default=False,
-        description="whether requests need an access token. If not, anybody may do anything",
+        description="whether requests need an access token. If not, any request may do anything",
     )
     issuer: str = Field(
         default="http://127.0.0.1:8001",

@@ -140,7 +140,7 @@ class FastRoute(APIRoute):
         """Seconds from a request's arrival, with its whole body, to its deadline."""
         self.interceptors: Sequence[RouteInterceptor] = ()
         self.guard: Guard | None = None
-        """Asked first with every request: who sends it. None where nobody is asked for a token."""
+        """Verifies the token of each request, before anything else. None if no token is required."""
         self._backoff = backoff_at(f"{'|'.join(sorted(self.methods or ()))} {self.path}")
         self._admit: Callable[[], None] | None = getattr(endpoint, "admit", None)
         self._path = _parameters(takes.path_params)
