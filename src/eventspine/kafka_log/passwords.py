@@ -5,10 +5,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, Producer
-from confluent_kafka.admin import AdminClient
 
 PASSWORD, USER = "sasl.password", "sasl.username"
-_REFUSED = KafkaError._AUTHENTICATION  # noqa: SLF001 - it looks private, and is not
+
+
+def is_refusal(error: KafkaError) -> bool:
+    """Whether the broker has refused a password."""
+    return bool(error.code() == KafkaError._AUTHENTICATION)  # noqa: SLF001 - it looks private, and is not
 
 
 class Passwords:
@@ -52,7 +55,7 @@ def with_password(
 
     def hear(error: KafkaError) -> None:
         nonlocal used
-        if error.code() == _REFUSED:
+        if is_refusal(error):
             used = passwords.refused(used)
         heard(error)
 
@@ -73,9 +76,9 @@ class Renewal:
         self._refused = False
 
     def heard(self, error: KafkaError) -> None:
-        self._refused = self._refused or error.code() == _REFUSED
+        self._refused = self._refused or is_refusal(error)
 
-    def due(self, client: AdminClient | Consumer | Producer) -> None:
+    def due(self, client: Consumer | Producer) -> None:
         if self._refused:
             self._refused = False
             if self._passwords:

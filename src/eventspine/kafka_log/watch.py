@@ -15,11 +15,11 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from eventspine.kafka_log.client import LOG, Settings, quiet
-from eventspine.kafka_log.passwords import Renewal
+from eventspine.kafka_log.passwords import is_refusal
 from eventspine.log import Record
 
 LOOK_EVERY = 6.0
@@ -41,7 +41,7 @@ class Watch:
     def __init__(self, config: Settings, group: str, topics: Sequence[str]) -> None:
         own = {name: value for name, value in config.items() if not name.startswith("group.")}
         self._config = own
-        self._renewal = Renewal(own)
+        self._refused = False
         self._group = group
         self._topics = list(topics)
         self._admin: AdminClient | None = None
@@ -160,10 +160,17 @@ class Watch:
         }
 
     def _ask(self) -> AdminClient:
-        self._admin = self._admin or AdminClient(quiet(self._config, self._renewal.heard))
-        self._admin.poll(0)  # or it would not tell
-        self._renewal.due(self._admin)
+        if self._admin is not None:
+            self._admin.poll(0)  # or it would not tell
+        if self._admin is None or self._refused:
+            # Another client, with the password of now. To change it in one that has requests under way
+            # aborts the process (librdkafka 2.16: `eonce->refcnt > 0`).
+            self._refused = False
+            self._admin = AdminClient(quiet(self._config, self._heard))
         return self._admin
+
+    def _heard(self, error: KafkaError) -> None:
+        self._refused = self._refused or is_refusal(error)
 
 
 def _places(
