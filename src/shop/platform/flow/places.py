@@ -1,0 +1,155 @@
+"""The places that a look asks: a service's database, its topic in the log, its API."""
+
+import asyncio
+import ssl
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from urllib.parse import urlsplit
+
+import psycopg
+
+from eventspine.address import Address
+from eventspine.database import Database
+from eventspine.dead_letters import held_keys
+from eventspine.errors import Unavailable
+from eventspine.handlers import Handlers
+from eventspine.log import EventLog, LogUnavailable, Record
+from shop.platform.flow.model import MOST_COUNTED
+from shop.platform.service import Service
+
+# The relay's leadership is an advisory lock (`eventspine.relay.LEAD`).
+_OUTBOX = """
+SELECT head.position, coalesce(relay.position, 0),
+    (SELECT extract(epoch FROM clock_timestamp() - outbox.time) FROM outbox
+     WHERE outbox.position > coalesce(relay.position, 0) ORDER BY outbox.position LIMIT 1),
+    EXISTS (SELECT FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database
+        WHERE pg_database.datname = current_database() AND locktype = 'advisory' AND granted
+            AND classid = 0 AND objid = 7405 AND objsubid = 1)
+FROM outbox_head AS head LEFT JOIN relay ON relay.source = %(source)s
+"""
+
+_CHECKPOINTS = 'SELECT consumer, topic, "partition", next_offset, log FROM cursors'
+
+_PARKED = f"""
+SELECT count(*) FROM (SELECT FROM parked WHERE consumer = %(consumer)s LIMIT {MOST_COUNTED + 1}) AS counted
+"""  # noqa: S608 - a constant of ours
+
+_LONGEST_ANSWER = 4096  # bytes of a readiness answer that are read
+
+
+@dataclass
+class InDatabase:
+    """What a service's database says."""
+
+    published: int
+    relayed: int
+    oldest_seconds: float
+    relay_leads: bool
+    checkpoints: dict[tuple[str, str, str], dict[int, int]] = field(default_factory=dict)
+    """The next offset of each partition, by consumer, topic and the log's identity."""
+    held_keys: dict[str, dict[str, int]] = field(default_factory=dict)
+    """The number of held keys, by consumer and topic."""
+    parked: dict[str, int] = field(default_factory=dict)
+
+
+class ServiceDatabase:
+    """A service's database, with one connection of its own."""
+
+    def __init__(self, address: Address, service: Service, consumers: tuple[Handlers, ...]) -> None:
+        self._service = service
+        self._consumers = consumers
+        self._database = Database(
+            address, size=1, timeout=1.0, transaction_within=2.0, application_name="eventshop flow"
+        )
+        self._opened = False
+
+    async def ask(self) -> InDatabase:
+        """Raises `Unavailable`."""
+        if not self._opened:
+            await self._database.open()
+            self._opened = True
+        try:
+            return await self._ask()
+        except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as error:
+            raise Unavailable(
+                f"the database is not migrated ({error.diag.message_primary}); run `shop migrate`"
+            ) from error
+        except psycopg.Error as error:
+            raise Unavailable(f"{type(error).__name__}: {error}") from error
+
+    async def _ask(self) -> InDatabase:
+        fetch = self._database.fetch
+        [(published, relayed, oldest, leads)] = await fetch(
+            _OUTBOX, {"source": self._service.source}
+        )
+        found = InDatabase(published, relayed, max(0.0, float(oldest or 0)), leads)
+        for consumer, topic, partition, next_offset, log in await fetch(_CHECKPOINTS):
+            found.checkpoints.setdefault((consumer, topic, log), {})[partition] = next_offset
+        for name in (each.consumer for each in self._consumers):
+            held: dict[str, int] = {}
+            for topic, _ in await held_keys(self._database, name):
+                held[topic] = held.get(topic, 0) + 1
+            found.held_keys[name] = held
+            [(found.parked[name],)] = await fetch(_PARKED, {"consumer": name})
+        return found
+
+    async def close(self) -> None:
+        if self._opened:
+            await self._database.close()
+
+
+@dataclass(frozen=True)
+class InLog:
+    """What the log says of a topic."""
+
+    identity: str
+    ends: dict[int, int]
+
+
+async def topic_in(log: EventLog, topic: str) -> InLog:
+    """Raises `LogUnavailable`."""
+    ends = await log.end_offsets(topic)
+    if not ends:
+        raise LogUnavailable(f"there is no topic {topic}; `shop migrate` creates it")
+    return InLog((await log.identity(topic)).id, ends)
+
+
+async def age_of(log: EventLog, topic: str, partition: int, offset: int) -> float | None:
+    """Seconds since the record's event was committed; None if it does not say. Raises `LogUnavailable`."""
+    found = await log.read(topic, partition, offset, 1)
+    return _age(found[0]) if found else None
+
+
+def _age(record: Record) -> float | None:
+    try:
+        time = datetime.fromisoformat(record.headers.get("ce_time", ""))
+        return max(0.0, (datetime.now(UTC) - time).total_seconds())
+    except (ValueError, TypeError):  # a foreign record: no time, or one without a time zone
+        return None
+
+
+async def not_ready(url: str) -> str:
+    """Why the API at this URL is not ready; empty if it is. Raises `OSError` and `EOFError`."""
+    parts = urlsplit(url)
+    secure = parts.scheme == "https"
+    reader, writer = await asyncio.open_connection(
+        parts.hostname,
+        parts.port or (443 if secure else 80),
+        ssl=ssl.create_default_context() if secure else None,
+    )
+    try:
+        writer.write(
+            f"GET {parts.path.rstrip('/')}/health/ready HTTP/1.1\r\nHost: {parts.netloc}\r\n"
+            "User-Agent: eventshop-flow\r\nConnection: close\r\n\r\n".encode()
+        )
+        await writer.drain()
+        said = await reader.read(_LONGEST_ANSWER)
+    finally:
+        writer.close()
+    status, _, _ = said.partition(b"\r\n")
+    words = status.split()
+    if len(words) < 2:  # noqa: PLR2004 - HTTP/1.1 200
+        raise EOFError("it closed the connection without an answer")
+    return (
+        "" if words[1] == b"200" else f"not ready: it answers {words[1].decode(errors='replace')}"
+    )
