@@ -8,6 +8,7 @@ production.
 
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -40,6 +41,9 @@ START_TIMEOUT = 60.0
 """Seconds within which all processes of the shop must be ready."""
 
 STOP_TIMEOUT = 5.0
+
+METRICS = "metrics"
+"""The folder with a file for each process, which has the address of its `/metrics`. Prometheus reads it."""
 
 LOCAL = "local"
 """This value, instead of a Kafka broker's address, means a broker that is started here."""
@@ -134,10 +138,13 @@ def _bring_up(
     """Start everything. Returns each service's processes, and the function that migrates the databases."""
 
     def process(name: str, *words: str) -> Process:
-        child = Process(name, command(*words), log=data / "logs" / f"{name}.log", env=env)
+        shown = {"SHOP_TELEMETRY__TARGET_FILE": str(data / METRICS / f"{name}.json")}
+        child = Process(name, command(*words), log=data / "logs" / f"{name}.log", env=env | shown)
         logs.append(child.log)
         return child
 
+    # A shop that was killed left them.
+    shutil.rmtree(data / METRICS, ignore_errors=True)
     postgres = LocalPostgres(data / "postgres", log=data / "logs" / "postgres.log")
     logs.append(postgres.log)
     supervisor.start(postgres, timeout=CRASH_RECOVERY)

@@ -1,6 +1,6 @@
-"""Loads the interceptors of a process: those of the shop, and those that a setting names.
+"""Loads the interceptors of a process: those of its telemetry, and those that a setting names.
 
-With `SHOP_INTERCEPTORS=acme.metrics:interceptors`, every process calls that function with its kind and its
+The telemetry is the outermost, so that it sees what the others do. With `SHOP_INTERCEPTORS=acme.metrics:interceptors`, every process calls that function with its kind and its
 service: `interceptors("api", "orders")`. So a team can extend the shop without changing its code.
 """
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from eventspine.interceptors import Interceptor, Steps
 from shop.platform.settings import NotConfigured
+from shop.platform.telemetry.process import Telemetry
 
 if TYPE_CHECKING:
     from shop.platform.http.interceptors import RouteInterceptor
@@ -28,10 +29,15 @@ Factory = Callable[[str, str], Interceptors]
 """Called with the kind of process (`api`, `worker` or `parked`) and the service."""
 
 
-def interceptors(names: str, part: str, service: str) -> Interceptors:
-    """The interceptors of all functions that are named, in that order. Raises `NotConfigured`."""
-    steps: list[Interceptor] = []
-    routes: list[RouteInterceptor] = []
+def interceptors(
+    names: str, part: str, service: str, telemetry: Telemetry | None = None
+) -> Interceptors:
+    """The interceptors of the telemetry, and then of all functions that are named, in that order.
+
+    Raises `NotConfigured`.
+    """
+    steps: list[Interceptor] = [] if telemetry is None else [*telemetry.steps()]
+    routes: list[RouteInterceptor] = [] if telemetry is None else [*telemetry.routes()]
     for name in names.split(","):
         if name.strip():
             found = _factory(name.strip())(part, service)
@@ -40,9 +46,9 @@ def interceptors(names: str, part: str, service: str) -> Interceptors:
     return Interceptors(tuple(steps), tuple(routes))
 
 
-def steps(names: str, part: str, service: str) -> Steps:
+def steps(names: str, part: str, service: str, telemetry: Telemetry | None = None) -> Steps:
     """The interceptors of a process without an API. Raises `NotConfigured`."""
-    return Steps(interceptors(names, part, service).steps)
+    return Steps(interceptors(names, part, service, telemetry).steps)
 
 
 def _factory(name: str) -> Factory:

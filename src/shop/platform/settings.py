@@ -24,6 +24,7 @@ from pydantic_settings import (
 
 from shop.platform import environment, secret_files
 from shop.platform.auth.settings import AuthSettings
+from shop.platform.telemetry.settings import TelemetrySettings
 
 PREFIX = "SHOP_"
 
@@ -127,6 +128,8 @@ class Settings(BaseSettings):
     )
 
     auth: AuthSettings = Field(default_factory=AuthSettings)
+
+    telemetry: TelemetrySettings = Field(default_factory=TelemetrySettings)
 
     max_waiting: Annotated[int, Field(ge=1)] = Field(
         default=1024,

@@ -12,6 +12,7 @@ from shop.platform import discovery
 from shop.platform.auth.settings import AuthSettings
 from shop.platform.settings import Port, ServiceSettings, Settings
 from shop.platform.settings_table import PAGE, page_with, table
+from shop.platform.telemetry.settings import TelemetrySettings
 
 ROOT = Path(__file__).parents[3]
 
@@ -23,7 +24,7 @@ class Loyalty(ServiceSettings):
 
 def fields() -> Iterator[tuple[str, FieldInfo]]:
     models: dict[str, type[BaseModel]] = {"": Settings, **discovery.sections()}
-    models["auth"] = AuthSettings
+    models |= {"auth": AuthSettings, "telemetry": TelemetrySettings}
     for name, model in models.items():
         for field, info in model.model_fields.items():
             if field not in models:

@@ -35,6 +35,7 @@ from shop.platform.processes.ready import notify_ready
 from shop.platform.roles import require_least
 from shop.platform.service import Bounded, Service
 from shop.platform.settings import TRANSACTION_WITHIN, NotConfigured, Settings
+from shop.platform.telemetry.process import Telemetry
 
 _LOG = structlog.get_logger("shop.api")
 
@@ -47,7 +48,8 @@ def make_app(service: Service, settings: Settings) -> ServiceApp:
 
     It also starts while the database is unavailable. Requests then get a 503.
     """
-    chain = interceptors(settings.interceptors, "api", service.name)
+    telemetry = Telemetry(settings, "api", service.name)
+    chain = interceptors(settings.interceptors, "api", service.name, telemetry)
     database = Database(
         database_address(settings, service.name),
         size=1,
@@ -81,7 +83,7 @@ def make_app(service: Service, settings: Settings) -> ServiceApp:
         await database.resize(connections)
         # If the database is unavailable, log that now, and not only at the first request.
         looking = asyncio.create_task(app.why_not_ready())
-        async with nullcontext() if gate is None else gate.watching():
+        async with telemetry.running(), nullcontext() if gate is None else gate.watching():
             yield
         looking.cancel()
         await _finish(batchers, database, by=app.finish_by)

@@ -22,6 +22,7 @@ from shop.platform.processes.heartbeat import beat
 from shop.platform.processes.ready import notify_ready
 from shop.platform.service import Service
 from shop.platform.settings import Settings
+from shop.platform.telemetry.process import Telemetry
 
 _LOG = structlog.get_logger("shop.worker")
 
@@ -38,7 +39,8 @@ def run_worker(service: Service, settings: Settings) -> None:
 async def _work(service: Service, settings: Settings) -> None:
     address = database_address(settings, service.name)
     log = open_event_log(settings)
-    chain = steps(settings.interceptors, "worker", service.name)
+    telemetry = Telemetry(settings, "worker", service.name)
+    chain = steps(settings.interceptors, "worker", service.name, telemetry)
     listening = [each for each in service.consumers(settings) if each.topics]
     reactions = [each for each in listening if isinstance(each, Reaction)]
     # Each reaction may hold one connection, so that the other parts do not wait for it.
@@ -92,8 +94,9 @@ async def _work(service: Service, settings: Settings) -> None:
     announcing = asyncio.create_task(_announce(relay, consumer))
     stopped = asyncio.create_task(stopping.wait())
     # The tasks never end by themselves. If one does, the process must end too.
-    await asyncio.wait([*tasks, stopped], return_when=asyncio.FIRST_COMPLETED)
-    await _cancel([*tasks, stopped, announcing])
+    async with telemetry.running():
+        await asyncio.wait([*tasks, stopped], return_when=asyncio.FIRST_COMPLETED)
+        await _cancel([*tasks, stopped, announcing])
     for task in tasks:
         with suppress(asyncio.CancelledError):
             await task

@@ -1,0 +1,66 @@
+"""The telemetry of one process, put together from its settings."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING
+
+from eventspine.interceptors import Interceptor
+from shop.platform.settings import Settings
+from shop.platform.telemetry.serving import Page, Show, serving
+
+if TYPE_CHECKING:
+    from shop.platform.http.interceptors import RouteInterceptor
+    from shop.platform.telemetry.metrics import Metrics
+
+
+class Telemetry:
+    """What one process shows of itself.
+
+    `part` is the kind of process: `api`, `worker`, or the name of a command. Create it before the other parts,
+    because its interceptors go around them. It does nothing until it is `running`.
+    """
+
+    def __init__(self, settings: Settings, part: str, service: str) -> None:
+        self._settings = settings.telemetry
+        self._labels = {"service": service, "part": part}
+        self.pages: dict[str, Show] = {}
+        """What it serves besides `/metrics`, by path. Add to it before it runs."""
+        self.metrics = _metrics() if self._settings.metrics else None
+        if self.metrics is not None:
+            self.pages["/metrics"] = self._show
+
+    def steps(self) -> "tuple[Interceptor, ...]":
+        """Its interceptors around the steps of the spine, the outermost first."""
+        return () if self.metrics is None else self.metrics.steps()
+
+    def routes(self) -> "tuple[RouteInterceptor, ...]":
+        """Its interceptors around requests, the outermost first."""
+        return () if self.metrics is None else self.metrics.routes()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Serve what there is to see, until the block ends."""
+        async with AsyncExitStack() as held:
+            if self.pages:
+                shown = self._settings
+                await held.enter_async_context(
+                    serving(
+                        self.pages,
+                        shown.metrics_host,
+                        shown.metrics_port,
+                        shown.target_file,
+                        self._labels,
+                    )
+                )
+            yield
+
+    async def _show(self, headers: Mapping[str, str]) -> Page:
+        assert self.metrics is not None
+        return self.metrics.page(headers.get("accept", ""))
+
+
+def _metrics() -> "Metrics":
+    # It loads the metrics client, which a process without metrics does not need.
+    from shop.platform.telemetry.metrics import Metrics  # noqa: PLC0415
+
+    return Metrics()
