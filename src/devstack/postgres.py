@@ -40,6 +40,9 @@ SETTINGS: Mapping[str, str] = {
     "timezone": "UTC",
     "log_timezone": "UTC",
     "log_line_prefix": "%m [%p] %q%u@%d ",
+    # A failed statement and the details of its error have the data of users and orders in them.
+    "log_min_error_statement": "panic",
+    "log_error_verbosity": "terse",
     # These lines would come every few minutes and help no reader.
     "log_checkpoints": "off",
 }

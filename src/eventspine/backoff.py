@@ -11,6 +11,8 @@ import random
 import time
 from typing import Any
 
+from eventspine.error_text import text_of
+
 _FIRST_PAUSE = 0.1  # seconds
 _LONGEST_PAUSE = 5.0
 _FORGOTTEN_AFTER = 60.0
@@ -49,7 +51,7 @@ class Backoff:
         if not self._failures:
             self._since = time.monotonic()
         self._failures += 1
-        kind = f"{type(error).__name__}: {error}"
+        kind = f"{type(error).__name__}: {text_of(error)}"
         now = time.monotonic()
         self._said = {k: at for k, at in self._said.items() if now - at < _FORGOTTEN_AFTER}
         news = kind not in self._said or (self._silent and now - self._since > _LASTING)

@@ -9,6 +9,7 @@ So load makes batches larger, and larger batches make each command cheaper.
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextvars import copy_context
 from math import inf
 from typing import Generic, NamedTuple, TypeVar
 
@@ -72,6 +73,9 @@ class Batcher(Generic[Command, Result]):
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
+        self._own = copy_context()
+        """What the tasks of batches run in. Otherwise a batch would have the context variables of one of its
+        callers, and its log lines that request's ids."""
 
     def deadline(self) -> float:
         """The deadline of a command submitted now, for callers that submit several for one request."""
@@ -98,7 +102,7 @@ class Batcher(Generic[Command, Result]):
         if self._idle:
             self._idle -= 1
             # Keep the task, because the event loop has only a weak reference to it.
-            task = asyncio.create_task(self._lane())
+            task = asyncio.create_task(self._lane(), context=self._own.copy())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         return await future

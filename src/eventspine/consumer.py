@@ -24,6 +24,7 @@ from typing import Any
 import structlog
 
 from eventspine.backoff import Backoff
+from eventspine.context import trace_id
 from eventspine.database import Database
 from eventspine.dead_letters import (
     BEHIND,
@@ -35,6 +36,7 @@ from eventspine.dead_letters import (
     held_keys,
     park,
 )
+from eventspine.error_text import text_of
 from eventspine.errors import SpineError
 from eventspine.event import NotAnEvent, envelope
 from eventspine.handlers import Handlers
@@ -341,7 +343,7 @@ class Consumer:
             await self._move(tx, at, moves[at])
             held = await held_keys(tx, self._handlers.consumer)
             cause = type(error).__name__
-            parks = [Park(record, item.position, True, cause, str(error)) for item in items]
+            parks = [Park(record, item.position, True, cause, text_of(error)) for item in items]
             held.add(held_key(record))
             await self._park(tx, parks, held)
         self._checkpoints.update(moves)
@@ -395,4 +397,5 @@ def _report(parks: Sequence[Park]) -> None:
                 "consumer.dead_lettered", cause=cause, reason=error,
                 topic=record.topic, partition=record.partition, offset=record.offset,
                 key=record.key, position=position,
+                trace_id=trace_id(record.headers.get("traceparent")),
             )  # fmt: skip

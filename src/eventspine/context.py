@@ -11,6 +11,7 @@ OpenTelemetry writes them on Kafka. `ce_authtype` and `ce_authid` are the CloudE
 "Auth Context" (https://github.com/cloudevents/spec/blob/main/cloudevents/extensions/authcontext.md).
 """
 
+import re
 from collections.abc import Mapping
 from hashlib import sha256
 from math import inf
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from eventspine.idempotency import Key
 
 Command = TypeVar("Command")
+
+# https://www.w3.org/TR/trace-context/#traceparent-header
+_TRACEPARENT = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 _AUTH_TYPE, _AUTH_ID, _KEY_HASH = "ce_authtype", "ce_authid", "ce_idempotencykeyhash"
 
@@ -69,6 +73,12 @@ class Request(NamedTuple, Generic[Command]):
     context: Context = NOBODY
     key: "Key | None" = None
     """With a key, the command is executed once, however often it is sent."""
+
+
+def trace_id(traceparent: str | None) -> str | None:
+    """The id of the trace: 32 hexadecimal digits. None for a header that is malformed."""
+    found = _TRACEPARENT.fullmatch(traceparent or "")
+    return None if found is None else found[1]
 
 
 def from_headers(headers: Mapping[str, str]) -> Context:

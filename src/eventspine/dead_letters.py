@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from pydantic_core import to_json
 
 from eventspine.database import Database, translated
+from eventspine.error_text import text_of
 from eventspine.errors import NoOutcome, OutcomeUnknown, SpineError, Unavailable
 from eventspine.event import NotAnEvent, envelope
 from eventspine.handlers import Handlers
@@ -297,7 +298,7 @@ async def _retry(
         except PASSING:
             raise  # not the event's fault
         except Exception as failure:  # noqa: BLE001 - it is what the caller is told
-            cause, text = type(failure).__name__, str(failure)
+            cause, text = type(failure).__name__, text_of(failure)
             error = f"{cause}: {text}"
             await tx.execute(
                 _FAILED_AGAIN, {**place, "cause": cause, "error": _storable(text[:2000])}

@@ -54,11 +54,19 @@ def upcast(event_class: type[Event], version: int, data: bytes) -> bytes:
     """The data of an older version in its current form. Raises `NotAnEvent`."""
     try:
         fields = from_json(data, allow_inf_nan=False)
+    except ValueError as error:
+        raise _not_of(event_class, version, f"ValueError: {error}") from error
+    try:
         for each in range(version, event_class.schema_version):
             fields = event_class.upcasts[each](fields)
         return to_json(fields)
     except Exception as error:  # any writer may have written the data, and upcasts do not check it
-        reason = f"{type(error).__name__}: {error}"
-        raise NotAnEvent(
-            f"its data is not a {event_class.type} of schema version {version}: {reason}"
-        ) from error
+        reason = type(error).__name__
+        # The text of other errors may quote a value, which must not get into the log.
+        if isinstance(error, (KeyError, TypeError, AttributeError)):
+            reason += f": {error}"
+        raise _not_of(event_class, version, reason) from error
+
+
+def _not_of(event_class: type[Event], version: int, reason: str) -> NotAnEvent:
+    return NotAnEvent(f"its data is not a {event_class.type} of schema version {version}: {reason}")

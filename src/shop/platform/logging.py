@@ -10,7 +10,9 @@ from typing import TextIO
 
 import structlog
 
+from eventspine.error_text import traceback_of
 from shop.platform.log_files import cut
+from shop.platform.log_ids import add_ids
 from shop.platform.terminal import plain
 
 
@@ -18,6 +20,7 @@ def configure_logging(process: str, *, level: str = "info", directory: Path | No
     """Call once, at the start of a process. `process` is in every line, and is the name of the file."""
     shared: list[structlog.types.Processor] = [
         structlog.contextvars.merge_contextvars,
+        add_ids,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -45,6 +48,15 @@ def configure_logging(process: str, *, level: str = "info", directory: Path | No
         logging.getLogger(chatty).handlers.clear()
         logging.getLogger(chatty).propagate = True
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    logging.getLogger("uvicorn.access").addFilter(_without_query)
+
+
+def _without_query(record: logging.LogRecord) -> bool:
+    """Users are looked up by their e-mail addresses, which are in the query."""
+    match record.args:
+        case (client, method, str(path), *rest):
+            record.args = (client, method, path.partition("?")[0], *rest)
+    return True
 
 
 class _Stdout(logging.StreamHandler[TextIO]):
@@ -92,6 +104,17 @@ def _named(process: str) -> structlog.types.Processor:
     return add
 
 
+def _format_exception(
+    _logger: object, _method: str, line: structlog.types.EventDict
+) -> structlog.types.EventDict:
+    match line.pop("exc_info", None):
+        case (_, BaseException() as error, _) | (BaseException() as error):
+            line["exception"] = traceback_of(error)
+        case True if (current := sys.exception()) is not None:
+            line["exception"] = traceback_of(current)
+    return line
+
+
 def _formatter(
     shared: list[structlog.types.Processor], renderer: structlog.types.Processor
 ) -> logging.Formatter:
@@ -99,7 +122,7 @@ def _formatter(
         foreign_pre_chain=shared,
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            structlog.processors.format_exc_info,
+            _format_exception,
             renderer,
         ],
     )

@@ -22,6 +22,7 @@ from shop.platform.http.docs import add_docs
 from shop.platform.http.fields import MAX_BIGINT
 from shop.platform.http.interceptors import RouteInterceptor
 from shop.platform.http.route import FastRoute, backoff_at, not_done, send_answer, send_problem
+from shop.platform.log_ids import note_request
 from shop.platform.problems import (
     MEDIA_TYPE,
     HeadTooLarge,
@@ -136,6 +137,7 @@ class ServiceApp(FastAPI):
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
+            note_request(scope)
             path = scope["path"]
             for route in self._fast.get(_key(scope["method"], path), ()):
                 match = route.path_regex.fullmatch(path)

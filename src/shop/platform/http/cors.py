@@ -11,6 +11,8 @@ from collections.abc import Collection
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from shop.platform.log_ids import note_request
+
 _METHODS = b"DELETE, GET, HEAD, PATCH, POST"
 # The headers that `fetch` may set, in addition to the safelisted ones.
 _HEADERS = b"Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, Traceparent"
@@ -35,6 +37,7 @@ class Cors:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        note_request(scope)
         given = dict(scope["headers"])
         origin = given.get(b"origin")
         granted: list[tuple[bytes, bytes]] = []

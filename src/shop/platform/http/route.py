@@ -31,7 +31,6 @@ from shop.platform.auth.caller import Caller, who_asks
 from shop.platform.http.context import asked, trace_of
 from shop.platform.http.interceptors import Exchange, Proceed, RouteInterceptor
 from shop.platform.http.protocol import BROKEN_OFF
-from shop.platform.http.request_ids import request_id
 from shop.platform.problems import (
     BodyTooLarge,
     IdempotencyKeyReused,
@@ -236,8 +235,7 @@ class FastRoute(APIRoute):
                 return UnknownOutcome(
                     "The request may have been executed. Check before you send it again."
                 ).answer()
-        said = {"method": scope["method"], "path": scope["path"], **request_id(scope)}
-        _LOG.error("api.request_failed", **said, exc_info=error)
+        _LOG.error("api.request_failed", method=scope["method"], path=scope["path"], exc_info=error)
         return InternalError().answer()
 
     async def _arguments(

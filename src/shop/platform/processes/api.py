@@ -26,7 +26,6 @@ from shop.platform.http.app import ServiceApp
 from shop.platform.http.cors import Cors
 from shop.platform.http.crowd import Crowd
 from shop.platform.http.protocol import HttpProtocol
-from shop.platform.http.request_ids import RequestIds
 from shop.platform.interceptors import interceptors
 from shop.platform.problems import TemporarilyUnavailable
 from shop.platform.processes import files, garbage
@@ -168,7 +167,7 @@ class Server(uvicorn.Server):
         served: ASGIApp = Cors(app, settings.cors_origins) if settings.cors_origins else app
         super().__init__(
             uvicorn.Config(
-                RequestIds(served) if settings.access_log else served,
+                served,
                 loop="uvloop",
                 http=partial(HttpProtocol, self._crowd),  # type: ignore[arg-type]
                 ws="none",
