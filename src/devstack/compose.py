@@ -42,7 +42,9 @@ def write() -> None:
 def ports() -> dict[str, int]:
     """The port of every service, by name. Raises `NotAService`."""
     return {
-        name: section.model_fields["port"].default for name, section in discovery.sections().items()
+        name: section.model_fields["port"].default
+        for name, section in discovery.sections().items()
+        if name in discovery.names()
     }
 
 

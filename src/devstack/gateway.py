@@ -106,6 +106,7 @@ def rendered() -> Mapping[str, str]:
     addresses = {
         name: f"{name}-api:{section.model_fields['port'].default} resolve"
         for name, section in discovery.sections().items()
+        if name in discovery.names()  # a front is for staff, and not behind the public gateway
     }
     return {
         "services.conf": _HEAD + services(routes()),

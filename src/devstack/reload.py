@@ -31,7 +31,7 @@ class Reload:
     """Watches files while its context is entered. Call `look` in the supervisor's thread."""
 
     def __init__(self) -> None:
-        self._services = {name: discovery.find(name).folder for name in discovery.names()}
+        self._services = discovery.folders()
         self._saved: SimpleQueue[set[Path] | Exception] = SimpleQueue()
         self._edited: set[Path] = set()
         """Saved files whose processes have not been restarted yet."""

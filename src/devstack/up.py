@@ -57,7 +57,7 @@ _SHOWN = {"localhost": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "[::1]"}  # no
 
 @dataclass(frozen=True)
 class LocalService:
-    """A service and the port of its API on this machine."""
+    """A service or a front, and the port of its API on this machine."""
 
     name: str
     port: int
@@ -67,6 +67,8 @@ class LocalService:
 class UpOptions:
     data: Path
     services: Sequence[LocalService]
+    fronts: Sequence[LocalService] = ()
+    """Pages over the services. They have no database and no worker."""
     host: str = "localhost"
     """The host on which the APIs listen."""
     max_connections: int = 0
@@ -150,12 +152,7 @@ def _bring_up(
     supervisor.start(postgres, timeout=CRASH_RECOVERY)
     postgres.ensure_databases([*(service.name for service in options.services), "log"])
 
-    # Otherwise other commands on this directory would not find all services.
-    settings = {PACKAGES: os.environ[PACKAGES]} if PACKAGES in os.environ else {}
-    for service in options.services:
-        prefix = f"SHOP_{service.name.upper()}__"
-        settings[f"{prefix}DATABASE_URL"] = postgres.dsn(service.name)
-        settings[f"{prefix}PORT"] = str(service.port)
+    settings = _own_settings(options, postgres)
     if options.gateway is not None:
         settings |= _behind_gateway()
     if options.auth:
@@ -196,6 +193,9 @@ def _bring_up(
         name: [process(f"{name}-{part}", part, name) for part in ("api", "worker")]
         for name in (service.name for service in options.services)
     }
+    parts |= {
+        front.name: [process(f"{front.name}-api", "api", front.name)] for front in options.fronts
+    }
     supervisor.start(
         *chain.from_iterable(parts.values()),
         timeout=START_TIMEOUT,
@@ -203,10 +203,24 @@ def _bring_up(
     )
     apis = {service.name: f"{_shown(options.host)}:{service.port}" for service in options.services}
     addresses = [f"{name} http://{address}" for name, address in apis.items()]
+    addresses += [
+        f"{front.name} http://{_shown(options.host)}:{front.port}" for front in options.fronts
+    ]
     if options.gateway is not None:
         addresses.append(_start_gateway(options.gateway, data, apis, supervisor, logs))
     _say_ready(options, addresses, data)
     return parts, migrate
+
+
+def _own_settings(options: UpOptions, postgres: LocalPostgres) -> dict[str, str]:
+    """The databases and ports of the services, and the ports of the fronts."""
+    # Otherwise other commands on this directory would not find all services.
+    settings = {PACKAGES: os.environ[PACKAGES]} if PACKAGES in os.environ else {}
+    for service in options.services:
+        settings[f"SHOP_{service.name.upper()}__DATABASE_URL"] = postgres.dsn(service.name)
+    for each in [*options.services, *options.fronts]:
+        settings[f"SHOP_{each.name.upper()}__PORT"] = str(each.port)
+    return settings
 
 
 def _say_ready(options: UpOptions, addresses: Sequence[str], data: Path) -> None:
@@ -327,7 +341,7 @@ def _check_files(max_connections: int) -> None:
 
 
 def _wanted_ports(options: UpOptions) -> Iterator[WantedPort]:
-    for name, port in ((service.name, service.port) for service in options.services):
+    for name, port in ((each.name, each.port) for each in [*options.services, *options.fronts]):
         way_out = f"choose another with --port {name}=… or SHOP_{name.upper()}__PORT"
         yield WantedPort(name, options.host, port, way_out)
     if options.gateway is not None:

@@ -31,7 +31,8 @@ def shop(data: Path) -> Iterator[Running]:
     users, orders, gateway = PORTS
     running = Running(
         "up", "--data", data, "--gateway", "--gateway-port", gateway,
-        "--port", f"users={users}", "--port", f"orders={orders}", SHOP_ACCESS_LOG="true",
+        "--port", f"users={users}", "--port", f"orders={orders}", "--without", "console",
+        SHOP_ACCESS_LOG="true",
     )  # fmt: skip
     try:
         running.output.until("eventshop is ready", timeout=60)
@@ -126,7 +127,7 @@ def test_its_port_must_be_free(shop: Running, tmp_path: Path) -> None:
     free = free_ports(2)
     done = run_shop(
         "up", "--data", tmp_path / "other", "--gateway", "--gateway-port", PORTS[2],
-        "--port", f"users={free[0]}", "--port", f"orders={free[1]}",
+        "--port", f"users={free[0]}", "--port", f"orders={free[1]}", "--without", "console",
     )  # fmt: skip
     assert done.returncode == 1
     assert f"port {PORTS[2]}, which the gateway wants, is in use" in done.stderr

@@ -139,12 +139,21 @@ class Running:
 class Shop:
     """`shop up` on a data directory: started, stopped, killed and started again."""
 
-    def __init__(self, data: Path, options: Sequence[str] = (), **settings: Any) -> None:
+    def __init__(
+        self,
+        data: Path,
+        options: Sequence[str] = (),
+        fronts: Sequence[str] = (),
+        **settings: Any,
+    ) -> None:
+        """`fronts`: those to start. Most tests look at none, and each costs a process."""
         self.data = data
         packages = str(settings.get(PACKAGES, "shop.services"))
         self.services = tuple(discovery._find(packages))
-        free = free_ports(len(self.services))
-        self.ports = {name: [port] for name, port in zip(self.services, free, strict=True)}
+        names = (*self.services, *fronts)
+        free = free_ports(len(names))
+        self.ports = {name: [port] for name, port in zip(names, free, strict=True)}
+        self._without = sorted({*discovery._find_fronts(packages)} - {*fronts})
         [self.users_port], [self.orders_port] = self.ports["users"], self.ports["orders"]
         self._options = options
         self._settings = settings
@@ -165,7 +174,8 @@ class Shop:
         return self.up.output.until("eventshop is ready", timeout=90)
 
     def _at_ports(self) -> list[str]:
-        return [f"--port={name}={port}" for name, [port] in self.ports.items()]
+        ports = [f"--port={name}={port}" for name, [port] in self.ports.items()]
+        return [*ports, *(f"--without={name}" for name in self._without)]
 
     def close(self) -> None:
         """End everything that is still there, whatever became of it."""

@@ -21,7 +21,7 @@ from shop.platform import discovery, production, roles
 from shop.platform.event_log import NotSet, database_address
 from shop.platform.logging import configure_logging
 from shop.platform.running import use_running_shop
-from shop.platform.service import Service
+from shop.platform.service import Front, Service
 from shop.platform.settings import Settings, read_settings
 
 
@@ -74,6 +74,15 @@ def part(kind: Literal["api", "worker"], service: str) -> tuple[Service, Setting
     if settings.env == "production":
         roles_or_stop(service, database_address(settings, service))
     return chosen, settings
+
+
+def front_part(name: str) -> tuple[Front, Settings]:
+    """A front needs the settings of all services: it reads their databases."""
+    front = discovery.load_front(name)
+    settings = settings_or_stop()
+    log_as(f"{name} api", settings)
+    production.require(settings, "front", discovery.names())
+    return front, settings
 
 
 def roles_or_stop(name: str, address: Address, *, owner: bool = False) -> None:

@@ -51,6 +51,10 @@ def up(
     reload: Annotated[
         bool, typer.Option(help="restart processes when their code is saved")
     ] = False,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="do not start these pages (console); may be repeated"),
+    ] = None,
     verbose: Annotated[bool, typer.Option(help="show the logs of all processes")] = False,
 ) -> None:
     """Start the whole shop on this machine, and keep it running until Ctrl-C."""
@@ -67,10 +71,20 @@ def up(
             "`shop up` is for development, and SHOP_ENV is production: run `shop api` and `shop worker`"
         )
     ports = _ports(settings, port or [])
-    local = [LocalService(name, ports[name]) for name in ports]
+    if unknown := set(without or ()) - set(discovery.fronts()):
+        stop(
+            f"--without {min(unknown)}: there are no such pages; there are: {', '.join(discovery.fronts())}"
+        )
+    local = [LocalService(name, ports[name]) for name in discovery.names()]
+    fronts = [
+        LocalService(name, ports[name])
+        for name in discovery.fronts()
+        if name not in (without or ())
+    ]
     options = UpOptions(
         data,
         local,
+        fronts=fronts,
         host=settings.host,
         max_connections=settings.max_connections,
         stop_within=settings.stop_within(),
@@ -88,7 +102,8 @@ _LAST_PORT = 65535
 
 
 def _ports(settings: Settings, given: list[str]) -> dict[str, int]:
-    ports = {name: settings.service(name).port for name in discovery.names()}
+    names = (*discovery.names(), *discovery.fronts())
+    ports = {name: settings.api(name).port for name in names}
     for each in given:
         name, _, number = each.partition("=")
         if not (number.isdecimal() and 0 < int(number) <= _LAST_PORT):

@@ -11,6 +11,13 @@ package is a service:
 
 A folder whose name starts with an underscore, or that has no Python files, is not a service.
 
+A folder with a front.py in place of app.py is a front: pages over the other services, in a process without a
+database, a topic or a worker of its own. `names` does not have it, because nearly all that is done with a service
+is done with its database:
+
+    acme/services/desk/front.py         its parts: `FRONT`
+    acme/services/desk/settings.py      its settings and its port: `SETTINGS`
+
     python -m shop.platform.discovery   checks all services; the exit status is 0 or 1
 """
 
@@ -25,8 +32,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from eventspine.event import Event
-from shop.platform.service import Service
-from shop.platform.settings import ServiceSettings, Settings
+from shop.platform.service import Front, Service
+from shop.platform.settings import ApiSettings, ServiceSettings, Settings
 
 PACKAGES = "SHOP_SERVICES"
 _DEFAULT = "shop.services"
@@ -50,6 +57,7 @@ class Found:
     folder: Path
     contracts: str | None
     """The module of its events, if it publishes any."""
+    is_front: bool = False
 
 
 def names() -> tuple[str, ...]:
@@ -60,6 +68,30 @@ def names() -> tuple[str, ...]:
 def find(name: str) -> Found:
     """Find a service. Raises `NotAService`, and `KeyError` for a name that is not in `names()`."""
     return _found()[name]
+
+
+def fronts() -> tuple[str, ...]:
+    """The names of all fronts, sorted. Raises `NotAService`."""
+    return tuple(_fronts())
+
+
+def load_front(name: str) -> Front:
+    """Import a front. Raises `NotAService`, and `KeyError` for a name that is not in `fronts()`."""
+    found = _fronts()[name]
+    front = _constant(found, "front", "FRONT")
+    if not isinstance(front, Front):
+        raise NotAService(f"{found.folder / 'front.py'}: FRONT is not a `Front`")
+    if front.name != name:
+        raise NotAService(
+            f"{found.folder / 'front.py'}: the front is named {front.name} and its folder {name}; give both the"
+            " same name"
+        )
+    return front
+
+
+def folders() -> dict[str, Path]:
+    """The folder of each service and of each front. Raises `NotAService`."""
+    return {found.name: found.folder for found in [*_found().values(), *_fronts().values()]}
 
 
 def load(name: str) -> Service:
@@ -99,12 +131,12 @@ def load_all() -> list[Service]:
     return [load(name) for name in names()]
 
 
-def sections() -> dict[str, type[ServiceSettings]]:
-    """The model of each service's settings. Imports only the settings.py of each service.
+def sections() -> dict[str, type[ApiSettings]]:
+    """The model of the settings of each service and of each front. Imports only their settings.py.
 
     Raises `NotAService`.
     """
-    return {found.name: _section(found) for found in _found().values()}
+    return {found.name: _section(found) for found in [*_found().values(), *_fronts().values()]}
 
 
 def contracts(name: str) -> list[type[Event]]:
@@ -153,14 +185,33 @@ def check() -> None:
                     f"service {name} topic {service.topic} and source {service.source}; they must be "
                     "the same"
                 )
+    for name in fronts():
+        load_front(name)
+        port = sections()[name].model_fields["port"].default
+        if (twin := ports.setdefault(port, name)) != name:
+            raise NotAService(
+                f"{twin} and {name} have the same port, {port}: give {name} another in its settings.py"
+            )
 
 
 def _found() -> Mapping[str, Found]:
     return _find(os.environ.get(PACKAGES) or _DEFAULT)
 
 
+def _fronts() -> Mapping[str, Found]:
+    return _find_fronts(os.environ.get(PACKAGES) or _DEFAULT)
+
+
 @cache
 def _find(packages: str) -> Mapping[str, Found]:
+    return {name: found for name, found in _folders(packages).items() if not found.is_front}
+
+
+def _find_fronts(packages: str) -> Mapping[str, Found]:
+    return {name: found for name, found in _folders(packages).items() if found.is_front}
+
+
+def _folders(packages: str) -> Mapping[str, Found]:
     everything: dict[str, Found] = {}
     for package in packages.split(","):
         for found in _in_package(package.strip()):
@@ -194,20 +245,24 @@ def _in_folder(folder: Path, package: str) -> Found:
         )
     if name in _TAKEN:
         raise NotAService(f"{folder}: a service can't be named {name}, which is taken")
-    for part in ("__init__.py", "app.py", "settings.py"):
+    is_front = (folder / "front.py").is_file()
+    for part in ("__init__.py", "front.py" if is_front else "app.py", "settings.py"):
         if not (folder / part).is_file():
             raise NotAService(f"{folder} is no service yet: it has no {part}")
+    if is_front:
+        return Found(name, f"{package}.{name}", folder, None, is_front=True)
     beside = package.rpartition(".")[0]
     contracts = f"{beside}.contracts.{name}".removeprefix(".")
     publishes = (folder.parent.parent / "contracts" / f"{name}.py").is_file()
     return Found(name, f"{package}.{name}", folder, contracts if publishes else None)
 
 
-def _section(found: Found) -> type[ServiceSettings]:
+def _section(found: Found) -> type[ApiSettings]:
     model = _constant(found, "settings", "SETTINGS")
     where = found.folder / "settings.py"
-    if not (isinstance(model, type) and issubclass(model, ServiceSettings)):
-        raise NotAService(f"{where}: SETTINGS is not a subclass of `ServiceSettings`")
+    base = ApiSettings if found.is_front else ServiceSettings
+    if not (isinstance(model, type) and issubclass(model, base)):
+        raise NotAService(f"{where}: SETTINGS is not a subclass of `{base.__name__}`")
     if model.model_fields["port"].is_required():
         raise NotAService(f"{where}: {model.__name__} has no port; say where its API listens")
     return model

@@ -47,7 +47,7 @@ class NotSafe(NotConfigured):
 
 
 def require(
-    settings: Settings, kind: Literal["api", "worker", "migrate"], services: Sequence[str]
+    settings: Settings, kind: Literal["api", "front", "worker", "migrate"], services: Sequence[str]
 ) -> None:
     """Nothing in development. Raises `NotSafe`."""
     if settings.env != "production":
@@ -66,6 +66,9 @@ def refusals(settings: Settings, kind: str, services: Sequence[str]) -> list[str
         found += _log(settings, kind)
     if kind == "api":
         found += [*_browsers(settings), *_authentication(settings, services)]
+    if kind == "front":
+        # It issues no tokens, so it does not need the key of those that do.
+        found += [*_browsers(settings), *_authentication(settings, ())]
     return [str(each) for each in found if each.allowed_by not in settings.production_allows]
 
 

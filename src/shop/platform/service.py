@@ -15,6 +15,7 @@ from shop.platform.settings import NotConfigured, Settings
 if TYPE_CHECKING:
     from fastapi import APIRouter
     from sqlalchemy import MetaData
+    from starlette.types import Receive, Scope, Send
 
 
 class Bounded(Protocol):
@@ -36,6 +37,29 @@ class Endpoints:
 
     router: "APIRouter"
     batchers: tuple[Bounded, ...]
+
+
+class Served(Protocol):
+    """The ASGI application of an API process. Its server sets these two when the process is asked to stop."""
+
+    stopping: bool
+    """Whether the process has been asked to stop. Then it is not ready any more."""
+    finish_by: float
+    """The deadline of accepted requests after a stop, by `time.monotonic()`."""
+
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None: ...
+
+
+@dataclass(frozen=True)
+class Front:
+    """Pages over the other services: one API process, without a database, a topic or a worker of its own.
+
+    Its front.py describes it. It reads the databases of the services, and the log, by their settings.
+    """
+
+    name: str
+    title: str
+    app: Callable[[Settings], Served]
 
 
 def _none(_: Settings) -> tuple[()]:

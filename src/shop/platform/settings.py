@@ -57,11 +57,17 @@ Port = Annotated[
 ]
 
 
-class ServiceSettings(BaseModel):
-    """The settings of one service. Its settings.py adds its port and further settings."""
+class ApiSettings(BaseModel):
+    """The settings of a process that answers HTTP. The settings.py of a front adds its port and further settings."""
 
     issues_tokens: ClassVar[bool] = False
     """Whether its API signs access tokens, and so needs the key that its private keys are encrypted with."""
+
+    port: Port
+
+
+class ServiceSettings(ApiSettings):
+    """The settings of one service. Its settings.py adds its port and further settings."""
 
     database_url: str = Field(
         default="", description="its PostgreSQL: `postgresql://user@host/database`"
@@ -71,10 +77,9 @@ class ServiceSettings(BaseModel):
         description="the password, if it is not in the URL; use `…_FILE`. The file is read again for each new"
         " connection. While the password is replaced, the file may have both, one a line",
     )
-    port: Port
 
 
-_Section = TypeVar("_Section", bound=ServiceSettings)
+_Section = TypeVar("_Section", bound=ApiSettings)
 
 
 class Settings(BaseSettings):
@@ -266,6 +271,12 @@ class Settings(BaseSettings):
         """Seconds that an API may take to stop, and that its supervisor should allow."""
         return ceil(self.drain_ms / 1000) + self.finish_within()
 
+    def api(self, name: str) -> ApiSettings:
+        """The settings of the service or front with this name."""
+        found = getattr(self, name)
+        assert isinstance(found, ApiSettings)
+        return found
+
     def service(self, name: str) -> ServiceSettings:
         """The settings of the service with this name."""
         found = getattr(self, name)
@@ -273,11 +284,11 @@ class Settings(BaseSettings):
         return found
 
     def section(self, model: type[_Section]) -> _Section:
-        """The settings of the service with this model."""
+        """The settings of the service or front with this model."""
         return next(each for each in vars(self).values() if isinstance(each, model))
 
 
-def read_settings(sections: Mapping[str, type[ServiceSettings]], **given: Any) -> Settings:
+def read_settings(sections: Mapping[str, type[ApiSettings]], **given: Any) -> Settings:
     """Read the settings from the environment. `given` overrides them. An unknown variable is an error, because it
     is usually misspelled.
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from shop.platform import discovery
-from shop.platform.settings import PREFIX, ServiceSettings, Settings
+from shop.platform.settings import PREFIX, ApiSettings, ServiceSettings, Settings
 
 PAGE = Path("docs/operations.md")
 BEGIN = "<!-- settings: written by `python -m shop.platform.settings_table --write` -->\n"
@@ -29,7 +29,7 @@ _UNITS = {
 }
 
 
-def table(sections: Mapping[str, type[ServiceSettings]]) -> str:
+def table(sections: Mapping[str, type[ApiSettings]]) -> str:
     """The table in Markdown: first the settings of services, then those of the platform."""
     rows = [*_of_services(sections), *(_row([name], [field]) for name, field in _platform())]
     return "".join(f"{line}\n" for line in (*_HEAD, *rows))
@@ -58,11 +58,16 @@ def _fields(prefix: str, model: type[BaseModel]) -> Iterator[tuple[str, FieldInf
         yield f"{prefix}{name.upper()}{free}", field
 
 
-def _of_services(sections: Mapping[str, type[ServiceSettings]]) -> Iterator[str]:
+def _of_services(sections: Mapping[str, type[ApiSettings]]) -> Iterator[str]:
     """A row for each setting. Settings that every service has share one row."""
     for field in ServiceSettings.model_fields:
-        fields = [section.model_fields[field] for section in sections.values()]
-        yield _row([f"{PREFIX}{name.upper()}__{field.upper()}" for name in sections], fields)
+        having = {
+            name: section.model_fields[field]
+            for name, section in sections.items()
+            if field in section.model_fields
+        }
+        names = [f"{PREFIX}{name.upper()}__{field.upper()}" for name in having]
+        yield _row(names, list(having.values()))
     for name, section in sections.items():
         for field, info in section.model_fields.items():
             if field not in ServiceSettings.model_fields:

@@ -36,6 +36,12 @@ SERVICE = Service(
 )
 """
 
+FRONT = """
+from shop.platform.service import Front
+FRONT = Front(name="{name}", title="Desk", app=lambda settings: None)
+"""
+FRONT_SETTINGS = SETTINGS.replace("ServiceSettings", "ApiSettings")
+
 Write = Callable[..., Path]
 
 
@@ -297,3 +303,37 @@ def test_a_service_that_is_named_would_be_noticed() -> None:
     for source in ("port = ports['users']", "def forget_users(): ...", "class UsersErased: ..."):
         assert "users" in named_in(source)
     assert named_in('"""Of users."""  # and orders') == set()
+
+
+def front(write: Write, name: str, port: str = "9013") -> Path:
+    """A folder that is a front, and no service."""
+    folder = write(name, app=None, contracts=None, settings=FRONT_SETTINGS, port=port)
+    (folder / "front.py").write_text(FRONT.format(name=name))
+    return folder
+
+
+def test_a_front_is_found_and_is_no_service(write: Write) -> None:
+    front(write, "desk")
+    write("notes", port="9014")
+    discovery.check()
+    assert (discovery.names(), discovery.fronts()) == (("notes",), ("desk",))
+    assert discovery.load_front("desk").title == "Desk"
+    assert set(discovery.sections()) == {"desk", "notes"}
+    assert "database_url" not in discovery.sections()["desk"].model_fields
+    assert set(discovery.folders()) == {"desk", "notes"}
+
+
+def test_a_front_with_the_port_of_a_service_is_refused(write: Write) -> None:
+    front(write, "desk")
+    write("notes")
+    assert refused() == (
+        "notes and desk have the same port, 9013: give desk another in its settings.py"
+    )
+
+
+def test_a_front_has_the_name_of_its_folder(write: Write) -> None:
+    folder = front(write, "desk")
+    (folder / "front.py").write_text(FRONT.format(name="counter"))
+    assert refused() == (
+        f"{folder}/front.py: the front is named counter and its folder desk; give both the same name"
+    )

@@ -53,7 +53,7 @@ def test_a_setting_is_a_row_with_its_default_and_its_limits() -> None:
 @pytest.mark.usefixtures("only_shipped_services")
 def test_settings_that_every_service_has_share_a_row() -> None:
     rows = table({"loyalty": Loyalty, **discovery.sections()})
-    ports = [f"`SHOP_{name.upper()}__PORT`" for name in ("loyalty", *discovery.names())]
+    ports = [f"`SHOP_{name.upper()}__PORT`" for name in ("loyalty", *discovery.sections())]
     assert f"| {', '.join(dict.fromkeys(ports))} |" in rows
 
 

@@ -1,4 +1,4 @@
-"""The process that answers the HTTP requests of one service."""
+"""The process that answers the HTTP requests of one service, or shows the pages of one front."""
 
 import asyncio
 import os
@@ -32,12 +32,14 @@ from shop.platform.processes import files, garbage
 from shop.platform.processes.listening import bind
 from shop.platform.processes.ready import notify_ready
 from shop.platform.roles import require_least
-from shop.platform.service import Bounded, Service
+from shop.platform.service import Bounded, Front, Served, Service
 from shop.platform.settings import TRANSACTION_WITHIN, NotConfigured, Settings
 from shop.platform.telemetry.process import Telemetry
 
 _LOG = structlog.get_logger("shop.api")
 
+_FRONTS_CONNECTIONS = 64
+"""The most connections to databases that a front is expected to open."""
 _GO_WITHIN = 0.5
 """Seconds for the last steps of a stop, which do not wait for anything."""
 
@@ -138,8 +140,17 @@ async def _answers(database: Database, asked: Sequence[None]) -> Sequence[None]:
 def run_api(service: Service, settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT, then finish accepted requests. Raises `PortTaken` and `TooFewFiles`."""
     app = make_app(service, settings)
-    bound = bind(settings.host, settings.service(service.name).port)
-    held = files.connections(settings.max_connections, app.state.database_connections)
+    _run(app, settings, service.name, app.state.database_connections)
+
+
+def run_front(front: Front, settings: Settings) -> None:
+    """As `run_api`, for pages over the other services."""
+    _run(front.app(settings), settings, front.name, _FRONTS_CONNECTIONS)
+
+
+def _run(app: Served, settings: Settings, name: str, database_connections: int) -> None:
+    bound = bind(settings.host, settings.api(name).port)
+    held = files.connections(settings.max_connections, database_connections)
     if held < settings.max_connections:
         _LOG.warning(
             "api.connections_limited",
@@ -162,7 +173,7 @@ class Server(uvicorn.Server):
     settings.
     """
 
-    def __init__(self, app: ServiceApp, settings: Settings, most: int | None = None) -> None:
+    def __init__(self, app: Served, settings: Settings, most: int | None = None) -> None:
         self._crowd = Crowd(settings.max_connections if most is None else most)
         served: ASGIApp = Cors(app, settings.cors_origins) if settings.cors_origins else app
         super().__init__(
