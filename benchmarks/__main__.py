@@ -18,6 +18,7 @@ from rich.console import Console
 from benchmarks import (
     auth,
     first_order,
+    floors,
     grown,
     history,
     interceptors,
@@ -42,6 +43,7 @@ from devstack.postgres import LocalPostgres
 PAGES: dict[Page, dict[str, Callable[[Stage], Section]]] = {
     report.BENCHMARKS: {
         "orders": orders_a_second.run,
+        "floors": floors.run,
         "interceptors": interceptors.run,
         "auth": auth.run,
         "logins": logins.run,

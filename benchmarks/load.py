@@ -10,6 +10,7 @@ CUSTOMERS = 1000
 """In every measured database, customers with the ids from 1 to this number may order."""
 
 _SCRIPT = Path(__file__).with_name("wrk.lua")
+_READS = Path(__file__).with_name("wrk_get.lua")
 
 
 class Missing(Exception):
@@ -50,9 +51,18 @@ def post_orders(
     run = [str(random.randrange(10**10, 10**11)) if keyed else "-"]
     if tokens is not None:
         run.append(str(tokens))
+    return _wrk(url, _SCRIPT, connections, seconds, str(customers), *run)
+
+
+def get_orders(url: str, *, connections: int, seconds: float, orders: int) -> Load:
+    """Read single orders, with ids up to `orders`, for some seconds. Raises unless each answer is 200."""
+    return _wrk(url, _READS, connections, seconds, str(orders))
+
+
+def _wrk(url: str, script: Path, connections: int, seconds: float, *words: str) -> Load:
     command = [
         *(require_wrk(), "-t1", f"-c{connections}", f"-d{round(seconds)}s", "--timeout", "10s"),
-        *("-s", str(_SCRIPT), url, "--", str(customers), *run),
+        *("-s", str(script), url, "--", *words),
     ]
     told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     line = next(line for line in told.splitlines() if line.startswith("RESULT "))
