@@ -71,6 +71,8 @@ class Batcher(Generic[Command, Result]):
         self._idle = concurrency
         self._waiting: deque[_Submitted[Command, Result]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """Kept, because before Python 3.12 each question for it is a system call."""
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._own = copy_context()
@@ -93,7 +95,7 @@ class Batcher(Generic[Command, Result]):
         done), `OutcomeUnknown` (done once or not at all), or the command's own error.
         """
         self.admit()
-        loop = asyncio.get_running_loop()
+        loop = self._loop = self._loop or asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
         deadline = min(deadline, loop.time() + self._timeout)
         self._waiting.append(_Submitted(command, future, deadline))
@@ -102,7 +104,7 @@ class Batcher(Generic[Command, Result]):
         if self._idle:
             self._idle -= 1
             # Keep the task, because the event loop has only a weak reference to it.
-            task = asyncio.create_task(self._lane(), context=self._own.copy())
+            task = loop.create_task(self._lane(), context=self._own.copy())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         return await future

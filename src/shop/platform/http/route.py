@@ -30,7 +30,7 @@ from eventspine.idempotency import Answer, KeyReused
 from shop.platform.auth.caller import Caller, who_asks
 from shop.platform.http.context import asked, trace_of
 from shop.platform.http.interceptors import Exchange, Proceed, RouteInterceptor
-from shop.platform.http.protocol import BROKEN_OFF
+from shop.platform.http.protocol import ARRIVED, BROKEN_OFF
 from shop.platform.problems import (
     BodyTooLarge,
     IdempotencyKeyReused,
@@ -258,11 +258,8 @@ class FastRoute(APIRoute):
             for parameter in self._headers:
                 arguments[parameter.name] = _header(parameter, given)
         if self._body is not None and self._body_name is not None:
-            try:
-                async with asyncio.timeout(_BODY_WITHIN):
-                    body = (await read_json_body(scope, receive)).removeprefix(BOM_UTF8)
-            except TimeoutError:
-                raise RequestTooSlow(f"The body must arrive within {_BODY_WITHIN} s") from None
+            read = read_json_body if ARRIVED in scope else _body_in_time
+            body = (await read(scope, receive)).removeprefix(BOM_UTF8)
             try:
                 arguments[self._body_name] = model = self._body.validate_json(body)
             except ValidationError as error:
@@ -276,8 +273,9 @@ class FastRoute(APIRoute):
             arguments[self._context_name] = trace._replace(
                 caller=trace.caller if caller is None else caller.subject,
                 idempotency_key=_header(self._key[0], given),
-                # It starts now, because reading the body has its own time limit.
-                deadline=asyncio.get_running_loop().time() + self.request_timeout,
+                # It starts when the body is there, because reading it has its own time limit.
+                deadline=(scope.get(ARRIVED) or asyncio.get_running_loop().time())
+                + self.request_timeout,
             )
         return arguments
 
@@ -341,6 +339,14 @@ async def read_json_body(scope: Scope, receive: Receive) -> bytes:
     if message["type"] == "http.disconnect" or BROKEN_OFF in scope:
         raise MalformedBody("The body ends too early")
     return b"".join(parts)
+
+
+async def _body_in_time(scope: Scope, receive: Receive) -> bytes:
+    try:
+        async with asyncio.timeout(_BODY_WITHIN):
+            return await read_json_body(scope, receive)
+    except TimeoutError:
+        raise RequestTooSlow(f"The body must arrive within {_BODY_WITHIN} s") from None
 
 
 def _check_media_type(media_type: bytes) -> None:
