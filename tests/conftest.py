@@ -70,7 +70,7 @@ _SLOW = (
     "shop/test_leaping_clocks.py", "shop/test_locales.py", "shop/test_migrations.py", "shop/test_overload.py",
     "shop/test_parked_cli.py", "shop/test_plans.py", "shop/test_re",
     "shop/test_session_settings.py", "shop/test_silence.py", "shop/test_terminals.py",
-    "shop/test_events_cli.py", "eventspine/test_kafka_", "eventspine/test_pruning.py", "eventspine/test_rebuilding.py",
+    "shop/test_events_cli.py", "shop/test_top.py", "eventspine/test_kafka_", "eventspine/test_pruning.py", "eventspine/test_rebuilding.py",
     "eventspine/test_running_time.py", "eventspine/test_which_log.py", "shop/auth/test_matrix.py",
     "eventspine/test_crash.py", "eventspine/test_frozen.py", "eventspine/test_parking.py",
     "eventspine/test_held_keys.py", "shop/auth/test_known.py", "shop/services/identity/",

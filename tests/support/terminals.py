@@ -1,14 +1,19 @@
 """Real pseudo-terminals, and locales that are not UTF-8."""
 
+import fcntl
 import os
 import pty
+import select
 import shutil
 import subprocess
 import sys
+import termios
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import Self
 
 import pytest
 
@@ -45,3 +50,64 @@ def on_a_terminal(words: Sequence[str], environment: Mapping[str, str]) -> tuple
             shown += said
     os.close(ours)
     return process.wait(10), shown
+
+
+class Terminal:
+    """A real pseudo-terminal with `shop WORDS` on it, while a person looks and presses keys; for a `with` block."""
+
+    def __init__(
+        self,
+        words: Sequence[str],
+        environment: Mapping[str, str],
+        *,
+        lines: int = 40,
+        columns: int = 100,
+    ) -> None:
+        self._ours, theirs = pty.openpty()
+        termios.tcsetwinsize(theirs, (lines, columns))
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "shop.cli", *words],
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            env=dict(environment),
+            start_new_session=True,
+            # So that Ctrl-C is a signal to it.
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509
+        )
+        os.close(theirs)
+        self.shown = b""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        with suppress(OSError):
+            os.close(self._ours)
+
+    def until(self, *texts: str, after: int = 0, timeout: float = 30) -> None:
+        """Wait until all these texts have been shown, in what came after so many bytes."""
+        deadline = time.monotonic() + timeout
+        while left := [text for text in texts if text.encode() not in self.shown[after:]]:
+            wait = deadline - time.monotonic()
+            assert wait > 0, f"not shown within {timeout:g} s: {left}\n{self.shown.decode()}"
+            if select.select([self._ours], [], [], wait)[0]:
+                try:
+                    self.shown += os.read(self._ours, 65536)
+                except OSError:  # so Linux says that the other end is closed
+                    raise AssertionError(
+                        f"it ended without {left}:\n{self.shown.decode()}"
+                    ) from None
+
+    def press(self, keys: str) -> None:
+        os.write(self._ours, keys.encode())
+
+    def end(self, timeout: float = 15) -> int:
+        """The exit status, once it has ended. What it still shows is read."""
+        with suppress(OSError):
+            while said := os.read(self._ours, 65536):
+                self.shown += said
+        return self.process.wait(timeout)

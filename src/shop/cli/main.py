@@ -26,6 +26,7 @@ from shop.cli import (
     routes,
     settings,
     streams,
+    top,
     up,
     worker,
 )
@@ -107,6 +108,7 @@ for command in (
     worker.worker,
     migrate.migrate,
     events.events,
+    top.top,
     audit.audit,
     certificate.certificate,
     settings.settings,

@@ -184,3 +184,15 @@ def test_a_standstill_ends_with_a_movement_or_when_nothing_waits() -> None:
     assert still.seconds(4.0, 8, waits=True) == 0
     assert still.seconds(6.0, 8, waits=False) == 0
     assert still.seconds(9.0, 8, waits=True) == 0
+
+
+async def test_a_database_that_is_not_migrated_is_said_with_the_command(
+    databases: Databases, postgres_log_url: str
+) -> None:
+    async with flow_of(databases.but(orders=postgres_log_url, log=postgres_log_url)) as reader:
+        flow = await reader.look()
+    assert of(flow, "orders").database == "away"
+    assert [each.where for each in flow.troubles if "run `shop migrate`" in each.says] == [
+        "orders database",
+        "log",
+    ]

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, NamedTuple, TypeVar
 
+import psycopg
+
 from eventspine.errors import SpineError
 from eventspine.log import LogUnavailable
 
@@ -45,7 +47,10 @@ class Asking(Generic[_Answer]):
             return NoAnswer(f"no answer within {WITHIN:g} s")
         try:
             return task.result()
-        except (SpineError, LogUnavailable, OSError, EOFError) as error:
+        except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as error:
+            missing = error.diag.message_primary
+            return NoAnswer(f"the database is not migrated ({missing}); run `shop migrate`")
+        except (SpineError, LogUnavailable, psycopg.Error, OSError, EOFError) as error:
             return NoAnswer(" ".join(str(error).split()) or type(error).__name__)
 
     async def close(self) -> None:

@@ -6,12 +6,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
-import psycopg
-
 from eventspine.address import Address
 from eventspine.database import Database
 from eventspine.dead_letters import held_keys
-from eventspine.errors import Unavailable
 from eventspine.handlers import Handlers
 from eventspine.log import EventLog, LogUnavailable, Record
 from shop.platform.flow.model import MOST_COUNTED
@@ -64,20 +61,10 @@ class ServiceDatabase:
         self._opened = False
 
     async def ask(self) -> InDatabase:
-        """Raises `Unavailable`."""
+        """Raises `Unavailable`, and psycopg's error if the database is not migrated."""
         if not self._opened:
             await self._database.open()
             self._opened = True
-        try:
-            return await self._ask()
-        except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as error:
-            raise Unavailable(
-                f"the database is not migrated ({error.diag.message_primary}); run `shop migrate`"
-            ) from error
-        except psycopg.Error as error:
-            raise Unavailable(f"{type(error).__name__}: {error}") from error
-
-    async def _ask(self) -> InDatabase:
         fetch = self._database.fetch
         [(published, relayed, oldest, leads)] = await fetch(
             _OUTBOX, {"source": self._service.source}

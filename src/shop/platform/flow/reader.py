@@ -76,6 +76,8 @@ class FlowReader:
         }
         self._paces: defaultdict[tuple[str, ...], Pace] = defaultdict(Pace)
         self._standstills: defaultdict[tuple[str, ...], Standstill] = defaultdict(Standstill)
+        self._led: set[str] = set()
+        """The services whose relay has had a leader."""
         self._asking_ages: dict[tuple[str, str], Asking[float | None]] = {}
 
     async def look(self) -> Flow:
@@ -147,10 +149,13 @@ class FlowReader:
             return Outbox("away")
         waiting = max(0, found.published - found.relayed)
         still = self._still(now, found.relayed, service.name, "relay", waits=waiting > 0)
+        # Not at once: a new worker may be taking over. But if none has led so far, none is.
         leaderless = self._still(now, 0, service.name, "lead", waits=not found.relay_leads)
+        if found.relay_leads:
+            self._led.add(service.name)
         state: State = "well"
         says = ""
-        if leaderless >= _NO_LEADER_FOR or (not found.relay_leads and published.rate is None):
+        if leaderless >= _NO_LEADER_FOR or not (found.relay_leads or service.name in self._led):
             state = "stuck"
             says = (
                 "no worker feeds the log: none runs, or none can connect; see its log"
