@@ -62,7 +62,16 @@ class Batcher(Generic[Command, Result]):
         max_waiting: int = 1024,
         timeout: float = 10.0,
         concurrency: int = 1,
+        name: str = "other",
     ) -> None:
+        self.name = name
+        """For metrics. Batchers that share a name are shown together."""
+        self.sizes = [0] * (max_batch + 1)
+        """How many batches have been begun, by their number of commands."""
+        self.refused_full = 0
+        """Commands that were refused because too many waited already."""
+        self.refused_late = 0
+        """Commands that were refused because no turn came in time."""
         self._run = run
         self._max_batch = max_batch
         self._max_waiting = max_waiting
@@ -79,6 +88,11 @@ class Batcher(Generic[Command, Result]):
         """What the tasks of batches run in. Otherwise a batch would have the context variables of one of its
         callers, and its log lines that request's ids."""
 
+    @property
+    def waiting(self) -> int:
+        """How many commands wait for their batch."""
+        return len(self._waiting)
+
     def deadline(self) -> float:
         """The deadline of a command submitted now, for callers that submit several for one request."""
         return asyncio.get_running_loop().time() + self._timeout
@@ -86,6 +100,7 @@ class Batcher(Generic[Command, Result]):
     def admit(self) -> None:
         """Raises `Overloaded` if a command submitted now would be refused."""
         if len(self._waiting) >= self._max_waiting:
+            self.refused_full += 1
             raise Overloaded(f"{len(self._waiting)} callers are waiting already")
 
     async def submit(self, command: Command, deadline: float = inf) -> Result:
@@ -122,6 +137,7 @@ class Batcher(Generic[Command, Result]):
         try:
             while self._waiting:
                 if batch := self._next_batch():
+                    self.sizes[len(batch)] += 1
                     await self._settle(batch)
         finally:
             self._idle += 1
@@ -158,6 +174,7 @@ class Batcher(Generic[Command, Result]):
             if each.deadline > now:
                 in_time.append(each)
             else:
+                self.refused_late += why is None
                 _answer(each.future, why or Overloaded(f"no turn came in {self._timeout:g} s"))
         return in_time
 

@@ -104,6 +104,18 @@ class Consumer:
         """For each topic, the identity of the log that its checkpoints belong to."""
         self._earlier: dict[str, Earlier] = {}
         self._looked_at = 0.0
+        self.records = 0
+        """Records whose checkpoints it has moved."""
+        self.applied = 0
+        """Events that it has applied."""
+        self.repeats = 0
+        """Records that it has recognised as repeats."""
+        self.parked = 0
+        """Records that it has parked, without those that only wait behind another."""
+
+    @property
+    def name(self) -> str:
+        return self._handlers.consumer
 
     @property
     def last_turn(self) -> float:
@@ -265,8 +277,9 @@ class Consumer:
         for at in {(record.topic, record.partition) for record in records}:
             if at not in self._checkpoints:
                 await self._start_at(*at)
-        moves, items = read(records, self._checkpoints, self._handlers, self._earlier)
+        moves, items, repeats = read(records, self._checkpoints, self._handlers, self._earlier)
         if not moves:
+            self.repeats += repeats
             return
         if self._reaction is not None:
             await self._ask(self._reaction, items)
@@ -290,7 +303,10 @@ class Consumer:
                 await self._handlers.apply(tx, received)
             await self._park(tx, parks, held)
         self._checkpoints.update(moves)
-        _report(parks)
+        self.records += len(records)
+        self.repeats += repeats
+        self.applied += len(received)
+        self._report(parks)
 
     async def _ask(self, reaction: Reaction, items: Sequence[Received[Any] | Rejected]) -> None:
         """Ask the provider before the transaction, except about what will be parked behind another."""
@@ -336,7 +352,7 @@ class Consumer:
 
     async def _park_failed(self, record: Record, error: Exception) -> None:
         at = (record.topic, record.partition)
-        moves, items = read([record], self._checkpoints, self._handlers, self._earlier)
+        moves, items, _ = read([record], self._checkpoints, self._handlers, self._earlier)
         if not moves:
             return
         async with transaction(self._database) as tx:
@@ -347,7 +363,8 @@ class Consumer:
             held.add(held_key(record))
             await self._park(tx, parks, held)
         self._checkpoints.update(moves)
-        _report(parks)
+        self.records += 1
+        self._report(parks)
 
     async def _park(self, tx: Transaction, parks: Sequence[Park], held: set[HeldKey]) -> None:
         """`held` are the blocked keys, including those of `parks`. Raises `TooManyParked`."""
@@ -359,6 +376,18 @@ class Consumer:
             )
         if parks:
             await park(tx, self._handlers.consumer, parks)
+
+    def _report(self, parks: Sequence[Park]) -> None:
+        """Log and count what was parked, except events that only wait behind another."""
+        for record, position, _, cause, error in parks:
+            if cause != BEHIND:
+                self.parked += 1
+                _LOG.error(
+                    "consumer.dead_lettered", cause=cause, reason=error,
+                    topic=record.topic, partition=record.partition, offset=record.offset,
+                    key=record.key, position=position,
+                    trace_id=trace_id(record.headers.get("traceparent")),
+                )  # fmt: skip
 
     async def _move(self, tx: Transaction, at: Partition, to: Checkpoint) -> None:
         was = self._checkpoints[at]
@@ -387,15 +416,3 @@ def _rejected(item: Rejected, held: set[HeldKey]) -> Park:
     if position is not None:
         held.add(held_key(record))
     return Park(record, position, position is not None, "not an event", error)
-
-
-def _report(parks: Sequence[Park]) -> None:
-    """Log what was parked, except events that only wait behind another."""
-    for record, position, _, cause, error in parks:
-        if cause != BEHIND:
-            _LOG.error(
-                "consumer.dead_lettered", cause=cause, reason=error,
-                topic=record.topic, partition=record.partition, offset=record.offset,
-                key=record.key, position=position,
-                trace_id=trace_id(record.headers.get("traceparent")),
-            )  # fmt: skip

@@ -273,6 +273,8 @@ class Database:
         settings.setdefault("application_name", "eventspine")
         if transaction_within != inf:
             settings["transaction_timeout"] = f"{transaction_within * 1000:.0f}ms"
+        self.repeated_keys = 0
+        """Requests that were answered with a stored answer (`idempotency`)."""
         self._in_use: set[Connection] = set()
         self._pool = _Pool(
             connection_class=_Pooled,
@@ -304,6 +306,10 @@ class Database:
         """Cut all connections in use. Each caller gets the error that its connection was lost."""
         for connection in self._in_use:
             connection.cut()
+
+    def pool_stats(self) -> Mapping[str, int]:
+        """The counts of psycopg's pool. What never happened is missing."""
+        return self._pool.get_stats()
 
     def until(self) -> float:
         """The deadline, by `time.monotonic()`, of work that starts now."""

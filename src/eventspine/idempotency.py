@@ -178,10 +178,12 @@ def once_in_transaction(
                 known = await _find(tx, keys)
                 suspicious = _CALM if known else max(0, suspicious - 1)
             try:
-                return await _run(tx, action, requests, known)
+                outcomes, repeated = await _run(tx, action, requests, known)
             except Conflict:
                 suspicious = _CALM
                 raise
+        database.repeated_keys += repeated
+        return outcomes
 
     return run
 
@@ -191,8 +193,11 @@ async def _run(
     action: Action[Command, Result],
     requests: Sequence[Request[Command]],
     found: dict[bytes, _Stored] | None,
-) -> Sequence[Result | Answer | Exception]:
-    """Execute a batch. `found` is what is stored for its keys; None if they were not looked up."""
+) -> tuple[Sequence[Result | Answer | Exception], int]:
+    """Execute a batch. `found` is what is stored for its keys; None if they were not looked up.
+
+    Returns the outcomes, and how many of them are those of earlier requests.
+    """
     known = found or {}
     # Requests without a key, and the first request of each unknown key, are executed. The others get
     # stored answers.
@@ -206,15 +211,19 @@ async def _run(
             first.add(request.key.hash)
     results = await action(tx, todo)
     done = dict(zip(map(id, todo), results, strict=True))
+    repeated = len(requests) - len(todo)
     passing = await _store(tx, todo, results, known)
     if passing and found is None:
         # A repeat of an answered request may now be refused, for example because an email address is taken.
         # It stores no answer, so `_store` would not notice that its key is taken.
-        known |= await _find(tx, passing)
-    return [
+        again = await _find(tx, passing)
+        known |= again
+        repeated += len(again)
+    outcomes = [
         done[id(request)] if request.key is None else _repeated(request.key, known, passing)
         for request in requests
     ]
+    return outcomes, repeated
 
 
 async def _find(tx: Transaction, hashes: Iterable[bytes]) -> dict[bytes, _Stored]:

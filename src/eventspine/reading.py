@@ -73,6 +73,8 @@ _NOT_DECODED_YET = Rejected(Record("", 0, 0, None, None, {}), None, "")
 class Reading(NamedTuple):
     moves: dict[Partition, Checkpoint]
     items: list[Received[Any] | Rejected]
+    repeats: int = 0
+    """Records that were read or applied before."""
 
 
 def read(
@@ -89,11 +91,13 @@ def read(
     moves: dict[Partition, Checkpoint] = {}
     items: list[Received[Any] | Rejected] = []
     fresh: dict[type[Event], list[_Fresh]] = {}
+    repeats = 0
     for record in records:
         topic, key = record.topic, record.key
         at = (topic, record.partition)
         next_offset, last_position = moves.get(at) or checkpoints[at]
         if record.offset < next_offset:
+            repeats += 1
             continue
         next_offset = record.offset + 1
         try:
@@ -108,13 +112,17 @@ def read(
                 last_position = position
                 before = earlier.get(topic)
                 event_class = handlers.event_class(topic, type_)
-                if event_class and not (before is not None and before.covers(key, position)):
+                if before is not None and before.covers(key, position):
+                    repeats += 1
+                elif event_class:
                     fresh.setdefault(event_class, []).append((len(items), position, record))
                     items.append(_NOT_DECODED_YET)
+            else:
+                repeats += 1
         moves[at] = Checkpoint(next_offset, last_position)
     for event_class, of_class in fresh.items():
         _decode(items, event_class, of_class)
-    return Reading(moves, items)
+    return Reading(moves, items, repeats)
 
 
 _Fresh = tuple[int, int, Record]

@@ -1,7 +1,7 @@
 """The description of a service: the parts from which the command line builds its processes."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -37,6 +37,9 @@ class Endpoints:
 
     router: "APIRouter"
     batchers: tuple[Bounded, ...]
+    counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """What the service counts for `shop_outcomes_total`: by action and outcome, such as `login` and `refused`. The
+    service adds to it while it runs. Both must have few values, and never a client's text."""
 
 
 class Served(Protocol):

@@ -64,6 +64,8 @@ class Gate:
         self._issuers[own.name] = own
         self._own = own
         self._taken: dict[bytes, _Taken] = {}
+        self.counts = [0, 0, 0]
+        """Tokens so far: all, those that were verified anew, those that were refused."""
         self._limits = Limits(settings.requests_a_second)
         self._service_limits = Limits(settings.service_requests_a_second)
 
@@ -79,6 +81,11 @@ class Gate:
                 task.cancel()
             await asyncio.wait(tasks)
 
+    @property
+    def remembered(self) -> int:
+        """How many verified tokens are remembered."""
+        return len(self._taken)
+
     def check_ready(self) -> None:
         """Raises `TemporarilyUnavailable` as long as no keys have been read."""
         if not self.known.loaded:
@@ -93,9 +100,11 @@ class Gate:
         taken, verified, known = self._taken, self._verified, self.known
         generations, ended = known.generations, known.ended
         monotonic, wall = time.monotonic, time.time
+        counts = self.counts
 
         def guard(request: Scope) -> Caller:
             token = _token(request)
+            counts[0] += 1
             now = monotonic()
             found = taken.get(sha256(token).digest())
             if found is None or now >= found.until:
@@ -122,9 +131,12 @@ class Gate:
         try:
             caller, expires, not_before = verify(token, self._issuers, time.time())
         except UnknownKey as error:
+            self.counts[2] += 1
             self._unknown_key(error)
         except Refused as error:
+            self.counts[2] += 1
             raise Unauthenticated(str(error)) from None
+        self.counts[1] += 1
         if len(self._taken) >= REMEMBERED:
             del self._taken[next(iter(self._taken))]
         found = self._taken[sha256(token).digest()] = _Taken(

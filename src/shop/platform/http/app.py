@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from eventspine.errors import SpineError
 from eventspine.idempotency import Answer
@@ -101,6 +101,8 @@ class ServiceApp(FastAPI):
         )
         self.stopping = False
         """Whether the process has been asked to stop. Then it is not ready any more."""
+        self.unrouted: dict[int, int] = {}
+        """How many requests no fast route answered, by status."""
         self.finish_by = inf
         """The deadline of accepted requests after a stop, by `time.monotonic()`."""
         self.include_router(router)
@@ -145,13 +147,23 @@ class ServiceApp(FastAPI):
                     await route.answer(scope, receive, send, match.groupdict())
                     return
             if path == "*" and scope["method"] == "OPTIONS":
-                await send_answer(send, Answer(204, (("allow", _METHODS),), b""))
+                await send_answer(self._counting(send), Answer(204, (("allow", _METHODS),), b""))
                 return
             if path.endswith("\n"):
                 # Starlette's patterns end with `$`, which also matches before a final line feed.
-                await send_problem(send, NotFound())
+                await send_problem(self._counting(send), NotFound())
                 return
+            send = self._counting(send)
         await super().__call__(scope, receive, send)
+
+    def _counting(self, send: Send) -> Send:
+        async def counting(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                self.unrouted[status] = self.unrouted.get(status, 0) + 1
+            await send(message)
+
+        return counting
 
     async def why_not_ready(self) -> Problem | None:
         """The problem for clients if the service can't work now. The log gets more details."""

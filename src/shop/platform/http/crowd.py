@@ -38,6 +38,10 @@ class Crowd:
         self.most = most
         self.told = min(_MOST_TOLD, max(_FEWEST_TOLD, most // 4))
         """Connections beyond the limit that still get an answer with the reason."""
+        self.refused = 0
+        """Connections that were refused."""
+        self.closed = 0
+        """Idle connections that were closed to make room."""
         self._look_again = 0.0
         self._counts: dict[str, int] = {}
         """Counts that have not been logged yet."""
@@ -55,6 +59,7 @@ class Crowd:
                 self._look_again = now + _LOOK_AGAIN_AFTER
             surplus -= closed
         if surplus > 0:
+            self.refused += 1
             self._say_now_and_then("api.connections_refused", 1)
         return max(0, surplus)
 
@@ -71,6 +76,7 @@ class Crowd:
         for _, _, connection in nsmallest(2 * count, idle):
             if closed < count:
                 closed += connection.close_idle()
+        self.closed += closed
         if closed:
             self._say_now_and_then("api.idle_connections_closed", closed)
         return closed

@@ -13,20 +13,21 @@ An interceptor refuses a request by raising a `Problem`. The interceptors outsid
 the client gets.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from starlette.types import Scope
 
 from eventspine.context import Context
 from eventspine.idempotency import Answer
+from shop.platform.http.context import trace_of
 
 
 class Exchange:
     """One request that a fast route answers."""
 
-    __slots__ = ("context", "method", "route", "scope")
+    __slots__ = ("_context", "method", "route", "scope")
 
-    def __init__(self, scope: Scope, route: str, context: Context) -> None:
+    def __init__(self, scope: Scope, route: str) -> None:
         self.scope = scope
         """The ASGI scope: headers, path, client."""
         self.method: str = scope["method"]
@@ -34,9 +35,31 @@ class Exchange:
         """The path's template, like `/orders/{order_id}`. The number of templates is fixed, so it is safe as a
         metric label.
         """
-        self.context = context
+        self._context: Context | None = None
+
+    @property
+    def context(self) -> Context:
         """The context, at first with the trace only. An interceptor may replace it (`_replace`), to add the caller
-        or a span for the events. The idempotency key and the deadline are added later."""
+        or a span for the events. The idempotency key and the deadline are added later.
+        """
+        if self._context is None:
+            self._context = trace_of(dict(self.scope["headers"]))
+        return self._context
+
+    @context.setter
+    def context(self, context: Context) -> None:
+        self._context = context
+
+    @property
+    def known_trace(self) -> str | None:
+        """The `traceparent`, if the request has one and something has read it already. Costs no parsing."""
+        return None if self._context is None else self._context.traceparent
+
+    def context_from(self, headers: Mapping[bytes, bytes]) -> Context:
+        """The context, for a caller that has the headers as a mapping."""
+        if self._context is None:
+            self._context = trace_of(headers)
+        return self._context
 
 
 Proceed = Callable[[], Awaitable[Answer]]

@@ -185,7 +185,7 @@ class FastRoute(APIRoute):
         if not self.interceptors:
             answer = await self._respond(scope, receive, path_params, None)
         else:
-            exchange = Exchange(scope, self.path_format, trace_of(dict(scope["headers"])))
+            exchange = Exchange(scope, self.path_format)
             proceed = partial(self._respond, scope, receive, path_params, exchange)
             for interceptor in reversed(self.interceptors):
                 proceed = partial(self._intercepted, interceptor, exchange, proceed)
@@ -269,7 +269,7 @@ class FastRoute(APIRoute):
             if body.count(b":") > len(model.model_fields_set):
                 _check_members(body)
         if self._context_name is not None:
-            trace = exchange.context if exchange is not None else trace_of(given)
+            trace = trace_of(given) if exchange is None else exchange.context_from(given)
             arguments[self._context_name] = trace._replace(
                 caller=trace.caller if caller is None else caller.subject,
                 idempotency_key=_header(self._key[0], given),

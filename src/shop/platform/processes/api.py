@@ -10,6 +10,7 @@ from functools import partial
 from importlib.metadata import version
 from time import monotonic
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import structlog
 import uvicorn
@@ -32,9 +33,13 @@ from shop.platform.processes import files, garbage
 from shop.platform.processes.listening import bind
 from shop.platform.processes.ready import notify_ready
 from shop.platform.roles import require_least
-from shop.platform.service import Bounded, Front, Served, Service
+from shop.platform.service import Bounded, Endpoints, Front, Served, Service
 from shop.platform.settings import TRANSACTION_WITHIN, NotConfigured, Settings
 from shop.platform.telemetry.process import Telemetry
+
+if TYPE_CHECKING:
+    from shop.platform.auth.gate import Gate
+    from shop.platform.telemetry.metrics import Metrics
 
 _LOG = structlog.get_logger("shop.api")
 
@@ -109,7 +114,28 @@ def make_app(service: Service, settings: Settings) -> ServiceApp:
         gate=gate,
     )
     app.state.database_connections = connections
+    app.state.metrics = telemetry.metrics
+    if telemetry.metrics is not None:
+        _show(telemetry.metrics, app, endpoints, database, gate)
     return app
+
+
+def _show(
+    metrics: "Metrics",
+    app: ServiceApp,
+    endpoints: Endpoints,
+    database: Database,
+    gate: "Gate | None",
+) -> None:
+    from shop.platform.telemetry import parts  # noqa: PLC0415 - only where metrics are on
+
+    metrics.add(partial(parts.of_unrouted, app))
+    metrics.add(partial(parts.of_queues, endpoints.batchers))
+    metrics.add(partial(parts.of_database, database))
+    metrics.add(partial(parts.of_repeated_keys, database))
+    metrics.add(partial(parts.of_counts, endpoints.counts))
+    if gate is not None:
+        metrics.add(partial(parts.of_gate, gate))
 
 
 def check_rules(service: Service, router: APIRouter) -> list[Row]:
@@ -193,6 +219,11 @@ class Server(uvicorn.Server):
             )
         )
         self._app = app
+        metrics: Metrics | None = getattr(getattr(app, "state", None), "metrics", None)
+        if metrics is not None:
+            from shop.platform.telemetry.parts import of_crowd  # noqa: PLC0415
+
+            metrics.add(partial(of_crowd, self._crowd, self.server_state.connections))
         self._drain = settings.drain_ms / 1000
         self._hurry = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -4,6 +4,7 @@ import asyncio
 import signal
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import structlog
@@ -89,6 +90,14 @@ async def _work(service: Service, settings: Settings) -> None:
     stopping = asyncio.Event()
     for signal_ in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signal_, stopping.set)
+    if telemetry.metrics is not None:
+        from shop.platform.telemetry.parts import of_database, of_worker  # noqa: PLC0415 - only with metrics
+
+        all_loops: dict[str, Relay | Consumer] = dict(consumers)
+        if relay is not None:
+            all_loops["relay"] = relay
+        telemetry.metrics.add(partial(of_worker, relay, consumers.values(), all_loops))
+        telemetry.metrics.add(partial(of_database, database))
     _LOG.info("worker.started", service=service.name, log=settings.event_log)
     garbage.settle()
     announcing = asyncio.create_task(_announce(relay, consumer))

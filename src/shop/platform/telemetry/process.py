@@ -25,7 +25,7 @@ class Telemetry:
         self._labels = {"service": service, "part": part}
         self.pages: dict[str, Show] = {}
         """What it serves besides `/metrics`, by path. Add to it before it runs."""
-        self.metrics = _metrics() if self._settings.metrics else None
+        self.metrics = _metrics(part) if self._settings.metrics else None
         if self.metrics is not None:
             self.pages["/metrics"] = self._show
 
@@ -59,8 +59,8 @@ class Telemetry:
         return self.metrics.page(headers.get("accept", ""))
 
 
-def _metrics() -> "Metrics":
+def _metrics(part: str) -> "Metrics":
     # It loads the metrics client, which a process without metrics does not need.
     from shop.platform.telemetry.metrics import Metrics  # noqa: PLC0415
 
-    return Metrics()
+    return Metrics(part)

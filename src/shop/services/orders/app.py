@@ -34,15 +34,17 @@ def endpoints(settings: Settings, database: Database) -> Endpoints:
     # The only lock that new orders share is the outbox head, at the commit. So the next batch can run while
     # one is being committed.
     placing: Batcher[Request[PlaceOrder], Order | Answer] = Batcher(
-        once_in_transaction(database, actions.place), **bounds, concurrency=2
+        once_in_transaction(database, actions.place), **bounds, concurrency=2, name="place"
     )
     cancelling: Batcher[Request[CancelOrder], Order | Answer] = Batcher(
-        once_in_transaction(database, actions.cancel), **bounds
+        once_in_transaction(database, actions.cancel), **bounds, name="cancel"
     )
-    getting = Batcher(partial(queries.get, database), **bounds, concurrency=2)
+    getting = Batcher(partial(queries.get, database), **bounds, concurrency=2, name="get")
     # Each list reads up to a hundred rows, so a batch of lists is not cheaper. Only two run at a time, so that
     # CPU remains for writes.
-    listing = Batcher(partial(queries.pages, database), **bounds, max_batch=1, concurrency=2)
+    listing = Batcher(
+        partial(queries.pages, database), **bounds, max_batch=1, concurrency=2, name="list"
+    )
     arrivals = Arrivals(partial(queries.known, database), max_waiting=settings.max_waiting)
     router = routes(
         placing=placing,

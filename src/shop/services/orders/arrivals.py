@@ -37,6 +37,10 @@ class Arrivals:
     concurrency = 1
 
     def __init__(self, look: Look, *, max_waiting: int) -> None:
+        self.name = "arrivals"
+        self.sizes: list[int] = []
+        self.refused_full = 0
+        self.refused_late = 0
         self._look = look
         self._max_waiting = max_waiting
         self._waiting: list[_Waiting] = []
@@ -44,12 +48,18 @@ class Arrivals:
         self._number = count()
         self._task: asyncio.Task[None] | None = None
 
+    @property
+    def waiting(self) -> int:
+        """How many orders wait for their customers."""
+        return self._present
+
     async def wait(self, customer: int, until: float) -> bool:
         """Wait for the customer until `until`, by the loop's clock. Returns whether the customer is known.
 
         Raises `Unavailable`.
         """
         if self._present >= self._max_waiting:
+            self.refused_full += 1
             raise Overloaded(f"{self._present} orders are already waiting for their customers")
         loop = asyncio.get_running_loop()
         now = loop.time()

@@ -32,19 +32,23 @@ def endpoints(settings: Settings, database: Database) -> Endpoints:
 
     bounds = settings.bounds()
     creating: Batcher[Request[CreateUser], User | Answer] = Batcher(
-        once_in_transaction(database, actions.create), **bounds
+        once_in_transaction(database, actions.create), **bounds, name="create"
     )
     updating: Batcher[Request[UpdateUser], User | Answer] = Batcher(
-        once_in_transaction(database, actions.update), **bounds
+        once_in_transaction(database, actions.update), **bounds, name="update"
     )
     erasing: Batcher[Request[EraseUser], Answer | None] = Batcher(
-        once_in_transaction(database, actions.erase), **bounds
+        once_in_transaction(database, actions.erase), **bounds, name="erase"
     )
-    getting = Batcher(partial(queries.get, database), **bounds, concurrency=2)
+    getting = Batcher(partial(queries.get, database), **bounds, concurrency=2, name="get")
     # Each reads up to a hundred rows, so together is not cheaper; and two at a time leave the
     # processor, too, to the writes.
-    finding = Batcher(partial(queries.pages, database), **bounds, max_batch=1, concurrency=2)
-    listing = Batcher(partial(queries.orders_of, database), **bounds, max_batch=1, concurrency=2)
+    finding = Batcher(
+        partial(queries.pages, database), **bounds, max_batch=1, concurrency=2, name="find"
+    )
+    listing = Batcher(
+        partial(queries.orders_of, database), **bounds, max_batch=1, concurrency=2, name="orders_of"
+    )
     tokens = issuing(settings, database)
     router = routes(
         creating=creating,
@@ -67,7 +71,7 @@ def endpoints(settings: Settings, database: Database) -> Endpoints:
         finding,
         listing,
     )
-    return Endpoints(router, batchers)
+    return Endpoints(router, batchers, tokens.counts)
 
 
 SERVICE = Service(

@@ -1,6 +1,6 @@
 """The parts of the issuing side, put together."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -52,6 +52,7 @@ class Issuing(NamedTuple):
     routers: tuple[APIRouter, ...]
     batchers: tuple[Bounded, ...]
     passwords: Passwords
+    counts: Mapping[str, Mapping[str, int]]
 
 
 def issuing(settings: Settings, database: Database) -> Issuing:
@@ -71,24 +72,27 @@ def issuing(settings: Settings, database: Database) -> Issuing:
 
     # Each in a transaction of its own: one that must end a session commits, whatever its neighbour does.
     working: Batcher[Request[Command], Any] = Batcher(
-        in_transaction(database, one), **bounds, max_batch=1, concurrency=2
+        in_transaction(database, one), **bounds, max_batch=1, concurrency=2, name="tokens"
     )
     finding: Batcher[FindCredential, Credential | None] = Batcher(
-        partial(credentials.find, database), **bounds
+        partial(credentials.find, database), **bounds, name="credentials"
     )
     listing: Batcher[ListSessions, Sessions] = Batcher(
-        partial(_list, database, lives), **bounds, max_batch=1
+        partial(_list, database, lives), **bounds, max_batch=1, name="sessions"
     )
     key_sets: Batcher[None, dict[str, Any]] = Batcher(
-        partial(well_known.key_sets, database), **bounds
+        partial(well_known.key_sets, database), **bounds, name="key_sets"
     )
-    logins = Logins(finding, passwords, working, Limits(), own.trusted_proxies)
+    counts = {"succeeded": 0, "refused": 0, "limited": 0}
+    logins = Logins(finding, passwords, working, Limits(), own.trusted_proxies, counts)
     routers = (
         session_routes(logins, working, listing),
         token_routes(working),
         well_known_routes(settings.auth, key_sets),
     )
-    return Issuing(routers, (working, finding, listing, key_sets, passwords), passwords)
+    return Issuing(
+        routers, (working, finding, listing, key_sets, passwords), passwords, {"login": counts}
+    )
 
 
 def _doing(

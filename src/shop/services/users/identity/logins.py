@@ -28,6 +28,8 @@ class Logins(NamedTuple):
     issuing: Batcher[Request[Command], Any]
     limits: Limits
     proxies: Sequence[Network]
+    counts: dict[str, int]
+    """Logins by outcome: `succeeded`, `refused` for wrong credentials, `limited`."""
 
     def admit(self) -> None:
         """Raises `Overloaded`. Only the queue of passwords counts: it is the one that fills."""
@@ -48,6 +50,7 @@ class Logins(NamedTuple):
         assert found is not None
         command = OpenSession(found.user_id, stored, better, asks.device(), known_device)
         opened: OpenedSession = await self.issuing.submit(Request(command, asks.context))
+        self._count("succeeded")
         return opened
 
     async def change(self, user_id: int, change: PasswordChange, asks: Asking) -> None:
@@ -69,9 +72,13 @@ class Logins(NamedTuple):
     def _try(self, account: str, asks: Asking, device: str | None) -> Try:
         return Try(account, network(asks.address(self.proxies)), device)
 
+    def _count(self, outcome: str) -> None:
+        self.counts[outcome] += 1
+
     def _begin(self, one: Try) -> None:
         wait = self.limits.wait(one)
         if wait > 0:
+            self._count("limited")
             raise TooManyAttempts(wait)
         self.limits.begin(one)
 
@@ -86,6 +93,7 @@ class Logins(NamedTuple):
             self.limits.right(one)
             raise
         if not right or stored is None:
+            self._count("refused")
             raise WrongCredentials
         self.limits.right(one)
         return stored

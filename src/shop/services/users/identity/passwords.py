@@ -64,27 +64,28 @@ class Passwords:
         self._pool = ThreadPoolExecutor(
             threads, thread_name_prefix="passwords", initializer=_give_way
         )
-        self._queue: Batcher[_Work, Any] = Batcher(
+        self.queue: Batcher[_Work, Any] = Batcher(
             self._run,
             max_batch=1,
             max_waiting=max_waiting,
             timeout=timeout,
             concurrency=threads,
+            name="passwords",
         )
 
     def admit(self) -> None:
         """Raises `Overloaded` if a request that came now would be one too many."""
-        self._queue.admit()
+        self.queue.admit()
 
     async def hash(self, password: str, deadline: float = inf) -> str:
         """What is stored of a password: the parameters, a salt and the hash."""
-        hashed = await self._queue.submit(lambda: self._hasher.hash(_normal(password)), deadline)
+        hashed = await self.queue.submit(lambda: self._hasher.hash(_normal(password)), deadline)
         return str(hashed)
 
     async def verify(self, stored: str | None, password: str, deadline: float = inf) -> bool:
         """Whether it is the one. The same work is done where nothing is stored."""
         known = self._of_nobody if stored is None else stored
-        return bool(await self._queue.submit(lambda: self._verify(known, password), deadline))
+        return bool(await self.queue.submit(lambda: self._verify(known, password), deadline))
 
     def is_outdated(self, stored: str) -> bool:
         """Whether it was hashed with other parameters than those of now."""
@@ -92,7 +93,7 @@ class Passwords:
 
     async def close(self) -> None:
         """Finish what was accepted."""
-        await self._queue.close()
+        await self.queue.close()
         self._pool.shutdown(wait=False)
 
     async def _run(self, works: Sequence[_Work]) -> list[Any]:
