@@ -14,9 +14,10 @@ def app(settings: "Settings") -> Served:
     from shop.services.console.pages import routers  # noqa: PLC0415
     from shop.services.console.reading import Reading  # noqa: PLC0415
     from shop.services.console.site import Site  # noqa: PLC0415
+    from shop.services.console.watching import Watch  # noqa: PLC0415
 
     reading = Reading(settings)
-    return Site(settings, reading, Access(settings, reading), routers())
+    return Site(settings, reading, Access(settings, reading), Watch(settings, reading), routers())
 
 
 FRONT = Front(name="console", title="Console", app=app)

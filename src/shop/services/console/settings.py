@@ -12,6 +12,11 @@ class ConsoleSettings(ApiSettings):
         description="the names by which browsers reach the console, without ports, separated by commas. A request"
         " with another `Host` is refused, so that no page of another site can read the console by a name of its own",
     )
+    apis: str = Field(
+        default="",
+        description="the services' APIs, whose readiness the console shows: `orders=http://orders-api:8002,…`. If not"
+        " set, in development those of this machine, and in production none",
+    )
 
 
 SETTINGS = ConsoleSettings

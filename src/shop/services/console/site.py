@@ -17,10 +17,12 @@ from eventspine.errors import SpineError
 from eventspine.log import LogUnavailable
 from shop.platform.problems import Problem
 from shop.platform.settings import Settings
+from shop.platform.telemetry.process import Telemetry
 from shop.services.console.access import Access, NotAllowed, NotLoggedIn
 from shop.services.console.layout import files, page
 from shop.services.console.reading import Reading
 from shop.services.console.settings import ConsoleSettings
+from shop.services.console.watching import Watch
 
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -41,7 +43,12 @@ class Site(FastAPI):
     """The pages. `routers` are those of the pages; each asks `access` who looks."""
 
     def __init__(
-        self, settings: Settings, reading: Reading, access: Access, routers: Sequence[APIRouter]
+        self,
+        settings: Settings,
+        reading: Reading,
+        access: Access,
+        watch: Watch,
+        routers: Sequence[APIRouter],
     ) -> None:
         super().__init__(
             title="Console",
@@ -64,6 +71,8 @@ class Site(FastAPI):
         self.finish_by = inf
         self.reading = reading
         self.access = access
+        self.watch = watch
+        self._shown = Telemetry(settings, "api", "console")
         self._hosts = {
             each.strip().lower() for each in settings.section(ConsoleSettings).hosts.split(",")
         }
@@ -127,7 +136,7 @@ class Site(FastAPI):
     @asynccontextmanager
     async def _life(self, _: FastAPI) -> AsyncIterator[None]:
         await self.reading.open()
-        async with self.access.watching():
+        async with self._shown.running(), self.access.watching(), self.watch.watching():
             yield
         await self.reading.close()
 

@@ -59,6 +59,7 @@
     for (const each of document.querySelectorAll("[data-stream-state]")) each.dataset.streamState = name;
   }
   document.addEventListener("htmx:sse:after:connection", () => state("live"));
+  document.addEventListener("htmx:sse:after:message", () => state("live"));
   document.addEventListener("htmx:sse:error", () => state("lost"));
   document.addEventListener("htmx:sse:close", () => state("lost"));
 
