@@ -67,6 +67,19 @@ def test_the_audit_of_a_system_at_rest_finds_that_everything_holds(copied: Datab
 
 
 @pytest.mark.timeout(120)
+def test_a_pattern_chooses_what_is_printed_and_not_the_verdict(copied: Databases) -> None:
+    plant(copied.orders, "UPDATE customers SET name = 'X' WHERE id = 2")
+    result = shop(copied, "audit", "--grep", "checkpoints", "--json")
+    assert result.exit_code == 1
+    found = json.loads(result.stdout)
+    assert not found["holds"]
+    assert found["sections"]
+    assert all("checkpoints" in each["title"] for each in found["sections"])
+    shown = shop(copied, "audit", "--grep", "name is 'X'").stdout
+    assert "differs: name is 'X' and must be" in shown
+    assert "checkpoints" not in shown
+
+
 async def test_the_audit_of_a_working_system_finds_that_everything_holds(
     databases: Databases,
 ) -> None:

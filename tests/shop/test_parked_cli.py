@@ -7,7 +7,18 @@ import pytest
 
 from shop.cli import parked_printer
 from tests.support.databases import Databases, NewDatabase
-from tests.support.living import OBEYED, SHOWN, assert_harmless, impatient, living, plant, shop
+from tests.support.living import (
+    OBEYED,
+    SHOWN,
+    assert_harmless,
+    impatient,
+    living,
+    plant,
+    settings,
+    shop,
+)
+from tests.support.shop import environment
+from tests.support.terminals import Terminal
 
 # No customer of this name can be kept: the name breaks user 3 and, later, user 7.
 BREAK = (
@@ -114,6 +125,33 @@ def test_list_shows_a_line_for_each_and_counts_the_keys(
     assert (none.exit_code, none.stdout) == (0, "0 parked, of 0 blocked key(s)\n")
 
 
+def test_what_is_chosen_by_a_pattern_and_by_when_it_was_parked(
+    copied: Databases, orders: psycopg.Connection
+) -> None:
+    found = shop(copied, "parked", "list", "orders", "--grep", "u 7!!|HELLO").stdout
+    assert [line.split()[0] for line in found.splitlines()[:-1]] == ["users/0@13", "users/0@15"]
+    orders.execute("UPDATE parked SET parked_at = now() - interval '3 h' WHERE key <> '8'")
+    late = shop(copied, "parked", "list", "orders", "--since", "1h").stdout
+    assert late.endswith("\n1 parked, of 0 blocked key(s)\n")
+    assert shop(copied, "parked", "discard", "orders", "--since", "1h").exit_code == 0
+    assert parked(orders) == ALL[:-1]
+    wrong = shop(copied, "parked", "retry", "orders", "--grep", "[")
+    assert (wrong.exit_code, wrong.stdout) == (2, "")
+    assert "--grep [ is not a regular expression" in wrong.stderr
+    assert parked(orders) == ALL[:-1]
+
+
+def test_causes_are_coloured_on_a_terminal_unless_no_color_is_set(copied: Databases) -> None:
+    words = ["parked", "list", "orders", "--data", "/nowhere"]
+    for more, expected in (({}, True), ({"NO_COLOR": "1"}, False)):
+        with Terminal(
+            words, environment(**settings(copied), TERM="xterm", **more), columns=200
+        ) as terminal:
+            assert terminal.end() == 0
+            assert (b"\x1b[31mCheckViolation" in terminal.shown) is expected
+            assert b"not an event" in terminal.shown
+
+
 def test_show_shows_a_keys_events_whole(copied: Databases) -> None:
     shown = shop(copied, "parked", "show", "orders", "7")
     assert shown.exit_code == 0
@@ -203,7 +241,9 @@ def test_a_discarded_event_leaves_a_gap_that_has_to_be_accepted(
 def test_discard_wants_to_be_told_what(copied: Databases, orders: psycopg.Connection) -> None:
     result = shop(copied, "parked", "discard", "orders")
     assert result.exit_code == 2
-    assert result.stderr == "shop: select what to discard, with --key or --cause\n"
+    assert result.stderr == (
+        "shop: select what to discard, with --key, --cause, --since or --grep\n"
+    )
     assert parked(orders) == ALL
 
 

@@ -14,6 +14,7 @@ from shop.cli.common import (
     settings_or_stop,
     what_is_away,
 )
+from shop.cli.filters import Grep, pattern_or_stop
 from shop.platform import discovery
 from shop.platform.event_log import database_address, open_event_log
 
@@ -23,9 +24,13 @@ def audit(
     as_json: Annotated[
         bool, typer.Option("--json", help="print the result as one JSON object")
     ] = False,
+    grep: Grep = None,
     data: DataDir = DEFAULT_DATA,
 ) -> None:
     """Check that no event is lost and none was applied twice.
+
+    `--grep` prints only the checks and problems in which the pattern is found. All are made, and the status is
+    that of all.
 
     Exit status: 0 if all checks passed, 1 if a check failed, 2 if something could not be read, so that
     there is no result.
@@ -33,6 +38,7 @@ def audit(
     from eventspine.audit import Audited  # noqa: PLC0415 - only this needs it
     from shop.cli.audit_report import audit_all  # noqa: PLC0415
 
+    pattern = pattern_or_stop(grep)
     with beside_running_shop(data):
         settings = settings_or_stop()
         audited = [
@@ -52,7 +58,7 @@ def audit(
 
     async def run() -> bool:
         try:
-            return await audit_all(audited, log, as_json=as_json)
+            return await audit_all(audited, log, pattern, as_json=as_json)
         finally:
             await log.close()
 

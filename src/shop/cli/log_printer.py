@@ -2,12 +2,15 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Sequence
-from typing import Any
+from datetime import datetime
+from typing import Any, NamedTuple
 
 from rich.text import Text
 
 from eventspine.log import EventLog, LogUnavailable, Record
+from eventspine.seeking import committed_at, offset_at
 from shop.cli.streams import Console
 from shop.platform.terminal import plain
 
@@ -16,8 +19,28 @@ _AT_ONCE = 500
 _LOOK_EVERY = 0.25  # seconds
 
 
+class Shown(NamedTuple):
+    """Which records are printed."""
+
+    since: datetime | None = None
+    pattern: re.Pattern[str] | None = None
+
+    def __call__(self, record: Record) -> bool:
+        if self.since is not None:
+            time = committed_at(record)
+            if time is not None and time < self.since:
+                return False
+        return self.pattern is None or self.pattern.search(_as_text(record)) is not None
+
+
 async def follow_log(
-    log: EventLog, topics: Sequence[str], *, start: int | None, as_json: bool, follow: bool
+    log: EventLog,
+    topics: Sequence[str],
+    *,
+    start: int | None,
+    shown: Shown,
+    as_json: bool,
+    follow: bool,
 ) -> None:
     """Print records as they arrive, until it is cancelled. Without `follow`, it stops at the end of the log.
 
@@ -31,16 +54,15 @@ async def follow_log(
             for topic in topics:
                 for partition, end in (await _ends(log, topic)).items():
                     at = (topic, partition)
-                    offset = next_offsets.get(at, max(0, end - _LAST) if start is None else start)
+                    offset = next_offsets.get(at)
+                    if offset is None:
+                        offset = await _begin(log, at, end, start, shown.since)
                     while offset < end:
                         records = await log.read(topic, partition, offset, _AT_ONCE)
                         if not records:
                             break
-                        for record in records:
-                            if as_json:
-                                print(json.dumps(_as_dict(record)), flush=True)  # noqa: T201
-                            else:
-                                console.print(_as_line(record))
+                        wanted = [each for each in records if shown(each)]
+                        _print(wanted, None if as_json else console)
                         offset = records[-1].offset + 1
                         seen = True
                     next_offsets[at] = offset
@@ -50,6 +72,23 @@ async def follow_log(
                 await asyncio.sleep(_LOOK_EVERY)
     finally:
         await log.close()
+
+
+def _print(records: Sequence[Record], console: Console | None) -> None:
+    """For a program if there is no console."""
+    for record in records:
+        if console is None:
+            print(json.dumps(_as_dict(record)), flush=True)  # noqa: T201
+        else:
+            console.print(_as_line(record))
+
+
+async def _begin(
+    log: EventLog, at: tuple[str, int], end: int, start: int | None, since: datetime | None
+) -> int:
+    if since is not None:
+        return await offset_at(log, *at, since, end=end)
+    return max(0, end - _LAST) if start is None else start
 
 
 async def _ends(log: EventLog, topic: str) -> dict[int, int]:
@@ -78,6 +117,13 @@ def _data(value: bytes | None) -> Any:
         return json.loads(value)
     except ValueError:
         return value.decode(errors="backslashreplace")
+
+
+def _as_text(record: Record) -> str:
+    """All of a record that `--grep` looks at: its key, headers and data."""
+    headers = " ".join(f"{name}={value}" for name, value in record.headers.items())
+    value = "" if record.value is None else record.value.decode(errors="backslashreplace")
+    return f"{record.topic} {record.key} {headers} {value}"
 
 
 def _as_line(record: Record) -> Text:

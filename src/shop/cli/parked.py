@@ -18,11 +18,12 @@ from shop.cli.common import (
     stop,
     what_is_away,
 )
+from shop.cli.filters import Grep, Since, pattern_or_stop, since_or_stop
 from shop.platform.event_log import database_address
 from shop.platform.interceptors import steps
 
 if TYPE_CHECKING:
-    from shop.cli.parked_printer import Parking
+    from shop.cli.parked_printer import Chosen, Parking
 
 app = typer.Typer(help="List, retry or discard events that could not be applied (dead letters).")
 
@@ -35,10 +36,16 @@ DryRun = Annotated[
 
 @app.command("list")
 def parked_list(
-    service: Name, key: ByKey = None, cause: ByCause = None, data: DataDir = DEFAULT_DATA
+    service: Name,
+    key: ByKey = None,
+    cause: ByCause = None,
+    since: Since = None,
+    grep: Grep = None,
+    data: DataDir = DEFAULT_DATA,
 ) -> None:
-    """List parked records, one per line, the oldest first."""
-    _on_parked(service, data, lambda parking: parking.show_list(key, cause))
+    """List parked records, one per line, the oldest first. `--since` goes by when it was parked."""
+    chosen = _chosen(key, cause, since, grep)
+    _on_parked(service, data, lambda parking: parking.show_list(chosen))
 
 
 @app.command("show")
@@ -54,20 +61,23 @@ def parked_retry(
     service: Name,
     key: ByKey = None,
     cause: ByCause = None,
+    since: Since = None,
+    grep: Grep = None,
     accept_gaps: Annotated[
         bool, typer.Option(help="apply an event although an earlier one was discarded")
     ] = False,
     dry_run: DryRun = False,
     data: DataDir = DEFAULT_DATA,
 ) -> None:
-    """Apply parked events, those of each key in order.
+    """Apply parked events, those of each key in order. A key is selected if one of its records is.
 
     Exit status: 0 if all were applied, 1 if some are still parked, 2 if the database could not be used.
     """
+    chosen = _chosen(key, cause, since, grep)
     _on_parked(
         service,
         data,
-        lambda parking: parking.retry(key, cause, accept_gaps=accept_gaps, dry_run=dry_run),
+        lambda parking: parking.retry(chosen, accept_gaps=accept_gaps, dry_run=dry_run),
     )
 
 
@@ -76,13 +86,22 @@ def parked_discard(
     service: Name,
     key: ByKey = None,
     cause: ByCause = None,
+    since: Since = None,
+    grep: Grep = None,
     dry_run: DryRun = False,
     data: DataDir = DEFAULT_DATA,
 ) -> None:
     """Delete parked records for good. They stay in the log."""
-    if key is None and cause is None:
-        stop("select what to discard, with --key or --cause")
-    _on_parked(service, data, lambda parking: parking.discard(key, cause, dry_run=dry_run))
+    if key is None and cause is None and since is None and grep is None:
+        stop("select what to discard, with --key, --cause, --since or --grep")
+    chosen = _chosen(key, cause, since, grep)
+    _on_parked(service, data, lambda parking: parking.discard(chosen, dry_run=dry_run))
+
+
+def _chosen(key: str | None, cause: str | None, since: str | None, grep: str | None) -> "Chosen":
+    from shop.cli.parked_printer import Chosen  # noqa: PLC0415 - only these commands need it
+
+    return Chosen(key, cause, since_or_stop(since), pattern_or_stop(grep))
 
 
 def _on_parked(

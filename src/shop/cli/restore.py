@@ -17,6 +17,7 @@ from shop.cli.common import (
     stop,
     what_is_away,
 )
+from shop.cli.filters import time_of
 from shop.platform.event_log import database_address, database_url, open_event_log
 from shop.platform.processes import garbage
 
@@ -98,13 +99,9 @@ def restore(
 def _moment(until: str) -> datetime | int:
     if until.isascii() and until.isdecimal() and int(until) > 0:
         return int(until)
-    try:
-        moment = datetime.fromisoformat(until)
-    except ValueError:
+    if not until[:4].isdecimal():
         stop(f"--until {until} is neither a position nor a time like 2026-11-26T12:00:00Z")
-    if moment.tzinfo is None:
-        stop(f"--until {until} has no time zone: add Z for UTC, or one like +01:00")
-    return moment
+    return time_of(until, "--until")
 
 
 def _report(restored: "Restored", reactions: list[tuple[str, str]], into: str | None) -> list[str]:

@@ -10,7 +10,8 @@ from eventspine.address import Address
 from eventspine.database import Database
 from eventspine.dead_letters import held_keys
 from eventspine.handlers import Handlers
-from eventspine.log import EventLog, LogUnavailable, Record
+from eventspine.log import EventLog, LogUnavailable
+from eventspine.seeking import committed_at
 from shop.platform.flow.model import MOST_COUNTED
 from shop.platform.service import Service
 
@@ -104,15 +105,8 @@ async def topic_in(log: EventLog, topic: str) -> InLog:
 async def age_of(log: EventLog, topic: str, partition: int, offset: int) -> float | None:
     """Seconds since the record's event was committed; None if it does not say. Raises `LogUnavailable`."""
     found = await log.read(topic, partition, offset, 1)
-    return _age(found[0]) if found else None
-
-
-def _age(record: Record) -> float | None:
-    try:
-        time = datetime.fromisoformat(record.headers.get("ce_time", ""))
-        return max(0.0, (datetime.now(UTC) - time).total_seconds())
-    except (ValueError, TypeError):  # a foreign record: no time, or one without a time zone
-        return None
+    time = committed_at(found[0]) if found else None
+    return None if time is None else max(0.0, (datetime.now(UTC) - time).total_seconds())
 
 
 async def not_ready(url: str) -> str:

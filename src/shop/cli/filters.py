@@ -1,0 +1,63 @@
+"""`--since` and `--grep`: the same in every command that has them."""
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+import typer
+
+from shop.cli.common import stop
+
+Since = Annotated[
+    str | None,
+    typer.Option(
+        "--since",
+        metavar="TIME",
+        help="only what is not older: 90s, 15m, 2h, 3d, or a time like 2026-11-26T12:00:00Z",
+    ),
+]
+Grep = Annotated[
+    str | None,
+    typer.Option(
+        "--grep",
+        metavar="PATTERN",
+        help="only what this regular expression finds something in, without regard to case",
+    ),
+]
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+def time_of(text: str, option: str) -> datetime:
+    """A time with a time zone. Ends the command if it is none."""
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        stop(f"{option} {text} is not a time like 2026-11-26T12:00:00Z")
+    if time.tzinfo is None:
+        stop(f"{option} {text} has no time zone: add Z for UTC, or one like +01:00")
+    return time
+
+
+def since_or_stop(text: str | None) -> datetime | None:
+    """What `--since` means: so long before now, or at a time."""
+    if text is None:
+        return None
+    if ago := re.fullmatch(r"([0-9]{1,9})([smhd])", text):
+        try:
+            return datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+        except OverflowError:
+            stop(f"--since {text} is longer ago than there are dates")
+    if not text[:4].isdecimal():
+        stop(
+            f"--since {text} is neither a time span like 90s, 15m, 2h or 3d nor a time like 2026-11-26T12:00:00Z"
+        )
+    return time_of(text, "--since")
+
+
+def pattern_or_stop(text: str | None) -> re.Pattern[str] | None:
+    """What `--grep` looks for."""
+    try:
+        return None if text is None else re.compile(text, re.IGNORECASE)
+    except (re.error, OverflowError) as error:
+        stop(f"--grep {text} is not a regular expression: {error}")
