@@ -118,8 +118,8 @@ class EventLog(Protocol):
     async def prepare(self, topic: str) -> None:
         """Open the connections that `append` needs, so that the next messages do not wait for them.
 
-        Returns at once, whether or not the log can be reached. Call it from time to time while
-        there is nothing to append.
+        It waits for them for a few seconds at most, and does not raise if the log can't be reached. Call it
+        from time to time while there is nothing to append: then it returns at once.
         """
         ...
 

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import socket
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -19,6 +20,7 @@ from eventspine.kafka_log.client import Reach
 from eventspine.kafka_log.reader import Reader
 from eventspine.log import LogUnavailable, Message
 from tests.support.mock_kafka import TOPIC, MockKafka, mock_kafka
+from tests.support.notes import cancel
 
 MANY_AND_SMALL = (3000, 10)
 FEW_AND_LARGE = (8, 300_000)
@@ -63,12 +65,28 @@ async def test_a_producer_that_is_prepared_connects_before_there_is_a_message() 
     with socket.create_server(("127.0.0.1", 0)) as broker:
         broker.settimeout(10)
         log = KafkaLog({"bootstrap.servers": f"127.0.0.1:{broker.getsockname()[1]}"})
+        preparing = asyncio.create_task(log.prepare(TOPIC))
         try:
-            await log.prepare(TOPIC)
             connection, _ = await asyncio.to_thread(broker.accept)
             connection.close()
+            assert not preparing.done(), "it can send, to a broker that has answered nothing"
+            assert not await cancel([preparing])
         finally:
             await log.close()
+
+
+async def test_a_producer_that_is_prepared_sends_the_first_message_at_once(
+    broker: MockKafka,
+) -> None:
+    """It has its id. librdkafka asks for that half a second after the start, and sends nothing before."""
+    log = KafkaLog({"bootstrap.servers": broker.bootstrap_servers})
+    try:
+        await log.prepare(TOPIC)
+        began = time.monotonic()
+        await log.append(TOPIC, [Message("a key", b"1", {})])
+        assert time.monotonic() - began < 0.4
+    finally:
+        await log.close()
 
 
 def append_as_a_relay_does(appender: Appender, messages: list[Message]) -> None:

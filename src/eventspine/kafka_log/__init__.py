@@ -66,7 +66,7 @@ class KafkaLog:
 
     async def prepare(self, topic: str) -> None:  # noqa: ARG002 - one producer for all topics
         async with self._append_turn:
-            await in_thread(lambda _stop: self._appender.prepare())
+            await in_thread(self._appender.prepare)
 
     async def append(self, topic: str, messages: Sequence[Message]) -> None:
         async with self._append_turn:

@@ -28,7 +28,9 @@ from shop.platform.telemetry.process import Telemetry
 _LOG = structlog.get_logger("shop.worker")
 
 _CANCEL_AGAIN_AFTER = 0.3  # seconds
-_STAND_BY_AFTER = 5.0  # seconds
+_STAND_BY_AFTER = (
+    10.0  # seconds; on a busy machine the first reader of a new Kafka group needed four
+)
 
 
 def run_worker(service: Service, settings: Settings) -> None:

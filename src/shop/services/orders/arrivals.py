@@ -17,7 +17,7 @@ Look = Callable[[Collection[int]], Awaitable[Collection[int]]]
 """Returns which of these customers are known."""
 
 _EVERY = 0.002  # seconds
-# The pauses grow with the waiting time: about fifteen queries in 500 ms.
+# The pauses grow with the waiting time: about twenty queries in 2 s.
 _LESS_OFTEN = 3
 
 

@@ -10,7 +10,7 @@ from shop.platform.settings import Port, ServiceSettings
 class OrdersSettings(ServiceSettings):
     port: Port = 8002
     customer_grace_ms: Annotated[int, Field(ge=0, le=10_000)] = Field(
-        default=500,
+        default=2_000,
         description="how long an order from an unknown customer waits for the customer to arrive",
     )
 
