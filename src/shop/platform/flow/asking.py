@@ -40,11 +40,12 @@ class Asking(Generic[_Answer]):
             if not late:
                 return NoAnswer("no answer")
             self._under_way = None
-        task = asyncio.ensure_future(self._ask(*about))
+        # It is under way also if this is cancelled meanwhile, so that `close` ends it.
+        task = self._under_way = asyncio.ensure_future(self._ask(*about))
         done, _ = await asyncio.wait([task], timeout=WITHIN)
         if not done:
-            self._under_way = task
             return NoAnswer(f"no answer within {WITHIN:g} s")
+        self._under_way = None
         try:
             return task.result()
         except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as error:
@@ -56,4 +57,5 @@ class Asking(Generic[_Answer]):
     async def close(self) -> None:
         if self._under_way is not None:
             self._under_way.cancel()
-            await asyncio.wait([self._under_way])
+            # Its error would otherwise be logged as one that nobody saw.
+            await asyncio.gather(self._under_way, return_exceptions=True)

@@ -13,18 +13,8 @@ from eventspine.handlers import Handlers
 from eventspine.log import EventLog, LogUnavailable
 from eventspine.seeking import committed_at
 from shop.platform.flow.model import MOST_COUNTED
+from shop.platform.flow.outbox import outbox_now
 from shop.platform.service import Service
-
-# The relay's leadership is an advisory lock (`eventspine.relay.LEAD`).
-_OUTBOX = """
-SELECT head.position, coalesce(relay.position, 0),
-    (SELECT extract(epoch FROM clock_timestamp() - outbox.time) FROM outbox
-     WHERE outbox.position > coalesce(relay.position, 0) ORDER BY outbox.position LIMIT 1),
-    EXISTS (SELECT FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database
-        WHERE pg_database.datname = current_database() AND locktype = 'advisory' AND granted
-            AND classid = 0 AND objid = 7405 AND objsubid = 1)
-FROM outbox_head AS head LEFT JOIN relay ON relay.source = %(source)s
-"""
 
 _CHECKPOINTS = 'SELECT consumer, topic, "partition", next_offset, log FROM cursors'
 
@@ -67,10 +57,8 @@ class ServiceDatabase:
             await self._database.open()
             self._opened = True
         fetch = self._database.fetch
-        [(published, relayed, oldest, leads)] = await fetch(
-            _OUTBOX, {"source": self._service.source}
-        )
-        found = InDatabase(published, relayed, max(0.0, float(oldest or 0)), leads)
+        now = await outbox_now(fetch, self._service.source)
+        found = InDatabase(now.published, now.relayed, now.oldest_seconds, now.led)
         for consumer, topic, partition, next_offset, log in await fetch(_CHECKPOINTS):
             found.checkpoints.setdefault((consumer, topic, log), {})[partition] = next_offset
         for name in (each.consumer for each in self._consumers):

@@ -55,7 +55,8 @@ class _Place:
 class FlowReader:
     """Opens one connection to each service's database, and those of the log.
 
-    `apis` are the base URLs of the services' APIs by name; one that is missing is not asked. Use it in one event
+    `apis` are the base URLs of the services' APIs by name; one that is missing is not asked. A `log` that is given is
+    used, and stays open. Use it in one event
     loop.
     """
 
@@ -64,8 +65,10 @@ class FlowReader:
         services: Sequence[Service],
         settings: Settings,
         apis: Mapping[str, str] | None = None,
+        log: EventLog | None = None,
     ) -> None:
-        self._log: EventLog = open_event_log(settings)
+        self._own_log = log is None
+        self._log: EventLog = open_event_log(settings) if log is None else log
         self._log_kind = settings.event_log
         self._places = [_place(each, settings, (apis or {}).get(each.name)) for each in services]
         topics = dict.fromkeys(each.topic for each in services if each.topic)
@@ -113,7 +116,8 @@ class FlowReader:
             await asking.close()
         for age in self._asking_ages.values():
             await age.close()
-        await self._log.close()
+        if self._own_log:
+            await self._log.close()
 
     async def _service(
         self,

@@ -5,6 +5,7 @@ request. All other requests, such as unknown paths, other methods and `/docs`, g
 """
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from math import inf
@@ -40,8 +41,8 @@ from shop.platform.problems import (
 if TYPE_CHECKING:
     from shop.platform.auth.gate import Gate
 
-Ready = Callable[[], Awaitable[None]]
-"""Raises if the service can't work now: a `Problem`, or the database's error."""
+Ready = Callable[[], Awaitable[Mapping[str, str] | None]]
+"""Raises if the service can't work now: a `Problem`, or the database's error. Returns what else is to be said."""
 
 _METHODS = "DELETE, GET, HEAD, OPTIONS, PATCH, POST"
 """All methods that any path supports."""
@@ -108,6 +109,7 @@ class ServiceApp(FastAPI):
         self.include_router(router)
         self._rules = {} if gate is None else _rules(router)
         self._ready = ready
+        self._said: Mapping[str, str] = {}
         self._backoff = backoff_at("GET /health/ready")
         self.include_router(_health(self))
         if docs:
@@ -165,10 +167,15 @@ class ServiceApp(FastAPI):
 
         return counting
 
+    @property
+    def says(self) -> Mapping[str, str]:
+        """What the last readiness check had to say besides."""
+        return self._said
+
     async def why_not_ready(self) -> Problem | None:
         """The problem for clients if the service can't work now. The log gets more details."""
         try:
-            await self._ready()
+            self._said = await self._ready() or {}
         except Problem as problem:
             return problem
         except SpineError as error:
@@ -292,7 +299,8 @@ def _health(app: ServiceApp) -> APIRouter:
         """The process can work, so it can be sent requests."""
         if problem := await app.why_not_ready():
             return _rendered(problem)
-        return Response(b'{"status":"ready"}', media_type="application/json")
+        body = json.dumps({"status": "ready", **app.says}, separators=(",", ":"))
+        return Response(body, media_type="application/json")
 
     return router
 

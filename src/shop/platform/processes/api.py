@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext, suppress
 from functools import partial
 from importlib.metadata import version
@@ -18,7 +18,6 @@ from fastapi import APIRouter, FastAPI
 from starlette.types import ASGIApp
 
 from eventspine.backoff import Backoff
-from eventspine.batching import Batcher
 from eventspine.database import Database
 from eventspine.interceptors import Steps
 from shop.platform.auth.rules import NoRule, Row, matrix
@@ -31,6 +30,7 @@ from shop.platform.interceptors import interceptors
 from shop.platform.problems import TemporarilyUnavailable
 from shop.platform.processes import files, garbage
 from shop.platform.processes.listening import bind
+from shop.platform.processes.readiness import Readiness
 from shop.platform.processes.ready import notify_ready
 from shop.platform.roles import require_least
 from shop.platform.service import Bounded, Endpoints, Front, Served, Service
@@ -76,9 +76,8 @@ def make_app(service: Service, settings: Settings) -> ServiceApp:
             f"the service {service.name} has no copies of keys, so it can verify no token: add the four lines"
             " that shop.platform.auth.copies names, or set SHOP_AUTH__REQUIRED=false"
         )
-    # A batcher, so that concurrent readiness requests share one query.
-    checking: Batcher[None, None] = Batcher(partial(_answers, database), **settings.bounds())
-    batchers = (*endpoints.batchers, checking)
+    readiness = Readiness(database, service.source, settings.bounds())
+    batchers = (*endpoints.batchers, readiness.checking)
     # One connection for each batch that may run at the same time, so that no batch waits for a connection.
     # With fewer, lists would delay orders and the readiness check.
     connections = sum(batcher.concurrency for batcher in batchers) + (gate is not None)
@@ -88,18 +87,20 @@ def make_app(service: Service, settings: Settings) -> ServiceApp:
         await database.open()
         await database.resize(connections)
         # If the database is unavailable, log that now, and not only at the first request.
-        looking = asyncio.create_task(app.why_not_ready())
+        once = app.why_not_ready() if telemetry.metrics is None else readiness.look(app)
+        looking = asyncio.create_task(once)
         async with telemetry.running(), nullcontext() if gate is None else gate.watching():
             yield
         looking.cancel()
         await _finish(batchers, database, by=app.finish_by)
 
-    async def ready() -> None:
+    async def ready() -> Mapping[str, str]:
         if app.stopping:
             raise TemporarilyUnavailable("this process is about to stop")
-        await checking.submit(None)
+        said = await readiness.ask()
         if gate is not None:
             gate.check_ready()
+        return said
 
     app = ServiceApp(
         title=service.title,
@@ -116,6 +117,7 @@ def make_app(service: Service, settings: Settings) -> ServiceApp:
     app.state.database_connections = connections
     app.state.metrics = telemetry.metrics
     if telemetry.metrics is not None:
+        telemetry.metrics.add(readiness.samples)
         _show(telemetry.metrics, app, endpoints, database, gate)
     return app
 
@@ -156,11 +158,6 @@ async def _finish(batchers: Sequence[Bounded], database: Database, *, by: float)
         _LOG.error("api.batches_abandoned", batches=len(unfinished))
         database.cut()
         await asyncio.wait(unfinished, timeout=_GO_WITHIN)
-
-
-async def _answers(database: Database, asked: Sequence[None]) -> Sequence[None]:
-    await database.fetch("SELECT 1")
-    return asked
 
 
 def run_api(service: Service, settings: Settings) -> None:

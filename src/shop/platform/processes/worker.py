@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -13,6 +13,7 @@ import uvloop
 from eventspine.consumer import Consumer
 from eventspine.database import Database
 from eventspine.frozen import end_frozen_sessions
+from eventspine.log import EventLog
 from eventspine.pruning import Pruner
 from eventspine.reactions import Reaction
 from eventspine.relay import Relay
@@ -93,13 +94,8 @@ async def _work(service: Service, settings: Settings) -> None:
     for signal_ in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signal_, stopping.set)
     if telemetry.metrics is not None:
-        from shop.platform.telemetry.parts import of_database, of_worker  # noqa: PLC0415 - only with metrics
-
-        all_loops: dict[str, Relay | Consumer] = dict(consumers)
-        if relay is not None:
-            all_loops["relay"] = relay
-        telemetry.metrics.add(partial(of_worker, relay, consumers.values(), all_loops))
-        telemetry.metrics.add(partial(of_database, database))
+        looking = _show(telemetry, service, settings, log, database, relay, consumers)
+        tasks.append(asyncio.create_task(looking))
     _LOG.info("worker.started", service=service.name, log=settings.event_log)
     garbage.settle()
     announcing = asyncio.create_task(_announce(relay, consumer))
@@ -115,6 +111,32 @@ async def _work(service: Service, settings: Settings) -> None:
         await reaction.close()
     await log.close()
     await database.close()
+
+
+def _show(
+    telemetry: Telemetry,
+    service: Service,
+    settings: Settings,
+    log: EventLog,
+    database: Database,
+    relay: Relay | None,
+    consumers: Mapping[str, Consumer],
+) -> Coroutine[Any, Any, None]:
+    """Add what there is to see. Returns what looks at the database and the log until it is cancelled."""
+    from shop.platform.flow import FlowReader  # noqa: PLC0415 - only where metrics are on
+    from shop.platform.telemetry.looking import Looking  # noqa: PLC0415
+    from shop.platform.telemetry.parts import of_database, of_worker  # noqa: PLC0415
+
+    loops: dict[str, Relay | Consumer] = dict(consumers)
+    if relay is not None:
+        loops["relay"] = relay
+    looking = Looking(FlowReader([service], settings, log=log), database.address)
+    assert telemetry.metrics is not None
+    telemetry.metrics.add(partial(of_worker, relay, consumers.values(), loops))
+    telemetry.metrics.add(partial(of_database, database))
+    telemetry.metrics.add(looking.samples)
+    telemetry.pages["/health/ready"] = looking.ready
+    return looking.run()
 
 
 async def _announce(relay: Relay | None, consumer: Consumer | None) -> None:
