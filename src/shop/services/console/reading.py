@@ -12,6 +12,7 @@ from typing import Any
 
 from eventspine.database import Database
 from eventspine.errors import Unavailable
+from eventspine.event import Event
 from eventspine.log import EventLog
 from shop.platform import discovery
 from shop.platform.event_log import database_address, log_address, open_event_log
@@ -62,6 +63,10 @@ class Reading:
     def topics(self) -> Mapping[str, Service]:
         """Each topic, and the service that publishes to it."""
         return {each.topic: each for each in self.services.values() if each.topic}
+
+    def contracts(self, service: str) -> list[type[Event]]:
+        """The events that a service publishes."""
+        return discovery.contracts(service)
 
     async def open(self) -> None:
         await asyncio.gather(*(each.open() for each in self._all()))

@@ -22,6 +22,7 @@ from shop.services.console.access import Access, NotAllowed, NotLoggedIn
 from shop.services.console.layout import files, page
 from shop.services.console.reading import Reading
 from shop.services.console.settings import ConsoleSettings
+from shop.services.console.tailing import Tail
 from shop.services.console.watching import Watch
 
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -72,6 +73,7 @@ class Site(FastAPI):
         self.reading = reading
         self.access = access
         self.watch = watch
+        self.tail = Tail(reading.log, list(reading.topics))
         self._shown = Telemetry(settings, "api", "console")
         self._hosts = {
             each.strip().lower() for each in settings.section(ConsoleSettings).hosts.split(",")
@@ -138,6 +140,7 @@ class Site(FastAPI):
         await self.reading.open()
         async with self._shown.running(), self.access.watching(), self.watch.watching():
             yield
+        await self.tail.close()
         await self.reading.close()
 
 
