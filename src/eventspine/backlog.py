@@ -1,6 +1,7 @@
 """The events in the outbox that have not been relayed yet, in batches."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, overload
 
@@ -32,6 +33,12 @@ WHERE bytes - pg_column_size(data) < %(most_bytes)s ORDER BY position
 _POSITION, _TOPIC, _KEY, _TYPE, _SCHEMA_VERSION, _TIME, _DATA, _HEADERS, _BYTES = range(9)
 
 
+# In the text of a jsonb. A quote in a value is escaped there.
+_SAMPLED = re.compile(
+    rb'"traceparent": "00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f][13579bdf]"'
+)
+
+
 class Batch:
     """Consecutive rows of the outbox, in the form in which the server sent them.
 
@@ -58,6 +65,18 @@ class Batch:
         return last >= 0 and (
             last + 1 >= self._limit or int(self._rows.get_value(last, _BYTES) or 0) >= MOST_BYTES
         )
+
+    def sampled(self) -> Iterator[tuple[str, str, Mapping[str, str]]]:
+        """The events whose traces are recorded: position, topic, and the headers of the request."""
+        value: Any = self._rows.get_value
+        for number in range(len(self)):
+            headers = value(number, _HEADERS)
+            if headers is not None and _SAMPLED.search(headers):
+                yield (
+                    value(number, _POSITION).decode(),
+                    value(number, _TOPIC).decode(),
+                    json.loads(headers),
+                )
 
     def by_topic(self) -> Mapping[str, Sequence[Message]]:
         numbers: dict[bytes, list[int]] = {}

@@ -8,6 +8,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -21,7 +22,7 @@ from eventspine.idempotency import Answer
 from shop.platform.auth.rules import SCHEMES, Rule, documentation, rule_of
 from shop.platform.http.docs import add_docs
 from shop.platform.http.fields import MAX_BIGINT
-from shop.platform.http.interceptors import RouteInterceptor
+from shop.platform.http.interceptors import Exchange, Proceed, RouteInterceptor
 from shop.platform.http.route import FastRoute, backoff_at, not_done, send_answer, send_problem
 from shop.platform.log_ids import note_request
 from shop.platform.problems import (
@@ -80,6 +81,7 @@ class ServiceApp(FastAPI):
         port: int,
         request_timeout: float = inf,
         interceptors: Sequence[RouteInterceptor] = (),
+        around_others: Sequence[RouteInterceptor] = (),
         docs: bool = True,
         gate: "Gate | None" = None,
     ) -> None:
@@ -108,6 +110,7 @@ class ServiceApp(FastAPI):
         """The deadline of accepted requests after a stop, by `time.monotonic()`."""
         self.include_router(router)
         self._rules = {} if gate is None else _rules(router)
+        self._around_others = around_others
         self._ready = ready
         self._said: Mapping[str, str] = {}
         self._backoff = backoff_at("GET /health/ready")
@@ -156,7 +159,33 @@ class ServiceApp(FastAPI):
                 await send_problem(self._counting(send), NotFound())
                 return
             send = self._counting(send)
+            if self._around_others:
+                await self._traced(scope, receive, send)
+                return
         await super().__call__(scope, receive, send)
+
+    async def _traced(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request that no fast route answers."""
+        exchange = Exchange(scope, "")
+        status = 0
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        async def answer() -> Answer:
+            try:
+                await super(ServiceApp, self).__call__(scope, receive, watched)
+            finally:
+                exchange.route = getattr(scope.get("route"), "path_format", "")
+            return Answer(status, (), b"")
+
+        proceed: Proceed = answer
+        for interceptor in reversed(self._around_others):
+            proceed = partial(interceptor, exchange, proceed)
+        await proceed()
 
     def _counting(self, send: Send) -> Send:
         async def counting(message: Message) -> None:

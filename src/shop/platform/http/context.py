@@ -1,7 +1,7 @@
 """Reads a request's context from its headers."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated
 
 from fastapi import Depends, Header
@@ -60,6 +60,14 @@ def trace_of(headers: Mapping[bytes, bytes]) -> Context:
     if tracestate is not None and not _TRACESTATE.fullmatch(tracestate):
         tracestate = None
     return Context(traceparent.decode(), None if tracestate is None else tracestate.decode())
+
+
+def trace_in(headers: Iterable[tuple[bytes, bytes]]) -> Context:
+    """The same, of headers that are not in a mapping yet."""
+    for name, _ in headers:
+        if name == b"traceparent":
+            return trace_of(dict(headers))
+    return _NO_TRACE
 
 
 _NO_TRACE = Context()

@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping
 from urllib.parse import parse_qsl
 
 from pydantic_core import to_json
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope
 
 from eventspine.idempotency import Answer
+from shop.platform.http.interceptors import Exchange
 from shop.platform.http.peer import PeerRoute
-from shop.platform.http.route import read_json_body, send_answer
+from shop.platform.http.route import read_json_body
 from shop.platform.problems import Invalid, Problem, RequestTooSlow, UnsupportedMediaType
 from shop.platform.settings import BODY_WITHIN
 
@@ -25,21 +26,24 @@ def form_route(refused: Callable[[Exception], Exception]) -> type[PeerRoute]:
     """A class of routes; `refused` puts errors into the form that the protocol asks for."""
 
     class FormRoute(PeerRoute):
-        async def answer(
-            self, scope: Scope, receive: Receive, send: Send, path_params: Mapping[str, str]
-        ) -> None:
+        async def _respond(
+            self,
+            scope: Scope,
+            receive: Receive,
+            path_params: Mapping[str, str],
+            exchange: Exchange | None,
+        ) -> Answer:
             try:
                 if self._admit is not None:
                     self._admit()
                 body = await _body(scope, receive)
             except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer
-                await send_answer(send, self._refusal(scope, error))
-                return
+                return self._refusal(scope, error)
 
             async def as_json() -> Message:
                 return {"type": "http.request", "body": body, "more_body": False}
 
-            await super().answer(_of_json(scope), as_json, send, path_params)
+            return await super()._respond(_of_json(scope), as_json, path_params, exchange)
 
         def _refusal(self, scope: Scope, error: Exception) -> Answer:
             told = super()._refusal(scope, error)  # and the log is told, too

@@ -19,11 +19,11 @@ from starlette.types import Scope
 
 from eventspine.context import Context
 from eventspine.idempotency import Answer
-from shop.platform.http.context import trace_of
+from shop.platform.http.context import trace_in, trace_of
 
 
 class Exchange:
-    """One request that a fast route answers."""
+    """One request."""
 
     __slots__ = ("_context", "method", "route", "scope")
 
@@ -33,7 +33,7 @@ class Exchange:
         self.method: str = scope["method"]
         self.route = route
         """The path's template, like `/orders/{order_id}`. The number of templates is fixed, so it is safe as a
-        metric label.
+        metric label. Empty for a path without a route, and until another than a fast route has answered.
         """
         self._context: Context | None = None
 
@@ -43,7 +43,7 @@ class Exchange:
         or a span for the events. The idempotency key and the deadline are added later.
         """
         if self._context is None:
-            self._context = trace_of(dict(self.scope["headers"]))
+            self._context = trace_in(self.scope["headers"])
         return self._context
 
     @context.setter

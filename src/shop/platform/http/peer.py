@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 from eventspine.context import Context
 from shop.platform.http.context import trace_of
 from shop.platform.http.route import FastRoute
+from shop.platform.log_ids import TRACEPARENT
 
 Network = IPv4Network | IPv6Network
 
@@ -58,7 +59,10 @@ def asking() -> Asking:
     headers: dict[bytes, bytes] = {}
     for name, value in scope["headers"]:
         headers[name] = headers[name] + b"," + value if name in headers else value
-    return Asking(client[0] if client else "", headers, trace_of(headers))
+    context = trace_of(headers)
+    if TRACEPARENT in scope:
+        context = context._replace(traceparent=scope[TRACEPARENT])
+    return Asking(client[0] if client else "", headers, context)
 
 
 def _is_in(address: str, networks: Sequence[Network]) -> bool:

@@ -112,6 +112,7 @@ def make_app(service: Service, settings: Settings) -> ServiceApp:
         docs=settings.serves_docs,
         request_timeout=settings.request_timeout_ms / 1000,
         interceptors=chain.routes,
+        around_others=telemetry.others(),
         gate=gate,
     )
     app.state.database_connections = connections
@@ -119,6 +120,7 @@ def make_app(service: Service, settings: Settings) -> ServiceApp:
     if telemetry.metrics is not None:
         telemetry.metrics.add(readiness.samples)
         _show(telemetry.metrics, app, endpoints, database, gate)
+    app.state.telemetry = telemetry
     return app
 
 

@@ -273,6 +273,19 @@ EXPECTED = Declared(
     ("command", "step"),
     of="`shop audit`, `shop rebuild`, `shop restore`",
 )
+SPANS_SENT = Declared(
+    "shop_traces_spans_sent_total",
+    "counter",
+    "Spans that the collector has taken",
+    of="API, worker, with a collector",
+)
+SPANS_DROPPED = Declared(
+    "shop_traces_spans_dropped_total",
+    "counter",
+    "Spans that the collector never gets, by the reason",
+    ("reason",),
+    of="API, worker, with a collector",
+)
 
 ALL: tuple[Declared, ...] = tuple(
     value for value in list(globals().values()) if isinstance(value, Declared)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from shop.platform.auth.gate import Gate
     from shop.platform.http.app import ServiceApp
     from shop.platform.http.crowd import Crowd
+    from shop.platform.telemetry.traces_export import Export
 
 
 @runtime_checkable
@@ -91,6 +92,12 @@ def of_gate(gate: "Gate") -> Iterator[Sample]:
 def of_unrouted(app: "ServiceApp") -> Iterator[Sample]:
     for status, count in list(app.unrouted.items()):
         yield Sample(declared.UNROUTED, (str(status),), count)
+
+
+def of_traces(export: "Export") -> Iterator[Sample]:
+    yield Sample(declared.SPANS_SENT, (), export.sent)
+    for reason, count in export.dropped.items():
+        yield Sample(declared.SPANS_DROPPED, (reason,), count)
 
 
 def of_crowd(crowd: "Crowd", connections: Collection[object]) -> Iterator[Sample]:

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from eventspine.interceptors import Interceptor
@@ -11,6 +12,7 @@ from shop.platform.telemetry.serving import Page, Show, serving
 if TYPE_CHECKING:
     from shop.platform.http.interceptors import RouteInterceptor
     from shop.platform.telemetry.metrics import Metrics
+    from shop.platform.telemetry.tracing import Tracing
 
 
 class Telemetry:
@@ -28,19 +30,36 @@ class Telemetry:
         self.metrics = _metrics(part) if self._settings.metrics else None
         if self.metrics is not None:
             self.pages["/metrics"] = self._show
+        self.traces = _traces(settings, part, service) if self._settings.otlp_endpoint else None
+        if self.metrics is not None and self.traces is not None:
+            from shop.platform.telemetry.parts import of_traces  # noqa: PLC0415 - only with metrics
+
+            self.metrics.add(partial(of_traces, self.traces.export))
 
     def steps(self) -> "tuple[Interceptor, ...]":
         """Its interceptors around the steps of the spine, the outermost first."""
-        return () if self.metrics is None else self.metrics.steps()
+        return (
+            *(() if self.metrics is None else self.metrics.steps()),
+            *(() if self.traces is None else self.traces.steps()),
+        )
 
     def routes(self) -> "tuple[RouteInterceptor, ...]":
         """Its interceptors around requests, the outermost first."""
-        return () if self.metrics is None else self.metrics.routes()
+        return (
+            *(() if self.metrics is None else self.metrics.routes()),
+            *(() if self.traces is None else self.traces.routes()),
+        )
+
+    def others(self) -> "tuple[RouteInterceptor, ...]":
+        """Its interceptors around requests that no fast route answers. Of the answer, they see the status alone."""
+        return () if self.traces is None else self.traces.routes()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Serve what there is to see, until the block ends."""
         async with AsyncExitStack() as held:
+            if self.traces is not None:
+                await held.enter_async_context(self.traces.sending())
             if self.pages:
                 shown = self._settings
                 await held.enter_async_context(
@@ -64,3 +83,10 @@ def _metrics(part: str) -> "Metrics":
     from shop.platform.telemetry.metrics import Metrics  # noqa: PLC0415
 
     return Metrics(part)
+
+
+def _traces(settings: Settings, part: str, service: str) -> "Tracing":
+    # It loads OpenTelemetry: 26 megabytes, and a third of a second.
+    from shop.platform.telemetry.tracing import Tracing  # noqa: PLC0415
+
+    return Tracing(settings, part, service)
