@@ -21,7 +21,7 @@ from eventspine.positions import Seen
 from eventspine.relay import LEAD
 from eventspine.turning import begins, holds
 
-Progress = Callable[[int, int], None]
+Progress = Callable[[str, int, int], None]
 """Called with the number of positions that are done, and the number of all."""
 
 _PAGE = 2000  # records read from a partition at a time
@@ -90,6 +90,7 @@ async def copy_topic(
         raise CannotCopy(f"both name the same log ({identity.id})")
     seen, tops = Seen(office.head), dict[int, int]()
     async for position, record in in_order(to, topic, source, office.head):
+        _tell(progress, f"reading {topic}", position, office.head)
         seen.add(position)
         tops[record.partition] = max(position, tops.get(record.partition, 0))
     there, copied, upto = seen.different, 0, 0
@@ -103,7 +104,7 @@ async def copy_topic(
         copied += len(share)
         share.clear()
         size = 0
-        progress(upto, office.head)
+        progress(f"copying {topic}", upto, office.head)
 
     async for position, record in in_order(of, topic, source, office.head):
         upto = position
@@ -125,7 +126,7 @@ async def copy_topic(
             await append()
     if share:
         await append()
-    await _compare(of, to, topic, source, office.head)
+    await _compare(of, to, topic, source, office.head, progress)
     return Copied(copied, there, upto, seen.missing(upto))
 
 
@@ -140,7 +141,7 @@ async def note(address: Address, to: EventLog, topic: str, source: str, upto: in
 
 
 async def lacking(
-    address: Address, log: EventLog, topic: str, source: str, head: int
+    address: Address, log: EventLog, topic: str, source: str, head: int, progress: Progress
 ) -> tuple[int, list[tuple[int, int]]]:
     """The last position that the outbox no longer has, and the positions up to it that this log lacks."""
     connection = await connect(address)
@@ -152,6 +153,7 @@ async def lacking(
     seen = Seen(head)
     async for position, _ in in_order(log, topic, source, head):
         seen.add(position)
+        _tell(progress, f"reading {topic}", position, head)
     return first - 1, seen.missing(first - 1)
 
 
@@ -199,11 +201,19 @@ async def _rising(
         offset = records[-1].offset + 1
 
 
-async def _compare(of: EventLog, to: EventLog, topic: str, source: str, head: int) -> None:
+def _tell(progress: Progress, what: str, position: int, head: int) -> None:
+    if position % _PAGE == 0 or position == head:
+        progress(what, position, head)
+
+
+async def _compare(
+    of: EventLog, to: EventLog, topic: str, source: str, head: int, progress: Progress
+) -> None:
     """Raises `CannotCopy` unless both logs hold the same events, byte for byte and in the same order."""
     others = in_order(to, topic, source, head)
     other = await anext(others, None)
     async for position, record in in_order(of, topic, source, head):
+        _tell(progress, f"comparing {topic}", position, head)
         while other is not None and other[0] < position:
             other = await anext(others, None)
         if other is None or other[0] != position or _said(other[1]) != _said(record):

@@ -25,6 +25,7 @@ Grep = Annotated[
     ),
 ]
 
+_LONGEST = timedelta(days=36_500)
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
@@ -43,16 +44,33 @@ def since_or_stop(text: str | None) -> datetime | None:
     """What `--since` means: so long before now, or at a time."""
     if text is None:
         return None
-    if ago := re.fullmatch(r"([0-9]{1,9})([smhd])", text):
-        try:
-            return datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
-        except OverflowError:
-            stop(f"--since {text} is longer ago than there are dates")
+    span = _span(text, "--since")
+    if span is not None:
+        return datetime.now(UTC) - span
     if not text[:4].isdecimal():
         stop(
             f"--since {text} is neither a time span like 90s, 15m, 2h or 3d nor a time like 2026-11-26T12:00:00Z"
         )
     return time_of(text, "--since")
+
+
+def span_or_stop(text: str, option: str) -> timedelta:
+    """A time span like 90s. Ends the command if it is none."""
+    span = _span(text, option)
+    if span is None:
+        stop(f"{option} {text} is not a time span like 90s, 15m, 2h or 3d")
+    return span
+
+
+def _span(text: str, option: str) -> timedelta | None:
+    """None if it is not written like one."""
+    parts = re.fullmatch(r"([0-9]{1,9})([smhd])", text)
+    if parts is None:
+        return None
+    span = timedelta(**{_UNITS[parts[2]]: int(parts[1])})
+    if span > _LONGEST:
+        stop(f"{option} {text} is longer than {_LONGEST.days} days")
+    return span
 
 
 def pattern_or_stop(text: str | None) -> re.Pattern[str] | None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 
 import typer
 
@@ -38,7 +37,7 @@ async def _copy(service: Service, address: Address, of: EventLog, to: EventLog) 
                 service.topic,
                 service.source,
                 office,
-                partial(progress, f"copying {service.topic}"),
+                progress,
             )
             await note(address, to, service.topic, service.source, done.upto)
     _say(
@@ -52,9 +51,11 @@ async def _copy(service: Service, address: Address, of: EventLog, to: EventLog) 
 
 
 async def _accept(service: Service, address: Address, log: EventLog, *, give_up: bool) -> bool:
-    with _one_sentence(service):
+    with _one_sentence(service), shown(service.name) as progress:
         async with no_relay(address) as office:
-            upto, missing = await lacking(address, log, service.topic, service.source, office.head)
+            upto, missing = await lacking(
+                address, log, service.topic, service.source, office.head, progress
+            )
             for span in missing:
                 _say(service, f"{_positions(span)} neither in this log nor in the outbox")
             if missing and not give_up:

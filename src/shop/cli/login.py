@@ -66,6 +66,18 @@ def token() -> None:
         typer.echo(known["access_token"])
 
 
+def kept_token(server: str) -> str | None:
+    """The access token of the person who is logged in here, at this user service and no other.
+
+    None if nobody is, or if it can't be refreshed.
+    """
+    with _kept() as kept:
+        known = kept.read()
+        if known is None or known["server"] != server or _freshen(kept, known):
+            return None
+        return str(known["access_token"])
+
+
 def _freshen(kept: "_Kept", known: dict[str, Any]) -> str:
     """Refresh the tokens if they expire soon. Why that was refused, if it was."""
     if known["until"] >= time.time() + _SPARE:

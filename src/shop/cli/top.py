@@ -15,6 +15,7 @@ from shop.cli.common import (
     stop,
 )
 from shop.platform import discovery
+from shop.platform.apis import local_apis
 from shop.platform.settings import Settings
 
 
@@ -65,13 +66,7 @@ def top(
 def _apis(settings: Settings, given: list[str]) -> dict[str, str]:
     """The base URL of each API that is to be asked."""
     names = discovery.names()
-    found = {}
-    if settings.env == "development":
-        # An API that listens on every address, or on one of this machine by name, is here.
-        here = {"localhost": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - no socket binds here
-        host = here.get(settings.host, settings.host)
-        host = f"[{host}]" if ":" in host else host
-        found = {name: f"http://{host}:{settings.service(name).port}" for name in names}
+    found = local_apis(settings) if settings.env == "development" else {}
     for each in given:
         name, _, url = each.partition("=")
         if name not in names:
