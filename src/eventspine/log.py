@@ -44,6 +44,24 @@ class Record(NamedTuple):
     headers: Mapping[str, str]
 
 
+Raw = tuple[int, bytes | None, bytes | None, Sequence[tuple[str, bytes | None]]]
+"""A record as it came: offset, key, value and headers. For those who read millions: a `Record` takes 2 µs more."""
+
+
+def record_of(topic: str, partition: int, raw: Raw) -> Record:
+    """What is not UTF-8 becomes backslash escapes. If a header's name occurs twice, the last one counts."""
+    offset, key, value, headers = raw
+    text = None if key is None else key.decode(errors="backslashreplace")
+    named = {name: (given or b"").decode(errors="backslashreplace") for name, given in headers}
+    return Record(topic, partition, offset, text, value, named)
+
+
+def raw_of(record: Record) -> Raw:
+    key = None if record.key is None else record.key.encode()
+    headers = [(name, given.encode()) for name, given in record.headers.items()]
+    return record.offset, key, record.value, headers
+
+
 class TopicIdentity(NamedTuple):
     """The identity of a topic in one log.
 
@@ -63,6 +81,9 @@ class LogUnavailable(Exception):
 class TopicMismatch(Exception):
     """A topic exists, but its settings allow events to be lost or reordered."""
 
+
+Take = Callable[[Sequence[Raw]], None]
+"""What is done with records of one partition."""
 
 StartAt = Callable[[str, int], Awaitable[int]]
 """Gives the offset to read next, for a topic and a partition. This is the consumer's own checkpoint. It is
@@ -131,6 +152,13 @@ class EventLog(Protocol):
         """Up to `limit` records from `offset` on; empty at the end. Raises `LogUnavailable`.
 
         For replay, audits and people. It does not join a group.
+        """
+        ...
+
+    async def scan(self, topic: str, partition: int, offset: int, limit: int, take: Take) -> int:
+        """As `read`, for those who read a whole topic. Returns the offset to read next.
+
+        `take` is given some records at a time, in order; it may be called in another thread.
         """
         ...
 

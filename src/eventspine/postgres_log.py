@@ -20,8 +20,10 @@ from eventspine.log import (
     Message,
     Record,
     StartAt,
+    Take,
     TopicIdentity,
     TopicMismatch,
+    raw_of,
 )
 from eventspine.partitions import partition_of
 
@@ -123,6 +125,11 @@ class PostgresLog:
     async def read(self, topic: str, partition: int, offset: int, limit: int) -> list[Record]:
         async with self._connection() as connection:
             return await _read(connection, topic, partition, offset, limit)
+
+    async def scan(self, topic: str, partition: int, offset: int, limit: int, take: Take) -> int:
+        records = await self.read(topic, partition, offset, limit)
+        take([raw_of(record) for record in records])
+        return records[-1].offset + 1 if records else offset
 
     async def end_offsets(self, topic: str) -> dict[int, int]:
         async with self._connection() as connection:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from eventspine.database import Connection, execute
 from eventspine.errors import SpineError
 from eventspine.projections import Aggregate, Projection, understood
-from eventspine.staged_table import STAGED
+from eventspine.staged_table import STAGED, TIME
 
 
 class NotComputable(SpineError):
@@ -207,7 +207,7 @@ def _of_latest(expression: str, projection: Projection) -> str:
 def _latest(projection: Projection, where: str) -> str:
     key = ", ".join(f"data->>'{name}'" for name in projection.key)
     return f"""
-        SELECT {projection.selected}, event_time
+        SELECT {projection.selected}, {TIME} AS event_time
         FROM (
             SELECT DISTINCT ON ({key}) data, event_time FROM {STAGED}
             WHERE topic = %(topic)s {where} AND {understood(projection.key)}

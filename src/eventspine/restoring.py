@@ -27,6 +27,7 @@ from eventspine.outbox import Transaction
 from eventspine.recomputing import Horizon, Recomputed, bring_forward, check, fill
 from eventspine.relay import LEAD
 from eventspine.shadow_tables import live, shadow
+from eventspine.staged_table import TIME
 from eventspine.staging import Progress, Source, session
 from eventspine.whole_log import Topic, WholeLog
 
@@ -40,11 +41,11 @@ _HEAD = "SELECT position FROM outbox_head FOR UPDATE"
 _PARKED = "SELECT topic, position FROM parked WHERE consumer = %(consumer)s AND position > 0"
 
 # A database that went on after its backup has given the same positions to other events.
-_DIVERGED = """
+_DIVERGED = f"""
 SELECT min(o.position), count(*) FROM outbox o
 JOIN staged_events s ON s.topic = o.topic AND s.position = o.position
-WHERE (s.key, s.type, s.event_time) IS DISTINCT FROM (o.key, o.type, o.time)
-"""
+WHERE (s.key, s.type, {TIME}) IS DISTINCT FROM (o.key, o.type, o.time)
+"""  # noqa: S608 - nobody's input
 
 _SPINE = """
 UPDATE outbox_head SET position = greatest(position, %(top)s);
@@ -181,8 +182,9 @@ async def restore(
         [(result.head,)] = await _all(connection, "SELECT position FROM outbox_head", {})
         names = {name for (name,) in await _all(connection, _TABLES, {})}
         result.not_in_log = sorted(names - PIPELINE - {table.name for table in tables})
-    for table in tables:
-        await _analyze(url, table.name)
+    if not is_empty:  # new tables have their statistics
+        for table in tables:
+            await _analyze(url, table.name)
     return result
 
 

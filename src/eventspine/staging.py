@@ -17,12 +17,13 @@ from eventspine.address import Address
 from eventspine.audited_log import feeding, not_there_yet, reading
 from eventspine.database import Connection, connect, execute, translated
 from eventspine.errors import SpineError
-from eventspine.event import Envelope, Event
+from eventspine.event import Event
 from eventspine.handlers import Handlers
-from eventspine.log import EventLog, Record
+from eventspine.log import EventLog
 from eventspine.positions import Seen
 from eventspine.session import WHOLE_TABLES
-from eventspine.staged_table import COPY, CREATE, lines_of, pages
+from eventspine.staged_lines import Lines, Wanted
+from eventspine.staged_table import CREATE, INDEXED, copying, pages
 from eventspine.upcasting import IS_OLD, upcast
 
 Progress = Callable[[str, int, int], None]
@@ -30,7 +31,7 @@ Progress = Callable[[str, int, int], None]
 
 _FROM_OUTBOX = f"""
 INSERT INTO staged_events
-SELECT topic, position, type, key, version, time, data, %(turn)s FROM outbox
+SELECT topic, position, type, key, version, time::text, data, %(turn)s FROM outbox
 WHERE position > %(after)s AND position <= %(upto)s AND NOT {IS_OLD}
 """  # noqa: S608 - nobody's input
 
@@ -41,7 +42,7 @@ WHERE position > %(after)s AND position <= %(upto)s AND {IS_OLD}
 
 _LIFTED = """
 INSERT INTO staged_events VALUES (
-    %(topic)s, %(position)s, %(type)s, %(key)s, %(version)s, %(time)s, %(data)s::jsonb, %(turn)s
+    %(topic)s, %(position)s, %(type)s, %(key)s, %(version)s, %(time)s::timestamptz::text, %(data)s::jsonb, %(turn)s
 )
 """
 
@@ -164,7 +165,8 @@ class Staging:
         if self.turn == 1:
             # The first turn has nearly all events; the others are found among them.
             await execute(self._connection, "CREATE INDEX ON staged_events (turn) WHERE turn > 1")
-            await execute(self._connection, "ANALYZE staged_events")
+            for statement in INDEXED:
+                await execute(self._connection, statement)
         return added
 
     async def _take_own_log(self, progress: Progress) -> None:
@@ -177,13 +179,13 @@ class Staging:
         highest: dict[int, int] = {}
         ends = await self._log.end_offsets(of.topic)
 
-        def wanted(record: Record, found: Envelope) -> bool:
-            if found.source != of.source:
+        def wanted(partition: int, source: str, position: int) -> bool:
+            if source != of.source:
                 return False
-            new = highest.get(record.partition, 0) < found.position <= fed.relayed
+            new = highest.get(partition, 0) < position <= fed.relayed
             if new:
-                highest[record.partition] = found.position
-                seen.add(found.position)
+                highest[partition] = position
+                seen.add(position)
             return new
 
         await self._copy(
@@ -236,12 +238,11 @@ class Staging:
         starts = {at: read.places.setdefault(at, Place()).offset for at in known.checkpoints}
         ends = {at: next_offset for at, (next_offset, _) in known.checkpoints.items()}
 
-        def wanted(record: Record, found: Envelope) -> bool:
-            place = read.places[record.partition]
-            if not handlers.knows_source(topic, found.source) or found.position <= place.highest:
+        def wanted(partition: int, source: str, position: int) -> bool:
+            place = read.places[partition]
+            if not handlers.knows_source(topic, source) or position <= place.highest:
                 return False
-            place.highest = found.position
-            read.highest = max(read.highest, found.position)
+            place.highest = position
             return True
 
         def left_out(line: bytes, position: int) -> bool:
@@ -256,6 +257,7 @@ class Staging:
         )  # fmt: skip
         for at, end in ends.items():
             read.places[at].offset = max(end, read.places[at].offset)
+            read.highest = max(read.highest, read.places[at].highest)
         if problem := not_there_yet(topic, known.earlier, read.highest):
             raise NotNow(problem)
 
@@ -263,11 +265,11 @@ class Staging:
         """What was parked, and has been applied since."""
         released = [position for position in read.left_out if position not in parked]
         if released:
-            async with self._connection.cursor() as cursor, cursor.copy(COPY) as copy:
+            async with copying(self._connection) as put:
                 for position in released:
                     # Its last field is the turn.
                     line = read.left_out.pop(position).rpartition(b"\t")[0]
-                    await copy.write(b"%b\t%d\n" % (line, self.turn))
+                    await put(b"%b\t%d\n" % (line, self.turn))
             self.taken += len(released)
 
     async def _copy(
@@ -275,7 +277,7 @@ class Staging:
         topic: str,
         starts: Mapping[int, int],
         ends: Mapping[int, int],
-        wanted: Callable[[Record, Envelope], bool],
+        wanted: Wanted,
         class_of: Callable[[str], type[Event] | None],
         progress: Progress,
         left_out: Callable[[bytes, int], bool] = lambda _line, _position: False,
@@ -284,17 +286,13 @@ class Staging:
         if not total:
             return
         done = 0
-        async with self._connection.cursor() as cursor, cursor.copy(COPY) as copy:
-            async for records in pages(self._log, topic, starts, ends):
-                lines = []
-                for line, position in lines_of(
-                    records, wanted, class_of, self.turn, own=topic == self._of.topic
-                ):
-                    if not left_out(line, position):
-                        lines.append(line)
+        lines_of = Lines(topic, wanted, class_of, turn=self.turn, own=topic == self._of.topic)
+        async with copying(self._connection) as put:
+            async for found, count in pages(self._log, topic, starts, ends, lines_of.of):
+                lines = [line for line, position in found if not left_out(line, position)]
                 self.taken += len(lines)
-                await copy.write(b"".join(lines))
-                done += len(records)
+                await put(b"".join(lines))
+                done += count
                 progress(topic, done, total)
 
 

@@ -9,12 +9,14 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from eventspine.database import Connection, execute
-from eventspine.event import Envelope, NotAnEvent, decode
+from eventspine.event import NotAnEvent, envelope
 from eventspine.handlers import Handlers
 from eventspine.log import EventLog, Record, TopicIdentity
 from eventspine.recomputing import Horizon
-from eventspine.staged_table import COPY, CREATE, lines_of, pages
+from eventspine.staged_lines import Lines
+from eventspine.staged_table import CREATE, INDEXED, TIME, copying, pages
 from eventspine.staging import Place, Progress, Source
+from eventspine.upcasting import read_events
 
 _RANGES = """
 SELECT last + 1, position - 1 FROM (
@@ -23,15 +25,13 @@ SELECT last + 1, position - 1 FROM (
 ) AS pairs WHERE position > last + 1 ORDER BY 1
 """
 
-_BEFORE = """
+_BEFORE = f"""
 SELECT coalesce(
-    (SELECT min(position) - 1 FROM staged_events WHERE topic = %(topic)s AND event_time > %(time)s),
+    (SELECT min(position) - 1 FROM staged_events WHERE topic = %(topic)s AND {TIME} > %(time)s),
     (SELECT max(position) FROM staged_events WHERE topic = %(topic)s), 0)
-"""
+"""  # noqa: S608 - nobody's input
 
-_TIME_OF = (
-    "SELECT event_time FROM staged_events WHERE topic = %(topic)s AND position = %(position)s"
-)
+_TIME_OF = f"SELECT {TIME} FROM staged_events WHERE topic = %(topic)s AND position = %(position)s"  # noqa: S608 - as above
 
 
 class Undecodable(NamedTuple):
@@ -49,6 +49,8 @@ class Topic:
     identity: TopicIdentity
     places: dict[int, Place] = field(default_factory=dict)
     undecodable: list[Undecodable] = field(default_factory=list)
+    met: bytearray = field(default_factory=bytearray)
+    """Of the service's own topic: which positions it holds, up to the number of its records."""
 
     @property
     def highest(self) -> int:
@@ -72,8 +74,8 @@ class WholeLog:
         own = {self._of.topic} if self._of.topic else set()
         for topic in sorted({*self._of.consumer.topics, *own}):
             await self._take(topic, left_out, progress)
-        await execute(self._connection, "CREATE INDEX ON staged_events (topic, position)")
-        await execute(self._connection, "ANALYZE staged_events")
+        for statement in INDEXED:
+            await execute(self._connection, statement)
 
     async def _take(self, name: str, left_out: set[tuple[str, int]], progress: Progress) -> None:
         ends = await self._log.end_offsets(name)
@@ -81,36 +83,45 @@ class WholeLog:
         topic.places = {partition: Place(end) for partition, end in ends.items()}
         of = self._of
         is_own = name == of.topic
+        met = topic.met
 
         def class_of(type_: str) -> Any:
             return of.own_events.get(type_) if is_own else of.consumer.event_class(name, type_)
 
-        def wanted(record: Record, found: Envelope) -> bool:
-            place = topic.places[record.partition]
-            known = found.source == of.source if is_own else of.consumer.knows_source(name, found.source)  # fmt: skip
-            if not known or found.position <= place.highest:
+        def wanted(partition: int, source: str, position: int) -> bool:
+            place = topic.places[partition]
+            known = source == of.source if is_own else of.consumer.knows_source(name, source)
+            if not known or position <= place.highest:
                 return False
-            place.highest = found.position
-            return (name, found.position) not in left_out
+            place.highest = position
+            if is_own and position < len(met):
+                met[position] = 1
+            return (name, position) not in left_out
 
-        def undecodable(record: Record, found: Envelope) -> None:
-            topic.undecodable.append(Undecodable(record, found.position, _reason(of.consumer, record, found)))  # fmt: skip
+        def undecodable(record: Record, position: int) -> None:
+            topic.undecodable.append(Undecodable(record, position, _reason(of.consumer, record)))
 
         total, done = sum(ends.values()), 0
         if not total:
             return
-        async with self._connection.cursor() as cursor, cursor.copy(COPY) as copy:
-            async for records in pages(self._log, name, dict.fromkeys(ends, 0), ends):
-                lines = lines_of(
-                    records, wanted, class_of, 1, None if is_own else undecodable, own=is_own
-                )
-                await copy.write(b"".join([line for line, _ in lines]))
+        if is_own:
+            met.extend(bytes(total + 1))
+        lines_of = Lines(name, wanted, class_of, None if is_own else undecodable, own=is_own)
+        async with copying(self._connection) as put:
+            starts = dict.fromkeys(ends, 0)
+            async for lines, count in pages(self._log, name, starts, ends, lines_of.of):
+                await put(b"".join([line for line, _ in lines]))
                 self.read += len(lines)
-                done += len(records)
+                done += count
                 progress(f"reading {name}", done, total)
 
     async def missing(self, after: int) -> list[tuple[int, int]]:
         """The ranges of the service's own positions that the log lacks, after this one."""
+        own = self.topics.get(self._of.topic)
+        if own is None or own.highest <= after:
+            return []
+        if own.highest < len(own.met) and own.met.find(0, after + 1, own.highest + 1) == -1:
+            return []
         given = {"topic": self._of.topic, "after": after}
         rows = await (await execute(self._connection, _RANGES, given)).fetchall()
         return [(first, last) for first, last in rows]
@@ -130,11 +141,11 @@ class WholeLog:
         return None if row is None else row[0]
 
 
-def _reason(handlers: Handlers, record: Record, found: Envelope) -> str:
-    event_class = handlers.event_class(record.topic, found.type)
+def _reason(handlers: Handlers, record: Record) -> str:
+    event_class = handlers.event_class(record.topic, envelope(record).type)
     if event_class is not None:
         try:
-            decode(event_class, [record.value or b""])
+            read_events(event_class, [record])
         except NotAnEvent as error:
             return str(error)
     return "its data can't be decoded"

@@ -14,7 +14,9 @@ from eventspine.log import (
     EventLog,
     LogUnavailable,
     Message,
+    Raw,
     TopicMismatch,
+    record_of,
 )
 from eventspine.partitions import partition_of
 from tests.support.records import (
@@ -151,6 +153,22 @@ class EventLogContract(OnALog):
         assert await read(0, 1) == [0]
         assert await read(98, 100) == [98, 99]
         assert await read(0, 1000) == list(range(100))
+
+    async def test_a_scan_gives_the_same_records_as_they_came(
+        self, log: EventLog, topic: str
+    ) -> None:
+        await log.append(
+            topic,
+            [Message("ключ", None if n % 7 == 3 else b"%d" % n, {"ä": "ö"}) for n in range(500)],
+        )
+        (partition,) = [p for p, end in (await log.end_offsets(topic)).items() if end]
+        scanned: list[Raw] = []
+        offset = 0
+        while (following := await log.scan(topic, partition, offset, 300, scanned.extend)) > offset:
+            offset = following
+        assert offset == 500
+        expected = await log.read(topic, partition, 0, 500)
+        assert [record_of(topic, partition, raw) for raw in scanned] == expected
 
     async def test_a_topic_that_is_not_there_is_empty(self, log: EventLog, topic: str) -> None:
         assert await log.end_offsets(f"{topic}-not") == {}

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 from confluent_kafka import KafkaError
+from confluent_kafka import Message as KafkaMessage
 
 from eventspine.kafka_log import KafkaLog
 from eventspine.kafka_log.appender import Appender, _size
@@ -102,10 +103,12 @@ def append_as_a_relay_does(appender: Appender, messages: list[Message]) -> None:
 def read(reader: Reader) -> Iterator[int]:
     offset, end = 0, reader.end_offsets(TOPIC)[0]
     while offset < end:
-        for record in reader.read(TOPIC, 0, offset, 5000):
-            assert record.value
-            yield int(record.value.split()[0])
-            offset = record.offset + 1
+        page: list[KafkaMessage] = []
+        offset = reader.read(TOPIC, 0, offset, 5000, page.extend)
+        for message in page:
+            value = message.value()
+            assert value
+            yield int(value.split()[0])
 
 
 def test_a_message_is_taken_for_no_smaller_than_it_is() -> None:

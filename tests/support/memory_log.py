@@ -3,7 +3,15 @@
 import asyncio
 from collections.abc import Sequence
 
-from eventspine.log import LogUnavailable, Message, Record, StartAt, TopicIdentity
+from eventspine.log import (
+    LogUnavailable,
+    Message,
+    Record,
+    StartAt,
+    Take,
+    TopicIdentity,
+    raw_of,
+)
 from tests.support.notes import TOPIC
 
 Cuts = Sequence[int]
@@ -43,6 +51,11 @@ class MemoryLog:
     async def read(self, topic: str, partition: int, offset: int, limit: int) -> list[Record]:
         self._check()
         return self.partitions[partition][offset : offset + limit]
+
+    async def scan(self, topic: str, partition: int, offset: int, limit: int, take: Take) -> int:
+        records = await self.read(topic, partition, offset, limit)
+        take([raw_of(record) for record in records])
+        return records[-1].offset + 1 if records else offset
 
     async def end_offsets(self, topic: str) -> dict[int, int]:
         self._check()

@@ -25,13 +25,15 @@ from eventspine.kafka_log.client import (
     Reach,
     Settings,
     in_thread,
+    raw,
+    record,
     share_one_heap,
 )
 from eventspine.kafka_log.passwords import Passwords
-from eventspine.kafka_log.reader import Reader
+from eventspine.kafka_log.reader import Reader, TakeMessages, taking
 from eventspine.kafka_log.subscription import KafkaSubscription
 from eventspine.kafka_log.topics import Topics
-from eventspine.log import Message, Record, StartAt, TopicIdentity
+from eventspine.log import Message, Record, StartAt, Take, TopicIdentity
 
 __all__ = ["KafkaLog", "KafkaSubscription", "OffsetNotInLog", "Passwords"]
 
@@ -73,13 +75,20 @@ class KafkaLog:
             await in_thread(partial(self._appender.append, topic, messages))
 
     async def read(self, topic: str, partition: int, offset: int, limit: int) -> list[Record]:
-        def read() -> list[Record]:
-            reader = self._reader((topic, partition, offset))
-            records = reader.read(topic, partition, offset, limit)
-            self._idle_readers.append(reader)
-            return records
+        records: list[Record] = []
+        take = partial(taking, record, records.extend)
+        await asyncio.to_thread(self._read, topic, partition, offset, limit, take)
+        return records
 
-        return await asyncio.to_thread(read)
+    async def scan(self, topic: str, partition: int, offset: int, limit: int, take: Take) -> int:
+        take_raw = partial(taking, raw, take)
+        return await asyncio.to_thread(self._read, topic, partition, offset, limit, take_raw)
+
+    def _read(self, topic: str, partition: int, offset: int, limit: int, take: TakeMessages) -> int:
+        reader = self._reader((topic, partition, offset))
+        following = reader.read(topic, partition, offset, limit, take)
+        self._idle_readers.append(reader)
+        return following
 
     async def end_offsets(self, topic: str) -> dict[int, int]:
         def end_offsets() -> dict[int, int]:

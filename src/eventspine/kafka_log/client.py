@@ -17,7 +17,7 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka import Message as KafkaMessage
 
 from eventspine.kafka_log.passwords import with_password
-from eventspine.log import LogUnavailable, Record
+from eventspine.log import LogUnavailable, Raw, Record
 
 _LINES = logging.getLogger("eventspine.kafka")
 # Through `logging`, so that a command without logging configuration writes no log lines to its stdout.
@@ -225,6 +225,14 @@ def record(message: KafkaMessage) -> Record:
         message.value(),
         _headers(message),
     )
+
+
+def raw(message: KafkaMessage) -> Raw:
+    try:
+        headers = cast("list[tuple[str, bytes | None]]", message.headers() or [])
+    except (SystemError, UnicodeDecodeError):
+        headers = []  # as in `_headers`
+    return cast("int", message.offset()), message.key(), message.value(), headers
 
 
 def _headers(message: KafkaMessage) -> dict[str, str]:

@@ -1,9 +1,12 @@
 """Reads a topic without a consumer group: for replay, audits and people."""
 
 import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import TypeVar, cast
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Message as KafkaMessage
 
 from eventspine.kafka_log.client import (
     ANSWER_WITHIN,
@@ -21,10 +24,21 @@ from eventspine.kafka_log.client import (
     Settings,
     code,
     quiet,
-    record,
     unavailable,
 )
-from eventspine.log import LogUnavailable, Record
+from eventspine.log import LogUnavailable
+
+TakeMessages = Callable[[Sequence[KafkaMessage]], None]
+Made = TypeVar("Made")
+
+
+def taking(
+    made: Callable[[KafkaMessage], Made],
+    take: Callable[[list[Made]], None],
+    messages: Sequence[KafkaMessage],
+) -> None:
+    take([made(message) for message in messages])
+
 
 _OWN = {
     # The client requires a group's name and asks for its coordinator. It joins no group and commits
@@ -62,23 +76,24 @@ class Reader:
         except KafkaException as error:
             raise self._unavailable(f"find the end of {topic}", error) from error
 
-    def read(self, topic: str, partition: int, offset: int, limit: int) -> list[Record]:
+    def read(self, topic: str, partition: int, offset: int, limit: int, take: TakeMessages) -> int:
+        """The offset to read next: after what `take` was given, and what is never given to anybody."""
         at = (topic, partition, offset)
         try:
             if self.next != at and not self._begin(*at):
-                return []
-            records = self._read(limit)
+                return offset
+            following = self._read(offset, limit, take)
         except KafkaException as error:
             if code(error) in NO_SUCH_TOPIC:
-                return []
+                return offset
             raise self._unavailable(f"read {topic}/{partition}", error) from error
-        if records and records[-1].offset + 1 < self._end:
-            self.next = (topic, partition, records[-1].offset + 1)
+        if offset < following < self._end:
+            self.next = (topic, partition, following)
         else:
             # At the end of the partition, stop fetching.
             self.next = None
             self._consumer.unassign()
-        return records
+        return following
 
     def close(self) -> None:
         self._consumer.close()
@@ -100,32 +115,35 @@ class Reader:
         self._consumer.assign([TopicPartition(topic, partition, offset)])
         return True
 
-    def _read(self, limit: int) -> list[Record]:
-        records: list[Record] = []
+    def _read(self, offset: int, limit: int, take: TakeMessages) -> int:
+        following, left = offset, limit
         last_heard = time.monotonic()
-        while len(records) < limit:
+        while left:
             # With more than one, librdkafka would wait until all have arrived.
             messages = self._consumer.consume(1, SLICE)
-            if messages and (room := limit - len(records) - 1):
-                messages += self._consumer.consume(min(room, AT_ONCE), 0)
-            before = len(records)
+            if messages and left > 1:
+                messages += self._consumer.consume(min(left - 1, AT_ONCE), 0)
+            records = [message for message in messages if message.error() is None]
+            if records:
+                take(records)
+                left -= len(records)
+                following = cast("int", records[-1].offset()) + 1
+                last_heard = time.monotonic()
             for message in messages:
                 if (error := message.error()) is None:
-                    records.append(record(message))
-                elif error.code() == PARTITION_END:
+                    continue
+                if error.code() == PARTITION_END:
                     # The offsets before the end may hold no record but the marker of a foreign
                     # transaction, which is never returned. The client reports the end only once.
                     self._end = 0
-                    return records
-                elif error.code() != NO_RIGHT_TO_GROUP:
+                    return max(following, cast("int", message.offset()))
+                if error.code() != NO_RIGHT_TO_GROUP:
                     raise KafkaException(error)
-            if records and records[-1].offset + 1 >= self._end:
-                return records
-            if len(records) > before:
-                last_heard = time.monotonic()
-            elif time.monotonic() - last_heard > ANSWER_WITHIN:
+            if offset < following and following >= self._end:
+                return following
+            if not records and time.monotonic() - last_heard > ANSWER_WITHIN:
                 raise LogUnavailable(f"Kafka sent nothing for {ANSWER_WITHIN:g} s")
-        return records
+        return following
 
     def _bounds(self, topic: str, partition: int) -> tuple[int, int]:
         """The first offset in the partition, and the offset of the next record."""
