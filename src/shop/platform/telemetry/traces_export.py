@@ -42,6 +42,9 @@ class Export(SpanProcessor):
         self._some = threading.Event()
         self._stopping = threading.Event()
         self._fails = False
+        self._counting = threading.Lock()
+        """Held by the thread, and by the one that stops it, while they count. Requests do not take it."""
+        self._closed = False
         self._on_its_way = 0
         self._backoff = Backoff(_LOG, "traces", endpoint=endpoint)
         self._said = 0
@@ -77,7 +80,9 @@ class Export(SpanProcessor):
         self._thread.join(STOP_WITHIN)
         if self._thread.is_alive() and not self._fails:
             self._exporter.shutdown()
-        self.dropped["stopped"] += len(self._ended) + self._on_its_way
+        with self._counting:
+            self.dropped["stopped"] += len(self._ended) + self._on_its_way
+            self._closed = True
         self._say_dropped()
 
     def _run(self) -> None:
@@ -85,23 +90,34 @@ class Export(SpanProcessor):
             self._some.wait()
             self._stopping.wait(_EVERY)
             self._some.clear()
-            while self._ended and not (self._fails and self._stopping.is_set()):
-                batch = [self._ended.popleft() for _ in range(min(len(self._ended), _AT_ONCE))]
-                self._on_its_way = len(batch)
+            while batch := self._next():
                 self._send(batch)
-                self._on_its_way = 0
             if time.monotonic() - self._said_at > _SAY_EVERY:
                 self._say_dropped()
 
+    def _next(self) -> list[ReadableSpan]:
+        with self._counting:
+            if self._closed or (self._fails and self._stopping.is_set()):
+                return []
+            batch = [self._ended.popleft() for _ in range(min(len(self._ended), _AT_ONCE))]
+            self._on_its_way = len(batch)
+            return batch
+
     def _send(self, batch: list[ReadableSpan]) -> None:
         self._why.reason = "it took too long"
-        if self._exporter.export(batch) is SpanExportResult.SUCCESS:
-            self._fails = False
-            self.sent += len(batch)
+        is_taken = self._exporter.export(batch) is SpanExportResult.SUCCESS
+        with self._counting:
+            if self._closed:
+                return  # they have been counted as dropped
+            self._on_its_way = 0
+            if is_taken:
+                self.sent += len(batch)
+            else:
+                self.dropped["not_taken"] += len(batch)
+        self._fails = not is_taken
+        if is_taken:
             self._backoff.over()
         else:
-            self._fails = True
-            self.dropped["not_taken"] += len(batch)
             self._backoff.pause(CollectorAway(self._why.reason))
 
     def _say_dropped(self) -> None:
