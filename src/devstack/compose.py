@@ -24,6 +24,8 @@ FILES = (
     "compose.prod.yaml",
     "secrets.sh",
     "kubernetes/shop.yaml",
+    "observability/compose.yaml",
+    "observability/prometheus.yml",
 )
 
 _DEPLOY = PROJECT / "deploy"
