@@ -37,8 +37,8 @@ installed-%:
 	@$(PYTHON) -I requirements/venv.py $*
 
 # exec, so that Ctrl-C and signals reach the shop itself and not a shell in between. KAFKA=1 starts a Kafka broker
-# here; KAFKA=host:port uses an existing one. GATEWAY=1 puts nginx in front. AUTH=1 requires access tokens.
-UP_OPTIONS = $(if $(KAFKA),--kafka $(patsubst 1,local,$(KAFKA))) $(if $(COPY_LOG_FROM),--copy-log-from $(COPY_LOG_FROM)) $(if $(GATEWAY),--gateway) $(if $(AUTH),--auth)
+# here; KAFKA=host:port uses an existing one. CDC=1 lets Debezium feed it. GATEWAY=1 puts nginx in front. AUTH=1 requires access tokens.
+UP_OPTIONS = $(if $(KAFKA),--kafka $(patsubst 1,local,$(KAFKA))) $(if $(CDC),--cdc) $(if $(COPY_LOG_FROM),--copy-log-from $(COPY_LOG_FROM)) $(if $(GATEWAY),--gateway) $(if $(AUTH),--auth)
 up: installed-local
 	@exec $(BIN)/shop up $(UP_OPTIONS)
 

@@ -1,6 +1,6 @@
 """Renders the Compose files from templates that name no service.
 
-    python -m devstack.compose    writes deploy/compose.yaml and its like, secrets.sh, kubernetes/, and the gateway's
+    python -m devstack.compose    writes deploy/compose.yaml and its like, secrets.sh, kubernetes/, connect/, and the gateway's
                                   files for the services there are (devstack/gateway.py)
 
 In a template, the lines from `# {each service}` to `# {end}` are repeated for every service. In them,
@@ -17,6 +17,9 @@ from devstack import gateway
 from devstack.kafka import PROJECT
 from shop.platform import discovery
 from shop.platform.discovery import NotAService
+
+CONNECTOR = "connect/connector.properties"
+"""Rendered for each service that publishes, as `connect/SERVICE.properties`."""
 
 FILES = (
     "compose.yaml",
@@ -39,6 +42,19 @@ _EACH = re.compile(r"^ *# \{each service\}\n(.*?)^ *# \{end\}\n", re.MULTILINE |
 def write() -> None:
     for file in FILES:
         (_DEPLOY / file).write_text(rendered(file, ports()))
+    for name, text in connectors().items():
+        (_DEPLOY / "connect" / f"{name}.properties").write_text(text)
+
+
+def connectors() -> dict[str, str]:
+    """The properties of each service's connector."""
+    template = template_of(CONNECTOR)
+    head = _HEAD.format(template=template.name)
+    return {
+        name: head + _of_service(template.read_text(), name, port)
+        for name, port in ports().items()
+        if discovery.load(name).topic
+    }
 
 
 def ports() -> dict[str, int]:

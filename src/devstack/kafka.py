@@ -17,7 +17,8 @@ import tempfile
 import time
 import xml.etree.ElementTree as ET
 from base64 import urlsafe_b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -289,8 +290,14 @@ def _major_version(java: str) -> str:
 
 def fetch(jars: Path) -> None:
     """Download Kafka's artifacts into `jars`: all of them, or none if it is interrupted."""
-    if jars.exists():
-        return
+    if not jars.exists():
+        with fetching(jars, "Kafka", POM):
+            pass
+
+
+@contextmanager
+def fetching(jars: Path, program: str, pom: Path, *goals: str) -> Iterator[Path]:
+    """Let Maven reach these goals and copy the dependencies. The block may add files; then all of them are in `jars`."""
     if ":" in str(jars):
         raise KafkaNotPossible(
             f"Java can't read programs from {jars}: there is a colon in its path"
@@ -298,16 +305,19 @@ def fetch(jars: Path) -> None:
     maven = shutil.which("mvn")
     if maven is None:
         raise KafkaNotPossible(
-            "Maven downloads Kafka, and there is no `mvn` on the PATH"
+            f"Maven downloads {program}, and there is no `mvn` on the PATH"
             " (Debian and Ubuntu: apt-get install maven)"
         )
     make_folder(jars.parent)
     with tempfile.TemporaryDirectory(dir=jars.parent) as scratch:
         fetched = Path(scratch) / "jars"
-        goal = "dependency:copy-dependencies"
-        where = [f"-DoutputDirectory={fetched}", "-DincludeScope=runtime"]
+        where = [
+            f"-DoutputDirectory={fetched}",
+            "-DincludeScope=runtime",
+            f"-Dbuilt.in={scratch}/built",
+        ]
         done = subprocess.run(  # noqa: S603 - our own program and words
-            [maven, "-B", "-q", "-f", str(POM), goal, *where],
+            [maven, "-B", "-q", "-f", str(pom), *goals, "dependency:copy-dependencies", *where],
             env=utf_8(),
             capture_output=True,
             encoding="utf-8",
@@ -315,7 +325,10 @@ def fetch(jars: Path) -> None:
             check=False,
         )
         if done.returncode:
-            raise KafkaNotPossible(f"Maven could not fetch Kafka:\n{done.stdout.strip()[-2000:]}")
+            raise KafkaNotPossible(
+                f"Maven could not fetch {program}:\n{done.stdout.strip()[-2000:]}"
+            )
+        yield Path(scratch)
         try:
             fetched.rename(jars)
         except OSError:

@@ -32,6 +32,8 @@ SETTINGS: Mapping[str, str] = {
     "fsync": "on",
     "synchronous_commit": "on",
     "wal_level": "logical",
+    # A replication slot that nobody reads dies, and not the disk (`shop cdc begin` makes it anew).
+    "max_slot_wal_keep_size": "4GB",
     "max_wal_size": "2GB",
     "shared_buffers": "256MB",
     "max_connections": "200",
@@ -69,6 +71,7 @@ class LocalPostgres:
     """
 
     name = "postgres"
+    port = _PORT
 
     def __init__(
         self,
@@ -212,6 +215,19 @@ class LocalPostgres:
                 if not connection.execute(is_database, known).fetchone():
                     connection.execute(sql.SQL("CREATE DATABASE {0} OWNER {0}").format(role))
                 connection.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(role))
+
+    def ensure_replicators(self, names: Iterable[str]) -> None:
+        """Create for each of these databases a role that may use replication slots: `NAME_cdc`."""
+        with psycopg.connect(self.dsn("postgres"), autocommit=True) as connection:
+            connection.execute(*pinned(MIGRATION_SETTINGS))
+            for name in names:
+                role = f"{name}_cdc"
+                known = connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [role])
+                if not known.fetchone():
+                    create = sql.SQL("CREATE ROLE {} LOGIN REPLICATION")
+                    connection.execute(create.format(sql.Identifier(role)))
+                grant = sql.SQL("GRANT CONNECT ON DATABASE {} TO {}")
+                connection.execute(grant.format(sql.Identifier(name), sql.Identifier(role)))
 
     def _accepts_connections(self) -> bool:
         """Whether the server is ready, according to its pid file, like pg_ctl. Each failed attempt to connect

@@ -19,6 +19,7 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import psycopg
 
@@ -36,6 +37,10 @@ from shop.platform.processes.files import TooFewFiles
 from shop.platform.running import RUNNING
 from shop.platform.settings import PREFIX
 from shop.platform.settings_list import is_secret
+
+if TYPE_CHECKING:
+    from devstack.capture import LocalCapture
+    from devstack.connect import Connect
 
 START_TIMEOUT = 60.0
 """Seconds within which all processes of the shop must be ready."""
@@ -79,6 +84,8 @@ class UpOptions:
     """Show the logs of the processes on the terminal too."""
     kafka: str | None = None
     """None: the log is a table. `LOCAL`: start a broker here. Otherwise a broker's HOST:PORT."""
+    cdc: bool = False
+    """Let Debezium feed Kafka, and not the workers."""
     reload: bool = False
     """Restart processes whose code was edited."""
     gateway: int | None = None
@@ -152,14 +159,9 @@ def _bring_up(
     supervisor.start(postgres, timeout=CRASH_RECOVERY)
     postgres.ensure_databases([*(service.name for service in options.services), "log"])
 
-    settings = _own_settings(options, postgres)
-    if options.gateway is not None:
-        settings |= _behind_gateway()
-    if options.auth:
-        sections = discovery.sections()
-        issuers = [each.port for each in options.services if sections[each.name].issues_tokens]
-        settings |= auth_settings(data, f"http://127.0.0.1:{issuers[0] if issuers else 8001}")
-    settings |= _log_settings(options, data, supervisor, postgres)
+    settings = _settings(options, data, supervisor, postgres)
+    capture, connect = _capture(options, data, postgres, settings)
+    logs += [connect.log] if connect else []
     other = _other_log(options, data, supervisor, postgres)
     # For `shop events` and similar commands, which run at the same time.
     write_whole(data / RUNNING, json.dumps(settings, indent=2) + "\n")
@@ -189,6 +191,10 @@ def _bring_up(
     if options.copy_log_from:
         copying = process("copy-log", "log", "copy", "--from", options.copy_log_from)
         _once(copying, pause, "the log could not be copied")
+    if capture:
+        env = {**env, "SHOP_CONNECT_URL": ""}  # it does not run yet
+        capture.settle(partial(_once, pause=pause), process, begin=connect is not None)
+        env = {**env, **settings}
     parts = {
         name: [process(f"{name}-{part}", part, name) for part in ("api", "worker")]
         for name in (service.name for service in options.services)
@@ -198,6 +204,7 @@ def _bring_up(
     }
     supervisor.start(
         *chain.from_iterable(parts.values()),
+        *([connect] if connect else []),
         timeout=START_TIMEOUT,
         stop_within=options.stop_within / FIRST_SIGNAL,
     )
@@ -221,6 +228,43 @@ def _own_settings(options: UpOptions, postgres: LocalPostgres) -> dict[str, str]
     for each in [*options.services, *options.fronts]:
         settings[f"SHOP_{each.name.upper()}__PORT"] = str(each.port)
     return settings
+
+
+def _settings(
+    options: UpOptions, data: Path, supervisor: Supervisor, postgres: LocalPostgres
+) -> dict[str, str]:
+    """The settings of all processes. Starts the broker if it runs here."""
+    settings = _own_settings(options, postgres)
+    if options.gateway is not None:
+        settings |= _behind_gateway()
+    if options.auth:
+        sections = discovery.sections()
+        issuers = [each.port for each in options.services if sections[each.name].issues_tokens]
+        settings |= auth_settings(data, f"http://127.0.0.1:{issuers[0] if issuers else 8001}")
+    return settings | dict(_log_settings(options, data, supervisor, postgres))
+
+
+def _capture(
+    options: UpOptions, data: Path, postgres: LocalPostgres, settings: dict[str, str]
+) -> "tuple[LocalCapture | None, Connect | None]":
+    """What captures, if it is wanted; adds its settings.
+
+    Without `--cdc`, it is there if it has run here before. Then it must be ended, because its slots hold back the
+    write-ahead log.
+    """
+    if not options.cdc and not (data / "connect").exists():
+        return None, None
+    # Imported only here, because most users never capture.
+    from devstack.capture import LocalCapture  # noqa: PLC0415
+
+    capture = LocalCapture(data / "connect", postgres, [each.name for each in options.services])
+    settings |= capture.prepare()
+    if not options.cdc:
+        return capture, None
+    servers = settings["SHOP_KAFKA__BOOTSTRAP_SERVERS"]
+    connect = capture.connect(servers, data / "logs" / "connect.log")
+    settings |= {"SHOP_RELAY": "cdc", "SHOP_CONNECT_URL": connect.url}
+    return capture, connect
 
 
 def _say_ready(options: UpOptions, addresses: Sequence[str], data: Path) -> None:

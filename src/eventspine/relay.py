@@ -103,6 +103,8 @@ class Relay:
         self.leads = False
         """Whether it is the leader and feeds the log. False while it waits for the database, the log or the
         leadership."""
+        self.stands_by = False
+        """Whether another relay is the leader."""
 
     @property
     def last_turn(self) -> float:
@@ -113,11 +115,12 @@ class Relay:
         """Never returns. It waits while the database or the log is unavailable. Cancel it to stop."""
         while True:
             try:
-                await self._lead()
+                await self.lead()
             except Exception as error:  # noqa: BLE001 - nothing may end a relay
                 await self._backoff.after(error)
 
-    async def _lead(self) -> None:
+    async def lead(self) -> None:
+        """Wait until it is the leader, and feed the log until the first error, which it raises."""
         self.leads = False
         await self._prepare_log()
         async with AsyncExitStack() as held:
@@ -130,9 +133,11 @@ class Relay:
             held.push_async_callback(connection.close)
             with translated():
                 while not await _one(connection, LEAD):
+                    self.stands_by = True
                     self._backoff.comes_round()
                     await self._prepare_log()
                     await asyncio.sleep(1.0)
+                self.stands_by = False
                 await connection.execute(f"LISTEN {CHANNEL}")
                 # A lost save only repeats a batch, so do not wait for the disk.
                 await connection.execute("SET synchronous_commit = off")

@@ -54,6 +54,8 @@ def add_spine_tables(metadata: MetaData) -> None:
         Column("epoch", BigInteger, nullable=False),
         # The identity of the log that the position belongs to; empty until a leader has stored it.
         Column("log", Text, nullable=False, server_default=text("''")),
+        # Under change data capture: the position up to which the topic has everything. The relay ignores it.
+        Column("captured", BigInteger, nullable=False, server_default=text("0")),
     )
     Table(
         "earlier_relay",

@@ -34,7 +34,7 @@ WITH was AS (
     DELETE FROM earlier_relay USING was
     WHERE earlier_relay.source = was.source AND earlier_relay.log = %(log)s
 )
-UPDATE relay SET log = %(log)s, position = %(position)s FROM was WHERE relay.source = was.source
+UPDATE relay SET log = %(log)s, position = %(position)s, captured = 0 FROM was WHERE relay.source = was.source
 """
 
 _HOLDS = """

@@ -53,6 +53,15 @@ def test_the_file_is_what_its_template_makes_for_the_services_there_are(file: st
     assert same, f"deploy/{file} is not what its template makes: run `make compose`"
 
 
+@pytest.mark.usefixtures("only_shipped_services")
+def test_each_service_that_publishes_has_its_connector() -> None:
+    for name, text in compose.connectors().items():
+        file = DEPLOY / "connect" / f"{name}.properties"
+        assert file.read_text() == text, (
+            f"{file} is not what its template makes: run `make compose`"
+        )
+
+
 def test_one_more_service_is_one_more_of_everything() -> None:
     """And of what the shop itself does for all of them."""
     assert "greetings" in compose.ports()

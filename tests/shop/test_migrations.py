@@ -259,7 +259,9 @@ def test_a_database_with_data_is_migrated_forward_from_every_revision(
     for revision in schema.revisions():
         url = new_database(None)
         schema.migrate(url, to=revision)
-        execute(url, "DROP TABLE IF EXISTS spine_version" if was_with_the_spine(schema) else "")
+        # Since all of those steps were there, the spine stores its own revision.
+        is_old = was_with_the_spine(schema) and revision < f"{schema.name}_0011"
+        execute(url, "DROP TABLE IF EXISTS spine_version" if is_old else "")
         fill(url, schema)
         before = rows(url, schema.metadata)
         empty = {table for table, found in before.items() if not found}

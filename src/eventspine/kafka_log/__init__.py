@@ -66,6 +66,10 @@ class KafkaLog:
     async def create_topic(self, topic: str, partitions: int | None = None) -> None:
         await asyncio.to_thread(self._topics.create, topic, partitions)
 
+    async def create_passing_topic(self, topic: str) -> None:
+        """Create a topic for records that need not stay, such as heartbeats, if it does not exist."""
+        await asyncio.to_thread(self._topics.create_passing, topic)
+
     async def prepare(self, topic: str) -> None:  # noqa: ARG002 - one producer for all topics
         async with self._append_turn:
             await in_thread(self._appender.prepare)

@@ -39,6 +39,8 @@ _KEEP_EVERYTHING = MappingProxyType(
     }
 )
 
+_KEEP_AN_HOUR = MappingProxyType({"retention.ms": "3600000", "segment.ms": "3600000"})
+
 _IDENTITY_WITHIN = 3.0
 """Seconds. Readers and relays ask from time to time, and have other work."""
 
@@ -108,14 +110,28 @@ class Topics:
                 f" --entity-name {topic} --add-config {_TIMESTAMPS}={_BROKERS_OWN}",
             )
 
+    def create_passing(self, topic: str) -> None:
+        """Create a topic with one partition, whose records are needed by nobody and are deleted after an hour."""
+        heard = Heard()
+        admin = AdminClient(quiet(self._config, heard))
+        try:
+            self._have(
+                admin, NewTopic(topic, 1, self._replication_factor, config=dict(_KEEP_AN_HOUR))
+            )
+        except KafkaException as error:
+            admin.poll(0)  # errors are reported only when it is polled
+            raise unavailable(f"create topic {topic}", error, heard.last) from error
+
     def _create(self, admin: AdminClient, topic: str, partitions: int) -> None:
         settings = dict(_KEEP_EVERYTHING)
         settings["max.message.bytes"] = str(LARGEST_MESSAGE)
         settings[_TIMESTAMPS] = _BROKERS_OWN
         settings["min.insync.replicas"] = "2" if self._replication_factor >= _MANY else "1"
-        new = NewTopic(topic, partitions, self._replication_factor, config=settings)
+        self._have(admin, NewTopic(topic, partitions, self._replication_factor, config=settings))
+
+    def _have(self, admin: AdminClient, new: NewTopic) -> None:
         try:
-            admin.create_topics([new], request_timeout=ANSWER_WITHIN)[topic].result()
+            admin.create_topics([new], request_timeout=ANSWER_WITHIN)[new.topic].result()
         except KafkaException as error:
             if code(error) != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise

@@ -12,6 +12,7 @@ from shop.cli import (
     accounts,
     api,
     audit,
+    cdc,
     certificate,
     clients,
     demo,
@@ -123,6 +124,7 @@ for command in (
     restore.restore,
 ):
     app.command()(command)
+app.add_typer(cdc.app, name="cdc", no_args_is_help=True)
 app.add_typer(log.app, name="log", no_args_is_help=True)
 app.add_typer(parked.app, name="parked", no_args_is_help=True)
 # The accounts are those of the service that issues tokens, and are called as it is.

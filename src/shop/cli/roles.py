@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from eventspine.database import connect, translated
+from eventspine.slots import HEARTBEATS, slot_of
 from shop.cli.common import one_line, say_it_once, settings_or_stop, stop, what_is_away
 from shop.platform import discovery, secret_files
 from shop.platform import roles as platform
@@ -35,6 +36,9 @@ def roles(
     apply: Annotated[
         bool, typer.Option(help=f"do it, in the server that {ADMIN} names, and print nothing")
     ] = False,
+    cdc: Annotated[
+        bool, typer.Option(help="also a role with REPLICATION for change data capture, NAME_cdc")
+    ] = False,
 ) -> None:
     """Print the SQL that makes a database and its roles; run it again to change their passwords.
 
@@ -48,17 +52,17 @@ def roles(
     known = [*discovery.names(), "log", KAFKA]
     if database not in known:
         stop(f"there is no database {database}; there are: {', '.join(known)}")
-    verifiers = _verifiers(database, passwords) if passwords else {}
+    verifiers = _verifiers(database, passwords, cdc=cdc) if passwords else {}
     if apply:
         say_it_once()
         with what_is_away("no roles were made"):
-            asyncio.run(_apply(database, verifiers))
+            asyncio.run(_apply(database, verifiers, cdc=cdc))
         return
-    for statement in platform.creation(database, verifiers):
+    for statement in platform.creation(database, verifiers, cdc=cdc):
         typer.echo(f"{statement};")
     typer.echo(f"SELECT '{platform.database_creation(database)}'")
     typer.echo(f"WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = '{database}')\\gexec")
-    for statement in platform.database_rights(database):
+    for statement in platform.database_rights(database, cdc=cdc):
         typer.echo(f"{statement};")
 
 
@@ -84,11 +88,20 @@ def _kafka(folder: Path | None, *, apply: bool) -> None:
 
 
 def kafka_rights(settings: Settings) -> "list[Rights]":
-    """Of each service, and of `migrate`."""
+    """Of each service, and of `migrate`. Under change data capture also of `connect`, and what `shop cdc` needs."""
     from eventspine.kafka_log.rights import Rights  # noqa: PLC0415 - only this needs librdkafka
 
     services = discovery.load_all()
-    found = [Rights("migrate", creates=[each.topic for each in services if each.topic])]
+    topics = [each.topic for each in services if each.topic]
+    if settings.relay == "cdc":
+        beats = [HEARTBEATS + slot_of(each.name) for each in services if each.topic]
+        # `shop cdc begin` sends from the outbox what no slot has any more.
+        found = [
+            Rights("migrate", creates=[*topics, *beats], writes=topics, reads=topics),
+            Rights("connect", writes=[*topics, *beats]),
+        ]
+    else:
+        found = [Rights("migrate", creates=topics)]
     for each in services:
         consumers = [one for one in each.consumers(settings) if one.topics]
         own = [each.topic] if each.topic else []
@@ -98,16 +111,19 @@ def kafka_rights(settings: Settings) -> "list[Rights]":
                 writes=own,
                 # Its own, too: a relay looks for the end of what it has written.
                 reads=sorted({*own, *(topic for one in consumers for topic in one.topics)}),
-                groups=[one.consumer for one in consumers],
+                groups=[
+                    *(one.consumer for one in consumers),
+                    *([f"{each.name}.relay"] if own and settings.relay == "cdc" else []),
+                ],
             )
         )
     return found
 
 
-def _verifiers(database: str, folder: Path) -> Mapping[str, str]:
+def _verifiers(database: str, folder: Path, *, cdc: bool) -> Mapping[str, str]:
     """Of those roles whose file is there."""
     found = {}
-    for role in platform.named(database):
+    for role in platform.named(database, cdc=cdc):
         path = folder / f"{role}_password"
         try:
             text = secret_files.content(path)
@@ -125,18 +141,18 @@ def _verifiers(database: str, folder: Path) -> Mapping[str, str]:
     return found
 
 
-async def _apply(database: str, verifiers: Mapping[str, str]) -> None:
+async def _apply(database: str, verifiers: Mapping[str, str], *, cdc: bool) -> None:
     connection = await connect(_administrator())
     try:
         with translated():
-            for statement in platform.creation(database, verifiers):
+            for statement in platform.creation(database, verifiers, cdc=cdc):
                 await connection.execute(statement.encode())
             there = await connection.execute(
                 "SELECT FROM pg_database WHERE datname = %s", [database]
             )
             if not await there.fetchall():
                 await connection.execute(platform.database_creation(database).encode())
-            for statement in platform.database_rights(database):
+            for statement in platform.database_rights(database, cdc=cdc):
                 await connection.execute(statement.encode())
     finally:
         await connection.close()

@@ -36,6 +36,13 @@ def up(
             " one",
         ),
     ] = None,
+    cdc: Annotated[
+        bool,
+        typer.Option(
+            help="let Debezium in Kafka Connect copy the events to Kafka, and not the workers (SHOP_RELAY=cdc); needs"
+            " --kafka, and a JDK 17"
+        ),
+    ] = False,
     auth: Annotated[
         bool,
         typer.Option(
@@ -65,6 +72,8 @@ def up(
 
     if kafka not in {None, LOCAL} and ":" not in str(kafka):
         stop(f"--kafka {kafka} is neither `{LOCAL}` nor a broker's HOST:PORT")
+    if cdc and kafka is None:
+        stop("--cdc needs Kafka: add --kafka local, or --kafka HOST:PORT")
     settings = settings_or_stop()
     if settings.env == "production":
         stop(
@@ -90,6 +99,7 @@ def up(
         stop_within=settings.stop_within(),
         verbose=verbose,
         kafka=kafka,
+        cdc=cdc,
         auth=auth or settings.auth.required,
         gateway=gateway_port if gateway else None,
         reload=reload,

@@ -76,6 +76,25 @@ def database_address(settings: Settings, service: str) -> Address:
     return _address(prefix, own.database_url, own.database_password)
 
 
+def cdc_address(settings: Settings, service: str) -> Address:
+    """The address of a service's database for one that uses replication slots. Raises `NotConfigured`."""
+    own = settings.service(service)
+    if not own.cdc_database_url:
+        return database_address(settings, service)
+    prefix = f"SHOP_{service.upper()}__CDC_DATABASE"
+    return _address(prefix, own.cdc_database_url, own.cdc_database_password)
+
+
+def captures(settings: Settings) -> bool:
+    """Whether Debezium feeds the log, and not the worker. Raises `NotConfigured`."""
+    if settings.relay == "cdc" and settings.event_log != "kafka":
+        raise NotConfigured(
+            "SHOP_RELAY is cdc, which needs Kafka, and SHOP_EVENT_LOG is postgres: set SHOP_EVENT_LOG=kafka, or"
+            " SHOP_RELAY=polling"
+        )
+    return settings.relay == "cdc"
+
+
 def _address(prefix: str, url: str, password: str) -> Address:
     _checked(url, f"{prefix}_URL")
     where, secret = Current(f"{prefix}_URL", url), Current(f"{prefix}_PASSWORD", password)

@@ -3,6 +3,7 @@
     NAME           owns the database and its tables: `shop migrate`, `shop audit`
     NAME_api       reads and writes the service's tables, and publishes: `shop api`
     NAME_worker    that, and the spine's tables: `shop worker`
+    NAME_cdc       reads the outbox and replication slots: Debezium and `shop cdc`, if there is change data capture
 
 NAME is the service's, or `log`, if the log is a table; it has no API.
 
@@ -23,7 +24,7 @@ from eventspine.address import Address
 from eventspine.database import Connection, connect, translated
 from eventspine.server import Unfit
 
-API, WORKER = "api", "worker"
+API, WORKER, CDC = "api", "worker", "cdc"
 PARTS = (API, WORKER)
 
 _ALL = "SELECT, INSERT, UPDATE, DELETE"
@@ -35,13 +36,14 @@ _SPINE_API: Mapping[str, str] = {
     "idempotency_keys": _ALL,
     "running_time": "SELECT",
 }
+_SPINE_CDC: Mapping[str, str] = {"outbox": "SELECT", "relay": "SELECT"}
 _LOG_WORKER: Mapping[str, str] = {"log_heads": "SELECT, UPDATE", "log_records": "SELECT, INSERT"}
 _ITERATIONS = 4096  # PostgreSQL's own
 
 
-def named(database: str) -> list[str]:
-    """The roles that a service's database has, or the log's; the owner first."""
-    parts = [WORKER] if database == "log" else PARTS
+def named(database: str, *, cdc: bool = False) -> list[str]:
+    """The roles that a service's database has, or the log's; the owner first. `cdc`: also that of Debezium."""
+    parts = [WORKER] if database == "log" else [*PARTS, *([CDC] if cdc else [])]
     return [database, *(f"{database}_{part}" for part in parts)]
 
 
@@ -52,7 +54,7 @@ def grants(
 
     `spine`: which of the tables are the spine's.
     """
-    for role in named(database)[1:]:
+    for role in named(database, cdc=True)[1:]:
         if role not in present:
             continue
         part = role.rpartition("_")[2]
@@ -74,17 +76,20 @@ def grants(
 def _rights(part: str, table: str, spine: Collection[str], *, log: bool) -> str:
     if log:
         return _LOG_WORKER.get(table, "")
+    if part == CDC:
+        return _SPINE_CDC.get(table, "")
     if part == API and table in spine:
         return _SPINE_API.get(table, "")
     return _ALL
 
 
-def creation(database: str, verifiers: Mapping[str, str]) -> Iterator[str]:
+def creation(database: str, verifiers: Mapping[str, str], *, cdc: bool = False) -> Iterator[str]:
     """SQL statements that make the database and its roles, or bring them up to date; for an administrator.
 
     `verifiers`: of roles' passwords, by `scram`. One that is not given stays as it is.
     """
-    for role in named(database):
+    for role in named(database, cdc=cdc):
+        replication = "REPLICATION" if role == f"{database}_{CDC}" else "NOREPLICATION"
         name = _quoted(role)
         literal = "'" + role.replace("'", "''") + "'"
         yield (
@@ -93,7 +98,7 @@ def creation(database: str, verifiers: Mapping[str, str]) -> Iterator[str]:
         )
         password = f" PASSWORD '{verifiers[role]}'" if role in verifiers else ""
         yield (
-            f"ALTER ROLE {name} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS{password}"
+            f"ALTER ROLE {name} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE {replication} NOBYPASSRLS{password}"
         )
     if f"{database}_{API}" in named(database):
         # A worker ends the session of an API that is frozen, and PostgreSQL wants it to be a member for that.
@@ -105,9 +110,9 @@ def database_creation(database: str) -> str:
     return f"CREATE DATABASE {_quoted(database)} OWNER {_quoted(database)} TEMPLATE template0 ENCODING 'UTF8'"
 
 
-def database_rights(database: str) -> Iterator[str]:
+def database_rights(database: str, *, cdc: bool = False) -> Iterator[str]:
     yield f"REVOKE ALL ON DATABASE {_quoted(database)} FROM PUBLIC"
-    for role in named(database)[1:]:
+    for role in named(database, cdc=cdc)[1:]:
         yield f"GRANT CONNECT ON DATABASE {_quoted(database)} TO {_quoted(role)}"
 
 

@@ -77,6 +77,14 @@ class ServiceSettings(ApiSettings):
         description="the password, if it is not in the URL; use `…_FILE`. The file is read again for each new"
         " connection. While the password is replaced, the file may have both, one a line",
     )
+    cdc_database_url: str = Field(
+        default="",
+        description="the same database with a role that may use replication slots, for `shop cdc`; if not set, that"
+        " uses `DATABASE_URL`",
+    )
+    cdc_database_password: str = Field(
+        default="", description="its password, if it is not in the URL; use `…_FILE`"
+    )
 
 
 _Section = TypeVar("_Section", bound=ApiSettings)
@@ -130,6 +138,16 @@ class Settings(BaseSettings):
     )
     kafka_replication_factor: Annotated[int, Field(ge=1, le=10)] = Field(
         default=1, description="replicas of a topic that `shop migrate` creates; 3 in production"
+    )
+
+    relay: Literal["polling", "cdc"] = Field(
+        default="polling",
+        description="who copies events from the outbox to the log: the worker (`polling`), or Debezium in Kafka Connect"
+        " ([`cdc`](#change-data-capture))",
+    )
+    connect_url: str = Field(
+        default="",
+        description="the REST address of Kafka Connect, for `shop cdc`: `http://host:8083`",
     )
 
     auth: AuthSettings = Field(default_factory=AuthSettings)

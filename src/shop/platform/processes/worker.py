@@ -10,6 +10,7 @@ from typing import Any
 import structlog
 import uvloop
 
+from eventspine.captured import Captured
 from eventspine.consumer import Consumer
 from eventspine.database import Database
 from eventspine.frozen import end_frozen_sessions
@@ -17,7 +18,8 @@ from eventspine.log import EventLog
 from eventspine.pruning import Pruner
 from eventspine.reactions import Reaction
 from eventspine.relay import Relay
-from shop.platform.event_log import database_address, open_event_log, relay_batch
+from eventspine.slots import slot_of
+from shop.platform.event_log import captures, database_address, open_event_log, relay_batch
 from shop.platform.interceptors import steps
 from shop.platform.processes import files, garbage
 from shop.platform.processes.heartbeat import beat
@@ -61,8 +63,17 @@ async def _work(service: Service, settings: Settings) -> None:
         for each in listening
     }
     consumer = consumers.get(service.name)
-    relay = None
-    if service.topic:
+    relay: Relay | Captured | None = None
+    if service.topic and captures(settings):
+        relay = Captured(
+            address,
+            log,
+            source=service.source,
+            topic=service.topic,
+            slot=slot_of(service.name),
+            group=f"{service.name}.relay",
+        )
+    elif service.topic:
         relay = Relay(
             address,
             log,
@@ -79,7 +90,7 @@ async def _work(service: Service, settings: Settings) -> None:
         aged=service.aged(settings),
     )
     # Without reactions, because a worker that only waits for a provider must not be restarted.
-    loops: dict[str, Relay | Consumer] = {}
+    loops: dict[str, Relay | Captured | Consumer] = {}
     if relay is not None:
         loops["relay"] = relay
     if consumer is not None:
@@ -119,7 +130,7 @@ def _show(
     settings: Settings,
     log: EventLog,
     database: Database,
-    relay: Relay | None,
+    relay: Relay | Captured | None,
     consumers: Mapping[str, Consumer],
 ) -> Coroutine[Any, Any, None]:
     """Add what there is to see. Returns what looks at the database and the log until it is cancelled."""
@@ -127,7 +138,7 @@ def _show(
     from shop.platform.telemetry.looking import Looking  # noqa: PLC0415
     from shop.platform.telemetry.parts import of_database, of_worker  # noqa: PLC0415
 
-    loops: dict[str, Relay | Consumer] = dict(consumers)
+    loops: dict[str, Relay | Captured | Consumer] = dict(consumers)
     if relay is not None:
         loops["relay"] = relay
     looking = Looking(FlowReader([service], settings, log=log), database.address)
@@ -139,7 +150,7 @@ def _show(
     return looking.run()
 
 
-async def _announce(relay: Relay | None, consumer: Consumer | None) -> None:
+async def _announce(relay: Relay | Captured | None, consumer: Consumer | None) -> None:
     """Report readiness as soon as events flow, so that a new customer's order finds the customer in time.
 
     If it gets nothing to do for a while, it also reports readiness. Then other workers do the work, or the log

@@ -9,6 +9,7 @@ from shop.platform.telemetry import declared
 from shop.platform.telemetry.histogram import Histogram, Sample
 
 if TYPE_CHECKING:
+    from eventspine.captured import Captured
     from eventspine.consumer import Consumer
     from eventspine.relay import Relay
     from shop.platform.auth.gate import Gate
@@ -107,7 +108,7 @@ def of_crowd(crowd: "Crowd", connections: Collection[object]) -> Iterator[Sample
 
 
 def of_worker(
-    relay: "Relay | None", consumers: Iterable["Consumer"], loops: Mapping[str, Loop]
+    relay: "Relay | Captured | None", consumers: Iterable["Consumer"], loops: Mapping[str, Loop]
 ) -> Iterator[Sample]:
     if relay is not None:
         yield Sample(declared.RELAY_LEADS, (), relay.leads)
