@@ -13,12 +13,12 @@ from typing import Any
 from eventspine.database import Database
 from eventspine.errors import Unavailable
 from eventspine.event import Event
-from eventspine.log import EventLog
 from shop.platform import discovery
 from shop.platform.event_log import database_address, log_address, open_event_log
 from shop.platform.interceptors import steps
 from shop.platform.service import Service
 from shop.platform.settings import Settings
+from shop.services.console.quick_log import QuickLog
 
 STATEMENT_WITHIN_S = 2
 """After so long PostgreSQL ends a statement of a page."""
@@ -48,7 +48,7 @@ class Reading:
             )
             for name in self.services
         }
-        self.log: EventLog = open_event_log(settings)
+        self.log = QuickLog(open_event_log(settings))
         self.log_table: Database | None = None
         """The log's own database, if the log is a table. It knows what the protocol of a log does not tell, such
         as when a record was appended."""

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from eventspine.log import EventLog, Record
+from eventspine.log import Record
+from shop.services.console.quick_log import LogReads
 
 Place = tuple[str, int]
 """A topic and a partition."""
@@ -135,7 +136,7 @@ class Found(NamedTuple):
     """Whether there is anything beyond."""
 
 
-async def ends(log: EventLog, topics: Iterable[str]) -> dict[Place, int]:
+async def ends(log: LogReads, topics: Iterable[str]) -> dict[Place, int]:
     """The end of each partition. Raises `LogUnavailable`."""
     topics = list(topics)
     found = await asyncio.gather(*(log.end_offsets(topic) for topic in topics))
@@ -146,7 +147,7 @@ async def ends(log: EventLog, topics: Iterable[str]) -> dict[Place, int]:
     }
 
 
-async def newest(log: EventLog, wanted: Filter, before: Mapping[Place, int], limit: int) -> Found:
+async def newest(log: LogReads, wanted: Filter, before: Mapping[Place, int], limit: int) -> Found:
     """The newest matching records before these offsets. Raises `LogUnavailable`."""
     each = max(_LEAST, (_SCANNED if not wanted.any else 2 * limit) // max(1, len(before)))
     firsts = {place: max(0, end - each) for place, end in before.items()}
@@ -180,7 +181,7 @@ async def newest(log: EventLog, wanted: Filter, before: Mapping[Place, int], lim
     return Found([event(each) for each in chosen], places, scanned, any(places.values()))
 
 
-async def following(log: EventLog, wanted: Filter, start: Mapping[Place, int], limit: int) -> Found:
+async def following(log: LogReads, wanted: Filter, start: Mapping[Place, int], limit: int) -> Found:
     """The oldest matching records from these offsets on. Raises `LogUnavailable`."""
     each = max(_LEAST, (_SCANNED if not wanted.any else 2 * limit) // max(1, len(start)))
     parts = await asyncio.gather(*(log.read(*place, at, each) for place, at in start.items()))
@@ -202,13 +203,13 @@ async def following(log: EventLog, wanted: Filter, start: Mapping[Place, int], l
     return Found([event(each) for each in chosen], places, scanned, more)
 
 
-async def one(log: EventLog, topic: str, partition: int, offset: int) -> Event | None:
+async def one(log: LogReads, topic: str, partition: int, offset: int) -> Event | None:
     """The record at this offset. Raises `LogUnavailable`."""
     found = await log.read(topic, partition, offset, 1)
     return event(found[0]) if found and found[0].offset == offset else None
 
 
-async def from_time(log: EventLog, before: Mapping[Place, int], time: datetime) -> dict[Place, int]:
+async def from_time(log: LogReads, before: Mapping[Place, int], time: datetime) -> dict[Place, int]:
     """For each partition, the offset of its first record that was published at this time or later."""
     found = await asyncio.gather(
         *(
@@ -220,7 +221,7 @@ async def from_time(log: EventLog, before: Mapping[Place, int], time: datetime) 
 
 
 async def first(
-    log: EventLog, place: Place, low: int, high: int, holds: Callable[[Record], bool]
+    log: LogReads, place: Place, low: int, high: int, holds: Callable[[Record], bool]
 ) -> int:
     """The first offset from `low` to `high` for which it holds; it must hold for all later ones, too.
 
@@ -236,7 +237,7 @@ async def first(
     return low
 
 
-async def _between(log: EventLog, place: Place, start: int, end: int) -> list[Record]:
+async def _between(log: LogReads, place: Place, start: int, end: int) -> list[Record]:
     if start >= end:
         return []
     found = await log.read(*place, start, end - start)

@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import NamedTuple
 
-from eventspine.log import EventLog, LogUnavailable, Record
+from eventspine.log import LogUnavailable, Record
+from shop.services.console.quick_log import LogReads
 from shop.services.console.records import Place, ends
 
 _EVERY_S = 0.25
@@ -24,7 +25,7 @@ class News(NamedTuple):
 
 
 class Tail:
-    def __init__(self, log: EventLog, topics: list[str]) -> None:
+    def __init__(self, log: LogReads, topics: list[str]) -> None:
         self._log = log
         self._topics = topics
         self._viewers: set[asyncio.Queue[News]] = set()
