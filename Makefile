@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help up dev test test-fast storm check bench bench-history compose contracts docs coverage clients hooks format migration requirements clean ci-tools vulnerabilities sbom
+.PHONY: help up dev test test-fast storm check bench bench-history compose contracts docs coverage clients browser screenshots hooks format migration requirements clean ci-tools vulnerabilities sbom
 
 help:
 	@echo "make up      start the shop on this machine: PostgreSQL, users on 8001, orders on 8002"
@@ -94,6 +94,15 @@ build/clients/python/made: requirements/clients.txt
 build/clients/node_modules/made: tests/clients/package.json tests/clients/package-lock.json
 	@mkdir -p build/clients && cp $^ build/clients
 	npm ci --prefix build/clients --no-audit --no-fund
+	@touch $@
+
+# What the tests of the console look for mistakes of accessibility with, in build/browser. Without it that test is
+# skipped.
+browser: build/browser/node_modules/made
+
+build/browser/node_modules/made: tests/browser/package.json tests/browser/package-lock.json
+	@mkdir -p build/browser && cp $^ build/browser
+	npm ci --prefix build/browser --no-audit --no-fund
 	@touch $@
 
 # What CI checks with besides: a secret store, Kubernetes' schemas, known vulnerabilities. In build/ci.
