@@ -17,6 +17,7 @@ from eventspine.database import Connection, execute
 from eventspine.errors import MissingEvents
 from eventspine.event import Event, dump
 from eventspine.outbox import Transaction
+from eventspine.pruning import Aged
 from eventspine.reading import Received
 
 
@@ -28,7 +29,8 @@ class Projection:
     columns that identify a row; the default is the event's `id`. Every table also has a column `version`.
     `not_from_events` names columns that can't be recomputed. As a mapping it gives for each the SQL expression
     that comes closest, over the other columns and `event_time`, for a table that is restored from the log.
-    `personal` names the columns that the last event of an erased person leaves empty.
+    `personal` names the columns that the last event of an erased person leaves empty. `aged` says that the
+    worker deletes old rows, so a row that is missing is no difference.
     """
 
     def __init__(
@@ -41,8 +43,10 @@ class Projection:
         key: Mapping[str, str] | None = None,
         not_from_events: Sequence[str] | Mapping[str, str] = (),
         personal: Sequence[str] = (),
+        aged: Aged | None = None,
     ) -> None:
         self.table = table
+        self.aged = aged
         self.topic = topic
         self.key = dict(key or {"id": "bigint"})
         self.not_from_events = frozenset(not_from_events)
@@ -179,10 +183,12 @@ async def differences(
         topics, key = [table.topic], list(table.key)
         columns = [*key, "version", *table.columns]
         events, expected = _EVENTS, _latest(table)
+        may_lack_rows = table.aged is not None
     else:
         topics, key = list(table.topics), list(table.key)
         columns = [*key, *table.values]
         events, expected = _EACH_ONCE, table.rows
+        may_lack_rows = False
     every = ", ".join(columns)
     # Column by column, because whole rows can't be compared if a column has a collation.
     e, f = (", ".join(f"{side}.{name}" for name in columns) for side in "ef")
@@ -195,7 +201,7 @@ async def differences(
         found AS (SELECT {every} FROM {table.table})
         SELECT concat_ws(', ', {e_or_f}), to_jsonb(e), to_jsonb(f), count(*) OVER (),
             (SELECT count(*) FROM expected)
-        FROM expected e FULL JOIN found f ON {" AND ".join(f"f.{name} = e.{name}" for name in key)}
+        FROM expected e {"RIGHT" if may_lack_rows else "FULL"} JOIN found f ON {" AND ".join(f"f.{name} = e.{name}" for name in key)}
         WHERE ({e}) IS DISTINCT FROM ({f})
         ORDER BY {e_or_f} LIMIT %(most)s
         """,  # noqa: S608 - names from the code, no user input

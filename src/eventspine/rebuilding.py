@@ -275,7 +275,7 @@ async def _compare(connection: Connection, table: Recomputed) -> Compared:
             INSERT INTO rebuild_differences
             SELECT %(name)s, concat_ws(', ', {key}), to_jsonb(e), to_jsonb(f)
             FROM (SELECT {columns} FROM {shadow(table.name)}) AS e
-            FULL JOIN (SELECT {columns} FROM {live(table.name)}) AS f ON {same}
+            {"RIGHT" if table.may_lack_rows else "FULL"} JOIN (SELECT {columns} FROM {live(table.name)}) AS f ON {same}
             WHERE ({e}) IS DISTINCT FROM ({f})
             """,  # noqa: S608 - names from the code
             {"name": table.name},

@@ -34,6 +34,11 @@ class Recomputed(NamedTuple):
         return list(self.projections[0].key if self.projections else self.aggregates[0].key)
 
     @property
+    def may_lack_rows(self) -> bool:
+        """The worker deletes old ones."""
+        return any(projection.aged for projection in self.projections)
+
+    @property
     def compared(self) -> list[str]:
         """The key, and every column that can be recomputed."""
         columns = dict.fromkeys(self.key)

@@ -23,6 +23,7 @@ from eventspine.projections import (
     keep_latest,
     skipped_versions,
 )
+from eventspine.pruning import Aged
 from tests.support.received import heard
 from tests.support.spine import opened
 
@@ -151,6 +152,21 @@ async def test_a_key_may_be_of_two_columns(notes_url: str) -> None:
     gone = "DELETE FROM stock WHERE shelf = 'b'"
     (missing,) = (await compared(notes_url, STOCK, *STOCK_EVENTS, then=[gone])).first
     assert (missing.key, missing.found) == ("b, 1", None)
+
+
+async def test_of_a_table_whose_old_rows_are_deleted_a_missing_row_is_no_difference(
+    notes_url: str,
+) -> None:
+    aged = Projection(
+        "stock", topic=STOCK.topic, key=STOCK.key, columns=STOCK.read, computed=STOCK.computed,
+        aged=Aged("stock", "changed_ms", 1.0),
+    )  # fmt: skip
+    async with kept(notes_url, STOCK, *STOCK_EVENTS):
+        pass
+    (extra,) = (await compared(notes_url, aged, *STOCK_EVENTS[::2])).first
+    assert (extra.key, extra.expected) == ("b, 1", None)
+    gone = "DELETE FROM stock WHERE shelf = 'b'"
+    assert not (await compared(notes_url, aged, *STOCK_EVENTS, then=[gone])).total
 
 
 async def test_a_version_that_does_not_follow_is_an_alarm_by_its_key(notes_url: str) -> None:

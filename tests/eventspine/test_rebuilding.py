@@ -17,6 +17,7 @@ from eventspine.log import EventLog
 from eventspine.outbox import Transaction
 from eventspine.postgres_log import PostgresLog
 from eventspine.projections import Aggregate, Projection, keep_latest
+from eventspine.pruning import Aged
 from eventspine.reading import Received
 from eventspine.rebuilding import Rebuild
 from eventspine.recomputing import tables_of
@@ -104,6 +105,22 @@ async def test_a_sum_that_a_bug_made_wrong_is_right_afterwards(
         }  # fmt: skip
         await assert_right(database)
         assert not (await rebuilt(copy_url, log)).result.differ
+
+
+async def test_rows_that_were_deleted_as_old_are_not_made_again(
+    notes_url: str, copy_url: str, postgres_log_url: str
+) -> None:
+    aged = Projection(
+        "notes", topic=notes.TOPIC, columns={"text": "text"}, aged=Aged("notes", "changed_ms", 1.0)
+    )
+    plant(copy_url, TABLE)
+    async with opened(copy_url) as database, opened_log(postgres_log_url) as log:
+        await fed(notes_url, database, log, loses=0)
+        plant(copy_url, "DELETE FROM notes WHERE id > 50")
+        one = Rebuild(copy_url, log, source(), tables_of([aged]), lambda *_: None)
+        async with one.prepared():
+            [compared] = await one.compare()
+        assert (compared.rows_before, compared.different, one.result.differ) == (50, 0, False)
 
 
 PHASES = {

@@ -18,6 +18,7 @@ from shop.cli.common import (
     what_is_away,
 )
 from shop.cli.filters import time_of
+from shop.cli.identity import issuer
 from shop.platform.event_log import database_address, database_url, open_event_log
 from shop.platform.processes import garbage
 
@@ -94,6 +95,11 @@ def restore(
             stop(f"not restored: {error}")
     for line in _report(restored, reactions, into):
         typer.echo(f"shop: {service}: {line}")
+    if into is None and service == issuer():
+        typer.echo(
+            f"shop: {service}: private keys are not in the log, and without one nobody gets a token: run"
+            " `shop keys new --if-none`, which makes one if none signs"
+        )
 
 
 def _moment(until: str) -> datetime | int:

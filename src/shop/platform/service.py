@@ -94,7 +94,11 @@ class Service:
     provider.
     """
     aged: Callable[[Settings], tuple[Aged, ...]] = _none
-    """Its own tables whose old rows its worker deletes."""
+    """Its own tables whose old rows its worker deletes. Those of projections are in `projections`."""
+
+    def all_aged(self, settings: Settings) -> tuple[Aged, ...]:
+        copies = [each for each in self.projections if isinstance(each, Projection)]
+        return (*self.aged(settings), *(each.aged for each in copies if each.aged))
 
     def consumers(self, settings: Settings) -> tuple[Handlers, ...]:
         """Its handlers and its reactions. Raises `NotConfigured` if a reaction's name is wrong."""

@@ -12,8 +12,10 @@ from eventspine.event import Event
 from eventspine.handlers import Handler
 from eventspine.outbox import Transaction
 from eventspine.projections import Projection, keep_latest
+from eventspine.pruning import KEY_MARGIN, Aged
 from eventspine.reading import Received
 from shop.contracts.identity import AccessChanged, IdentityEvent, SessionEnded, SigningKeyChanged
+from shop.platform.auth.settings import LONGEST_TOKEN_S
 
 _STAMPS = ("changed_in", "changed_ms")
 """Set by a trigger. See `tables.py`."""
@@ -41,6 +43,8 @@ ENDED_SESSIONS = Projection(
     key={"session_id": "uuid"},
     columns={"user_id": "bigint", "reason": "text"},
     not_from_events=_STAMPS,
+    # When no token of the session can be valid, and no API process loads the row any more (`known.py`).
+    aged=Aged("ended_sessions", "changed_ms", 2 * LONGEST_TOKEN_S + KEY_MARGIN),
 )
 
 IDENTITY_PROJECTIONS = (SIGNING_KEYS, ACCESS, ENDED_SESSIONS)

@@ -87,7 +87,7 @@ async def _work(service: Service, settings: Settings) -> None:
         outbox_seconds=settings.outbox_retention_s,
         key_seconds=settings.idempotency_retention_s,
         parked_seconds=settings.parked_retention_s,
-        aged=service.aged(settings),
+        aged=service.all_aged(settings),
     )
     # Without reactions, because a worker that only waits for a provider must not be restarted.
     loops: dict[str, Relay | Captured | Consumer] = {}

@@ -2,8 +2,12 @@
 
 import asyncio
 
+import pytest
+
 from eventspine.database import Database
 from eventspine.pruning import Pruner
+from shop.platform import discovery
+from shop.platform.auth.copies import ENDED_SESSIONS
 from shop.services.users.app import SERVICE
 from tests.support.issuer import Issuer
 from tests.support.serving import settings_of
@@ -23,7 +27,7 @@ def prune(issuer: Issuer) -> dict[str, int]:
             outbox_seconds=FOR_EVER,
             key_seconds=FOR_EVER,
             parked_seconds=FOR_EVER,
-            aged=SERVICE.aged(settings_of("users", url)),
+            aged=SERVICE.all_aged(settings_of("users", url)),
         )
         try:
             return await pruner.prune_aged()
@@ -37,6 +41,9 @@ def test_what_is_too_old_goes_and_what_is_not_stays(issuer: Issuer) -> None:
     user = issuer.user()
     sessions = [issuer.session(user) for _ in range(3)]
     issuer.refresh(sessions[0]["refresh_token"])
+    gone = [issuer.session(user) for _ in range(2)]
+    for each in gone:
+        issuer.client.delete(f"/sessions/{each['session_id']}")
     issuer.client.post(f"/users/{user['id']}/password-reset")
     assert not any(prune(issuer).values())
     execute = issuer.served.connection.execute
@@ -49,13 +56,29 @@ def test_what_is_too_old_goes_and_what_is_not_stays(issuer: Issuer) -> None:
         [90 * DAY_MS + 1, sessions[2]["session_id"]],
     )
     execute("UPDATE refresh_answers SET running_ms = running_ms - 151000")
+    # A trigger stamps each change.
+    execute("ALTER TABLE ended_sessions DISABLE TRIGGER stamped")
+    execute(
+        "UPDATE ended_sessions SET changed_ms = changed_ms - 1321000 WHERE session_id = %s",
+        [gone[0]["session_id"]],
+    )
     execute("UPDATE password_resets SET running_ms = running_ms - 3600001")
     execute("UPDATE devices SET running_ms = running_ms - %s", [181 * DAY_MS])
     assert prune(issuer) == {
         "sessions": 2,
         "refresh_answers": 1,
         "password_resets": 1,
-        "devices": 3,
+        "devices": 5,
+        "ended_sessions": 1,
     }
+    [(left,)] = execute("SELECT session_id FROM ended_sessions").fetchall()
+    assert str(left) == gone[1]["session_id"]
     listed = issuer.client.get(f"/users/{user['id']}/sessions").json()["items"]
     assert [each["id"] for each in listed] == [sessions[0]["session_id"]]
+
+
+@pytest.mark.parametrize("name", discovery.names())
+def test_every_service_that_verifies_tokens_forgets_ended_sessions(name: str) -> None:
+    service = discovery.load(name)
+    names = {each.table for each in service.all_aged(settings_of(name, "postgresql:///x"))}
+    assert ENDED_SESSIONS not in service.projections or "ended_sessions" in names

@@ -83,7 +83,11 @@ class SigningKey(NamedTuple):
     """Seconds of running time in this state."""
     algorithm: str
     encrypted_under: str | None
-    """None without a private half: it is deleted once it signs nothing any more."""
+    """None without a private half: it is deleted once it signs nothing any more, and a restore has none."""
+
+    @property
+    def signs(self) -> bool:
+        return self.state == "active" and self.encrypted_under is not None
 
 
 class Rotated(NamedTuple):
@@ -113,9 +117,9 @@ async def new_key(
 
 
 async def first_key(tx: Transaction, encryption: KeyEncryption) -> SigningKey | None:
-    """One that signs, if there is none; for a shop that has just been made."""
+    """One that signs, if there is none; for a shop that has just been made, or restored."""
     await tx.execute(_LOCK)
-    if any(key.state == "active" for key in await keys(tx)):
+    if any(key.signs for key in await keys(tx)):
         return None
     return await _new(tx, encryption, ALGORITHMS[0])
 
@@ -137,11 +141,15 @@ async def rotate(
     await tx.execute(_LOCK)
     known = await keys(tx)
     retired = [
-        key.kid for key in known if key.state == "verifying" and key.age_s >= token_s + MARGIN_S
+        key.kid
+        for key in known
+        if (key.state == "verifying" and key.age_s >= token_s + MARGIN_S)
+        # Its private half was lost with the database, so it never signs.
+        or (key.state == "initial" and not key.encrypted_under)
     ]
     for kid in retired:
         await _set(tx, kid, "gone")
-    waiting = [key for key in known if key.state == "initial"]
+    waiting = [key for key in known if key.state == "initial" and key.encrypted_under]
     if not waiting:
         prepared = await _new(tx, encryption, algorithm)
         activated = prepared.kid if prepared.state == "active" else None
@@ -202,7 +210,14 @@ async def _new(tx: Transaction, encryption: KeyEncryption, algorithm: str) -> Si
     )
     version = await _set(tx, kid, "initial", public_jwk)
     state: KeyState = "initial"
-    if not any(key.state == "active" for key in await keys(tx)):
+    known = await keys(tx)
+    if not any(key.signs for key in known):
+        for key in known:
+            # Private halves were lost with the database. What they signed may still be valid.
+            if key.state == "active":
+                await _set(tx, key.kid, "verifying")
+            elif key.state == "initial" and not key.encrypted_under:
+                await _set(tx, key.kid, "gone")
         version, state = await _set(tx, kid, "active"), "active"
     return SigningKey(kid, state, version, 0.0, algorithm, sealed.under)
 
