@@ -73,7 +73,7 @@ _SLOW = (
     "shop/test_events_cli.py", "shop/test_top.py", "eventspine/test_kafka_", "eventspine/test_pruning.py", "eventspine/test_rebuilding.py",
     "eventspine/test_running_time.py", "eventspine/test_which_log.py", "shop/auth/test_matrix.py",
     "eventspine/test_crash.py", "eventspine/test_frozen.py", "eventspine/test_parking.py",
-    "eventspine/test_held_keys.py", "shop/auth/test_known.py", "shop/services/identity/",
+    "eventspine/test_held_keys.py", "shop/auth/test_known.py", "shop/services/identity/", "shop/services/console/",
     "eventspine/test_silence.py", "eventspine/test_retrying.py", "eventspine/test_relay_leadership.py",
     "eventspine/test_transaction_away.py", "eventspine/test_consumer_trouble.py",
 )  # fmt: skip

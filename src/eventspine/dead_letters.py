@@ -65,7 +65,7 @@ class Parked(NamedTuple):
 # Each batch runs this query, and a key may have any number of parked events. So it does one index look-up in
 # `parked_held_keys` for each key (a loose index scan), where DISTINCT would read all rows. The OR is always
 # true there. It makes the index `parked_by_key`, which also holds foreign records, look more expensive.
-_HELD = """
+HELD_KEYS = """
 WITH RECURSIVE held AS (
     (SELECT topic, key, coalesce(hashtextextended(key, 0), 0) AS hash FROM parked
     WHERE consumer = %(consumer)s AND holds_key AND (holds_key OR position < 0)
@@ -78,8 +78,10 @@ WITH RECURSIVE held AS (
         ORDER BY topic, coalesce(hashtextextended(key, 0), 0) LIMIT 1
     ) AS further
 )
-SELECT topic, key FROM held
 """
+"""Begins a query: `held` are the keys that parked events of %(consumer)s block."""
+
+_HELD = f"{HELD_KEYS} SELECT topic, key FROM held"  # noqa: S608 - a constant of ours
 
 _PARK = """
 INSERT INTO parked
@@ -145,6 +147,16 @@ _FAILED_AGAIN = """
 UPDATE parked SET attempts = attempts + 1, cause = %(cause)s, error = %(error)s
 WHERE consumer = %(consumer)s AND topic = %(topic)s
     AND "partition" = %(partition)s AND "offset" = %(offset)s AND position = %(position)s
+"""
+
+# As it was parked, so that its age and its attempts stay.
+_PARK_AGAIN = """
+INSERT INTO parked
+    (consumer, topic, "partition", "offset", position, key, headers, value, holds_key, cause, error,
+    attempts, parked_at)
+VALUES (%(consumer)s, %(topic)s, %(partition)s, %(offset)s, %(position)s, %(key)s, %(headers)s::jsonb, %(value)s,
+    %(holds_key)s, %(cause)s, %(error)s, %(attempts)s, %(parked_at)s)
+ON CONFLICT DO NOTHING
 """
 
 _CHUNK = 500  # events that are retried in one transaction
@@ -348,6 +360,23 @@ async def discard(database: Database, consumer: str, parked: Sequence[Parked]) -
         for each in parked:
             gone += (await tx.execute(_UNPARK, _place(consumer, each))).rowcount
     return gone
+
+
+async def park_again(database: Database, consumer: str, parked: Sequence[Parked]) -> int:
+    """Undo a `discard`: park these records as they were. Returns how many were not parked.
+
+    They block their keys again. If a later event of such a key was applied in between, which `accept_gaps` allows,
+    a retry gives the handler the older event after the newer.
+    """
+    again = 0
+    async with transaction(database) as tx:
+        for topic in sorted({each.topic for each in parked}):
+            await tx.execute(_STAND_STILL, {"consumer": consumer, "topic": topic})
+        for each in parked:
+            row = each._asdict() | _place(consumer, each)
+            row["headers"] = to_json(each.headers).decode()
+            again += (await tx.execute(_PARK_AGAIN, row)).rowcount
+    return again
 
 
 def _place(consumer: str, parked: Parked) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from shop.platform.problems import Problem
 from shop.platform.settings import Settings
 from shop.platform.telemetry.process import Telemetry
 from shop.services.console.access import Access, NotAllowed, NotLoggedIn
+from shop.services.console.deeds import Deeds
 from shop.services.console.layout import files, page
 from shop.services.console.reading import Reading
 from shop.services.console.settings import ConsoleSettings
@@ -73,6 +74,7 @@ class Site(FastAPI):
         self.reading = reading
         self.access = access
         self.watch = watch
+        self.deeds = Deeds(reading)
         self.tail = Tail(reading.log, list(reading.topics))
         self._shown = Telemetry(settings, "api", "console")
         self._hosts = {
@@ -139,7 +141,8 @@ class Site(FastAPI):
     async def _life(self, _: FastAPI) -> AsyncIterator[None]:
         await self.reading.open()
         async with self._shown.running(), self.access.watching(), self.watch.watching():
-            yield
+            async with self.deeds.working():
+                yield
         await self.tail.close()
         await self.reading.close()
 
