@@ -384,6 +384,11 @@ class Database:
         for connection in self._in_use:
             connection.cut()
 
+    @property
+    def refusal(self) -> Exception | None:
+        """Why the last attempt to connect failed, if it did."""
+        return self._pool.refusal
+
     def pool_stats(self) -> Mapping[str, int]:
         """The counts of psycopg's pool. What never happened is missing."""
         return self._pool.get_stats()

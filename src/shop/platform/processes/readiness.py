@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from eventspine.batching import Batcher
 from eventspine.database import Database
+from eventspine.errors import Unavailable
 from shop.platform.flow.outbox import OutboxNow, outbox_now
 from shop.platform.http.app import ServiceApp
 from shop.platform.settings import Bounds
@@ -17,8 +18,11 @@ if TYPE_CHECKING:
 _LATE = 3.0
 """Seconds: an event that waits for less is on its way."""
 
-_EVERY = 2.0
+_EVERY = 1.0
 """Seconds between two looks for the metrics."""
+
+_WITHIN = 1.5
+"""Seconds after which a database that refuses connections is called away."""
 
 
 class Readiness:
@@ -42,7 +46,15 @@ class Readiness:
         A log or workers that are away do not make an API unready: events wait in the outbox, and nothing is lost.
         """
         self._database_up = False
-        self._outbox = await self.checking.submit(None)
+        asking = asyncio.ensure_future(self.checking.submit(None))
+        try:
+            done, _ = await asyncio.wait([asking], timeout=_WITHIN)
+            # A request would wait a little longer for a connection. One that is only slow is not away.
+            if not done and (refusal := self._database.refusal) is not None:
+                raise Unavailable(str(refusal))
+            self._outbox = await asking
+        finally:
+            asking.cancel()
         self._database_up = True
         return _said(self._outbox)
 
