@@ -30,6 +30,7 @@ os.environ["SHOP_SERVICES"] = "shop.services,tests.more.services"
 
 _LONGEST_FIRST = (
     "storm/test_storm.py",
+    "cdc/",
     "e2e/test_kafka_proofs.py",
     "e2e/test_crashes.py",
     "deploy/test_compose.py",
@@ -63,7 +64,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 
 _SLOW = (
-    "clients/", "deploy/", "devstack/", "e2e/", "examples/", "gateway/", "storm/", "project/test_tutorial.py",
+    "cdc/", "clients/", "deploy/", "devstack/", "e2e/", "examples/", "gateway/", "storm/", "project/test_tutorial.py",
     "shop/platform/processes/", "shop/platform/http/test_docs.py", "shop/platform/http/test_idle.py",
     "shop/platform/http/test_limits.py", "shop/services/test_openapi.py", "shop/services/test_batches.py",
     "shop/test_another_log.py", "shop/test_audit.py", "shop/test_cli.py", "shop/test_databases.py",

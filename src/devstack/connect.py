@@ -42,7 +42,10 @@ class Captured:
 
 
 class Connect(Process):
-    """Kafka Connect with a connector for each service. Its data is in `data_dir`, and it keeps its address."""
+    """Kafka Connect with a connector for each service. Its data is in `data_dir`, and it keeps its address.
+
+    `settings` override those of the connectors.
+    """
 
     def __init__(
         self,
@@ -52,11 +55,13 @@ class Connect(Process):
         *,
         log: Path | None = None,
         java_options: Sequence[str] = (),
+        settings: Mapping[str, str] | None = None,
     ) -> None:
         self.data_dir = data_dir.resolve()
         self._bootstrap_servers = bootstrap_servers
         self._captured = captured
         self._java_options = java_options
+        self._settings = dict(settings or {})
         self._port = self._kept_port()
         self.url = f"http://127.0.0.1:{self._port}"
         self.offsets = self.data_dir / "offsets"
@@ -75,7 +80,7 @@ class Connect(Process):
         write_whole(files[0], properties(self._worker()))
         for each in self._captured:
             files.append(self.data_dir / f"{each.service}.properties")
-            write_whole(files[-1], properties(connector(each)))
+            write_whole(files[-1], properties(connector(each) | self._settings))
         self.argv = [
             java,
             *(f"-Xmx{HEAP}", "-XX:+UseSerialGC", *self._java_options),

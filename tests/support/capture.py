@@ -1,12 +1,15 @@
 """Change data capture as a test meets it: a PostgreSQL server, a broker, Debezium, and the shop's databases."""
 
+import os
+import signal
 import subprocess
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
+import httpx
 import psycopg
 import pytest
 from confluent_kafka import Consumer, TopicPartition
@@ -17,8 +20,13 @@ from devstack.connect import Captured, Connect, fetched
 from devstack.kafka import QUICK_START, KafkaNotPossible, LocalKafka
 from devstack.postgres import LocalPostgres
 from devstack.supervisor import wait_ready
+from shop.platform.event_log import open_event_log
 from shop.platform.roles import creation, database_rights
-from tests.support.shop import Running, run_shop
+from shop.platform.settings import Settings
+from tests.storm import launch
+from tests.support.checker import Sources
+from tests.support.shop import Running, answers, free_ports, run_shop
+from tests.support.waiting import until
 
 SERVICES = ("users", "orders")
 
@@ -32,17 +40,28 @@ class Raw(NamedTuple):
 
 
 class CaptureStage:
-    """`kafka` is a broker on which no shop has run, or one whose topics are gone."""
+    """`kafka` is a broker on which no shop has run, or one whose topics are gone. Workers relay by polling at first."""
 
-    def __init__(self, kafka: LocalKafka, directory: Path, **postgres: str) -> None:
+    def __init__(
+        self, kafka: LocalKafka, directory: Path, connector: Mapping[str, str], **postgres: str
+    ) -> None:
         self.kafka = kafka
         self.directory = directory
-        self.postgres = LocalPostgres(
-            directory / "postgres", settings={"fsync": "off", "shared_buffers": "64MB", **postgres}
-        )
+        settings = {"fsync": "off", "shared_buffers": "64MB", **postgres}
+        self.postgres = LocalPostgres(directory / "postgres", settings=settings)
+        self._connector = connector
         self._held = ExitStack()
+        self._workers: list[Running] = []
 
     def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:
+            self._held.close()
+            raise
+        return self
+
+    def _start(self) -> None:
         self._held.enter_context(self.postgres)
         self.postgres.ensure_databases(SERVICES)
         with psycopg.connect(self.postgres.dsn("postgres"), autocommit=True) as connection:
@@ -56,14 +75,14 @@ class CaptureStage:
         self.connect = Connect(
             self.directory / "connect",
             self.kafka.bootstrap_servers,
-            [Captured(each, host, 5432, f"{each}_cdc") for each in SERVICES],
+            [Captured(each, host, self.postgres.port, f"{each}_cdc") for each in SERVICES],
             java_options=QUICK_START,
+            settings=self._connector,
         )
         self._held.callback(self.connect.stop, 10)
-        self.settings: Mapping[str, Any] = {
+        self._held.callback(self._stop_workers)
+        self.settings: dict[str, Any] = {
             "SHOP_EVENT_LOG": "kafka",
-            "SHOP_RELAY": "cdc",
-            "SHOP_CONNECT_URL": self.connect.url,
             "SHOP_KAFKA__BOOTSTRAP_SERVERS": self.kafka.bootstrap_servers,
             "SHOP_DATA_DIR": self.directory / "none",
             **{f"SHOP_{each.upper()}__DATABASE_URL": self.postgres.dsn(each) for each in SERVICES},
@@ -74,7 +93,9 @@ class CaptureStage:
         }
         done = self.run("migrate")
         assert done.returncode == 0, done.stderr
-        return self
+        for service in SERVICES:
+            self.rows(service, f"SET ROLE {service}; {launch.LEDGER_SQL}")
+        self.relay_by("polling")
 
     def __exit__(
         self,
@@ -87,26 +108,66 @@ class CaptureStage:
     def run(self, *words: str, **settings: Any) -> subprocess.CompletedProcess[str]:
         return run_shop(*words, timeout=90, **{**self.settings, **settings})
 
-    def begin(self, **settings: Any) -> str:
+    def begin(self) -> str:
         """What `shop cdc begin` says."""
-        done = self.run("cdc", "begin", **settings)
+        done = self.run("cdc", "begin")
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
     def start_connect(self) -> None:
         self.connect.start()
-        wait_ready(self.connect, 60)
+        wait_ready(self.connect, 90)
+        self.settings["SHOP_CONNECT_URL"] = self.connect.url
 
-    def worker(self, service: str, **settings: Any) -> Running:
-        running = Running("worker", service, **{**self.settings, **settings})
-        self._held.callback(running.stop)
-        running.output.until("worker.started")
-        return running
+    def kill_connect(self) -> None:
+        assert self.connect.pid
+        os.kill(self.connect.pid, signal.SIGKILL)
+        self.connect.wait()
+
+    def relay_by(self, relay: str) -> None:
+        """Restart the workers: polling, or cdc."""
+        self._stop_workers()
+        self.settings["SHOP_RELAY"] = relay
+        own = {**self.settings, **launch.environment()}
+        self._workers = [Running("worker", each, by=launch.command, **own) for each in SERVICES]
+        for worker in self._workers:
+            worker.output.until("worker.started")
+
+    def _stop_workers(self) -> None:
+        for worker in self._workers:
+            worker.process.terminate()
+        while self._workers:
+            worker = self._workers.pop()
+            worker.process.wait(20)
+            assert worker.stop() == 0
+
+    @contextmanager
+    def apis(self) -> Iterator[Mapping[str, list[int]]]:
+        """An API of each service, and their ports."""
+        ports = dict(zip(SERVICES, free_ports(len(SERVICES)), strict=True))
+        own = {f"SHOP_{each.upper()}__PORT": port for each, port in ports.items()}
+        running = [Running("api", each, **{**self.settings, **own}) for each in SERVICES]
+        try:
+            for port in ports.values():
+                with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+                    until(lambda client=client: answers(client), "the API answers", 60)
+            yield {each: [port] for each, port in ports.items()}
+        finally:
+            for each in running:
+                each.stop(signal.SIGTERM)
+
+    def sources(self) -> Sources:
+        servers = self.kafka.bootstrap_servers
+        settings = Settings(event_log="kafka", kafka={"bootstrap_servers": servers})
+        return Sources(
+            {each: self.postgres.dsn(each) for each in SERVICES}, lambda: open_event_log(settings)
+        )
 
     def rows(self, database: str, sql: str, *params: object) -> list[TupleRow]:
         dsn = self.postgres.dsn(database, "postgres")
         with psycopg.connect(dsn, autocommit=True) as connection:
-            return connection.execute(sql.encode(), params or None).fetchall()
+            found = connection.execute(sql.encode(), params or None)
+            return [] if found.description is None else found.fetchall()
 
     def publish(self, service: str, events: Sequence[Mapping[str, object]]) -> None:
         """Commit these as one transaction. Fields as `publish_events` wants them."""
