@@ -187,9 +187,13 @@ class FastRoute(APIRoute):
         else:
             exchange = Exchange(scope, self.path_format)
             proceed = partial(self._respond, scope, receive, path_params, exchange)
-            for interceptor in reversed(self.interceptors):
+            outermost, *others = self.interceptors
+            for interceptor in reversed(others):
                 proceed = partial(self._intercepted, interceptor, exchange, proceed)
-            answer = await proceed()
+            try:
+                answer = await outermost(exchange, proceed)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer
+                answer = self._refusal(scope, error)
         await send_answer(send, answer)
 
     async def _intercepted(
