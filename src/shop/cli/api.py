@@ -1,5 +1,9 @@
 """`shop api`: the HTTP API of one service, or the pages of one front."""
 
+from typing import Annotated
+
+import typer
+
 from shop.cli.common import (
     Name,
     front_part,
@@ -9,18 +13,34 @@ from shop.cli.common import (
 from shop.platform import discovery
 from shop.platform.processes.files import TooFewFiles
 from shop.platform.processes.listening import PortTaken
+from shop.platform.processes.several import AllEnded
+
+Processes = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        max=64,
+        help="processes that share the port; each has its own limits and connections to the database",
+    ),
+]
 
 
-def api(service: Name) -> None:
+def api(service: Name, processes: Processes = 1) -> None:
     """Run the HTTP API of one service, or the pages over them, such as the console."""
     from shop.platform.processes.api import run_api, run_front  # noqa: PLC0415 - only this needs uvicorn
 
     try:
-        if service in discovery.fronts():
+        if service not in discovery.fronts():
+            run_api(*part("api", service), processes)
+        elif processes == 1:
             run_front(*front_part(service))
         else:
-            run_api(*part("api", service))
+            stop(
+                f"{service} has pages for a few people: it has one process, so leave --processes out"
+            )
     except PortTaken as error:
         stop(f"{error}; choose another with SHOP_{service.upper()}__PORT")
+    except AllEnded as ended:
+        raise typer.Exit(ended.status) from None
     except TooFewFiles as error:
         stop(str(error))

@@ -32,6 +32,7 @@ from shop.platform.processes import files, garbage
 from shop.platform.processes.listening import bind
 from shop.platform.processes.readiness import Readiness
 from shop.platform.processes.ready import notify_ready
+from shop.platform.processes.several import become_one_of, of_one
 from shop.platform.roles import require_least
 from shop.platform.service import Bounded, Endpoints, Front, Served, Service
 from shop.platform.settings import TRANSACTION_WITHIN, NotConfigured, Settings
@@ -162,10 +163,19 @@ async def _finish(batchers: Sequence[Bounded], database: Database, *, by: float)
         await asyncio.wait(unfinished, timeout=_GO_WITHIN)
 
 
-def run_api(service: Service, settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT, then finish accepted requests. Raises `PortTaken` and `TooFewFiles`."""
+def run_api(service: Service, settings: Settings, processes: int = 1) -> None:
+    """Serve until SIGTERM or SIGINT, then finish accepted requests. Raises `PortTaken` and `TooFewFiles`.
+
+    With several processes, each has these settings and limits for itself.
+    """
+    if processes > 1:
+        # Nobody else may listen there. Between the processes the port is shared.
+        for listener in bind(settings.host, settings.api(service.name).port):
+            listener.close()
+        settings = of_one(settings, become_one_of(processes))
     app = make_app(service, settings)
-    _run(app, settings, service.name, app.state.database_connections)
+    connections = app.state.database_connections
+    _run(app, settings, service.name, connections, shared=processes > 1)
 
 
 def run_front(front: Front, settings: Settings) -> None:
@@ -173,8 +183,10 @@ def run_front(front: Front, settings: Settings) -> None:
     _run(front.app(settings), settings, front.name, _FRONTS_CONNECTIONS)
 
 
-def _run(app: Served, settings: Settings, name: str, database_connections: int) -> None:
-    bound = bind(settings.host, settings.api(name).port)
+def _run(
+    app: Served, settings: Settings, name: str, database_connections: int, *, shared: bool = False
+) -> None:
+    bound = bind(settings.host, settings.api(name).port, shared=shared)
     held = files.connections(settings.max_connections, database_connections)
     if held < settings.max_connections:
         _LOG.warning(

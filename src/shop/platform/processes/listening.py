@@ -16,8 +16,8 @@ class PortTaken(Exception):
         self.errno = error.errno or errno.EIO
 
 
-def bind(host: str, port: int) -> list[socket.socket]:
-    """Bound sockets. Raises `PortTaken`.
+def bind(host: str, port: int, *, shared: bool = False) -> list[socket.socket]:
+    """Bound sockets. Raises `PortTaken`. If `shared`, other processes of this user may bind the same port so.
 
     `localhost` means both 127.0.0.1 and ::1. Some clients use one of them and some the other. If this process
     had only one, another process could take the other and answer instead.
@@ -25,7 +25,7 @@ def bind(host: str, port: int) -> list[socket.socket]:
     bound: list[socket.socket] = []
     for address in _LOOPBACKS if host == "localhost" else (host,):
         try:
-            bound.append(_bind(address, port))
+            bound.append(_bind(address, port, shared=shared))
         except OSError as error:
             if bound and error.errno in _ABSENT:
                 continue
@@ -35,10 +35,12 @@ def bind(host: str, port: int) -> list[socket.socket]:
     return bound
 
 
-def _bind(address: str, port: int) -> socket.socket:
+def _bind(address: str, port: int, *, shared: bool = False) -> socket.socket:
     listener = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind((address, port))
     except OSError:
         listener.close()

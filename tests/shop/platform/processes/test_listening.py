@@ -50,10 +50,10 @@ def test_localhost_is_the_ipv4_address_without_ipv6(
 ) -> None:
     real = listening._bind
 
-    def absent(address: str, port: int) -> socket.socket:
+    def absent(address: str, port: int, *, shared: bool) -> socket.socket:
         if ":" in address:
             raise OSError(number, "there is none")
-        return real(address, port)
+        return real(address, port, shared=shared)
 
     monkeypatch.setattr(listening, "_bind", absent)
     assert bound("localhost", port) == ["127.0.0.1"]
