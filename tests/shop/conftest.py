@@ -4,12 +4,11 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
-import psycopg
 import pytest
 import structlog
 
 from shop.platform import discovery
-from tests.support.databases import Databases, NewDatabase
+from tests.support.databases import Databases, NewDatabase, copy_of
 from tests.support.living import living
 from tests.support.serving import Served, serving
 
@@ -67,7 +66,4 @@ async def settled(
 @pytest.fixture
 def copied(settled: Databases, new_database: NewDatabase) -> Databases:
     """A copy of them for one test."""
-    names = {
-        name: psycopg.conninfo.conninfo_to_dict(url)["dbname"] for name, url in settled.items()
-    }
-    return Databases({name: new_database(str(template)) for name, template in names.items()})
+    return copy_of(settled, new_database)

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import psycopg
+
 LOG_MIGRATIONS = Path(__file__).parents[2] / "src/eventspine/migrations/log"
 
 
@@ -27,3 +29,9 @@ class Databases(dict[str, str]):
     def but(self, **urls: str) -> "Databases":
         """With these in the place of some."""
         return Databases({**self, **urls})
+
+
+def copy_of(urls: Databases, new_database: NewDatabase) -> Databases:
+    """Copies of databases to which nobody is connected."""
+    names = {name: psycopg.conninfo.conninfo_to_dict(url)["dbname"] for name, url in urls.items()}
+    return Databases({name: new_database(str(template)) for name, template in names.items()})

@@ -24,6 +24,7 @@ from shop.services.console.records import (
     places_text,
 )
 from shop.services.console.streams import BEAT, message, stream
+from shop.services.console.times import time_typed
 
 ENTRY = Entry("/log", "Log", "events as they come")
 
@@ -62,7 +63,7 @@ def routes() -> APIRouter:
         after: Many = "",
     ) -> Response:
         reading: Reading = request.app.reading
-        time, mistake = _time(at)
+        time, mistake = time_typed(at)
         topics = [chosen.topic] if chosen.topic in reading.topics else list(reading.topics)
         now = await ends(reading.log, topics)
         forward = bool(after or time)
@@ -153,14 +154,3 @@ def _further(chosen: Filter, found: Found, *, forward: bool, at: str) -> str:
     places = places_text(found.places)
     more = {"after": places, "at": at} if forward else {"before": places}
     return f"/log?{_query(chosen, **more)}"
-
-
-def _time(text: str) -> tuple[datetime | None, str]:
-    """A time that a person typed, in UTC if it names no zone; and what is wrong with it."""
-    if not text.strip():
-        return None, ""
-    try:
-        found = datetime.fromisoformat(text.strip().removesuffix(" UTC"))
-    except ValueError:
-        return None, f"{text!r} is not a time like 2026-01-31 13:45 or 2026-01-31T13:45:10.5+01:00"
-    return (found if found.tzinfo else found.replace(tzinfo=UTC)), ""
