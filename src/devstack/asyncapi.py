@@ -1,7 +1,7 @@
-"""The events as an AsyncAPI 3 document and as a page, from their schemas and examples.
+"""Writes the events as an AsyncAPI 3 document and as a page, from their schemas and examples.
 
-A message is one version of one type. Versions that are not published any more stay: their events are in the
-log, and whoever reads it from the beginning meets them.
+A message is one version of one type. Old versions stay, because their events are in the log, and a reader that starts
+at the beginning gets them.
 """
 
 import json
@@ -45,7 +45,7 @@ class Version(NamedTuple):
 
     @property
     def headers(self) -> dict[str, str]:
-        """Of its example."""
+        """The data of its example."""
         own = {
             "ce_source": self.schema["x-source"],
             "ce_type": self.type,
@@ -171,7 +171,7 @@ _POWERS = {2**31: "2³¹", 2**63: "2⁶³"}
 
 
 def _kind(schema: dict[str, Any]) -> str:
-    """In a few words; the schema says it exactly."""
+    """The type of a field in a few words. The schema has the exact rules."""
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema["enum"])
     if "anyOf" in schema:

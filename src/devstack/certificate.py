@@ -1,4 +1,4 @@
-"""A certificate for the gateway on this machine, and the authority that signed it, by trustme."""
+"""Makes a certificate for the gateway on this machine, and the authority that signs it, with trustme."""
 
 import os
 from collections.abc import Sequence
@@ -18,13 +18,13 @@ RENEWED_BEFORE = timedelta(days=30)
 
 @dataclass(frozen=True)
 class Certificate:
-    """Where it is."""
+    """The folder of the certificate."""
 
     folder: Path
 
     @property
     def authority(self) -> Path:
-        """What a client has to trust."""
+        """The authority's certificate, which a client has to trust."""
         return self.folder / "ca.pem"
 
     @property
@@ -33,11 +33,11 @@ class Certificate:
 
     @property
     def key(self) -> Path:
-        """Readable for its owner alone."""
+        """The private key. Only its owner can read it."""
         return self.folder / "key.pem"
 
     def is_good(self) -> bool:
-        """Whether there is one, for another month at least."""
+        """Whether there is a certificate that is valid for another month."""
         try:
             until = self._read().not_valid_after_utc
             return self.key.stat().st_size > 0 and until > datetime.now(UTC) + RENEWED_BEFORE
@@ -45,7 +45,7 @@ class Certificate:
             return False
 
     def names(self) -> list[str]:
-        """The names of hosts that it is for; addresses are not among them."""
+        """The host names that it is for, without addresses."""
         kind = x509.SubjectAlternativeName
         return self._read().extensions.get_extension_for_class(kind).value.get_values_for_type(
             x509.DNSName
@@ -55,7 +55,7 @@ class Certificate:
         return x509.load_pem_x509_certificate(self.chain.read_bytes())
 
     def make(self, hosts: Sequence[str] = HOSTS) -> None:
-        """A new one. The authority's key is not kept: nobody can sign a second certificate with it."""
+        """Make a new certificate. The authority's key is not kept, so nobody can sign another certificate with it."""
         authority = trustme.CA(organization_name="eventshop, on this machine only")
         leaf = authority.issue_cert(*hosts, not_after=datetime.now(UTC) + VALID_FOR)
         make_folder(self.folder)
@@ -65,7 +65,7 @@ class Certificate:
 
 
 def _write(path: Path, content: bytes, mode: int) -> None:
-    """The key is never readable for others, not even while it is written."""
+    """Write a file. A key is never readable for others, not even while it is written."""
     unfinished = path.with_name(f"{path.name}.unfinished")
     unfinished.unlink(missing_ok=True)
     with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:

@@ -1,11 +1,11 @@
-"""What is recorded of the events: a schema and an example of each version that a type of event ever had.
+"""The recorded contracts of events: a schema and an example of every version that each type ever had.
 
     python -m devstack.contracts           records new events and versions; writes docs/asyncapi and docs/contracts.md
     python -m devstack.contracts --check   writes nothing; the exit status is 0 or 1
 
-The records stand in `recorded/` beside the contracts: `order.placed.1.schema.json` and
-`order.placed.1.example.json`, for version 1 of `order.placed`. A change of a contract that an event in the log
-or an older reader could not survive differs from its record, and is refused.
+The records are in `recorded/` beside the contracts: `order.placed.1.schema.json` and
+`order.placed.1.example.json` for version 1 of `order.placed`. A contract is compared with its record. A change that
+makes old events or older readers fail is refused.
 """
 
 import json
@@ -35,12 +35,12 @@ _WAY_OUT = (
 
 
 class Contracts(NamedTuple):
-    """The events of all services whose contracts are in one package."""
+    """The events of all services with contracts in one package."""
 
     folder: Path
-    """Of the records."""
+    """The folder of the records."""
     events: dict[str, type[Event]]
-    """By their types."""
+    """The classes of the events, by type."""
 
     def schema(self, type_: str, version: int) -> Path:
         return self.folder / f"{type_}.{version}{_SCHEMA}"
@@ -59,7 +59,7 @@ class Contracts(NamedTuple):
 
 
 def packages() -> list[Contracts]:
-    """Of the services that there are. Raises `NotAService`."""
+    """The contracts of all services. Raises `NotAService`."""
     found: dict[str, Contracts] = {}
     for name in discovery.names():
         module = discovery.find(name).contracts
@@ -73,7 +73,7 @@ def packages() -> list[Contracts]:
 
 
 def example_record(schema: dict[str, Any], example: dict[str, Any]) -> Record:
-    """The example as it is in the log, under the names that are recorded."""
+    """The example as it is in the log, with the names in the log."""
     headers = {
         "ce_specversion": "1.0",
         "ce_id": "1",
@@ -89,7 +89,7 @@ def example_record(schema: dict[str, Any], example: dict[str, Any]) -> Record:
 
 
 def problems(contracts: Contracts) -> Iterator[str]:
-    """What would leave an event in the log, or an older reader, behind. Each is a sentence."""
+    """The changes that old events or older readers would not survive. Each is a sentence."""
     recorded = contracts.recorded()
     for type_, version in recorded:
         event = contracts.events.get(type_)
@@ -127,7 +127,7 @@ def _of_version(contracts: Contracts, event: type[Event], version: int) -> Itera
     if not path.is_file():
         if version < event.schema_version:
             yield f"{event.type}: {_shown(path)} is missing: the records of earlier versions stay"
-        return  # of a new version `stale` says so
+        return  # for a new version, `stale` reports it
     recorded = json.loads(path.read_text())
     if version == event.schema_version:
         for difference in differences(recorded, schema_of(event)):
@@ -158,7 +158,7 @@ def _of_example(event: type[Event], schema: dict[str, Any], path: Path) -> Itera
 
 
 def files(found: list[Contracts]) -> dict[Path, str]:
-    """What `make contracts` writes: each file and its text."""
+    """The files that `make contracts` writes, with their text."""
     texts = {
         contracts.schema(type_, event.schema_version): _json(schema_of(event))
         for contracts in found

@@ -1,7 +1,7 @@
-"""The gateway's configuration: the files in deploy/nginx, and what differs from place to place.
+"""The gateway's configuration: the files in deploy/nginx, and those that differ between places.
 
-`services.conf` and `place/upstreams.conf` are written by `make compose`, from the services there are and
-from their routes. `lay_out` makes a folder of all files for another place: `shop up --gateway` and tests.
+`make compose` writes `services.conf` and `place/upstreams.conf` from the services and their routes. `lay_out` makes a
+folder with all files for another place, such as `shop up --gateway` and tests.
 """
 
 import shutil
@@ -22,8 +22,8 @@ WRITTEN = ("services.conf", "place/upstreams.conf")
 
 _HEAD = "# Written by `make compose` for the services there are: see devstack/gateway.py.\n"
 
-# As src/shop/platform/settings.py says of SHOP_KEEP_ALIVE_S: less than the API's own, 75 s. A server that failed
-# is left out for a second only, and not for nginx's ten: with a single one left, all would be refused.
+# The time is less than the API's own keep-alive, 75 s (SHOP_KEEP_ALIVE_S). A server that failed is left out for one
+# second, not for nginx's default of ten: if it is the only one, all requests would be refused.
 _UPSTREAM = """\
 upstream {name} {{
     zone {name} 64k;
@@ -34,8 +34,7 @@ upstream {name} {{
 }}
 """
 
-# A container that is made anew has another address. An API that is replaced answers longer than this
-# (SHOP_DRAIN_MS).
+# A new container has another address. An API that is being replaced answers for longer than this (SHOP_DRAIN_MS).
 _RESOLVER = """\
 resolver {address} valid={valid} ipv6=off;
 resolver_timeout 2s;
@@ -58,7 +57,7 @@ DOCKER = "127.0.0.11"
 
 @dataclass(frozen=True)
 class Place:
-    """What differs from place to place. Each is the text of a file in `place/`; None for the one in
+    """The files that differ between places. Each field is the text of a file in `place/`; None: the file in
     deploy/nginx.
     """
 
@@ -79,8 +78,8 @@ class Place:
         proxies: str | None = None,
         rates: str | None = None,
     ) -> "Place":
-        """On this machine. `listeners` are addresses with their ports, `apis` is of `upstreams`. The
-        certificate is in the folder beside the configuration's, so that its path may have any name.
+        """A place on this machine. `listeners` are addresses with ports. `apis` is the text of `upstreams`. The certificate
+        is in a folder beside the configuration, so its path may contain any character.
         """
         beside = f"../{certificate.folder.name}"
         return cls(
@@ -96,13 +95,13 @@ class Place:
 
 
 def write() -> None:
-    """The files that depend on the services. Raises `NotAService`."""
+    """The files that depend on the services, as they are. Raises `NotAService`."""
     for file, text in rendered().items():
         (FILES / file).write_text(text)
 
 
 def rendered() -> Mapping[str, str]:
-    """What the files have to be for the services there are. Raises `NotAService`."""
+    """These files, as they must be for the current services. Raises `NotAService`."""
     addresses = {
         name: f"{name}-api:{section.model_fields['port'].default} resolve"
         for name, section in discovery.sections().items()
@@ -144,8 +143,8 @@ def services(paths: Mapping[str, Iterable[str]]) -> str:
 def upstreams(
     addresses: Mapping[str, str], *, resolver: str | None = None, valid: str = "5s"
 ) -> str:
-    """The APIs, by service: `127.0.0.1:8001`, or a name and `resolve`, that `resolver` is asked for
-    again when an answer is older than `valid`.
+    """The upstreams of the APIs. An address is `127.0.0.1:8001`, or a name with `resolve`. nginx resolves the name again
+    when the answer is older than `valid`.
     """
     asked = _RESOLVER.format(address=resolver, valid=valid) if resolver else ""
     servers = (_UPSTREAM.format(name=name, address=at) for name, at in addresses.items())
@@ -153,7 +152,7 @@ def upstreams(
 
 
 def lay_out(folder: Path, place: Place, services_conf: str | None = None) -> Path:
-    """All the files in `folder`, which is made anew; where its nginx.conf is."""
+    """Write all files to `folder`, which is created anew. Returns the path of its nginx.conf."""
     shutil.rmtree(folder, ignore_errors=True)
     make_folder(folder / "place")
     for file in FILES.rglob("*.conf"):

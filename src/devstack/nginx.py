@@ -1,4 +1,4 @@
-"""nginx as a child process: the gateway of `shop up --gateway`, and of tests."""
+"""Runs nginx as a child process: the gateway of `shop up --gateway` and of tests."""
 
 import os
 import re
@@ -20,15 +20,15 @@ from devstack.supervisor import StartFailed
 from shop.platform.processes.listening import bind
 
 FIXED = ((1, 30, 7), (1, 31, 9))
-"""The first versions without CVE-2026-123007 (HTTP/2): of the stable series, and of the mainline."""
+"""The first versions without CVE-2026-123007 (HTTP/2), of the stable and of the mainline series."""
 
 _WHERE_ELSE = ("/usr/sbin/nginx", "/usr/local/sbin/nginx", "/opt/homebrew/bin/nginx")
 
 
 class Nginx(Process):
-    """A `Server` that runs `conf`. What it writes, but for its log, is in `run`.
+    """A `Server` that runs `conf`. Its files are in `run`, except the log.
 
-    It is ready when `port` of this machine can be connected to.
+    It is ready when `port` of this machine accepts connections.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Nginx(Process):
             [program(), "-e", "stderr", "-p", f"{self._run}/", "-c", str(conf.resolve()), "-g", "daemon off;"],
             log=log,
             answers=self._is_open,
-            # What is under way is answered first.
+            # Requests in progress are answered first.
             stop_signals=(signal.SIGQUIT, signal.SIGTERM),
             telling="[emerg]",
         )  # fmt: skip
@@ -50,7 +50,7 @@ class Nginx(Process):
     def start(self) -> None:
         make_folder(self._run)
         if self.pid is not None:
-            # The workers of a master that was killed go on, and hold its port. They are of its group.
+            # The workers of a killed master continue, and keep its port. They are in its process group.
             with suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
         super().start()
@@ -64,8 +64,8 @@ class Nginx(Process):
 
 
 def local_gateway(data: Path, apis: Mapping[str, str], port: int) -> tuple[Nginx, Certificate]:
-    """In front of these APIs, by their names, on this machine alone; with a certificate, made if there is none
-    that is good for another month. Raises `StartFailed`, `NotAService`.
+    """A gateway on this machine for these APIs, by their names. It makes a certificate, unless there is one that is valid
+    for another month. Raises `StartFailed`, `NotAService`.
     """
     folder = data / "gateway"
     certificate = Certificate(folder / "certificate")
@@ -84,8 +84,8 @@ def local_gateway(data: Path, apis: Mapping[str, str], port: int) -> tuple[Nginx
 
 @cache
 def program() -> str:
-    """The system's nginx, if it is new enough for HTTP/2 on a network; or else the wheel's, which is not,
-    and listens on this machine alone. Raises `StartFailed`.
+    """The system's nginx, if it is new enough for HTTP/2 on a network. Otherwise the wheel's, which is not new enough, but
+    listens only on this machine. Raises `StartFailed`.
     """
     for found in filter(None, (shutil.which("nginx"), *_WHERE_ELSE)):
         if os.access(found, os.X_OK) and is_fixed(version(found)):
@@ -104,7 +104,7 @@ def is_fixed(found: Sequence[int]) -> bool:
 
 
 def version(of: str) -> tuple[int, ...]:
-    """As `nginx -v` says it: (1, 31, 3)."""
+    """The version that `nginx -v` prints: (1, 31, 3)."""
     said = subprocess.run([of, "-v"], capture_output=True, text=True, check=False).stderr  # noqa: S603 - our own program and words
     numbers = re.search(r"nginx/(\d+)\.(\d+)\.(\d+)", said)
     return tuple(map(int, numbers.groups())) if numbers else (0, 0, 0)

@@ -1,8 +1,8 @@
-"""JSON Schemas of events, and which differences of two the log and its readers do not survive.
+"""JSON Schemas of events, and the differences between two schemas that break old events or older readers.
 
-Readers with an older contract read new events, and readers with a newer one read old events. So what a field
-may hold neither grows nor shrinks. A field may come if it has a default, since old events lack it, and older
-readers ignore it.
+Readers with an older contract read new events, and readers with a newer one read old events. So the
+values that a field may have can neither grow nor shrink. A field can be added if it has a default: old events do not
+have it, and older readers ignore it.
 """
 
 import inspect
@@ -15,13 +15,13 @@ from eventspine.event import Event
 Schema = dict[str, Any]
 
 _WORDS = frozenset({"title", "description", "examples", "default", "deprecated", "$id", "$schema"})
-"""They say something to people, and nothing about what is valid."""
+"""Keywords that are for people, and do not change which data is valid."""
 
 _NAMES = ("x-topic", "x-source", "x-type", "x-schema-version")
 
 
 def schema_of(event: type[Event]) -> Schema:
-    """Of the data of the class's own version, with the names under which it is in the log."""
+    """The schema of the data in the class's current version, with the names in the log."""
     made = event.model_json_schema()
     whole: Schema = _plain(made, made.get("$defs", {}))
     return {
@@ -38,7 +38,7 @@ def schema_of(event: type[Event]) -> Schema:
 
 
 def _plain(part: Any, definitions: Schema) -> Any:
-    """Without references, and without the titles that Pydantic makes of names."""
+    """The schema without references, and without the titles that Pydantic makes from names."""
     if isinstance(part, list):
         return [_plain(one, definitions) for one in part]
     if not isinstance(part, dict):
@@ -55,7 +55,7 @@ def _plain(part: Any, definitions: Schema) -> Any:
 
 
 def differences(was: Schema, now: Schema) -> Iterator[str]:
-    """What an event in the log, or a reader that is older, does not survive. Each is half a sentence."""
+    """The changes that an event in the log or an older reader does not survive. Each is half a sentence."""
     for name in _NAMES:
         if was.get(name) != now.get(name):
             yield f"its {name.removeprefix('x-')} was {was.get(name)} and is {now.get(name)}"

@@ -1,4 +1,4 @@
-"""The events that the audit compares tables with, in their current form, in a temporary table."""
+"""A temporary table with all events in their current form. The audit compares the tables with it."""
 
 from collections.abc import Mapping
 
@@ -37,7 +37,7 @@ WHERE position > %(relayed)s AND {IS_OLD}
 
 
 def event_row(record: Record, found: Envelope, event_class: type[Event] | None) -> Row:
-    """`event_class` is that of its type, where there is one."""
+    """`event_class` is the class of its type; None if there is none."""
     key = None if record.key is None else _storable(record.key)
     data = _current(event_class, record.headers, record.value or b"")
     text = _storable(data.decode(errors="replace"))
@@ -45,7 +45,7 @@ def event_row(record: Record, found: Envelope, event_class: type[Event] | None) 
 
 
 def applied_row(record: Record, found: Envelope, event_class: type[Event] | None) -> Row | None:
-    """None if the event can't be decoded. Then it was parked, and perhaps discarded since."""
+    """None if the event can't be decoded. Then it was parked, and may have been discarded."""
     if event_class is not None:
         try:
             read_events(event_class, [record])
@@ -55,7 +55,7 @@ def applied_row(record: Record, found: Envelope, event_class: type[Event] | None
 
 
 async def add_unrelayed(connection: Connection, relayed: int, published: Published) -> None:
-    """From the outbox, what is not in the log yet."""
+    """Add the events of the outbox that are not in the log yet."""
     current = {type_: event_class.schema_version for type_, event_class in published.items()}
     wanted = {"relayed": relayed, "current": to_json(current).decode()}
     await execute(connection, _ADD_UNRELAYED, wanted)
@@ -68,7 +68,7 @@ async def add_unrelayed(connection: Connection, relayed: int, published: Publish
 
 
 def _current(event_class: type[Event] | None, headers: Mapping[str, str], data: bytes) -> bytes:
-    """In the current form; as it is, if that can't be had."""
+    """The data in its current form. If it can't be lifted, it stays as it is."""
     if event_class is None:
         return data
     try:

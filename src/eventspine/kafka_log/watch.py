@@ -1,9 +1,9 @@
-"""Whether Kafka has forgotten a member of a group.
+"""Detects that Kafka has forgotten a member of a group.
 
-After a broker was killed, and lost its knowledge of the members, a whole group once stopped, and another time a
-single partition: without an error and without a record, while the log grew. The client does not repair that. So
-a member regularly checks what it should know anyway. If the same check fails twice in a row, it joins the group
-again. That loses nothing, because its checkpoint is in its database.
+A killed broker can lose its state of the members. After that, a whole group once stopped, and another time a single
+partition. There was no error and no record, while the log grew. The client does not repair this. So a member
+regularly checks its own state against the broker's. If the same check fails twice in a row, it joins the group again.
+That loses nothing, because its checkpoint is in its database.
 """
 
 import threading
@@ -23,12 +23,12 @@ from eventspine.kafka_log.passwords import is_refusal
 from eventspine.log import Record
 
 LOOK_EVERY = 6.0
-"""Seconds. Longer than a partition has no holder: until its next holder's heartbeat, 5 s by
-default."""
+"""Seconds. A partition can be without a holder until the next heartbeat of its next holder, 5 s by default. This is
+longer."""
 
 _MORE_THAN_ARE_QUEUED = 100_000
-"""Records. The client's queue is one for all partitions, and holds at most 8 MiB: when so many have
-come of others, what it held of this one would have come too."""
+"""Records. All partitions share one queue of the client, of at most 8 MiB. After so many records of other partitions, a
+record of this one would have arrived, too."""
 
 _ANSWER_WITHIN = 2.0
 
@@ -36,7 +36,7 @@ Partition = tuple[str, int]
 
 
 class Watch:
-    """One member's, used by one thread at a time; it looks in a thread of its own."""
+    """The watch of one member. One thread at a time uses it. It checks in its own thread."""
 
     def __init__(self, config: Settings, group: str, topics: Sequence[str]) -> None:
         own = {name: value for name, value in config.items() if not name.startswith("group.")}
@@ -50,14 +50,14 @@ class Watch:
         self._seen: set[str] = set()
         self._records = 0
         self._came: dict[Partition, int] = {}
-        """How many records had come of all partitions when the latest one of this one did."""
+        """For each partition, the number of all records when its latest record arrived."""
         self._records_then = 0
-        """How many had come at the latest look."""
+        """The number of records at the last check."""
         self._ran_empty = False
-        """Since then."""
+        """Whether the client had nothing to hand out since then."""
 
     def joined(self) -> None:
-        """What was seen before is over."""
+        """The member has joined. Results of earlier checks no longer count."""
         self._look_at = time.monotonic() + LOOK_EVERY
         self._looking = None
         self._seen.clear()
@@ -66,31 +66,32 @@ class Watch:
         self._ran_empty = False
 
     def rest(self) -> None:
-        """Kafka is unavailable. A client that is not polled keeps its errors."""
+        """Kafka is unavailable. Drop the client, because one that is not polled keeps its errors."""
         self._admin = None
 
     def came(self, records: Sequence[Record]) -> None:
-        """To be told of all that the client hands out."""
+        """Call this with all records that the client hands out."""
         self._records += len(records)
         for at in {(record.topic, record.partition) for record in records}:
             self._came[at] = self._records
 
     def ran_empty(self) -> None:
-        """To be told when the client had nothing to hand out."""
+        """Call this when the client had nothing to hand out."""
         self._ran_empty = True
 
     def look(
         self, consumer: Consumer, starts: Mapping[Partition, int], given: AbstractSet[Partition]
     ) -> list[str]:
-        """What has been wrong at two looks in a row. Returns at once: the next call says more.
+        """The faults that two checks in a row have found. Returns at once; a later call returns the result of a check.
 
-        `starts` is where the reading of each partition was begun; `given` are those not begun yet.
+        `starts` has the offset at which the reading of each partition began. `given` are assigned partitions that are not
+        read yet.
         """
         if self._looking is None:
             if time.monotonic() >= self._look_at:
                 silent = [at for at in starts if self._is_silent(at)]
                 self._records_then, self._ran_empty = self._records, False
-                # Here, and not in the other thread: a consumer may be closed while that looks.
+                # In this thread, because the consumer may be closed while the other thread checks.
                 member, places = consumer.memberid() or "", _places(consumer, silent, starts)
                 ours = starts.keys() | given
                 self._looking = _in_background(partial(self._look, member, places, ours))
@@ -103,7 +104,7 @@ class Watch:
         return sorted(lasting)
 
     def _is_silent(self, at: Partition) -> bool:
-        """Nothing came of it since the latest look, though all that the client had was handed out."""
+        """Whether nothing of it has arrived since the last check, although the client has handed out all it had."""
         came = self._came.get(at, 0)
         drained = self._ran_empty or self._records - came > _MORE_THAN_ARE_QUEUED
         return drained and came <= self._records_then
@@ -112,7 +113,7 @@ class Watch:
         self, member: str, places: Mapping[Partition, int], ours: AbstractSet[Partition]
     ) -> set[str]:
         wrong: set[str] = set()
-        # What can't be asked now is asked the next time.
+        # A failed request is repeated at the next check.
         with suppress(KafkaException):
             wrong.update(self._not_as_the_group_says(member, ours))
         with suppress(KafkaException):
@@ -123,7 +124,7 @@ class Watch:
     def _not_sent(self, places: Mapping[Partition, int]) -> Iterator[str]:
         if not places:
             return
-        # Not by the consumer, whose every question waits behind a fetch that waits for records.
+        # Not with the consumer, whose requests wait behind a fetch that waits for records.
         latest: Any = OffsetSpec.latest()  # type: ignore[no-untyped-call]
         asked = {TopicPartition(*at): latest for at in places}
         ends = self._ask().list_offsets(asked, request_timeout=_ANSWER_WITHIN)
@@ -141,7 +142,7 @@ class Watch:
             yield f"{topic}/{partition} has no holder"
 
     def _held(self) -> dict[str, set[Partition]]:
-        """By member, as the group's coordinator sees it."""
+        """The partitions of each member, according to the group's coordinator."""
         asked: Any = self._ask().describe_consumer_groups(
             [self._group], request_timeout=_ANSWER_WITHIN
         )
@@ -161,9 +162,9 @@ class Watch:
 
     def _ask(self) -> AdminClient:
         if self._admin is not None:
-            self._admin.poll(0)  # or it would not tell
+            self._admin.poll(0)  # otherwise it reports no errors
         if self._admin is None or self._refused:
-            # Another client, with the password of now. To change it in one that has requests under way
+            # Another client, with the current password. Changing it in a client with requests under way
             # aborts the process (librdkafka 2.16: `eonce->refcnt > 0`).
             self._refused = False
             self._admin = AdminClient(quiet(self._config, self._heard))
@@ -176,20 +177,20 @@ class Watch:
 def _places(
     consumer: Consumer, partitions: Sequence[Partition], starts: Mapping[Partition, int]
 ) -> dict[Partition, int]:
-    """Where the reading of each has got to: where it was begun, if nothing has come since."""
+    """The next offset of each partition. If nothing has arrived yet, it is the offset at which reading began."""
     told = consumer.position([TopicPartition(*at) for at in partitions]) if partitions else []
     offsets = {(each.topic, each.partition): each.offset for each in told}
     return {at: offsets[at] if offsets[at] >= 0 else starts[at] for at in partitions}
 
 
 def _in_background(look: Callable[[], set[str]]) -> Future[set[str]]:
-    """Not an executor's: the end of the process waits for those."""
+    """Run it in a thread of its own. The process would wait for a thread of an executor when it ends."""
     seen: Future[set[str]] = Future()
 
     def run() -> None:
         try:
             seen.set_result(look())
-        except Exception:  # noqa: BLE001 - it only looks
+        except Exception:  # noqa: BLE001 - a failed check must not stop the reader
             LOG.exception("kafka.watch_failed")
             seen.set_result(set())
 

@@ -1,7 +1,7 @@
-"""What the user service publishes about who may come in. Topic `users`.
+"""Events about keys, access and sessions. The user service publishes them to topic `users`.
 
 Every service keeps a copy (`shop.platform.auth.copies`), so it can verify tokens while the user service
-is down. `id` is the record's key. It begins with a word, so that it is never the id of a user.
+is down. `id` is the record's key. It begins with a word, so it is never equal to the id of a user.
 """
 
 from typing import Annotated, Any, Literal
@@ -13,8 +13,8 @@ from eventspine.event import Event
 from shop.contracts.values import Id, Line
 
 KeyState = Literal["initial", "active", "verifying", "gone"]
-"""`initial`: published, signs nothing yet. `active`: signs. `verifying`: signs nothing any more, and its
-tokens are still taken. `gone`: its tokens are refused."""
+"""`initial`: published, but does not sign yet. `active`: signs. `verifying`: no longer signs, and its tokens are
+still accepted. `gone`: its tokens are refused."""
 
 
 class IdentityEvent(Event):
@@ -36,7 +36,7 @@ class SigningKeyChanged(IdentityEvent):
 
 
 class AccessChanged(IdentityEvent):
-    """`id` is `access:17` of a user, `access:client:billing` of a client. Each raises `generation`."""
+    """`id` is `access:17` for a user and `access:client:billing` for a client. Each event raises `generation`."""
 
     type = "access.changed"
 

@@ -1,7 +1,7 @@
-"""What `SHOP_ENV=production` refuses to start with: one sentence for each setting that is not safe.
+"""Checks the settings for `SHOP_ENV=production`: one sentence for each setting that is not safe.
 
-Some of it may be wanted (a database beside the process, in a network of its own). Then
-`SHOP_PRODUCTION_ALLOWS` names it, as the sentence says. The rest can't be allowed.
+Some unsafe settings may be intended, for example a connection without TLS to a database in a private network.
+`SHOP_PRODUCTION_ALLOWS` accepts them by the name in the sentence. The others can't be accepted.
 """
 
 import os
@@ -43,13 +43,13 @@ _UNVERIFIED = {"require", "verify-ca"}
 
 
 class NotSafe(NotConfigured):
-    """All that is wrong, a sentence a line."""
+    """All settings that are not safe, one sentence on each line."""
 
 
 def require(
     settings: Settings, kind: Literal["api", "front", "worker", "migrate"], services: Sequence[str]
 ) -> None:
-    """Nothing in development. Raises `NotSafe`."""
+    """Check the settings, except in development. Raises `NotSafe`."""
     if settings.env != "production":
         return
     refused = refusals(settings, kind, services)
@@ -85,7 +85,7 @@ def _of_all(settings: Settings, kind: str) -> Iterator[Refusal]:
         if os.environ.get(name):
             yield Refusal(f"{name} is set, which is for debugging: unset it")
     for name, value in flat(settings):
-        # A database's and Kafka's are looked at with the rest of their connection.
+        # The secrets of a database and of Kafka are checked with the rest of their connection.
         if value and is_secret(name) and not _OF_CONNECTIONS.search(name):
             yield from check_secret(name, str(value), {})
     if os.environ.get("PGPASSWORD"):
@@ -115,16 +115,16 @@ def _databases(settings: Settings, kind: str, services: Sequence[str]) -> Iterat
 
 
 def _database(prefix: str, url: str, password: str, said: dict[str, str]) -> Iterator[Refusal]:
-    """`said`: the passwords that were seen before, and whose they are."""
+    """`said` has the passwords that were seen before, and their settings."""
     if not url:
-        return  # said by what opens it, in all modes
+        return  # the code that opens it reports this, in all modes
     try:
         given = {name: str(value) for name, value in conninfo_to_dict(url).items()}
-    except Exception:  # noqa: BLE001 - said by what opens it
+    except Exception:  # noqa: BLE001 - the code that opens it reports this
         return
     hosts = given.get("host", "").split(",")
     if all(host == "" or host.startswith(("/", "@")) for host in hosts) and "hostaddr" not in given:
-        return  # the socket of this machine, whose rights the server checks
+        return  # a socket of this machine; the server checks the rights
     yield from _database_tls(f"{prefix}_URL", given)
     has_key = given.get("sslcert") or os.environ.get("PGSSLCERT") or os.environ.get("PGPASSFILE")
     in_url = given.get("password", "") if not password else ""
@@ -185,7 +185,7 @@ def _log(settings: Settings, kind: str) -> Iterator[Refusal]:
 
 
 def _broker(kafka: Mapping[str, str]) -> Iterator[Refusal]:
-    """Who it is, and who can listen."""
+    """Whether the broker is authenticated, and the connection encrypted."""
     protocol = _protocol(kafka)
     if protocol not in {"SSL", "SASL_SSL"}:
         yield Refusal(
@@ -211,7 +211,7 @@ def _broker(kafka: Mapping[str, str]) -> Iterator[Refusal]:
 
 
 def _login(kafka: Mapping[str, str]) -> Iterator[Refusal]:
-    """Who we are."""
+    """How this process authenticates itself to the broker."""
     protocol, password = _protocol(kafka), kafka.get("sasl_password", "")
     variable = f"{_KAFKA}SASL_PASSWORD"
     if protocol.startswith("SASL"):

@@ -5,9 +5,9 @@
     NAME_worker    that, and the spine's tables: `shop worker`
     NAME_cdc       reads the outbox and replication slots: Debezium and `shop cdc`, if there is change data capture
 
-NAME is the service's, or `log`, if the log is a table; it has no API.
+NAME is the name of the service. If the log is a table, it is also `log`, which has no API.
 
-Nobody but the owner creates, alters or drops anything. `shop roles` makes them, `shop migrate` gives them
+Only the owner can create, alter or drop anything. `shop roles` creates the roles, and `shop migrate` gives them
 their rights.
 """
 
@@ -29,7 +29,7 @@ PARTS = (API, WORKER)
 
 _ALL = "SELECT, INSERT, UPDATE, DELETE"
 
-# What an API needs of the spine's tables; of the service's own it may read and write every row.
+# The rights of an API on the spine's tables. On the service's own tables it has all of `_ALL`.
 _SPINE_API: Mapping[str, str] = {
     "outbox_head": "SELECT, UPDATE",
     "outbox": "SELECT, INSERT",
@@ -38,11 +38,11 @@ _SPINE_API: Mapping[str, str] = {
 }
 _SPINE_CDC: Mapping[str, str] = {"outbox": "SELECT", "relay": "SELECT"}
 _LOG_WORKER: Mapping[str, str] = {"log_heads": "SELECT, UPDATE", "log_records": "SELECT, INSERT"}
-_ITERATIONS = 4096  # PostgreSQL's own
+_ITERATIONS = 4096  # PostgreSQL's default
 
 
 def named(database: str, *, cdc: bool = False) -> list[str]:
-    """The roles that a service's database has, or the log's; the owner first. `cdc`: also that of Debezium."""
+    """The roles of a service's database or of the log's. The owner comes first. With `cdc`, also Debezium's."""
     parts = [WORKER] if database == "log" else [*PARTS, *([CDC] if cdc else [])]
     return [database, *(f"{database}_{part}" for part in parts)]
 
@@ -50,9 +50,9 @@ def named(database: str, *, cdc: bool = False) -> list[str]:
 def grants(
     database: str, tables: Sequence[str], spine: Collection[str], present: Collection[str]
 ) -> Iterator[sql.Composed]:
-    """What gives those roles that are `present` their rights to the tables, and takes all others.
+    """The statements that give the `present` roles exactly their rights on the tables.
 
-    `spine`: which of the tables are the spine's.
+    `spine` are the names of the spine's tables.
     """
     for role in named(database, cdc=True)[1:]:
         if role not in present:
@@ -62,7 +62,7 @@ def grants(
             sql.Identifier(role)
         )
         yield sql.SQL("GRANT USAGE ON SCHEMA public TO {}").format(sql.Identifier(role))
-        # Ids of a batch are asked for before its rows are stored.
+        # A batch takes its ids from the sequences before it stores its rows.
         yield sql.SQL("GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {}").format(
             sql.Identifier(role)
         )
@@ -84,9 +84,9 @@ def _rights(part: str, table: str, spine: Collection[str], *, log: bool) -> str:
 
 
 def creation(database: str, verifiers: Mapping[str, str], *, cdc: bool = False) -> Iterator[str]:
-    """SQL statements that make the database and its roles, or bring them up to date; for an administrator.
+    """The SQL statements that create or update the roles. An administrator has to run them.
 
-    `verifiers`: of roles' passwords, by `scram`. One that is not given stays as it is.
+    `verifiers` are made by `scram` from the roles' passwords. A role without one keeps its password.
     """
     for role in named(database, cdc=cdc):
         replication = "REPLICATION" if role == f"{database}_{CDC}" else "NOREPLICATION"
@@ -101,12 +101,12 @@ def creation(database: str, verifiers: Mapping[str, str], *, cdc: bool = False) 
             f"ALTER ROLE {name} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE {replication} NOBYPASSRLS{password}"
         )
     if f"{database}_{API}" in named(database):
-        # A worker ends the session of an API that is frozen, and PostgreSQL wants it to be a member for that.
+        # A worker ends the sessions of frozen APIs. For that, PostgreSQL requires that it is a member of their role.
         yield f"GRANT {_quoted(f'{database}_{API}')} TO {_quoted(f'{database}_{WORKER}')}"
 
 
 def database_creation(database: str) -> str:
-    """It can't be in a transaction, nor be asked for twice."""
+    """It can't run in a transaction, and fails if the database exists."""
     return f"CREATE DATABASE {_quoted(database)} OWNER {_quoted(database)} TEMPLATE template0 ENCODING 'UTF8'"
 
 
@@ -117,9 +117,9 @@ def database_rights(database: str, *, cdc: bool = False) -> Iterator[str]:
 
 
 def scram(password: str, salt: bytes | None = None) -> str:
-    """What PostgreSQL keeps of a password, so that the password itself is never sent, and in no log.
+    """PostgreSQL's stored form of a password. With it, the password itself is never sent, and is in no log.
 
-    Raises `ValueError` for one that is not ASCII, which would have to be normalised first (RFC 4013).
+    Raises `ValueError` if the password is not ASCII, because it would have to be normalised first (RFC 4013).
     """
     if not password.isascii() or not password.isprintable():
         raise ValueError("a database's password must be of printable ASCII characters")
@@ -147,7 +147,7 @@ _TOO_MUCH = {
 
 
 async def require_least(connection: Connection, *, owner: bool = False) -> None:
-    """Raises `Unfit` for a role that may do more than its process has to."""
+    """Raises `Unfit` if the role has more rights than its process needs."""
     with translated():
         cursor = await connection.execute(_MAY, prepare=False)
         names = [column.name for column in cursor.description or ()]
@@ -159,7 +159,7 @@ async def require_least(connection: Connection, *, owner: bool = False) -> None:
 
 
 async def check(address: Address, *, owner: bool = False) -> None:
-    """As `require_least`, on a connection of its own. Raises `Unavailable`, too."""
+    """Like `require_least`, on a new connection. Also raises `Unavailable`."""
     connection = await connect(address)
     try:
         await require_least(connection, owner=owner)

@@ -1,4 +1,4 @@
-"""Whether a secret is good enough for production, and its file closed to others."""
+"""Checks that a secret is good enough for production, and that other users can't read its file."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -10,7 +10,7 @@ from shop.platform.secret_files import passwords
 from shop.platform.settings import PREFIX
 
 SHORTEST = 16
-"""Characters of a secret."""
+"""The least number of characters of a secret."""
 
 _LEAST_VARIETY = 6  # different characters
 
@@ -35,7 +35,7 @@ _KNOWN = frozenset(
         "welcome",
     ]
 )
-"""In lower case, without digits and signs at the end."""
+"""Known passwords, in lower case, without digits and signs at the end."""
 
 _READ_BY_OTHERS, _WRITTEN_BY_OTHERS = 0o007, 0o022
 
@@ -55,7 +55,7 @@ class Refusal:
 def check_secret(
     variable: str, secret: str, said: dict[str, str], *, user: str = ""
 ) -> Iterator[Refusal]:
-    """`said` has the secrets that were seen before, and whose they are; `user`: who logs in with it."""
+    """`said` has the secrets that were seen before, and their settings. `user` is the user that logs in with the secret."""
     path = from_files().get(variable)
     if path is None:
         yield Refusal(

@@ -1,4 +1,4 @@
-"""Files that hold settings, secrets above all: where they are, and what they hold now.
+"""Files that hold settings, mainly secrets: finds them, and reads their current content.
 
 A setting's file is found in this order:
 
@@ -22,7 +22,7 @@ RUN_SECRETS = Path("/run/secrets")
 
 
 def files(variables: Mapping[str, str], prefix: str) -> dict[str, Path]:
-    """Each setting that comes from a file, by the name of its variable."""
+    """The file of each setting that comes from a file, by the name of its variable."""
     found: dict[str, Path] = {}
     for directory in (RUN_SECRETS, variables.get("CREDENTIALS_DIRECTORY")):
         found |= _in_directory(Path(directory), prefix) if directory else {}
@@ -45,14 +45,14 @@ def _in_directory(directory: Path, prefix: str) -> dict[str, Path]:
 
 
 def content(path: Path) -> str:
-    """Without the last newline. Raises `OSError` and `UnicodeDecodeError`."""
+    """The text without the last newline. Raises `OSError` and `UnicodeDecodeError`."""
     return path.read_text(encoding="utf-8").removesuffix("\n")
 
 
 class Current:
-    """What a setting holds now: read again from its file, if it comes from one, at each call.
+    """The current value of a setting. If it comes from a file, each call reads the file again.
 
-    A file that can't be read, because it is being replaced, leaves what was read last.
+    If the file can't be read, because it is being replaced, the value stays the last one.
     """
 
     def __init__(self, variable: str, first: str, prefix: str = "SHOP_") -> None:
@@ -69,7 +69,7 @@ class Current:
         if self._path is None:
             return self._last
         try:
-            # An empty file is one that is being written.
+            # An empty file is being written.
             self._last = content(self._path) or self._last
         except (OSError, UnicodeDecodeError) as error:
             if not self._unreadable:
@@ -82,5 +82,5 @@ class Current:
 
 
 def passwords(text: str) -> list[str]:
-    """One a line: the one in use first, and the one that it is being replaced with."""
+    """The passwords in a text, one on each line: the current one, then its replacement."""
     return [line for line in text.split("\n") if line] or [""]

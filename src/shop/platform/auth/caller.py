@@ -1,4 +1,4 @@
-"""Who asks, as the token says it, and whose rows it may see."""
+"""The caller of a request, from its token, and the rows that it may read and change."""
 
 from dataclasses import dataclass
 from math import inf
@@ -10,7 +10,7 @@ Role = Literal["customer", "support", "admin", "service"]
 ROLES: frozenset[str] = frozenset(get_args(Role))
 
 NOBODY = 0
-"""The id of no user: such a caller's own rows are none."""
+"""No user has this id. A caller that is not a user owns no rows."""
 
 _READS_ALL = frozenset({"support", "admin", "service"})
 _WRITES_ALL = frozenset({"admin", "service"})
@@ -21,13 +21,13 @@ class Caller:
     subject: str
     """As `Context.caller`: `user:17`, `service_account:billing`."""
     user_id: int | None
-    """None for a caller that is no user of the shop: a service, or somebody of another issuer."""
+    """None if the caller is not a user of the shop: a service, or a subject of another issuer."""
     roles: frozenset[str]
     scopes: frozenset[str]
     reads: int | None
-    """The user whose rows it may read; None for everybody's."""
+    """It may read this user's rows; None: all rows."""
     writes: int | None
-    """The user whose rows it may change; None for everybody's."""
+    """It may change this user's rows; None: all rows."""
     client_id: str = ""
     session: str = ""
     """The `sid` of a user's token."""
@@ -35,7 +35,7 @@ class Caller:
 
 
 def caller(subject: str, user_id: int | None, roles: frozenset[str], **more: object) -> Caller:
-    """Whose rows it may see follows from its roles."""
+    """Its roles decide which rows it may read and change."""
     own = NOBODY if user_id is None else user_id
     return Caller(
         subject=subject,
@@ -48,23 +48,23 @@ def caller(subject: str, user_id: int | None, roles: frozenset[str], **more: obj
 
 
 def reads(caller: Caller | None) -> int | None:
-    """The user whose rows may be read; None for everybody's. Without authentication that is everybody's."""
+    """The user whose rows may be read; None: all rows. Without authentication, all rows may be read."""
     return None if caller is None else caller.reads
 
 
 def writes(caller: Caller | None) -> int | None:
-    """The user whose rows may be changed; None for everybody's."""
+    """The user whose rows may be changed; None: all rows."""
     return None if caller is None else caller.writes
 
 
 def visible(id_: int, owner: int | None) -> int:
-    """For a query by a user's id: the id, or that of no row if the owner is another."""
+    """The user id for a query. If the owner is another user, it is an id that no row has."""
     return id_ if owner is None or owner == id_ else NOBODY
 
 
 def who_asks() -> Caller | None:
-    """What the document says of it: nothing. `FastRoute` finds it without this."""
+    """Nothing, for the OpenAPI document. `FastRoute` finds the parameter without it."""
 
 
 WhoAsks = Annotated[Caller | None, Depends(who_asks)]
-"""An endpoint with such a parameter is given who asks; None where no tokens are asked for."""
+"""An endpoint with such a parameter gets the caller. It is None if no tokens are required."""

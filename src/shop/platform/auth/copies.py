@@ -1,9 +1,9 @@
-"""A service's copies of keys, generations and ended sessions, by which it verifies tokens on its own.
+"""A service's own copies of keys, generations and ended sessions. With them it verifies tokens without asking anybody.
 
-A service has them with one line in each of four files: `*IDENTITY_PROJECTIONS` in its projections,
+A service gets them by one line in each of four files: `*IDENTITY_PROJECTIONS` in its projections,
 `**IDENTITY_HANDLERS` in its handlers, `add_identity_tables(metadata)` in its tables, and `op.execute(IDENTITY)`
-in a migration. In the user service the tables are the originals: the actions that publish write them, and it has
-no handlers for its own events.
+in a migration. In the user service these tables are the originals: the actions that publish the events write them. So it has
+no handlers for these events.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,9 +18,9 @@ from shop.contracts.identity import AccessChanged, IdentityEvent, SessionEnded, 
 from shop.platform.auth.settings import LONGEST_TOKEN_S
 
 _STAMPS = ("changed_in", "changed_ms")
-"""Set by a trigger. See `tables.py`."""
+"""A trigger sets these columns. See `tables.py`."""
 
-# Each has a key that no other event of the topic has as a field.
+# Each has a key field that no other event of the topic has.
 SIGNING_KEYS = Projection(
     "signing_keys",
     topic=IdentityEvent.topic,

@@ -1,8 +1,8 @@
-"""The gate of an API process: asks each request for its token, and keeps the rules.
+"""The gate of an API process: it verifies each request's token, and applies the route's rule.
 
-A token is verified once. Then it is one look-up by its SHA-256, and what can change is checked at every hit:
-`exp` and `nbf`, the subject's generation, the session. Only tokens that are taken are remembered; for a minute at
-most, and not beyond a change of the keys.
+A token's signature is verified once. Then the token is found in a cache, by its SHA-256. What can change is checked at
+every hit: `exp` and `nbf`, the subject's generation, the session. Only accepted tokens are cached, for a minute at
+most. A change of the keys empties the cache.
 """
 
 import asyncio
@@ -31,17 +31,17 @@ from shop.platform.problems import (
 )
 
 Guard = Callable[[Scope], Caller | None]
-"""Gives who asks; raises a `Problem`."""
+"""Returns the caller. Raises a `Problem`."""
 
 REMEMBERED = 10_000
-"""Tokens, at most; one more replaces the one that was verified first."""
+"""The most tokens in the cache. One more replaces the oldest."""
 REMEMBERED_S = 60.0
 
 _BEARER = b"Bearer "
 
 
 class _Taken(NamedTuple):
-    """A token that was verified. A hit takes it apart in one step: what it needs is not looked up in `caller`."""
+    """A verified token. It holds all that a hit needs, so that a hit looks nothing up in `caller`."""
 
     caller: Caller
     subject: str
@@ -51,7 +51,7 @@ class _Taken(NamedTuple):
     not_before: float
     expires: float
     until: float
-    """By the monotonic clock: then it is verified anew."""
+    """When it must be verified again, by the monotonic clock."""
     limits: Limits
 
 
@@ -65,13 +65,13 @@ class Gate:
         self._own = own
         self._taken: dict[bytes, _Taken] = {}
         self.counts = [0, 0, 0]
-        """Tokens so far: all, those that were verified anew, those that were refused."""
+        """Counts of tokens: all, those that were verified, those that were refused."""
         self._limits = Limits(settings.requests_a_second)
         self._service_limits = Limits(settings.service_requests_a_second)
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
-        """Keys and revocations are kept up to date meanwhile."""
+        """While the block runs, keys and revocations are kept up to date."""
         tasks = [asyncio.create_task(self.known.watch())]
         tasks += [asyncio.create_task(each.watch()) for each in self._outside.values()]
         try:
@@ -83,7 +83,7 @@ class Gate:
 
     @property
     def remembered(self) -> int:
-        """How many verified tokens are remembered."""
+        """The number of tokens in the cache."""
         return len(self._taken)
 
     def check_ready(self) -> None:
@@ -92,7 +92,7 @@ class Gate:
             raise TemporarilyUnavailable("The keys of tokens have not been read yet")
 
     def guard(self, rule: Rule) -> Guard | None:
-        """What a route with this rule calls with each request; None if it is public."""
+        """The function that a route with this rule calls for each request; None if the route is public."""
         scope, roles = rule.scope, rule.roles
         if scope is None:
             return None
@@ -110,7 +110,7 @@ class Gate:
             if found is None or now >= found.until:
                 found = verified(token, now)
             caller, subject, session, generation, scopes, not_before, expires, _, limits = found
-            # What may have changed since the token was verified.
+            # These may have changed since the token was verified.
             if not not_before <= wall() < expires:
                 found = verified(token, now)
             if generations.get(subject, -1) > generation:

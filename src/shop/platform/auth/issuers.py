@@ -1,8 +1,8 @@
-"""Keys of outside issuers, fetched in the background.
+"""Fetches the keys of outside issuers, in the background.
 
-A fetch runs in a thread, so the event loop goes on. It has a deadline and a limit of bytes, and follows no
-redirect. If it fails, or brings no usable key, the last good keys stay. A `kid` that is unknown has the keys
-fetched again, at most once a minute for each issuer.
+A fetch runs in a thread, so it does not block the event loop. It has a deadline and a size limit, and follows no
+redirect. If it fails, or finds no usable key, the last good keys stay. A token with an unknown `kid` causes another
+fetch, at most once a minute for each issuer.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from shop.platform.auth.tokens import BadKey, Issuer, key_of
 _LOG = structlog.get_logger("shop.auth")
 
 _AGAIN = 600.0
-"""Seconds after which keys are fetched again, so that one which its issuer has withdrawn is dropped."""
+"""Seconds after which keys are fetched again. A key that its issuer has withdrawn is then dropped."""
 _LEAST = 60.0
 """Seconds between two fetches."""
 _WITHIN = 5.0
@@ -37,11 +37,11 @@ _MOST_KEYS = 100
 
 
 class NoKeys(Exception):
-    """An issuer gave no usable keys; the message says why."""
+    """The issuer returned no usable keys. The message is the reason."""
 
 
 class Outside:
-    """One outside issuer. `changed` is called when its keys are others."""
+    """One outside issuer. `changed` is called when its keys have changed."""
 
     def __init__(self, said: OutsideIssuer, changed: Callable[[], None]) -> None:
         self.issuer = Issuer(
@@ -55,7 +55,7 @@ class Outside:
         self._backoff = Backoff(_LOG, "auth", issuer=said.issuer)
 
     def want(self) -> bool:
-        """A token has a `kid` that is unknown. Whether keys are being fetched now for its sake."""
+        """Call this for a token with an unknown `kid`. Returns whether the keys are being fetched now."""
         if time.monotonic() - self._began >= _LEAST:
             self._wanted.set()
         return self._wanted.is_set()
@@ -87,7 +87,7 @@ class Outside:
             try:
                 keys[kid] = key_of(jwk)
             except BadKey:
-                continue  # for encryption, or of a kind that we do not take
+                continue  # for encryption, or of an unsupported kind
         if not keys:
             raise NoKeys("it has no key that could verify a token: RSA, P-256 or Ed25519")
         self.issuer.keys = keys
@@ -96,7 +96,7 @@ class Outside:
 
 
 async def _in_thread(fetch: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
-    """Not asyncio's own threads: a process that ends would wait for them. Raises `NoKeys`."""
+    """Uses no thread of asyncio's, because a process waits for those when it ends. Raises `NoKeys`."""
     loop = asyncio.get_running_loop()
     fetched: asyncio.Future[Mapping[str, Any] | NoKeys] = loop.create_future()
 
@@ -110,7 +110,7 @@ async def _in_thread(fetch: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any
             outcome = fetch()
         except NoKeys as error:
             outcome = error
-        except Exception as error:  # noqa: BLE001 - whatever an issuer has made of it
+        except Exception as error:  # noqa: BLE001 - an issuer may answer anything
             outcome = NoKeys(f"its keys could not be read: {error}")
         with suppress(RuntimeError):  # the loop has ended
             loop.call_soon_threadsafe(settle, outcome)

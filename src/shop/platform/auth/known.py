@@ -1,11 +1,12 @@
-"""What an API process knows of keys, generations and ended sessions: its database's copies, in memory.
+"""Keys, generations and ended sessions in the memory of an API process, read from its database's copies.
 
-It reads its own database every second, in one statement: all keys, which are few, and of the rest only what was
-written since the last look. That is told by transaction numbers and not by a clock: what a look could not see yet
-was written by a transaction that is at least as new as the oldest one under way.
+It reads its own database every second, in one statement: all keys, because they are few, and the other rows that were
+written since the last read. Transaction ids decide which rows are new, not a clock. A row that the last read could
+not see has an id that is not lower than that of the oldest transaction that was running then.
 
-A revocation is needed only as long as a token that it refuses could be valid. So what is older than twice that
-(in running time, which no wall clock moves) is not loaded at the start, and is dropped from memory later.
+A revocation is needed only while a token that it refuses could be valid. So a revocation that is older than twice
+that time is not loaded at the start, and is dropped from memory later. Its age is in running time, which does not
+depend on the wall clock.
 """
 
 import asyncio
@@ -25,7 +26,7 @@ from shop.platform.auth.tokens import BadKey, Issuer, key_of
 _LOG = structlog.get_logger("shop.auth")
 
 EVERY = 1.0
-"""Seconds between two looks."""
+"""Seconds between two reads."""
 
 _KEPT = 2 * LONGEST_TOKEN_S
 
@@ -41,15 +42,15 @@ _NEXT = _LOOK.format(which="changed_in >= %(since)s")
 
 
 class Known:
-    """See the module. `changed` is called when there are other keys."""
+    """See the module. `changed` is called when the keys have changed."""
 
     def __init__(
         self, database: Database, issuer: Issuer, changed: Callable[[], None] = lambda: None
     ) -> None:
         self.generations: dict[str, float] = {}
-        """By subject: tokens with a lower one are refused; infinite while it is locked."""
+        """The generation of each subject. Tokens with a lower one are refused. It is infinite while the subject is locked."""
         self.ended: dict[str, float] = {}
-        """Sessions that have ended, and since when this is known."""
+        """Ended sessions, and when each became known."""
         self.loaded = False
         self._database = database
         self._issuer = issuer
@@ -60,26 +61,26 @@ class Known:
         self._backoff = Backoff(_LOG, "auth", route="keys and revocations")
 
     async def watch(self) -> None:
-        """Look until it is cancelled. While the database is unavailable, what was known stays."""
+        """Read every second, until cancelled. While the database is unavailable, everything stays as it is."""
         while True:
             try:
                 await self.look()
             except SpineError as error:
                 self._backoff.pause(error)
-            except Exception as error:  # noqa: BLE001 - it must go on, or nothing would be revoked
+            except Exception as error:  # noqa: BLE001 - without this loop nothing would be revoked
                 self._backoff.pause(error)
             else:
                 self._backoff.over()
             await asyncio.sleep(EVERY)
 
     async def look(self) -> None:
-        """Once. Raises what the database raises."""
+        """Read once. Raises what the database raises."""
         sql, given = _NEXT, {"since": self._since}
         if self._since is None:
             sql, given = _FIRST, {"kept_ms": 1000 * _KEPT}
         [(oldest, jwks, generations, ended)] = await self._database.fetch(sql, given)
         if self._since is not None and oldest < self._since:
-            # Another server, which has lost the last transactions. What it has is all there is.
+            # Another server, which has lost the last transactions. So read everything again.
             self._since = None
             await self.look()
             return
@@ -107,7 +108,7 @@ class Known:
         self._changed()
 
     def _forget(self, before: float) -> None:
-        """Both are in the order in which they were learned."""
+        """Both dicts are in the order in which their entries became known."""
         while self.ended and next(iter(self.ended.values())) < before:
             del self.ended[next(iter(self.ended))]
         while self._learned and next(iter(self._learned.values())) < before:

@@ -1,13 +1,13 @@
-"""How often each subject of a token may ask: a bounded number of token buckets."""
+"""A rate limit for each subject of a token: a bounded number of token buckets."""
 
 _MOST = 10_000
 _ROUNDING = 1e-6  # seconds
 
 
 class Limits:
-    """`rate` requests a second for each subject, and `seconds` worth of them at once (GCRA).
+    """Each subject may send `rate` requests a second, and the requests of `seconds` seconds at once (GCRA).
 
-    A bucket is one number: when it will be full again. A full one is forgotten.
+    A bucket is one number: the time when it will be full again. A full bucket is removed.
     """
 
     __slots__ = ("_every", "_full_at", "_most", "_spare")
@@ -22,7 +22,7 @@ class Limits:
         return len(self._full_at)
 
     def take(self, subject: str, now: float) -> float:
-        """0 if the request may be answered; else the seconds until one may."""
+        """0 if the request is allowed; otherwise the seconds until the next one is."""
         full_at = self._full_at.get(subject)
         if full_at is None:
             if len(self._full_at) >= self._most:
@@ -37,7 +37,7 @@ class Limits:
         return 0.0
 
     def _forget(self, now: float) -> None:
-        """The full ones; and if there are nearly none, those who asked first, until there is room."""
+        """Remove full buckets. If that frees too few places, remove the oldest ones, too."""
         kept = {subject: at for subject, at in self._full_at.items() if at > now}
         room = self._most - self._most // 10
         self._full_at = dict(list(kept.items())[-room:])

@@ -1,4 +1,4 @@
-"""Who may use a route: said where the route stands, kept by the gate, printed by `shop routes`.
+"""The rule of a route: who may use it. It stands at the route, the gate applies it, and `shop routes` prints it.
 
     @router.get("/notes/{note_id}", …)
     @allowed("notes:read", rows=OWN)
@@ -6,8 +6,8 @@
     async def get_note(note_id: PathId, caller: WhoAsks = None) -> Reply:
         return _shown(await getting.submit(GetNote(note_id, reads(caller))))
 
-A scope is for clients: a token without it gets a 403. A role is for people and services. Rows are data: with `OWN`
-the endpoint passes the owner into its query, where another's row is one that is not there.
+A scope limits a client: a token without it gets a 403. A role belongs to a person or a service. With `OWN`, the
+endpoint passes the owner to its query. The query then does not find the rows of others.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -23,14 +23,14 @@ Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
 Rows = Literal["own", "all"]
 OWN: Rows = "own"
-"""A customer is given its own rows alone."""
+"""A customer gets only its own rows."""
 ALL: Rows = "all"
-"""Whoever may use the route is given any row."""
+"""Every caller that may use the route gets any row."""
 
 
 class Rule(NamedTuple):
     scope: str | None
-    """None for a public route: no token is looked at."""
+    """None for a public route, which reads no token."""
     roles: frozenset[str]
     rows: Rows
 
@@ -45,8 +45,8 @@ PUBLIC = Rule(None, ROLES, ALL)
 def allowed(
     what: Rule | str, *, roles: Sequence[Role] = (), rows: Rows = ALL
 ) -> Callable[[Endpoint], Endpoint]:
-    """An endpoint that needs a token with this scope, of one of these roles (any, if none is named); or
-    `PUBLIC`. A rule is a part of a route: an API with a route that has none does not start.
+    """Declare that an endpoint needs a token with this scope and one of these roles (any role, if none is named), or
+    that it is `PUBLIC`. An API with a route without a rule does not start.
     """
     rule = what if isinstance(what, Rule) else Rule(what, frozenset(roles) or ROLES, rows)
 
@@ -62,11 +62,11 @@ def rule_of(route: "BaseRoute") -> Rule | None:
 
 
 class NoRule(Exception):
-    """A route has no rule; the message names it."""
+    """A route has no rule. The message names the route."""
 
 
 class Row(NamedTuple):
-    """A line of the matrix."""
+    """A line of the output of `shop routes`."""
 
     method: str
     path: str
@@ -104,7 +104,7 @@ def _owners(rule: Rule) -> str:
 
 
 def documentation(rule: Rule) -> dict[str, Any]:
-    """What an operation's document says of its rule."""
+    """The rule, for the OpenAPI document."""
     if rule.public:
         return {"security": []}
     problems = documented(*GUARDED)

@@ -8,23 +8,23 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_settings import NoDecode
 
 LONGEST_TOKEN_S = 600
-"""Seconds: no access token of ours is valid for longer."""
+"""Seconds. No access token of the user service is valid for longer."""
 
 
 class OutsideIssuer(BaseModel):
-    """An OpenID Connect issuer whose access tokens are taken, too."""
+    """Another OpenID Connect issuer whose access tokens are accepted."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     issuer: Annotated[str, Field(pattern=r"^https?://[^\s?#]+$")]
-    """As in the tokens' `iss`, to the letter."""
+    """Exactly as in the tokens' `iss`."""
     audience: Annotated[str, Field(min_length=1)]
     jwks_url: Annotated[str, Field(pattern=r"^https?://\S+$")] | None = None
-    """If it is not given, the issuer's discovery document says it."""
+    """By default it is read from the issuer's discovery document."""
     roles_claim: str = "roles"
-    """Where its tokens have roles: a name, or names with dots between for nested objects."""
+    """The claim that holds the roles: a name, or names with dots between them for nested objects."""
     typ: Literal["at+jwt", "JWT"] = "at+jwt"
-    """Its tokens' `typ`. With `JWT`, which says nothing, id tokens for the same audience are taken, too."""
+    """The `typ` of its tokens. `JWT` does not tell access tokens from id tokens, so id tokens for the same audience are then accepted, too."""
 
 
 class AuthSettings(BaseModel):

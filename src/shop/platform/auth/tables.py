@@ -18,9 +18,9 @@ from shop.platform.auth.migrations import STAMP_CHANGE, STAMPED
 
 
 def add_identity_tables(metadata: MetaData) -> None:
-    """Declare them in a service's metadata, after the spine's.
+    """Declare these tables in a service's metadata, after the spine's.
 
-    Text that an index goes by is compared byte by byte: so no locale's rules, which may change, are in it.
+    Indexed text is compared byte by byte. A locale's rules may change, and would then break the index.
     """
     tables = (
         Table(
@@ -62,9 +62,9 @@ def add_identity_tables(metadata: MetaData) -> None:
 def _version() -> tuple[Column[int], ...]:
     return (
         Column("version", BigInteger, nullable=False),
-        # By which transaction the row was written: what has a number below the oldest transaction under way
-        # was seen. A number given by a sequence could become visible after a higher one.
+        # The id of the transaction that wrote the row. A row with an id below that of the oldest running transaction
+        # is visible. A number from a sequence could become visible after a higher one.
         Column("changed_in", BigInteger, nullable=False),
-        # At what running time.
+        # The running time at which it was written.
         Column("changed_ms", BigInteger, nullable=False),
     )

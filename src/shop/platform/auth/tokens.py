@@ -1,9 +1,9 @@
-"""One access token: verified, or refused with a reason. Nothing here waits for anything.
+"""Verifies one access token, or refuses it with a reason. Nothing here waits or does I/O.
 
-JWT by RFC 9068. Signatures are PyJWT's; what stands in a token is read here, because JSON that says a thing
-twice, and numbers that are none, must not be read in one way here and in another way elsewhere. The algorithm
-is the key's, and the key is found by `kid` among the issuer's: whatever else a header says about keys
-(`jwk`, `jku`, `x5u`, …) is not read.
+A token is a JWT by RFC 9068. PyJWT verifies its signature. Its JSON is read here, because duplicate members and
+numbers such as NaN must not mean one thing here and another thing elsewhere. The key is found by `kid` among the
+issuer's keys, and the key determines the algorithm. Other fields about keys in the header (`jwk`, `jku`, `x5u`, …) are
+not read.
 """
 
 import json
@@ -24,10 +24,10 @@ from shop.platform.auth.settings import LONGEST_TOKEN_S
 
 ALGORITHMS = ("RS256", "ES256", "EdDSA")
 MOST_BYTES = 8192
-"""Of a token. Ours have some 700, those with many groups in them some thousands."""
+"""The largest token, in bytes. The user service's have some 700; tokens with many groups have some thousands."""
 
 SKEW_S = 10
-"""Seconds that a token may come before its `nbf`: an issuer's clock may be ahead."""
+"""Seconds that a token may be used before its `nbf`, because an issuer's clock may be ahead."""
 
 _AHEAD_S = 300
 """Seconds that the user service's clock may be ahead. Revocations are forgotten after twice `LONGEST_TOKEN_S`, so
@@ -43,7 +43,7 @@ _JWS = PyJWS(algorithms=list(ALGORITHMS))
 
 
 class Refused(Exception):
-    """The token is not taken. The message is told to the client: plain ASCII, without quotation marks."""
+    """The token is refused. The client gets the message, so it is plain ASCII without quotation marks."""
 
 
 class UnknownKey(Refused):
@@ -60,12 +60,12 @@ class BadKey(ValueError):
 
 @dataclass
 class Issuer:
-    """Whose tokens are taken, and by which keys. `keys` is put in place of the old ones as a whole."""
+    """An issuer whose tokens are accepted, and its keys. `keys` is always replaced as a whole."""
 
     name: str
     audience: str
     own: bool
-    """Whether it is the shop's own user service."""
+    """Whether it is the user service of this shop."""
     roles_claim: str = "roles"
     typ: str = "at+jwt"
     keys: Mapping[str, PyJWK] = field(default_factory=dict)
@@ -74,7 +74,7 @@ class Issuer:
 class Verified(NamedTuple):
     caller: Caller
     expires: float
-    """By the wall clock, as `exp`."""
+    """By the wall clock, like `exp`."""
     not_before: float
 
 
@@ -100,7 +100,7 @@ def key_of(jwk: Mapping[str, Any]) -> PyJWK:
 
 
 def verify(token: bytes, issuers: Mapping[str, Issuer], now: float) -> Verified:
-    """`now` is the wall clock's. Raises `Refused`."""
+    """`now` is the time of the wall clock. Raises `Refused`."""
     if len(token) > MOST_BYTES:
         raise Refused(f"it has more than {MOST_BYTES} bytes")
     parts = _TOKEN.fullmatch(token.decode("latin-1"))
@@ -156,7 +156,7 @@ def _judged(claims: Mapping[str, Any], issuer: Issuer, now: float) -> Verified:
 
 
 def _check_audience(audience: Any, issuer: Issuer) -> None:
-    # RFC 9068 allows a list. Ours have none; other issuers name themselves beside the audience.
+    # RFC 9068 allows a list. The user service writes none; other issuers name themselves beside the audience.
     many = isinstance(audience, list) and not issuer.own
     if issuer.audience not in (audience if many else [audience]):
         raise Refused("it is for another audience")
@@ -185,7 +185,7 @@ def _ours(claims: Mapping[str, Any], subject: str, expires: int) -> Caller:
 
 
 def _outside(claims: Mapping[str, Any], subject: str, issuer: Issuer) -> Caller:
-    """Never one of our users, whatever its `sub` is: ids of two issuers may be the same."""
+    """It is never a user of this shop, whatever its `sub` is, because two issuers may use the same ids."""
     if not _OUTSIDE_SUBJECT.fullmatch(subject):
         raise Refused("its sub has characters that are not taken")
     scope = claims.get("scope", claims.get("scp", ""))
@@ -200,7 +200,7 @@ def _outside(claims: Mapping[str, Any], subject: str, issuer: Issuer) -> Caller:
 
 
 def _at(claims: Any, path: str) -> Any:
-    """Of a name with dots in it, first as it is: some issuers name claims by addresses."""
+    """Looks first for a claim with exactly this name, because some issuers use URLs as names. Then the dots divide it."""
     if isinstance(claims, dict) and path in claims:
         return claims[path]
     for name in path.split("."):

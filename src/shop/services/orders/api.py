@@ -6,9 +6,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
+from eventspine.answers import Answer
 from eventspine.batching import Batcher
 from eventspine.context import Request
-from eventspine.idempotency import Answer
 from shop.contracts.orders import Status
 from shop.platform.auth.caller import Caller, WhoAsks, reads, visible, writes
 from shop.platform.auth.rules import OWN, allowed

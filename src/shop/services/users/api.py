@@ -5,9 +5,9 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from pydantic import SecretStr
 
+from eventspine.answers import Answer
 from eventspine.batching import Batcher
 from eventspine.context import Request
-from eventspine.idempotency import Answer
 from shop.platform.auth.caller import WhoAsks, reads, writes
 from shop.platform.auth.rules import OWN, PUBLIC, allowed
 from shop.platform.http import paging as pages

@@ -1,1 +1,1 @@
-"""The issuing side of identity: passwords, sessions, tokens, keys, clients and roles."""
+"""Issues tokens, and keeps what that needs: passwords, sessions, signing keys, clients and roles."""

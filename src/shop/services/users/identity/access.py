@@ -1,4 +1,4 @@
-"""What subjects may do: roles, locks, and the generation below which their tokens are refused.
+"""The roles and the lock of each subject, and the generation below which its tokens are refused.
 
 Each change is one row of `access` and one event, in the caller's transaction. A subject without a row is a
 customer, is not locked, and is at generation 0.
@@ -14,7 +14,7 @@ from shop.contracts.identity import AccessChanged, SessionEnded
 
 CUSTOMER, SERVICE = "customer", "service"
 GIVEN_ROLES = ("support", "admin")
-"""Those that a person can be granted. Every user is a customer; a service is a client."""
+"""The roles that a user can be granted. Every user is a customer. A service has a client instead."""
 
 _CHANGE = """
 INSERT INTO access AS a (subject, roles, locked, generation, reason, version)
@@ -49,7 +49,7 @@ class Access(NamedTuple):
 
 
 def of_user(user_id: int) -> str:
-    """As in tokens' `sub`."""
+    """As in the tokens' `sub`."""
     return f"user:{user_id}"
 
 
@@ -108,7 +108,10 @@ async def end_session(
     context: Context = NOBODY,
     owner: int | None = None,
 ) -> bool:
-    """Whether there was one; if `owner` is given, one of theirs. Its tokens are refused from now on."""
+    """End a session; its tokens are refused from now on. With `owner`, only a session of that user.
+
+    Returns whether there was one.
+    """
     which = "id = %(id)s" if owner is None else "id = %(id)s AND user_id = %(owner)s"
     rows = await tx.fetch(_END.format(which=which), {"id": session_id, "owner": owner})
     for id_, user_id in rows:
@@ -123,7 +126,7 @@ async def end_session(
 async def end_all_sessions(
     tx: Transaction, user_id: int, reason: str, context: Context = NOBODY
 ) -> None:
-    """And every access token. There is one event, and not one for each session."""
+    """End all sessions of a user, and refuse every access token. One event is published, not one for each session."""
     await tx.execute(_END.format(which="user_id = %(user_id)s"), {"user_id": user_id})
     await change_access(tx, of_user(user_id), reason, context=context)
 

@@ -1,14 +1,14 @@
-"""How long what belongs to logins is kept; the worker deletes what is older."""
+"""How long rows about logins are kept. The worker deletes older ones."""
 
 from eventspine.pruning import KEY_MARGIN, Aged
 from shop.platform.settings import Settings
 from shop.services.users.settings import UsersSettings
 
 RESET_WITHIN_S = 3600
-"""Seconds of running time in which a reset token works."""
+"""Seconds of running time for which a reset token works."""
 
 _DEVICE_S = 180 * 24 * 3600
-"""A device is known for so long after its last login."""
+"""Seconds for which a device stays known after its last login."""
 
 
 def aged(settings: Settings) -> tuple[Aged, ...]:

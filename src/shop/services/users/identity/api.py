@@ -7,9 +7,9 @@ from fastapi import APIRouter, Path
 from pydantic import BaseModel
 from pydantic_core import to_json
 
+from eventspine.answers import Answer
 from eventspine.batching import Batcher
 from eventspine.context import Context, Request
-from eventspine.idempotency import Answer
 from shop.platform.auth.caller import Caller, WhoAsks, reads, writes
 from shop.platform.auth.rules import OWN, PUBLIC, allowed
 from shop.platform.auth.settings import AuthSettings
@@ -233,7 +233,7 @@ _NOTHING = Answer(204, (), b"")
 
 
 def _context(caller: Caller | None) -> Context:
-    """The request's trace, and who asks."""
+    """The request's trace and its caller."""
     trace = asking().context
     return trace if caller is None else trace._replace(caller=caller.subject)
 

@@ -1,4 +1,4 @@
-"""Clients: other services, which get tokens with a secret of their own (`client_credentials`).
+"""Clients are other services. They get tokens with their own secret (`client_credentials`).
 
 A client has at most two secrets, so one can be replaced while the other works.
 """
@@ -60,7 +60,7 @@ class Client(NamedTuple):
 
 
 async def new(tx: Transaction, client_id: str, scope: Sequence[str]) -> str:
-    """A new client, or another secret of one that is there. The secret, which is not stored.
+    """Create a client, or add a secret to an existing one. Returns the secret, which is not stored.
 
     Raises `ClientRefused`.
     """
@@ -88,7 +88,7 @@ async def new(tx: Transaction, client_id: str, scope: Sequence[str]) -> str:
 
 
 async def retire(tx: Transaction, client_id: str, *, oldest_secret: bool = False) -> None:
-    """The client and every token it has; or only the older one of its two secrets."""
+    """Remove the client and refuse all its tokens, or remove only the older of its two secrets."""
     if not await tx.fetch(_LOCK, {"id": client_id}):
         raise ClientRefused(f"there is no client {client_id}; `shop clients list` shows them")
     if oldest_secret:
@@ -109,7 +109,7 @@ async def clients(tx: Transaction) -> list[Client]:
 async def issue(
     tx: Transaction, request: Request[ClientToken], signer: Signer
 ) -> Tokens | OAuthRefused:
-    """A token for the client itself. It gets no refresh token: it has its secret."""
+    """A token for the client itself. It gets no refresh token, because it has its secret."""
     command = request.command
     rows = await tx.fetch(_SCOPE, command._asdict())
     if not rows:

@@ -1,4 +1,4 @@
-"""A user's password: looked up, changed, reset by staff, and gone with the user."""
+"""A user's password: find it, change it, let staff reset it, and delete it with the user."""
 
 from collections.abc import Sequence
 
@@ -62,7 +62,7 @@ _FORGET = "DELETE FROM {table} WHERE user_id = ANY(%(ids)s)"
 
 
 async def find(database: Database, asked: Sequence[FindCredential]) -> list[Credential | None]:
-    """None for a user that is not there."""
+    """None if there is no such user."""
     found: list[Credential | None] = []
     for one in asked:
         by = _BY_ID if one.email is None else _BY_EMAIL
@@ -72,14 +72,14 @@ async def find(database: Database, asked: Sequence[FindCredential]) -> list[Cred
 
 
 async def keep(tx: Transaction, user_id: int, password_hash: str) -> None:
-    """The first password of a user, or another in its place."""
+    """Store the first password of a user, or replace it."""
     await tx.execute(_KEEP, {"user_id": user_id, "hash": password_hash})
 
 
 async def change(
     tx: Transaction, request: Request[ChangePassword]
 ) -> WrongCredentials | UserNotFound | None:
-    """All sessions end, and no device is known any more."""
+    """Change the password, end all sessions, and forget all known devices."""
     command = request.command
     user_id = command.user_id
     if not await tx.fetch(_THERE, {"user_id": user_id}):
@@ -101,7 +101,7 @@ async def change(
 
 
 async def make_reset(tx: Transaction, request: Request[MakeReset]) -> PasswordReset | UserNotFound:
-    """A token made before stops working."""
+    """Create a reset token. An earlier one stops working."""
     user_id = request.command.user_id
     if not await tx.fetch(_THERE, {"user_id": user_id}):
         return UserNotFound(f"No user has the id {user_id}")
@@ -111,9 +111,9 @@ async def make_reset(tx: Transaction, request: Request[MakeReset]) -> PasswordRe
 
 
 async def forget(tx: Transaction, ids: Sequence[int]) -> set[int]:
-    """All that is left here of users who are erased. Those of them who may have tokens.
+    """Delete everything about erased users from these tables. Returns those that may have tokens.
 
-    Whoever never had a password has none.
+    A user that never had a password has no tokens.
     """
     subjects = [of_user(user_id) for user_id in ids]
     known = await tx.fetch(_KNOWN, {"ids": list(ids), "subjects": subjects})

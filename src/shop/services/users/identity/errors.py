@@ -1,12 +1,12 @@
-"""What `POST /token` refuses, in the form of RFC 6749. All other refusals are in the service's errors.py."""
+"""The errors of `POST /token`, in the form of RFC 6749. All other errors are in the service's errors.py."""
 
 from pydantic_core import to_json
 
-from eventspine.idempotency import Answer
+from eventspine.answers import Answer
 from shop.platform.problems import Headers, Problem
 
 NO_STORE = ("cache-control", "no-store")
-"""A cache that keeps a token gives it to the next who asks."""
+"""A cache must not store a token, because it would give it to other clients."""
 
 
 class OAuthRefused(Problem):

@@ -1,4 +1,4 @@
-"""The parts of the issuing side, put together."""
+"""Puts the parts of the issuing side together."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
@@ -56,7 +56,7 @@ class Issuing(NamedTuple):
 
 
 def issuing(settings: Settings, database: Database) -> Issuing:
-    """Its work goes through batchers of its own, so that users and orders are never behind it."""
+    """The issuing side has its own batchers, so that requests for users and orders never wait for it."""
     own, bounds = settings.section(UsersSettings), settings.bounds()
     passwords = Passwords(
         threads=own.password_threads,
@@ -70,7 +70,7 @@ def issuing(settings: Settings, database: Database) -> Issuing:
     async def one(tx: Transaction, requests: Sequence[Request[Command]]) -> list[Any]:
         return [await do[type(request.command)](tx, request) for request in requests]
 
-    # Each in a transaction of its own: one that must end a session commits, whatever its neighbour does.
+    # Each command has its own transaction. One that must end a session has to commit, even if another one fails.
     working: Batcher[Request[Command], Any] = Batcher(
         in_transaction(database, one), **bounds, max_batch=1, concurrency=2, name="tokens"
     )

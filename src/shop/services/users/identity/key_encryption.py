@@ -1,8 +1,8 @@
-"""Private signing keys are stored encrypted, under a key that only a file has.
+"""Encrypts the private signing keys in the database. The key for that is only in a file.
 
-The file has one key on each line, 32 bytes in base64: the first encrypts, all of them decrypt. So it can be
-rotated: put the new one first, run `shop keys rewrap`, and delete the old one. It is read each time that it is
-needed, which is seldom: when a signing key was changed.
+The file has one key on each line, 32 bytes in base64: the first encrypts, all of them decrypt. To rotate
+it, put the new one first, run `shop keys rewrap`, and delete the old one. The file is read each time a signing key
+has changed.
 """
 
 import secrets
@@ -24,25 +24,25 @@ SETTING = "SHOP_AUTH__KEY_ENCRYPTION_KEY_FILE"
 
 class Sealed(NamedTuple):
     under: str
-    """Names the key that encrypted it."""
+    """The name of the key that encrypted it."""
     data: bytes
 
 
 class KeyEncryption:
-    """The keys that the file has at this moment."""
+    """The keys that are in the file now."""
 
     def __init__(self, keys: list[bytes]) -> None:
         self._keys = {_name(key): key for key in keys}
         self.newest = _name(keys[0])
 
     def seal(self, secret: bytes, about: str) -> Sealed:
-        """`about` names what it is: sealed data can't be passed off as another's."""
+        """`about` names the data, so that encrypted data can't be exchanged for that of another row."""
         nonce = secrets.token_bytes(_NONCE)
         key = self._keys[self.newest]
         return Sealed(self.newest, nonce + AESGCM(key).encrypt(nonce, secret, about.encode()))
 
     def open(self, sealed: Sealed, about: str) -> bytes:
-        """Raises `NotConfigured` if the file has not the key that encrypted it."""
+        """Raises `NotConfigured` if the key that encrypted it is not in the file."""
         key = self._keys.get(sealed.under)
         if key is None:
             raise NotConfigured(
@@ -77,7 +77,7 @@ def read_key_encryption(file: Path | None) -> KeyEncryption:
 
 
 def new_key_encryption_key() -> str:
-    """A line for the file."""
+    """A new line for the file."""
     return b64encode(secrets.token_bytes(_SIZE)).decode()
 
 

@@ -1,8 +1,8 @@
-"""Signing keys, from `initial` over `active` and `verifying` to `gone`.
+"""Signing keys and their states: `initial`, `active`, `verifying`, `gone`.
 
-A key is published before it signs, and stays published until no token that it signed can be valid. So whoever
-verifies tokens knows the key of each. Both times are counted in running time, which stands still while no worker
-runs: while none does, no key is published either.
+A key is published before it signs, and stays published until no token that it signed can be valid. So every service
+has the key of each token that it has to verify. Both times are counted in running time, which stops while no worker
+runs. Without a worker, no key is published either.
 """
 
 import json
@@ -26,18 +26,18 @@ from shop.contracts.identity import KeyState, SigningKeyChanged
 from shop.services.users.identity.key_encryption import KeyEncryption, Sealed
 
 ALGORITHMS = ("RS256", "ES256", "EdDSA")
-"""RS256 first: it is the cheapest to verify, and a token is verified more often than it is signed."""
+"""RS256 is the default: it is the cheapest to verify, and a token is verified more often than it is signed."""
 
 MARGIN_S = 2 * LONGEST_STEP
-"""Seconds that a key is kept beyond the life of its last token: what one look at the clock may add too much,
-and for clocks that differ."""
+"""Seconds that a key is kept after its last token has expired. They allow for differing clocks, and for the largest step
+of the running time."""
 
 _RSA_BITS = 2048
 
 _REQUIRED = ("kty", "crv", "n", "e", "x", "y")
-"""What makes up a public key, of any kind."""
+"""The members of a public key, of any kind."""
 
-# One command at a time changes keys.
+# Only one command at a time may change keys.
 _LOCK = "SELECT pg_advisory_xact_lock(7420)"
 
 _KEYS = """
@@ -72,7 +72,7 @@ UPDATE private_keys SET encrypted_under = %(under)s, encrypted = %(data)s WHERE 
 
 
 class KeyRefused(Exception):
-    """What was asked for would have tokens refused; the message says what to do."""
+    """The command would cause valid tokens to be refused. The message says what to do."""
 
 
 class SigningKey(NamedTuple):
@@ -83,7 +83,7 @@ class SigningKey(NamedTuple):
     """Seconds of running time in this state."""
     algorithm: str
     encrypted_under: str | None
-    """None without a private half: it is deleted once it signs nothing any more, and a restore has none."""
+    """None without a private key. It is deleted when the key stops signing, and a restore has none."""
 
     @property
     def signs(self) -> bool:
@@ -95,11 +95,11 @@ class Rotated(NamedTuple):
     prepared: str | None
     retired: Sequence[str]
     waits_s: float
-    """Until the prepared key may sign."""
+    """Seconds until the prepared key may sign."""
 
 
 async def keys(tx: Transaction) -> list[SigningKey]:
-    """Those that are not gone yet, the longest in their state first; then those that are."""
+    """All keys: first those that are not gone, then those that are. Those that have been in their state longest come first."""
     rows = await tx.fetch(_KEYS)
     found = [
         SigningKey(kid, state, version, float(age), algorithm or published or "", under)
@@ -111,13 +111,13 @@ async def keys(tx: Transaction) -> list[SigningKey]:
 async def new_key(
     tx: Transaction, encryption: KeyEncryption, algorithm: str = ALGORITHMS[0]
 ) -> SigningKey:
-    """Publish a key. The first one signs at once: nobody has a token of another."""
+    """Publish a key. The first one signs at once, because there are no tokens of another key."""
     await tx.execute(_LOCK)
     return await _new(tx, encryption, algorithm)
 
 
 async def first_key(tx: Transaction, encryption: KeyEncryption) -> SigningKey | None:
-    """One that signs, if there is none; for a shop that has just been made, or restored."""
+    """Create a key that signs, if there is none. For a new or a restored shop."""
     await tx.execute(_LOCK)
     if any(key.signs for key in await keys(tx)):
         return None
@@ -135,8 +135,7 @@ async def rotate(
 ) -> Rotated:
     """Let the next key sign, prepare the one after it, and retire those whose tokens have expired.
 
-    A key that was published less than `lead_s` ago does not sign yet, unless `now`; then nothing but
-    retiring is done.
+    If the next key was published less than `lead_s` ago, only old keys are retired, unless `now` is given.
     """
     await tx.execute(_LOCK)
     known = await keys(tx)
@@ -166,7 +165,7 @@ async def rotate(
 
 
 async def retire(tx: Transaction, kid: str, *, token_s: float, now: bool = False) -> None:
-    """Its tokens are refused from now on. Raises `KeyRefused` where some may be valid, unless `now`."""
+    """Refuse the tokens of a key from now on. Raises `KeyRefused` if some may be valid, unless `now` is given."""
     await tx.execute(_LOCK)
     known = {key.kid: key for key in await keys(tx)}
     key = known.get(kid)
@@ -189,7 +188,7 @@ async def retire(tx: Transaction, kid: str, *, token_s: float, now: bool = False
 
 
 async def rewrap(tx: Transaction, encryption: KeyEncryption) -> int:
-    """Encrypt every private key under the newest key of the file; how many were under another."""
+    """Encrypt every private key with the first key of the file. Returns how many were encrypted with another one."""
     await tx.execute(_LOCK)
     moved = 0
     for kid, under, data in await tx.fetch(_PRIVATE):
@@ -228,7 +227,7 @@ async def _set(
     given = {"kid": kid, "state": state, "public_jwk": json.dumps(public_jwk or {})}
     [(version, jwk)] = await tx.fetch(_SET, given)
     if state in {"verifying", "gone"}:
-        # What signs nothing any more can't be stolen if it is not there.
+        # A private key that no longer signs is deleted, so that it can't be stolen.
         await tx.execute(_DROP_PRIVATE, {"kid": kid})
     event = SigningKeyChanged(
         id=f"key:{kid}", version=version, kid=kid, state=state, public_jwk=jwk

@@ -1,12 +1,12 @@
-"""How many wrong passwords may be tried, without letting anybody lock somebody else out.
+"""Limits wrong passwords, so that nobody can lock another user out.
 
-Only wrong tries count. They are counted in memory, by a monotonic clock, for each API process: no address is
-stored, and a clock that is set does nothing. `docs/decisions` says why it is done so.
+Only wrong attempts count. Each API process counts them in memory, by a monotonic clock. So no address is stored, and
+setting the clock changes nothing. `docs/decisions` has the reasons.
 
-* A device that has logged in to the account before has tries of its own. Nobody else can use them up.
-* From elsewhere, each address has a few tries for each account, and each address has some for all accounts.
-* If an account is tried from many addresses, each of them has one try only, until others stop. So the owner, with
-  the right password and from a new address, always comes in.
+* A device that has logged in to the account before has its own attempts. Nobody else can use them up.
+* Other devices share the attempts of their address: a few for each account, and some for all accounts together.
+* If an account is tried from many addresses, each of them gets only one attempt, until the others stop. So the owner
+  can always log in from a new address with the right password.
 """
 
 import time
@@ -16,17 +16,17 @@ from ipaddress import IPv6Address, ip_address
 from typing import NamedTuple
 
 _MOST_REMEMBERED = 50_000
-"""Keys of each kind; the one whose last wrong try was longest ago is forgotten first."""
+"""The most keys of each kind. The one with the oldest last wrong attempt is removed first."""
 
 _LONGEST = 64
-"""Characters, of what is no address: a proxy may pass on anything."""
+"""Characters that are kept of a text that is not an address. A proxy may pass on any text."""
 
 _IPV6_HOME = 64
-"""Bits: an address of IPv6 is one of a network that one customer of a provider has."""
+"""Bits of an IPv6 network that belongs to one customer of a provider."""
 
 
 class Limit(NamedTuple):
-    """So many wrong tries at once; then one more after every so many seconds."""
+    """So many wrong attempts at once; then one more after every so many seconds."""
 
     at_once: int
     seconds: float
@@ -40,7 +40,7 @@ class Rates(NamedTuple):
 
 
 class Try(NamedTuple):
-    """Somebody's one try at an account. `device` is set if it is known to the account."""
+    """One attempt at an account. `device` is set if the account knows the device."""
 
     account: str
     address: str
@@ -58,7 +58,7 @@ class Limits:
         self._account = _Counter(rates.account, clock)
 
     def wait(self, one: Try) -> float:
-        """Seconds until this may be tried; 0 for now."""
+        """Seconds until this attempt is allowed; 0 if it is allowed now."""
         if one.device is not None:
             return self._device.wait((one.account, one.device))
         pair = (one.account, one.address)
@@ -68,12 +68,12 @@ class Limits:
         return wait
 
     def begin(self, one: Try) -> None:
-        """Counted as wrong until it is `right`: or many at once would not be many."""
+        """Count the attempt as wrong, until `right` is called. Otherwise concurrent attempts would not be limited."""
         for counter, key in self._counted(one):
             counter.add(key)
 
     def right(self, one: Try) -> None:
-        """It was no guess."""
+        """The password was right, so the attempt does not count."""
         for counter, key in self._counted(one):
             counter.take_back(key)
 
@@ -88,7 +88,7 @@ class Limits:
 
 
 class _Counter:
-    """A leaky bucket for each key, kept as one number: when it will be empty."""
+    """A leaky bucket for each key. It is one number: the time when it will be empty."""
 
     def __init__(self, limit: Limit, clock: Callable[[], float]) -> None:
         self._limit = limit
@@ -112,7 +112,7 @@ class _Counter:
 
 
 def network(address: str) -> str:
-    """What counts as one address: of IPv6, the network of 64 bits."""
+    """The unit that counts as one address. For IPv6 it is the network of 64 bits."""
     try:
         known = ip_address(address)
     except ValueError:

@@ -32,11 +32,11 @@ class Logins(NamedTuple):
     """Logins by outcome: `succeeded`, `refused` for wrong credentials, `limited`."""
 
     def admit(self) -> None:
-        """Raises `Overloaded`. Only the queue of passwords counts: it is the one that fills."""
+        """Raises `Overloaded`. Only the queue of passwords is checked, because it is the one that fills."""
         self.passwords.admit()
 
     async def open(self, new: NewSession, asks: Asking) -> OpenedSession:
-        """Raises `WrongCredentials`: the same, after the same work, whether or not the user exists."""
+        """Raises `WrongCredentials`. The error and the work are the same, whether or not the user exists."""
         given = new.device_token
         device = None if given is None else given.get_secret_value()
         hashed = None if device is None else opaque_hash(device)
@@ -83,13 +83,13 @@ class Logins(NamedTuple):
         self.limits.begin(one)
 
     async def _checked(self, found: Credential | None, password: str, one: Try) -> str:
-        """The stored hash, which is that of the password."""
+        """Returns the stored hash, if the password matches it."""
         self._begin(one)
         stored = None if found is None else found.password_hash
         try:
             right = await self.passwords.verify(stored, password)
         except BaseException:
-            # It was not compared, so it was no guess.
+            # No password was compared, so the attempt does not count.
             self.limits.right(one)
             raise
         if not right or stored is None:

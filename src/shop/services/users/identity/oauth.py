@@ -1,4 +1,4 @@
-"""`POST /token`: the two grants that OAuth 2.1 keeps for us, and errors as RFC 6749 has them."""
+"""`POST /token`: the two grants of OAuth 2.1 that the shop needs, and errors in the form of RFC 6749."""
 
 import re
 from base64 import b64decode
@@ -91,7 +91,7 @@ async def _for_client(
 
 
 def _basic(authorization: bytes) -> tuple[str, str]:
-    """Both parts are form-encoded within it (RFC 6749, 2.3.1)."""
+    """Both parts are form-encoded (RFC 6749, 2.3.1)."""
     scheme, _, encoded = authorization.strip().partition(b" ")
     try:
         decoded = b64decode(encoded.strip(), validate=True).decode()
@@ -113,7 +113,7 @@ def _scope(given: str | None) -> str | None:
 
 
 def refused(error: Exception) -> Exception:
-    """Any refusal as an error of OAuth. What is a fault of ours stays what it is."""
+    """Turn any refusal into an OAuth error. Errors of the server stay as they are."""
     match error:
         case OAuthRefused():
             return error

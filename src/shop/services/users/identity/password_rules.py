@@ -1,4 +1,4 @@
-"""Which passwords are taken. A login takes any: what is wrong there is only not the password."""
+"""Which passwords are accepted. A login accepts any text, because a wrong one is simply not the password."""
 
 import unicodedata
 from typing import Annotated
@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field, SecretStr
 
 SHORTEST = 8
 LONGEST = 128
-"""Characters. NIST SP 800-63B-4 asks for at least 64; a bound keeps requests small."""
+"""Characters. NIST SP 800-63B-4 asks for at least 64. A limit keeps requests small."""
 
 # The most frequent ones of that length in lists of leaked passwords. NIST asks for such a list; a long one would
 # refuse little more, as logins are limited (`limits.py`).

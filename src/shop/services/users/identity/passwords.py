@@ -1,4 +1,4 @@
-"""Passwords are hashed with Argon2id, in a few threads with a queue of their own.
+"""Hashes passwords with Argon2id, in a few threads with their own queue.
 
 A hash takes some 35 ms of a processor and 19 MiB. So at most `threads` run at a time, at a lower priority than
 everything else, and at most `max_waiting` requests wait for one: more are refused with `Overloaded`. Other
@@ -33,7 +33,7 @@ PASSES = 2
 LANES = 1
 
 _NICE = 10
-"""How much lower than the rest of the process's, on Linux: where a thread has a priority of its own."""
+"""How much lower the threads' priority is than that of the process. Only on Linux, where threads have priorities."""
 
 _Work = Callable[[], Any]
 
@@ -56,7 +56,7 @@ class Passwords:
         self._hasher = PasswordHasher(
             time_cost=passes, memory_cost=memory_kib, parallelism=LANES, type=Type.ID
         )
-        # Of no password: as much work to compare with as a real one, and never equal.
+        # The hash of no password. To compare with it is as much work as with a real one, and it never matches.
         parts = (_base64(secrets.token_bytes(16)), _base64(secrets.token_bytes(32)))
         self._of_nobody = (
             f"$argon2id$v=19$m={memory_kib},t={passes},p={LANES}${parts[0]}${parts[1]}"
@@ -74,25 +74,25 @@ class Passwords:
         )
 
     def admit(self) -> None:
-        """Raises `Overloaded` if a request that came now would be one too many."""
+        """Raises `Overloaded` if there is no room for another request."""
         self.queue.admit()
 
     async def hash(self, password: str, deadline: float = inf) -> str:
-        """What is stored of a password: the parameters, a salt and the hash."""
+        """The stored form of a password: the parameters, a salt and the hash."""
         hashed = await self.queue.submit(lambda: self._hasher.hash(_normal(password)), deadline)
         return str(hashed)
 
     async def verify(self, stored: str | None, password: str, deadline: float = inf) -> bool:
-        """Whether it is the one. The same work is done where nothing is stored."""
+        """Whether the password matches. If nothing is stored, the same work is done."""
         known = self._of_nobody if stored is None else stored
         return bool(await self.queue.submit(lambda: self._verify(known, password), deadline))
 
     def is_outdated(self, stored: str) -> bool:
-        """Whether it was hashed with other parameters than those of now."""
+        """Whether it was hashed with other parameters than the current ones."""
         return self._hasher.check_needs_rehash(stored)
 
     async def close(self) -> None:
-        """Finish what was accepted."""
+        """Finish all accepted work."""
         await self.queue.close()
         self._pool.shutdown(wait=False)
 

@@ -1,8 +1,8 @@
-"""Refresh tokens: text that says nothing, of which only hashes are stored.
+"""Refresh tokens. They are opaque, and only their hashes are stored.
 
-One holds the session's id, a part that all tokens of the session share (its family), and a part of its own. A
-token with the right family that is not the newest was therefore issued once, though no list of old tokens
-is kept; without a token of the family nobody can have it taken for stolen.
+A token has three parts: the id of the session, a secret that all tokens of the session share (the family), and its
+own secret. So a token with the right family that is not the newest one was issued earlier, and no list of old tokens
+is needed. Without a token of the family, nobody can make the session look stolen.
 """
 
 import secrets
@@ -41,12 +41,12 @@ class RefreshToken(NamedTuple):
         return self._replace(own=secrets.token_bytes(_OWN))
 
     def seal(self, answer: bytes) -> bytes:
-        """So that only one who presents this token can read it."""
+        """Encrypt data so that only the holder of this token can read it."""
         nonce = secrets.token_bytes(_NONCE)
         return nonce + AESGCM(self._key()).encrypt(nonce, answer, self.hash())
 
     def open(self, sealed: bytes) -> bytes:
-        """Raises `ValueError` for what this token has not sealed."""
+        """Raises `ValueError` for data that was not encrypted with this token."""
         try:
             return AESGCM(self._key()).decrypt(sealed[:_NONCE], sealed[_NONCE:], self.hash())
         except InvalidTag:
@@ -65,7 +65,7 @@ def first(session_id: UUID) -> RefreshToken:
 
 
 def parse(text: str) -> RefreshToken | None:
-    """None for what can't be one."""
+    """None for a text that can't be a refresh token."""
     try:
         value = urlsafe_b64decode(text.removeprefix(_PREFIX) + "==")
     except ValueError:
@@ -79,12 +79,12 @@ def parse(text: str) -> RefreshToken | None:
 
 
 def opaque(kind: str) -> str:
-    """Another secret that is handed out once: 32 random bytes."""
+    """A secret that is handed out once: 32 random bytes."""
     return f"eventshop_{kind}_{_text(secrets.token_bytes(_OWN))}"
 
 
 def opaque_hash(text: str) -> bytes:
-    """Of a secret with 256 random bits. Nobody guesses one, so a fast hash does."""
+    """The hash of a secret with 256 random bits. Nobody can guess one, so a fast hash is enough."""
     return sha256(text.encode()).digest()
 
 

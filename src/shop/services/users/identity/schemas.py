@@ -1,4 +1,4 @@
-"""What goes in and out of the issuing side."""
+"""The requests, answers and commands of the issuing side."""
 
 from datetime import datetime
 from typing import Annotated, Any, NamedTuple
@@ -11,10 +11,10 @@ from shop.services.users.identity.password_rules import GivenPassword, NewPasswo
 from shop.services.users.identity.refresh_tokens import RefreshToken
 
 USER_SCOPES = ("users:read", "users:write", "orders:read", "orders:write")
-"""What a user's own tokens may do. Which rows, roles and ownership say."""
+"""The scopes of a user's own tokens. Roles and ownership decide which rows they give access to."""
 
 FIRST_PARTY = "eventshop"
-"""The `client_id` of tokens that a user has got without any client."""
+"""The `client_id` of tokens that a user got without a client."""
 
 Secret = Annotated[SecretStr, Field(min_length=1, max_length=200)]
 
@@ -41,7 +41,7 @@ class Tokens(View):
     """RFC 6749, 5.1."""
 
     access_token: str
-    token_type: str = "Bearer"  # noqa: S105 - it is none
+    token_type: str = "Bearer"  # noqa: S105 - not a password
     expires_in: int = Field(description="seconds")
     scope: str
 
@@ -64,7 +64,7 @@ class Session(View):
 
 
 class Sessions(View):
-    """Sessions that have not ended; the one that was used last comes first."""
+    """Sessions that have not ended. The last used one comes first."""
 
     items: list[Session]
 
@@ -84,7 +84,7 @@ class PasswordChange(Body):
         }
     )
 
-    # Factories, so that no default is documented: there is none, only what was given counts.
+    # Factories, so that the document shows no default: only given fields count.
     current_password: GivenPassword = Field(default_factory=lambda: SecretStr(""))
     reset_token: Secret = Field(
         default_factory=lambda: SecretStr(""),
@@ -116,11 +116,11 @@ class TokenRequest(BaseModel):
     client_secret: SecretStr | None = None
 
 
-# What the actions are asked to do.
+# The commands.
 
 
 class FindCredential(NamedTuple):
-    """By address, or by id."""
+    """Find the user by address or by id."""
 
     email: str | None
     user_id: int | None
@@ -137,12 +137,12 @@ class Credential(NamedTuple):
 class OpenSession(NamedTuple):
     user_id: int
     password_hash: str
-    """The one that the password was compared with: it may have been changed meanwhile."""
+    """The hash that the password was compared with. The stored one may have changed since."""
     better_hash: str | None
-    """Of the same password, with the parameters of now."""
+    """A hash of the same password with the current parameters."""
     device: str | None
     device_token: str | None
-    """None for a device that is not known."""
+    """None for an unknown device."""
 
 
 class Refresh(NamedTuple):
@@ -153,7 +153,7 @@ class Refresh(NamedTuple):
 class EndSession(NamedTuple):
     session_id: UUID
     owner: int | None
-    """None for anybody's."""
+    """None: any user's."""
 
 
 class EndSessions(NamedTuple):
@@ -169,7 +169,7 @@ class ListSessions(NamedTuple):
 class ChangePassword(NamedTuple):
     user_id: int
     password_hash: str | None
-    """The current one, as it was compared with."""
+    """The current hash, with which the password was compared."""
     reset_hash: bytes | None
     new_hash: str
 

@@ -1,6 +1,6 @@
-"""Sessions: opened, refreshed, ended. Each action does one command, in one transaction.
+"""Opens, refreshes and ends sessions. Each action executes one command, in one transaction.
 
-Locks are taken in one order everywhere: the user, the password, the session, the access.
+Locks are always taken in this order: the user, the password, the session, the access.
 """
 
 import hmac
@@ -36,10 +36,10 @@ from shop.services.users.identity.signing import Signer, Subject
 _LOG = structlog.get_logger("shop.sessions")
 
 _MOST_DEVICES = 20
-"""Of a user that are remembered."""
+"""The most devices that are remembered for a user."""
 
 _MOST_IN_GRACE = 10
-"""Refreshes of one session within the time in which each can be repeated."""
+"""The most refreshes of a session within the time in which each can be repeated."""
 
 _HASH = "SELECT password_hash FROM credentials WHERE user_id = %(user_id)s FOR UPDATE"
 
@@ -75,7 +75,7 @@ UPDATE sessions SET token_hash = %(token_hash)s, generation = generation + 1,
 WHERE id = %(id)s
 """
 
-# By the database's wall clock, and not the transaction's: one that began earlier may get the session's lock
+# By the wall clock at this moment, not at the start of the transaction: an earlier one may get the session's lock
 # later. A clock that was set back gives a negative age; then the running time decides.
 _IN_GRACE = """(
     clock_timestamp() - answered_at BETWEEN interval '0' AND %(grace_s)s * interval '1 second'
@@ -109,11 +109,11 @@ class Lives(NamedTuple):
     """Seconds."""
 
     idle_s: int
-    """A session that is not refreshed for so long is over."""
+    """A session that is not refreshed for so long ends."""
     longest_s: int
-    """A session is over after so long, however it is used."""
+    """A session ends after so long, even if it is used."""
     grace_s: int
-    """For so long after its use a refresh token gets the same answer again."""
+    """For so long after its use, a refresh token gets the same answer again."""
 
     def ms(self) -> dict[str, int]:
         return {"idle_ms": 1000 * self.idle_s, "longest_ms": 1000 * self.longest_s}
@@ -162,7 +162,7 @@ async def _remembered(tx: Transaction, user_id: int, device_token: str | None) -
 async def refresh(
     tx: Transaction, request: Request[Refresh], signer: Signer, lives: Lives
 ) -> bytes | OAuthRefused:
-    """The answer, as JSON: to a repeat of a token that was used just now, the same one."""
+    """The answer, as JSON. A repeat of a token that was used just now gets the same answer."""
     token, scope = request.command
     given = {"id": token.session_id, "token_hash": token.hash(), "grace_s": lives.grace_s}
     rows = await tx.fetch(_SESSION, {**given, **lives.ms()})
@@ -189,7 +189,7 @@ async def refresh(
 
 
 async def _stolen(tx: Transaction, request: Request[Refresh], user_id: int) -> OAuthRefused:
-    """An old token of the family: two have it, and nobody knows which of them is the user."""
+    """An old token of the family was used: two clients have it, and it is unknown which of them is the user's."""
     session_id, reason = request.command.token.session_id, "refresh_token_reused"
     await access.end_session(tx, session_id, reason, request.context)
     await access.change_access(tx, of_user(user_id), reason, context=request.context)

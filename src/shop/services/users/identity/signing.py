@@ -1,4 +1,4 @@
-"""Access tokens: JWT as RFC 9068 describes them, signed with the active key."""
+"""Signs access tokens with the active key. They are JWTs as in RFC 9068."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ from shop.services.users.identity.key_encryption import Sealed, read_key_encrypt
 _LOG = structlog.get_logger("shop.signing")
 
 _LOOK_EVERY = 1.0
-"""Seconds: for so long a key may go on signing after another has become the active one."""
+"""Seconds for which a key may still sign after another one has become the active key."""
 
 _ACTIVE = """
 SELECT kid, algorithm, encrypted_under, encrypted
@@ -29,7 +29,7 @@ FROM signing_keys JOIN private_keys USING (kid) WHERE state = 'active'
 
 
 class Subject(NamedTuple):
-    """Whom a token is for."""
+    """The subject and the contents of a token."""
 
     sub: str
     client_id: str
@@ -45,7 +45,7 @@ class _Key(NamedTuple):
 
 
 class Signer:
-    """Knows the active key. A process has one."""
+    """Keeps the active key in memory. A process has one."""
 
     def __init__(self, settings: AuthSettings, clock: Callable[[], float] = time.monotonic) -> None:
         self._issuer = settings.issuer
@@ -94,7 +94,7 @@ class Signer:
         try:
             private = read_key_encryption(self._file).open(Sealed(under, data), kid)
         except NotConfigured as error:
-            # The message names a file: it is not for clients.
+            # The message names a file, so clients must not see it.
             _LOG.error("signing.key_rejected", kid=kid, error=str(error))
             raise NoSigningKey("The log of this service says why") from error
         return _Key(kid, algorithm, load_der_private_key(private, None))

@@ -1,4 +1,4 @@
-"""What operators do to accounts: roles, locks, resets, and the first admin."""
+"""Commands of operators on accounts: roles, locks, resets, and the first admin."""
 
 from collections.abc import Sequence
 
@@ -25,7 +25,7 @@ class StaffRefused(Exception):
 async def change_roles(
     tx: Transaction, user_id: int, *, add: Sequence[str] = (), remove: Sequence[str] = ()
 ) -> Access:
-    """The user's tokens are refused from now on; a refresh gives one with the new roles."""
+    """The user's tokens are refused from now on. A refresh returns one with the new roles."""
     for role in (*add, *remove):
         if role not in access.GIVEN_ROLES:
             raise StaffRefused(
@@ -38,14 +38,14 @@ async def change_roles(
 
 
 async def set_lock(tx: Transaction, user_id: int, *, locked: bool) -> Access:
-    """A locked user can't log in, and all tokens are refused."""
+    """A locked user can't log in, and all its tokens are refused."""
     await _there(tx, user_id)
     reason = "locked" if locked else "unlocked"
     return await access.change_access(tx, of_user(user_id), reason, locked=locked)
 
 
 async def make_admin(tx: Transaction, email: str, name: str, password_hash: str) -> int:
-    """A new user who is an admin, or an existing one who becomes one and gets this password. The id."""
+    """Create a user with the role admin, or give an existing user the role and this password. Returns the id."""
     rows = await tx.fetch(_WITH_EMAIL, {"email": email})
     if rows:
         user_id = int(rows[0][0])

@@ -1,4 +1,4 @@
-"""The tables of the issuing side. What the other services know of it is in the tables of `shop.platform.auth`."""
+"""The tables of the issuing side. The tables that other services have copies of are in `shop.platform.auth`."""
 
 from sqlalchemy import (
     BigInteger,
@@ -18,7 +18,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 
 
 def add_issuing_tables(metadata: MetaData) -> None:
-    """Declare them in the user service's metadata, after the spine's."""
+    """Declare these tables in the user service's metadata, after the spine's."""
     Table(
         "credentials",
         metadata,
@@ -30,7 +30,7 @@ def add_issuing_tables(metadata: MetaData) -> None:
     Table(
         "devices",
         metadata,
-        # Where the user has logged in before: wrong passwords from elsewhere do not slow it.
+        # Devices on which the user has logged in. Wrong passwords from other devices do not slow them.
         Column("token_hash", LargeBinary, primary_key=True),
         Column("user_id", BigInteger, nullable=False),
         _running_ms(),
@@ -40,7 +40,7 @@ def add_issuing_tables(metadata: MetaData) -> None:
     Table(
         "sessions",
         metadata,
-        # Those that have not ended.
+        # Sessions that have not ended.
         Column("id", Uuid, primary_key=True),
         Column("user_id", BigInteger, nullable=False),
         Column("family_hash", LargeBinary, nullable=False),
@@ -59,7 +59,7 @@ def add_issuing_tables(metadata: MetaData) -> None:
     Table(
         "refresh_answers",
         metadata,
-        # What a refresh token was answered with, for a client to whom the answer got lost.
+        # Answers to refresh tokens, for clients that did not receive the answer.
         Column("token_hash", LargeBinary, primary_key=True),
         Column("session_id", Uuid, ForeignKey("sessions.id", ondelete="CASCADE"), nullable=False),
         Column("answer", LargeBinary, nullable=False),

@@ -1,4 +1,4 @@
-"""What clients and other services may read of the issuer: its metadata (RFC 8414) and its keys (RFC 7517)."""
+"""The public documents of the issuer: its metadata (RFC 8414) and its keys (RFC 7517)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +15,7 @@ _KEYS = "SELECT public_jwk FROM signing_keys WHERE state <> 'gone' ORDER BY kid"
 
 
 def metadata(auth: AuthSettings) -> dict[str, Any]:
-    """There is no authorization endpoint, so no response type either. That is OAuth, and no OpenID Connect."""
+    """There is no authorization endpoint, so there are no response types. This is OAuth, not OpenID Connect."""
     issuer = auth.issuer.rstrip("/")
     return {
         "issuer": auth.issuer,
@@ -33,6 +33,6 @@ def metadata(auth: AuthSettings) -> dict[str, Any]:
 
 
 async def key_sets(database: Database, asked: Sequence[None]) -> list[dict[str, Any]]:
-    """One look for all who ask."""
+    """All concurrent requests share one query."""
     keys = [jwk for (jwk,) in await database.fetch(_KEYS)]
     return [{"keys": keys}] * len(asked)
