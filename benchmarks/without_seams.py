@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 from starlette.types import Receive, Scope, Send
 
+from eventspine.answers import Answer
 from eventspine.context import Context
 from eventspine.event import Event
-from eventspine.idempotency import Answer
 from eventspine.interceptors import Interceptor, Proceed
 from eventspine.outbox import Transaction
 from shop.cli.main import main

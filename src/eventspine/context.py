@@ -15,10 +15,9 @@ import re
 from collections.abc import Mapping
 from hashlib import sha256
 from math import inf
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
-if TYPE_CHECKING:
-    from eventspine.idempotency import Key
+from eventspine.answers import Key
 
 Command = TypeVar("Command")
 
@@ -71,7 +70,7 @@ class Request(NamedTuple, Generic[Command]):
 
     command: Command
     context: Context = NOBODY
-    key: "Key | None" = None
+    key: Key | None = None
     """With a key, the command is executed once, however often it is sent."""
 
 

@@ -31,7 +31,6 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from eventspine.address import Address, urls
 from eventspine.errors import Unavailable
-from eventspine.interceptors import NO_STEPS, Steps
 from eventspine.session import (
     CONNECT_WITHIN,
     SESSION_SETTINGS,
@@ -39,6 +38,7 @@ from eventspine.session import (
     connection_parameters,
     pinned,
 )
+from eventspine.steps import NO_STEPS, Steps
 
 if TYPE_CHECKING:
     from sqlalchemy import Executable

@@ -13,7 +13,7 @@ salt. The hash can stay after an erasure, and distinguishes a repeat from anothe
 The header and its meaning follow the IETF draft "The Idempotency-Key HTTP Header Field".
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from hashlib import sha256
@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from pydantic_core import to_json
 
+from eventspine.answers import FORM, Answer, Key
 from eventspine.batching import Action, Run
 from eventspine.context import Request
 from eventspine.database import Database
@@ -67,36 +68,7 @@ WHERE about = ANY(%(about)s)
 """
 
 
-class Answer(NamedTuple):
-    """An answer to a client, byte for byte. `about` is the person whose data it holds, if any."""
-
-    status: int
-    headers: tuple[tuple[str, str], ...]
-    body: bytes
-    about: str | None = None
-
-
-class Key:
-    """A key, the request that it belongs to, and how a result becomes an answer.
-
-    `asked` is the request in canonical form (`canonical`). The same key with another request is
-    refused. `answer` returns None for a result that must not be stored: a refusal for a temporary
-    reason.
-    """
-
-    __slots__ = ("answer", "hash", "salted")
-
-    def __init__(self, key: str, asked: bytes, answer: Callable[[Any], Answer | None]) -> None:
-        self.hash = sha256(key.encode()).digest()
-        self.salted = _FORM + sha256(b"%b %b" % (key.encode(), asked)).digest()
-        """The fingerprint, as it is stored."""
-        self.answer = answer
-
-
-_FORM = b"\x01"
-"""The version of the form that `canonical` returns. It rises when the form changes."""
-
-_FINGERPRINT_SIZE = len(_FORM) + sha256().digest_size
+_FINGERPRINT_SIZE = len(FORM) + sha256().digest_size
 
 
 def canonical(command: tuple[Any, ...], caller: str | None) -> bytes:
@@ -137,7 +109,7 @@ def is_comparable(fingerprint: bytes) -> bool:
     returned, so nothing is done twice. After a refusal, the client would use a new key, and the work
     would be done twice.
     """
-    return len(fingerprint) == _FINGERPRINT_SIZE and fingerprint.startswith(_FORM)
+    return len(fingerprint) == _FINGERPRINT_SIZE and fingerprint.startswith(FORM)
 
 
 class KeyReused(SpineError):

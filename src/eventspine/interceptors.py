@@ -15,17 +15,16 @@ right: a skipped append is a lost event.
 
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from eventspine.backlog import Batch
 from eventspine.context import Context
-
-if TYPE_CHECKING:
-    from eventspine.backlog import Batch
-    from eventspine.dead_letters import Park
-    from eventspine.event import Event
-    from eventspine.log import Record
-    from eventspine.outbox import Transaction
-    from eventspine.reading import Received
+from eventspine.dead_letters import Park
+from eventspine.event import Event
+from eventspine.log import Record
+from eventspine.outbox import Transaction
+from eventspine.reading import Received
+from eventspine.steps import Around, Publish, Steps
 
 Proceed = Callable[[], Awaitable[None]]
 
@@ -33,15 +32,15 @@ Proceed = Callable[[], Awaitable[None]]
 class Interceptor:
     """The base class: it does nothing. Override the steps that you need."""
 
-    def publish(self, event: "Event", context: Context) -> Context:
+    def publish(self, event: Event, context: Context) -> Context:
         """An event is published. Returns the context that is stored with it. It must not block."""
         return context
 
-    async def commit(self, tx: "Transaction", proceed: Proceed) -> None:
+    async def commit(self, tx: Transaction, proceed: Proceed) -> None:
         """A transaction of an API or a consumer commits, and publishes `tx.published` events."""
         await proceed()
 
-    async def append(self, batch: "Batch", proceed: Proceed) -> None:
+    async def append(self, batch: Batch, proceed: Proceed) -> None:
         """The relay appends a batch of the outbox to the log, until the log has confirmed it."""
         await proceed()
 
@@ -49,37 +48,32 @@ class Interceptor:
         """The relay saves the position up to which the log holds everything."""
         await proceed()
 
-    async def receive(self, records: "Sequence[Record]", proceed: Proceed) -> None:
+    async def receive(self, records: Sequence[Record], proceed: Proceed) -> None:
         """A consumer processes records: it drops repeats, applies the others, and commits."""
         await proceed()
 
     async def apply(
-        self, tx: "Transaction", received: "Sequence[Received[Any]]", proceed: Proceed
+        self, tx: Transaction, received: Sequence[Received[Any]], proceed: Proceed
     ) -> None:
         """Handlers apply events, in a transaction that has not committed yet."""
         await proceed()
 
-    async def park(self, tx: "Transaction", parks: "Sequence[Park]", proceed: Proceed) -> None:
+    async def park(self, tx: Transaction, parks: Sequence[Park], proceed: Proceed) -> None:
         """Records that can't be applied are parked, in a transaction that has not committed yet."""
         await proceed()
 
 
-Around = Callable[..., Awaitable[None]]
-
-
-class Steps:
-    """A chain of interceptors, built once. A step that no interceptor overrides is None."""
-
-    __slots__ = ("append", "apply", "commit", "park", "publish", "receive", "save")
-
-    def __init__(self, interceptors: Sequence[Interceptor] = ()) -> None:
-        self.publish = _publish(_overriding(interceptors, "publish"))
-        self.commit = _around(interceptors, "commit")
-        self.append = _around(interceptors, "append")
-        self.save = _around(interceptors, "save")
-        self.receive = _around(interceptors, "receive")
-        self.apply = _around(interceptors, "apply")
-        self.park = _around(interceptors, "park")
+def chained(interceptors: Sequence[Interceptor]) -> Steps:
+    """Build the chain, once. A step that no interceptor overrides is None."""
+    return Steps(
+        publish=_publish(_overriding(interceptors, "publish")),
+        commit=_around(interceptors, "commit"),
+        append=_around(interceptors, "append"),
+        save=_around(interceptors, "save"),
+        receive=_around(interceptors, "receive"),
+        apply=_around(interceptors, "apply"),
+        park=_around(interceptors, "park"),
+    )
 
 
 def _overriding(interceptors: Sequence[Interceptor], step: str) -> list[Callable[..., Any]]:
@@ -87,11 +81,11 @@ def _overriding(interceptors: Sequence[Interceptor], step: str) -> list[Callable
     return [getattr(one, step) for one in interceptors if getattr(type(one), step) is not plain]
 
 
-def _publish(chain: Sequence[Callable[..., Context]]) -> Callable[..., Context] | None:
+def _publish(chain: Sequence[Callable[..., Context]]) -> Publish | None:
     if not chain:
         return None
 
-    def publish(event: "Event", context: Context) -> Context:
+    def publish(event: Event, context: Context) -> Context:
         for one in chain:
             context = one(event, context)
         return context
@@ -110,6 +104,3 @@ def _around(interceptors: Sequence[Interceptor], step: str) -> Around | None:
 async def _nested(outer: Around, inner: Around, *given: Any) -> None:
     *what, proceed = given
     await outer(*what, partial(inner, *what, proceed))
-
-
-NO_STEPS = Steps()

@@ -28,7 +28,7 @@ from eventspine.context import Context
 from eventspine.database import Connection, Database, Params, Query, execute, translated
 from eventspine.errors import MissingEvents, OutcomeUnknown, Unavailable
 from eventspine.event import Event
-from eventspine.interceptors import NO_STEPS, Steps
+from eventspine.steps import NO_STEPS, Steps
 
 CHANNEL = "outbox"
 """The NOTIFY channel of commits that published. It is a hint; the relay polls as well."""

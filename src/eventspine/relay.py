@@ -26,9 +26,9 @@ from eventspine.database import Connection, Params, connect, execute, translated
 from eventspine.errors import SpineError, Unavailable
 from eventspine.event import NotAnEvent, envelope
 from eventspine.frozen import LEASE
-from eventspine.interceptors import NO_STEPS, Steps
 from eventspine.log import EventLog
 from eventspine.outbox import CHANNEL
+from eventspine.steps import NO_STEPS, Steps
 from eventspine.turning import Fed, turn_to
 
 _LOG = structlog.get_logger("eventspine.relay")

@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from eventspine.answers import Answer, Key
 from eventspine.batching import Batcher
 from eventspine.consumer import Consumer
 from eventspine.context import NOBODY, Context, Request, from_headers
 from eventspine.handlers import Handlers
-from eventspine.idempotency import Answer, Key, canonical, once_in_transaction
+from eventspine.idempotency import canonical, once_in_transaction
 from eventspine.outbox import Transaction, transaction
 from eventspine.reading import Received
 from tests.support import notes

@@ -5,17 +5,11 @@ from collections.abc import Callable, Sequence
 from hashlib import sha256
 from typing import Any
 
+from eventspine.answers import Answer, Key
 from eventspine.batching import Batcher
 from eventspine.context import Request
 from eventspine.database import Database
-from eventspine.idempotency import (
-    Answer,
-    Key,
-    KeyReused,
-    forget,
-    hold_answers,
-    once_in_transaction,
-)
+from eventspine.idempotency import KeyReused, forget, hold_answers, once_in_transaction
 from eventspine.outbox import Transaction, transaction
 from tests.support import notes
 from tests.support.spine import opened

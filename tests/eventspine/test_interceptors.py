@@ -9,9 +9,10 @@ from eventspine.consumer import Consumer
 from eventspine.context import NOBODY, Context
 from eventspine.dead_letters import Park
 from eventspine.event import Event
-from eventspine.interceptors import NO_STEPS, Interceptor, Proceed, Steps
+from eventspine.interceptors import Interceptor, Proceed, chained
 from eventspine.outbox import Transaction, transaction
 from eventspine.reading import Received
+from eventspine.steps import NO_STEPS
 from tests.support import notes
 from tests.support.memory_log import MemoryLog
 from tests.support.spine import opened
@@ -59,7 +60,7 @@ async def test_every_step_is_seen_and_the_first_of_a_chain_is_outermost(
     notes_url: str, copy_url: str
 ) -> None:
     told: list[str] = []
-    steps = Steps([Recorder("a", told), Recorder("b", told)])
+    steps = chained([Recorder("a", told), Recorder("b", told)])
     log = MemoryLog(1)
     async with (
         opened(notes_url, steps=steps) as database,
@@ -92,7 +93,7 @@ async def test_a_step_that_an_interceptor_fails_is_not_done(notes_url: str) -> N
         async def commit(self, tx: Transaction, proceed: Proceed) -> None:
             raise RuntimeError("not now")
 
-    async with opened(notes_url, steps=Steps([Refuses()])) as database:
+    async with opened(notes_url, steps=chained([Refuses()])) as database:
         with pytest.raises(RuntimeError, match="not now"):
             async with transaction(database) as tx:
                 tx.publish(notes.event(1, 1), NOBODY)
@@ -104,7 +105,7 @@ def test_a_step_that_no_interceptor_overrides_has_nothing_around_it() -> None:
         async def save(self, position: int, proceed: Proceed) -> None:
             await proceed()
 
-    steps = Steps([Saves(), Interceptor()])
+    steps = chained([Saves(), Interceptor()])
     assert steps.save is not None
     assert [getattr(steps, step) for step in SEEN if step != "save"] == [None] * 6
     assert [getattr(NO_STEPS, step) for step in SEEN] == [None] * 7

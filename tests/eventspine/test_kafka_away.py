@@ -165,6 +165,7 @@ async def test_a_killed_broker_comes_back_with_its_data_at_its_address(
 
 
 @pytest.mark.kafka
+@pytest.mark.heavy
 def test_a_broker_left_behind_is_ended_before_the_next_start(mortal_kafka: LocalKafka) -> None:
     assert mortal_kafka.process
     successor = LocalKafka(mortal_kafka.data_dir)

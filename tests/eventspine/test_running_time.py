@@ -8,10 +8,11 @@ from datetime import UTC, datetime
 import pytest
 
 from eventspine import pruning, running_time
+from eventspine.answers import Answer, Key
 from eventspine.context import NOBODY, Request
 from eventspine.database import Database
 from eventspine.errors import Unavailable
-from eventspine.idempotency import Answer, Key, once_in_transaction
+from eventspine.idempotency import once_in_transaction
 from eventspine.outbox import Transaction, transaction
 from eventspine.pruning import KEY_MARGIN, Pruner
 from eventspine.running_time import LONGEST_STEP, RunningTime

@@ -29,9 +29,10 @@ from sqlalchemy.engine import make_url
 
 from devstack.migration import NothingChanged, differences, write_migration
 from devstack.postgres import _binaries
+from eventspine.answers import Answer, Key
 from eventspine.context import Request
 from eventspine.database import Database
-from eventspine.idempotency import Answer, Key, once_in_transaction
+from eventspine.idempotency import once_in_transaction
 from eventspine.log_tables import metadata as log_metadata
 from eventspine.migrations import SPINE, steps
 from eventspine.outbox import Transaction

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import psycopg
 import pytest
 
+from eventspine.answers import Answer, Key
 from eventspine.backlog import following
 from eventspine.batching import Run
 from eventspine.consumer import Consumer
@@ -20,7 +21,7 @@ from eventspine.database import Connection, Database, connect
 from eventspine.dead_letters import held_keys, retry
 from eventspine.errors import Conflict
 from eventspine.event import Event
-from eventspine.idempotency import Answer, Key, once_in_transaction
+from eventspine.idempotency import once_in_transaction
 from eventspine.log import Message
 from eventspine.outbox import transaction
 from eventspine.postgres_log import PostgresLog

@@ -15,12 +15,13 @@ from eventspine.consumer import CheckpointConflict, Consumer
 from eventspine.context import NOBODY
 from eventspine.database import Database
 from eventspine.errors import Unavailable
-from eventspine.interceptors import NO_STEPS, Steps
+from eventspine.interceptors import chained
 from eventspine.kafka_log import KafkaLog
 from eventspine.log import EventLog, Message
 from eventspine.outbox import transaction
 from eventspine.postgres_log import PostgresLog
 from eventspine.reading import Checkpoint
+from eventspine.steps import NO_STEPS, Steps
 from tests.storm import failpoints, faults, launch, mutations
 from tests.storm.mutations import ChangedShape, replace_text
 from tests.support import notes
@@ -46,7 +47,7 @@ def take_away(monkeypatch: pytest.MonkeyPatch) -> Take:
 
     def take_away(name: str) -> Steps:
         interceptor = mutations.take_away(name)
-        return Steps([interceptor] if interceptor else [])
+        return chained([interceptor] if interceptor else [])
 
     return take_away
 

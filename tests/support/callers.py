@@ -1,6 +1,6 @@
 """An interceptor that knows callers by their tokens: `Authorization: Bearer NAME.NUMBER` is user NAME."""
 
-from eventspine.idempotency import Answer
+from eventspine.answers import Answer
 from shop.platform.http.interceptors import Exchange, Proceed
 from shop.platform.interceptors import Interceptors
 

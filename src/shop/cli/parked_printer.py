@@ -12,8 +12,8 @@ from eventspine.address import Address
 from eventspine.database import Database
 from eventspine.dead_letters import Parked
 from eventspine.handlers import Handlers
-from eventspine.interceptors import NO_STEPS, Steps
 from eventspine.reactions import Reaction
+from eventspine.steps import NO_STEPS, Steps
 from shop.cli.streams import Console
 from shop.platform.terminal import plain
 

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 
-from eventspine.interceptors import Interceptor, Steps
+from eventspine.interceptors import Interceptor, chained
+from eventspine.steps import Steps
 from shop.platform.settings import NotConfigured
 from shop.platform.telemetry.process import Telemetry
 
@@ -48,7 +49,7 @@ def interceptors(
 
 def steps(names: str, part: str, service: str, telemetry: Telemetry | None = None) -> Steps:
     """The interceptors of a process without an API. Raises `NotConfigured`."""
-    return Steps(interceptors(names, part, service, telemetry).steps)
+    return chained(interceptors(names, part, service, telemetry).steps)
 
 
 def _factory(name: str) -> Factory:

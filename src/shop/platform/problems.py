@@ -28,7 +28,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import ErrorDetails, ValidationError, to_json
 
-from eventspine.idempotency import Answer
+from eventspine.answers import Answer
 
 MEDIA_TYPE = "application/problem+json"
 

@@ -9,7 +9,8 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from eventspine.idempotency import _FORM, canonical
+from eventspine.answers import FORM
+from eventspine.idempotency import canonical
 from shop.services.users.schemas import CreateUser
 from tests.support.databases import NewDatabase
 from tests.support.serving import Served, problem, serving
@@ -239,7 +240,7 @@ def test_a_stored_key_does_not_reveal_the_request(users: Served) -> None:
     for headers in (creating, refused):
         text = headers["Idempotency-Key"]
         # Who knows the key can tell, but the key is not there.
-        assert (_FORM + sha256(text.encode() + b" " + guess).digest()).hex() in left
+        assert (FORM + sha256(text.encode() + b" " + guess).digest()).hex() in left
         assert text not in left
     assert body["email"] not in left
     assert sha256(guess).hexdigest() not in left

@@ -17,8 +17,8 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope, Send
 
+from eventspine.answers import Answer
 from eventspine.errors import SpineError
-from eventspine.idempotency import Answer
 from shop.platform.auth.rules import SCHEMES, Rule, documentation, rule_of
 from shop.platform.http.docs import add_docs
 from shop.platform.http.fields import MAX_BIGINT

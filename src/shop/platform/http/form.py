@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl
 from pydantic_core import to_json
 from starlette.types import Message, Receive, Scope
 
-from eventspine.idempotency import Answer
+from eventspine.answers import Answer
 from shop.platform.http.interceptors import Exchange
 from shop.platform.http.peer import PeerRoute
 from shop.platform.http.route import read_json_body

@@ -8,9 +8,10 @@ unused. An answer with data about a subject is kept until the subject is erased.
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from eventspine.answers import Answer, Key
 from eventspine.batching import Batcher
 from eventspine.context import Context, Request
-from eventspine.idempotency import Answer, Key, canonical
+from eventspine.idempotency import canonical
 from shop.platform.http.route import Reply
 from shop.platform.problems import Problem
 

@@ -17,8 +17,8 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from starlette.types import Scope
 
+from eventspine.answers import Answer
 from eventspine.context import Context
-from eventspine.idempotency import Answer
 from shop.platform.http.context import trace_in, trace_of
 
 

@@ -24,9 +24,10 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic_core import ValidationError
 from starlette.types import Receive, Scope, Send
 
+from eventspine.answers import Answer
 from eventspine.backoff import Backoff
 from eventspine.errors import OutcomeUnknown, Overloaded, SpineError, Unavailable
-from eventspine.idempotency import Answer, KeyReused
+from eventspine.idempotency import KeyReused
 from shop.platform.auth.caller import Caller, who_asks
 from shop.platform.http.context import asked, trace_of
 from shop.platform.http.interceptors import Exchange, Proceed, RouteInterceptor

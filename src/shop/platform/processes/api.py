@@ -19,7 +19,7 @@ from starlette.types import ASGIApp
 
 from eventspine.backoff import Backoff
 from eventspine.database import Database
-from eventspine.interceptors import Steps
+from eventspine.interceptors import chained
 from shop.platform.auth.rules import NoRule, Row, matrix
 from shop.platform.event_log import database_address
 from shop.platform.http.app import ServiceApp
@@ -61,7 +61,7 @@ def make_app(service: Service, settings: Settings) -> ServiceApp:
         database_address(settings, service.name),
         size=1,
         transaction_within=TRANSACTION_WITHIN,
-        steps=Steps(chain.steps),
+        steps=chained(chain.steps),
         fit=require_least if settings.env == "production" else None,
     )
     endpoints = service.endpoints(settings, database)

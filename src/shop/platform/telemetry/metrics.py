@@ -29,7 +29,7 @@ from shop.platform.telemetry.serving import Page
 from shop.platform.telemetry.steps import MeasuredSteps
 
 if TYPE_CHECKING:
-    from eventspine.idempotency import Answer
+    from eventspine.answers import Answer
     from shop.platform.http.interceptors import Exchange, Proceed, RouteInterceptor
 
 

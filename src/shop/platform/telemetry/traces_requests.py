@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
-from eventspine.idempotency import Answer
+from eventspine.answers import Answer
 from shop.platform.log_ids import TRACEPARENT
 from shop.platform.telemetry.traces import SAMPLED, Traces, traceparent_of
 

@@ -2,9 +2,9 @@
 
 from fastapi import APIRouter
 
+from eventspine.answers import Answer
 from eventspine.batching import Batcher
 from eventspine.context import Request
-from eventspine.idempotency import Answer
 from shop.platform.auth.rules import allowed
 from shop.platform.http.context import Asked
 from shop.platform.http.fields import PathId

@@ -4,10 +4,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from eventspine.answers import Answer
 from eventspine.batching import Batcher
 from eventspine.context import Request
 from eventspine.database import Database
-from eventspine.idempotency import Answer, once_in_transaction
+from eventspine.idempotency import once_in_transaction
 from shop.platform.service import Endpoints, Service
 from shop.platform.settings import Settings
 from tests.more.services.greetings.handlers import HANDLERS

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from eventspine.idempotency import Answer
+from eventspine.answers import Answer
 from shop.platform.http.app import ServiceApp
 from shop.platform.http.interceptors import Exchange, Proceed
 from shop.platform.interceptors import Interceptors, interceptors
