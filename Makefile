@@ -46,7 +46,8 @@ up: installed-local
 dev: installed-local
 	@exec $(BIN)/shop up --reload $(UP_OPTIONS)
 
-PYTEST = $(BIN)/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
+# A crashed process ends the run with an error. One that took its place would wait for ever (pytest-xdist 3.8).
+PYTEST = $(BIN)/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 # HEAVY=true runs the heavy tests too, as CI does.
 test: installed-dev

@@ -12,9 +12,11 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 from devstack.postgres import LocalPostgres
 from eventspine.log_tables import metadata as log_metadata
@@ -34,12 +36,49 @@ _LONGEST_FIRST = (
     "e2e/test_kafka_proofs.py",
     "e2e/test_crashes.py",
     "deploy/test_compose.py",
-    "eventspine/test_kafka_log.py",
-    "examples/",
+    "eventspine/test_kafka_",
+    "shop/test_another_log.py",
+    "deploy/test_compose_prod.py",
     "e2e/",
+    "examples/",
+    "shop/test_reactions.py",
+    "shop/test_migrations.py",
+    "shop/test_audit.py",
+    "shop/test_re",
+    "shop/test_terminals.py",
+    "devstack/test_up.py",
+    "gateway/",
+    "shop/test_plans.py",
+    "shop/test_overload.py",
+    "shop/services/test_openapi.py",
+    "eventspine/test_consumer.py",
+    "eventspine/test_re",
 )
 """Beginnings of paths below `tests`. With several processes a long file that came last would keep
 one of them at work while the others are done."""
+
+_BY_ONE_PROCESS = (
+    ("eventspine/test_kafka_", "shop/test_another_log.py"),
+    (
+        "e2e/test_crashes.py",
+        "e2e/test_parts.py",
+        "e2e/test_another_service.py",
+        "e2e/test_memory.py",
+    ),
+)
+"""Files whose tests share a broker: with several processes, each that runs one of them starts one."""
+
+
+class _Scheduling(LoadFileScheduling):
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        below = file.removeprefix("tests/")
+        return next((group[0] for group in _BY_ONE_PROCESS if below.startswith(group)), file)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _Scheduling:
+    return _Scheduling(config, log)
 
 
 _OWN_FOLDER = pytest.StashKey[Path]()

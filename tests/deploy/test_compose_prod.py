@@ -4,9 +4,9 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack, closing
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -27,8 +27,10 @@ from tests.support.compose import DEPLOY
 from tests.support.kafka import start_broker
 from tests.support.secured import TlsTerminator
 from tests.support.services import SHIPPED
-from tests.support.shop import answers, free_ports
+from tests.support.shop import answers, free_ports, shop_command
 from tests.support.waiting import until
+
+PASSWORD = "correct horse battery staple"
 
 FILE = yaml.safe_load((DEPLOY / "compose.prod.yaml").read_text().replace("$$", "$"))
 SERVICES: dict[str, dict[str, Any]] = FILE["services"]
@@ -134,6 +136,7 @@ class Production:
         self._data = folder
         self.processes: dict[str, Process] = {}
         self.hosts: dict[str, str] = {}
+        self._sockets: dict[str, str] = {}
         self.api_ports = dict(zip(SHIPPED, free_ports(len(SHIPPED)), strict=True))
         for name in SHIPPED:
             self._start_postgres(f"{name}-db")
@@ -152,9 +155,10 @@ class Production:
             found[f"SHOP_{owner.upper()}__PORT"] = str(self.api_ports[owner])
         return found
 
-    def run(self, name: str, **more: str) -> None:
+    def run(self, name: str, *words: str, **more: str) -> None:
+        """Until it ends; with another command, if words are given, as `docker compose run` does."""
         done = subprocess.run(
-            self._command(name),
+            shop_command(*words) if words else self._command(name),
             env={**self.environment(name), **{k: v for k, v in more.items() if v}},
             capture_output=True,
             text=True,
@@ -162,6 +166,24 @@ class Production:
             check=False,
         )
         assert done.returncode == 0, f"{name}: {done.stdout}{done.stderr}"
+
+    def start_all(self) -> None:
+        """The APIs and workers, and wait until the APIs are ready."""
+        if self.processes:
+            return
+        for name in SHIPPED:
+            self.start(f"{name}-api")
+            self.start(f"{name}-worker")
+        for name in SHIPPED:
+            with self.to(name) as client:
+                until(lambda client=client: answers(client), f"{name} answers", 60)
+                ready = partial(client.get, "/health/ready")
+                until(lambda ready=ready: ready().is_success, f"{name} is ready", 30)
+
+    def to(self, name: str) -> AbstractContextManager[httpx.Client]:
+        return closing(
+            httpx.Client(base_url=f"http://127.0.0.1:{self.api_ports[name]}", timeout=10)
+        )
 
     def start(self, name: str) -> Process:
         process = Process(
@@ -171,6 +193,12 @@ class Production:
         self._stops.callback(process.stop, 10)
         self.processes[name] = process
         return process
+
+    def logged_in(self, name: str) -> set[str]:
+        """The roles that have a connection to this database server, but for its administrator."""
+        with closing(psycopg.connect(self._sockets[name], autocommit=True)) as admin:
+            rows = admin.execute("SELECT usename FROM pg_stat_activity WHERE usename <> 'postgres'")
+            return {role for (role,) in rows}
 
     def client(self, user: str) -> dict[str, Any]:
         """librdkafka's settings of a Kafka user."""
@@ -188,7 +216,7 @@ class Production:
 
     def _command(self, name: str) -> list[str]:
         words = [self._here(word, name) for word in SERVICES[name]["command"]]
-        return [sys.executable, "-m", "shop.cli", *words]
+        return shop_command(*words)
 
     def _here(self, text: str, name: str) -> str:
         text = text.replace("/run/secrets", str(self.secrets / name))
@@ -219,6 +247,7 @@ class Production:
         server.wait_ready()
         password = (self.secrets / name / "administrator_password").read_text().strip()
         where = f"host={server.socket_dir} port={plain} user=postgres dbname=postgres"
+        self._sockets[name] = where
         with closing(psycopg.connect(where, autocommit=True)) as admin:
             admin.execute(psycopg.sql.SQL("ALTER ROLE postgres PASSWORD {}").format(password))
             access = (DEPLOY / "postgres/pg_hba.conf").read_text()
@@ -256,17 +285,12 @@ def production(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Production]
 
 
 @pytest.mark.kafka
+@pytest.mark.heavy
 @pytest.mark.timeout(300)
 def test_every_process_starts_with_its_own_secrets_roles_and_rights(production: Production) -> None:
+    production.start_all()
     for name in SHIPPED:
-        production.start(f"{name}-api")
-        production.start(f"{name}-worker")
-    for name, port in production.api_ports.items():
-        with closing(httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10)) as client:
-            until(lambda client=client: answers(client), f"{name} answers", 60)
-            until(
-                lambda client=client: client.get("/health/ready").is_success, f"{name} is ready", 30
-            )
+        with production.to(name) as client:
             assert client.get("/docs").status_code == 404
 
     def works(name: str) -> bool:
@@ -282,6 +306,49 @@ def test_every_process_starts_with_its_own_secrets_roles_and_rights(production: 
 
 
 @pytest.mark.kafka
+@pytest.mark.heavy
+def test_the_six_steps_in_production_with_a_token(production: Production) -> None:
+    """Each API logs in to its database as its own role, as `users_api`, and nobody comes in without a token."""
+    production.start_all()
+    for words in (("keys", "new", "--if-none"), ("keys", "rotate")):
+        production.run("users-api", *words)
+    with production.to("users") as users, production.to("orders") as orders:
+        person = {"email": "setiadi@example.com", "name": "Setiadi", "password": PASSWORD}
+        user = users.post("/users", json=person)
+        assert user.status_code == 201, user.text
+        session = users.post(
+            "/sessions", json={name: person[name] for name in ("email", "password")}
+        )
+        assert session.status_code == 201, session.text
+        token = session.json()["access_token"]
+        auth = {"Authorization": f"Bearer {token}"}
+        coffee = {"product": "coffee", "quantity": 100, "total_price": 50}
+        me = f"/users/{user.json()['id']}"
+        assert users.get(me).status_code == orders.post("/orders", json=coffee).status_code == 401
+        assert users.get(me, headers=auth).json()["email"] == person["email"]
+
+        def place() -> httpx.Response:
+            return orders.post("/orders", json=coffee, headers=auth)
+
+        # Until the key has come to the order service, it knows no token.
+        until(lambda: place().status_code == 201, "the order service takes the token", 30)
+        order = place()
+        assert order.status_code == 201, order.text
+        assert order.json()["customer"] == {"name": "Setiadi", "email": person["email"]}
+        placed = orders.get(f"/orders/{order.json()['id']}", headers=auth)
+        assert (placed.status_code, placed.text) == (200, order.text)
+        again = users.post("/users", json={**person, "email": "SETIADI@example.com"})
+        assert again.status_code == 409
+        form = {"grant_type": "refresh_token", "refresh_token": session.json()["refresh_token"]}
+        assert users.post("/token", data=form).status_code == 200
+        assert users.delete(f"{me}/sessions", headers=auth).status_code == 204
+        until(lambda: place().status_code == 401, "a token of before is refused by orders", 30)
+    for role in ("users_api", "users_worker"):
+        assert role in production.logged_in("users-db")
+
+
+@pytest.mark.kafka
+@pytest.mark.heavy
 def test_a_service_writes_to_its_own_topic_and_to_no_other(production: Production) -> None:
     for user in SHIPPED:
         for topic in SHIPPED:
@@ -290,6 +357,7 @@ def test_a_service_writes_to_its_own_topic_and_to_no_other(production: Productio
 
 
 @pytest.mark.kafka
+@pytest.mark.heavy
 def test_nobody_joins_the_group_of_another_service_or_reads_without_a_password(
     production: Production,
 ) -> None:

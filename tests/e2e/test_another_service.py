@@ -13,6 +13,8 @@ from tests.support.load import Load
 from tests.support.shop import Shop, json_lines, new_user
 from tests.support.waiting import until
 
+pytestmark = pytest.mark.heavy
+
 SERVICES = {"SHOP_SERVICES": "shop.services,tests.more.services"}
 
 

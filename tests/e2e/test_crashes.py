@@ -87,6 +87,7 @@ def test_frozen_and_thawed_they_go_on(witnessed: Witnessed) -> None:
     witnessed.check()
 
 
+@pytest.mark.heavy
 def test_one_blow_after_the_other(witnessed: Witnessed) -> None:
     shop = witnessed.shop
     blows: Sequence[Callable[[], None]] = [
@@ -117,6 +118,7 @@ def test_ctrl_c_stops_everything_and_the_next_start_finds_it(witnessed: Witnesse
     witnessed.check()
 
 
+@pytest.mark.heavy
 def test_kill_9_of_the_command_leaves_no_process_and_the_next_start_works(
     witnessed: Witnessed,
 ) -> None:

@@ -17,6 +17,8 @@ from tests.support.folders import short_directory
 from tests.support.shop import Shop
 from tests.support.waiting import until
 
+pytestmark = pytest.mark.heavy
+
 PASSWORD = "correct horse battery staple"
 
 

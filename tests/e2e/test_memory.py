@@ -32,6 +32,7 @@ DAMAGE = {
 }
 
 
+@pytest.mark.heavy
 @pytest.mark.timeout(400)
 def test_a_shop_under_load_is_rebuilt_after_a_rebuild_that_was_killed(shop: Shop) -> None:
     dice = random.Random(11)

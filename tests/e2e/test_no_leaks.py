@@ -34,6 +34,7 @@ def visible(process: psutil.Process) -> str:
     return "\n".join(found)
 
 
+@pytest.mark.heavy
 def test_production_shows_no_secret_anywhere(secured: Secured, tmp_path: Path) -> None:
     secrets = {
         password for role in (ADMINISTRATOR, "users", "users_api", "users_worker", "log_worker")

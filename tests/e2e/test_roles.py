@@ -24,6 +24,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
         yield Secured(tmp_path_factory.mktemp("secured"), stops)
 
 
+@pytest.mark.heavy
 def test_the_six_steps_work_with_a_role_for_each_process(secured: Secured) -> None:
     ports = dict(zip(SERVICES, free_ports(2), strict=True))
     with ExitStack() as stops:

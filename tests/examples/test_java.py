@@ -118,6 +118,7 @@ def program(kafka: LocalKafka, tmp_path: Path) -> Iterator[Program]:
 
 
 @pytest.mark.kafka
+@pytest.mark.heavy
 async def test_each_event_is_counted_once(kafka: LocalKafka, program: Program) -> None:
     events = history(2400)
     wired = [wire(n, event) for n, event in enumerate(events, start=1)]

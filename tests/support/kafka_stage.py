@@ -8,6 +8,7 @@ import signal
 import subprocess
 import threading
 import time
+from base64 import b64encode
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -84,6 +85,9 @@ class Stage:
     def __init__(self, kafka: LocalKafka, databases: Mapping[str, str], directory: Path) -> None:
         self.kafka = kafka
         self.users_port, self.orders_port = free_ports(2)
+        key = directory / "key"
+        key.touch(0o600)
+        key.write_text(b64encode(os.urandom(32)).decode())
         self.settings: Mapping[str, Any] = {
             "SHOP_EVENT_LOG": "kafka",
             "SHOP_KAFKA__BOOTSTRAP_SERVERS": kafka.bootstrap_servers,
@@ -91,6 +95,7 @@ class Stage:
             "SHOP_ORDERS__DATABASE_URL": databases["orders"],
             "SHOP_USERS__PORT": self.users_port,
             "SHOP_ORDERS__PORT": self.orders_port,
+            "SHOP_AUTH__KEY_ENCRYPTION_KEY_FILE": key,
             # Not the one of a shop that a person may be running here.
             "SHOP_DATA_DIR": directory / "none",
         }
