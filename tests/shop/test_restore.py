@@ -3,7 +3,6 @@
 import asyncio
 import multiprocessing
 import os
-import random
 import signal
 
 import psycopg
@@ -13,103 +12,15 @@ from eventspine import restoring
 from shop.cli import restore as command
 from shop.cli.main import app
 from tests.support.databases import Databases, NewDatabase
-from tests.support.living import Living, living, plant, settings, shop
+from tests.support.living import living, plant, settings, shop
+from tests.support.tables import rows, tables
 from tests.support.waiting import eventually
-
-PIPELINE = (
-    "outbox_marks",
-    "running_time",
-    "idempotency_keys",
-    "outbox",
-    "earlier_cursors",
-    "relay",
-)
-STAMPS = ("changed_in", "changed_ms", "erased_at", "running_ms")
-
-
-def tables(url: str) -> dict[str, list[tuple[object, ...]]]:
-    """All rows of all tables, but for what the log can't say."""
-    with psycopg.connect(url, autocommit=True) as connection:
-        names = connection.execute(
-            "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'"
-        ).fetchall()
-        found = {}
-        for (name,) in names:
-            if name in PIPELINE or name.startswith("alembic"):
-                continue
-            columns = connection.execute(
-                "SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) FROM pg_attribute"
-                " WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped"
-                " AND NOT attname = ANY(%s)",
-                [name, list(STAMPS)],
-            ).fetchall()[0][0]
-            found[name] = connection.execute(
-                f"SELECT {columns} FROM {name} ORDER BY ROW({columns})::text".encode()
-            ).fetchall()
-        return found
-
-
-def rows(url: str, sql: str) -> list[tuple[object, ...]]:
-    with psycopg.connect(url, autocommit=True) as connection:
-        return connection.execute(sql.encode()).fetchall()
 
 
 @pytest.fixture
 def empty(new_database: NewDatabase, templates: dict[str, str]) -> dict[str, str]:
     """A migrated database for each service, as after a loss."""
     return {name: new_database(templates[name]) for name in ("users", "orders")}
-
-
-async def lived(system: Living, dice: random.Random, steps: int) -> None:
-    """A random history, all of it relayed and applied."""
-    for _ in range(steps):
-        known = [
-            id_ for (id_,) in await system.orders.fetch("SELECT id FROM customers WHERE NOT erased")
-        ]
-        match dice.choice("cuepppx") if known else "c":
-            case "c":
-                await system.create(dice.randint(1, 4))
-            case "u":
-                await system.update(*dice.sample(known, min(len(known), 2)))
-            case "e" if len(known) > 3:
-                await system.erase(dice.choice(known))
-            case "x":
-                orders = await system.orders.fetch(
-                    "SELECT id FROM orders ORDER BY random() LIMIT 2"
-                )
-                await system.cancel(*(id_ for (id_,) in orders))
-            case _:
-                await system.place(*dice.choices(known, k=dice.randint(1, 5)))
-        await system.settled()
-
-
-@pytest.mark.parametrize(
-    ("seed", "gone"),
-    [(1, ["users"]), (2, ["orders"]), (3, ["users", "orders"]), (4, ["orders", "users"])],
-)
-async def test_after_any_history_each_table_is_what_it_was_and_life_goes_on(
-    databases: Databases, empty: dict[str, str], seed: int, gone: list[str]
-) -> None:
-    dice = random.Random(seed)
-    async with living(databases) as system, system.moving():
-        await lived(system, dice, 12)
-    before = {
-        name: await asyncio.to_thread(tables, databases[name])
-        for name in databases
-        if name != "log"
-    }
-    lost = databases.but(**{name: empty[name] for name in gone})
-    for name in gone:
-        done = await asyncio.to_thread(shop, lost, "restore", name)
-        assert done.exit_code == 0, done.output
-    for name, found in before.items():
-        assert await asyncio.to_thread(tables, lost[name]) == found
-    audited = await asyncio.to_thread(shop, lost, "audit")
-    assert audited.exit_code == 0, audited.output
-    async with living(lost) as system, system.moving():
-        await lived(system, dice, 3)
-    audited = await asyncio.to_thread(shop, lost, "audit")
-    assert audited.exit_code == 0, audited.output
 
 
 async def test_to_an_old_backup_it_adds_what_is_missing(

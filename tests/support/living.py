@@ -121,15 +121,17 @@ class Living:
 
 
 @asynccontextmanager
-async def living(urls: Databases) -> AsyncIterator[Living]:
+async def living(urls: Databases, log: EventLog | None = None) -> AsyncIterator[Living]:
+    """With this log, which stays open, or the one that is a table."""
     async with AsyncExitStack() as held:
         opened = {}
         for name in discovery.names():
             opened[name] = database = Database(urls[name])
             await database.open()
             held.push_async_callback(database.close)
-        log = PostgresLog(urls.log)
-        held.push_async_callback(log.close)
+        if log is None:
+            log = PostgresLog(urls.log)
+            held.push_async_callback(log.close)
         for service in discovery.load_all():
             await log.create_topic(service.topic)
         [(created,)] = await opened["users"].fetch("SELECT count(*) FROM users")
