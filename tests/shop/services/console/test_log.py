@@ -79,16 +79,19 @@ async def test_look_after_look_shows_each_matching_record_once_newest_first(
     assert looks < 60
 
 
-async def test_from_a_time_on_each_record_is_shown_once_oldest_first(log: PostgresLog) -> None:
+@pytest.mark.parametrize("second", [0, 1, 123, 300, 599, 700])
+async def test_from_a_time_on_each_record_is_shown_once_oldest_first(
+    log: PostgresLog, second: int
+) -> None:
     await fill(log, 600)
-    places = await from_time(log, await ends(log, ["notes"]), BEGAN + timedelta(seconds=123))
+    places = await from_time(log, await ends(log, ["notes"]), BEGAN + timedelta(seconds=second))
     numbers: list[int] = []
     more = True
     while more:
         found = await following(log, Filter(), places, 50)
         numbers += [int(each.id) for each in found.events if each.id]
         places, more = found.places, found.more
-    assert numbers == [number + 1 for number in range(123, 600) if number % 50 != 7]
+    assert numbers == [number + 1 for number in range(second, 600) if number % 50 != 7]
 
 
 def test_places_in_an_address_are_read_back_and_others_are_left_out() -> None:
