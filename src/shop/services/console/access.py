@@ -91,6 +91,8 @@ class Access:
                 raise NotConfigured(
                     "no service has the keys of tokens, so the console can verify none"
                 )
+            # Any of them will do. The one that issues tokens has the keys first, and its scope is in all of them.
+            having.sort(key=lambda name: not settings.service(name).issues_tokens)
             self._gate = Gate(settings.auth, reading.database(having[0]))
             rule = Rule(f"{having[0]}:read", frozenset({LOOKS, ACTS}), ALL)
             self._guard = self._gate.guard(rule)
