@@ -20,7 +20,9 @@ PASSWORD = "correct horse battery staple"
 @pytest.fixture(scope="module")
 def shop() -> Iterator[Shop]:
     with short_directory() as directory:
-        shop = Shop(directory / "data", ("--auth",), SHOP_LOG_DIR=directory / "logs")
+        shop = Shop(
+            directory / "data", ("--auth",), fronts=["console"], SHOP_LOG_DIR=directory / "logs"
+        )
         try:
             shop.start()
             yield shop
@@ -134,6 +136,58 @@ def test_the_first_admin_is_made_by_an_operator_and_grants_and_resets(shop: Shop
     token = answered(shop.users.post("/token", data=form), 200).json()["access_token"]
     everybody = f"/users/{admin['user_id']}"
     answered(shop.users.get(everybody, headers=bearer(token)), 200)
+
+
+def enter(console: httpx.Client, email: str, password: str = PASSWORD) -> httpx.Response:
+    return console.post("/login", data={"email": email, "password": password})
+
+
+def test_the_console_is_for_staff_support_looks_and_admin_acts(shop: Shop) -> None:
+    [port] = shop.ports["console"]
+    own = {"Sec-Fetch-Site": "same-origin"}
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20, headers=own) as console:
+        for path in ("/", "/log", "/timeline", "/flow/stream", "/log/orders/0/0"):
+            answer = answered(console.get(path), 303)
+            assert answer.headers["location"] == "/login"
+        part = answered(console.get("/log/orders/0/0", headers={"HX-Request": "true"}), 401)
+        assert part.headers["hx-redirect"] == "/login"
+        answered(console.get("/static/console.css"), 200)
+
+        session = member(shop, "someone")
+        assert "neither the role support nor admin" in enter(console, "someone@example.com").text
+        wrong = answered(enter(console, "someone@example.com", "a wrong one"), 403)
+        assert "set-cookie" not in wrong.headers
+        shop.run("users", "grant", session["user_id"], "support")
+        cookie = console_cookie(answered(enter(console, "someone@example.com"), 303))
+        page = answered(console.get("/", headers=cookie), 200)
+        assert "someone@example.com<small>support" in page.text
+        refused = answered(console.post("/parked/confirm", headers=cookie), 403)
+        assert "this needs the role admin" in refused.text
+
+        shop.run("users", "grant", session["user_id"], "admin")
+        # The session's token says less than is true now. It is refreshed without a login.
+        admin = "someone@example.com<small>admin"
+        until(lambda: admin in console.get("/", headers=cookie).text)
+        assert console.post("/parked/confirm", headers=cookie).status_code != 403
+        foreign = {**cookie, "Sec-Fetch-Site": "cross-site"}
+        answered(console.post("/logout", headers=foreign), 403)
+        answered(console.get("/", headers=cookie), 200)
+        answered(console.post("/logout", headers=cookie), 303)
+        answered(console.get("/", headers=cookie), 303)
+
+
+def console_cookie(answer: httpx.Response) -> dict[str, str]:
+    """What the browser sends from now on."""
+    said = answer.headers["set-cookie"]
+    name_and_value, *attributes = said.split("; ")
+    assert name_and_value.startswith("__Host-console=")
+    assert {each.lower() for each in attributes} >= {
+        "httponly",
+        "secure",
+        "samesite=strict",
+        "path=/",
+    }
+    return {"Cookie": name_and_value}
 
 
 def test_a_service_gets_tokens_with_either_of_two_secrets(shop: Shop) -> None:

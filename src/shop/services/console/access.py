@@ -118,6 +118,11 @@ class Access:
         async with session.refreshing:
             if session.until < time.time() + _SPARE_S:
                 await self._refresh(session)
+            try:
+                return self._judged(session.email, session.access_token)
+            except NotLoggedIn:
+                # Perhaps its roles are others now: a fresh token says so. If the session has ended, there is none.
+                await self._refresh(session)
         return self._judged(session.email, session.access_token)
 
     async def actor(self, request: Request) -> Viewer:

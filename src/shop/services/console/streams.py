@@ -1,9 +1,16 @@
 """Server-sent events: what a page shows next, without being asked."""
 
+import time
 from collections.abc import AsyncIterator
 
 from fastapi import Request
 from fastapi.responses import StreamingResponse
+
+from shop.platform.problems import Problem
+from shop.services.console.access import NotAllowed, NotLoggedIn
+
+_CHECK_S = 10.0
+"""So often a stream looks whether its viewer may still look."""
 
 
 def stream(request: Request, messages: AsyncIterator[str]) -> StreamingResponse:
@@ -13,11 +20,18 @@ def stream(request: Request, messages: AsyncIterator[str]) -> StreamingResponse:
     """
 
     async def sent() -> AsyncIterator[str]:
+        checked = time.monotonic()
         # What comes before the first message, so that the browser knows at once that it is connected.
         yield ": connected\n\n"
         async for message in messages:
             if request.app.stopping:
                 return
+            if time.monotonic() - checked > _CHECK_S:
+                checked = time.monotonic()
+                try:
+                    await request.app.access.viewer(request)
+                except (NotLoggedIn, NotAllowed, Problem):
+                    return
             yield message
 
     headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
