@@ -33,6 +33,7 @@ from benchmarks import (
     pipeline,
     report,
     restore,
+    telemetry,
     through_gateway,
 )
 from benchmarks.load import Missing
@@ -45,6 +46,7 @@ PAGES: dict[Page, dict[str, Callable[[Stage], Section]]] = {
         "orders": orders_a_second.run,
         "floors": floors.run,
         "interceptors": interceptors.run,
+        "telemetry": telemetry.run,
         "auth": auth.run,
         "logins": logins.run,
         "latency": one_at_a_time.run,
