@@ -37,6 +37,7 @@ def audit(
     """
     from eventspine.audit import Audited  # noqa: PLC0415 - only this needs it
     from shop.cli.audit_report import audit_all  # noqa: PLC0415
+    from shop.cli.progress_served import progress_served  # noqa: PLC0415
 
     pattern = pattern_or_stop(grep)
     with beside_running_shop(data):
@@ -58,7 +59,8 @@ def audit(
 
     async def run() -> bool:
         try:
-            return await audit_all(audited, log, pattern, as_json=as_json)
+            async with progress_served(settings, "audit", service or "all"):
+                return await audit_all(audited, log, pattern, as_json=as_json)
         finally:
             await log.close()
 

@@ -17,6 +17,9 @@ from rich.text import Text
 
 from shop.cli.streams import Console
 
+SO_FAR: dict[str, tuple[int, int]] = {}
+"""How much of each step of this command is done, and of how much. A command is one process, and does one thing."""
+
 
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
@@ -43,6 +46,7 @@ def shown(service: str) -> Iterator[Callable[[str, int, int], None]]:
     def progress(what: str, done: int, total: int) -> None:
         if what not in tasks:
             tasks[what] = bars.add_task(f"{service}: {what}")
+        SO_FAR[f"{service}: {what}"] = (done, total)
         bars.update(tasks[what], completed=done, total=total)
 
     with bars:

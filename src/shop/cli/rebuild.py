@@ -41,6 +41,7 @@ def rebuild(
     """
     from eventspine.errors import SpineError  # noqa: PLC0415 - only this needs it
     from eventspine.recomputing import tables_of  # noqa: PLC0415
+    from shop.cli.progress_served import progress_served  # noqa: PLC0415
     from shop.cli.rebuild_report import rebuild_tables  # noqa: PLC0415
 
     with beside_running_shop(data):
@@ -60,9 +61,10 @@ def rebuild(
 
     async def run() -> bool:
         try:
-            return await rebuild_tables(
-                chosen, url, log, tables, dry_run=dry_run, differences=differences
-            )
+            async with progress_served(settings, "rebuild", service):
+                return await rebuild_tables(
+                    chosen, url, log, tables, dry_run=dry_run, differences=differences
+                )
         finally:
             await log.close()
 

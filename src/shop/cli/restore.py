@@ -57,6 +57,7 @@ def restore(
     from eventspine.errors import SpineError  # noqa: PLC0415
     from eventspine.recomputing import tables_of  # noqa: PLC0415
     from shop.cli.progress import shown  # noqa: PLC0415
+    from shop.cli.progress_served import progress_served  # noqa: PLC0415
     from shop.cli.rebuild_report import source_of  # noqa: PLC0415
 
     if until is not None and into is None:
@@ -79,11 +80,12 @@ def restore(
 
     async def run() -> "Restored":
         try:
-            with shown(service) as progress:
-                return await restoring.restore(
-                    address, log, source_of(chosen), tables_of(chosen.projections), progress,
-                    reactions=reactions, until=moment, give_up=give_up,
-                )  # fmt: skip
+            async with progress_served(settings, "restore", service):
+                with shown(service) as progress:
+                    return await restoring.restore(
+                        address, log, source_of(chosen), tables_of(chosen.projections), progress,
+                        reactions=reactions, until=moment, give_up=give_up,
+                    )  # fmt: skip
         finally:
             await log.close()
 

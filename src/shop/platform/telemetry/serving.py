@@ -42,10 +42,13 @@ async def serving(
     port: int,
     target_file: Path | None,
     labels: Mapping[str, str],
+    *,
+    silent: bool = False,
 ) -> AsyncIterator[None]:
     """Serve these pages, by path, until the block ends.
 
-    A port that is taken is logged, and is tried again every second: it must not stop the process.
+    A port that is taken is logged, and is tried again every second: it must not stop the process. `silent`: for
+    a command, whose output is not a log.
     """
     connections: set[asyncio.StreamWriter] = set()
 
@@ -56,7 +59,7 @@ async def serving(
         finally:
             connections.discard(writer)
 
-    listening = asyncio.create_task(_listen(answer, host, port, target_file, labels))
+    listening = asyncio.create_task(_listen(answer, host, port, target_file, labels, silent=silent))
     # One turn, so that the port is usually open when the block begins.
     await asyncio.wait([listening], timeout=0.2)
     try:
@@ -76,8 +79,10 @@ async def _listen(
     port: int,
     target_file: Path | None,
     labels: Mapping[str, str],
+    *,
+    silent: bool,
 ) -> asyncio.Server:
-    said = False
+    said = silent
     while True:
         try:
             server = await asyncio.start_server(answer, host, port, limit=_LARGEST_HEAD)
@@ -89,12 +94,14 @@ async def _listen(
             await asyncio.sleep(_TRY_AGAIN_AFTER)
     bound = server.sockets[0].getsockname()[1]
     address = f"[{host}]:{bound}" if ":" in host else f"{host}:{bound}"
-    _LOG.info("telemetry.serving", address=address)
+    if not silent:
+        _LOG.info("telemetry.serving", address=address)
     if target_file is not None:
         try:
             _write(target_file, json.dumps([{"targets": [address], "labels": dict(labels)}]))
         except OSError as error:
-            _LOG.error("telemetry.target_failed", file=str(target_file), reason=str(error))
+            if not silent:
+                _LOG.error("telemetry.target_failed", file=str(target_file), reason=str(error))
     return server
 
 
