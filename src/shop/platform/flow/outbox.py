@@ -7,20 +7,21 @@ an API, which knows only the database, can say so. A worker that dies loses its 
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
-LOG_AWAY = "SELECT pg_advisory_lock_shared(7411)"
+LOG_AWAY = "SELECT pg_advisory_lock_shared(7412)"
 """Taken by a worker that gets no answer from the log."""
 
-# The relay's leadership is an advisory lock, too (`eventspine.relay.LEAD`).
+# Feeding the log is an advisory lock, too: of the relay (`eventspine.relay.LEAD`), or of the process that follows change
+# data capture (`eventspine.captured`).
 _NOW = """
 SELECT head.position, coalesce(relay.position, 0),
     (SELECT extract(epoch FROM clock_timestamp() - outbox.time) FROM outbox
      WHERE outbox.position > coalesce(relay.position, 0) ORDER BY outbox.position LIMIT 1),
-    coalesce(7405 = ANY(locks.held), false), coalesce(7411 = ANY(locks.held), false)
+    coalesce(locks.held && ARRAY[7405, 7411]::bigint[], false), coalesce(7412 = ANY(locks.held), false)
 FROM outbox_head AS head LEFT JOIN relay ON relay.source = %(source)s,
     (SELECT array_agg(DISTINCT objid::bigint) AS held
      FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database
      WHERE pg_database.datname = current_database() AND locktype = 'advisory' AND granted
-        AND classid = 0 AND objid IN (7405, 7411) AND objsubid = 1) AS locks
+        AND classid = 0 AND objid IN (7405, 7411, 7412) AND objsubid = 1) AS locks
 """
 
 
