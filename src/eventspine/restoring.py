@@ -8,6 +8,7 @@ rows whose versions are later. Then it sets what the pipeline remembers: the las
 the checkpoints, and the counters of ids.
 """
 
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -116,6 +117,7 @@ class Restored:
 
     was_empty: bool
     events: int = 0
+    seconds: float = 0.0
     rows: dict[str, int] = field(default_factory=dict)
     head: int = 0
     """The last position given out: the next event gets the next."""
@@ -145,6 +147,7 @@ async def restore(
     With `give_up` positions that are missing everywhere are accepted. Raises `CannotRestore`, and what reading
     the log raises.
     """
+    began = time.monotonic()
     async with _transaction(url) as connection:
         head = await _alone(connection, of)
         for table in tables:
@@ -185,6 +188,7 @@ async def restore(
     if not is_empty:  # new tables have their statistics
         for table in tables:
             await _analyze(url, table.name)
+    result.seconds = time.monotonic() - began
     return result
 
 

@@ -114,7 +114,9 @@ def _moment(until: str) -> datetime | int:
 
 def _report(restored: "Restored", reactions: list[tuple[str, str]], into: str | None) -> list[str]:
     rows = ", ".join(f"{name} {count}" for name, count in restored.rows.items())
-    lines = [f"{restored.events} events read; rows now: {rows}"]
+    lines = [
+        f"{restored.events} events read and restored in {restored.seconds:.2f} s; rows now: {rows}"
+    ]
     if restored.horizon is not None:
         until = ", ".join(f"{topic} {upto}" for topic, upto in sorted(restored.horizon.items()))
         lines.append(
