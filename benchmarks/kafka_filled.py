@@ -48,7 +48,9 @@ def fill(kafka: LocalKafka, topic: str, events: Iterator[_Event]) -> None:
     )
     for position, key, type_, data in events:
         headers = message(f"/{topic}", str(position), str(key), type_, "1", _TIME, b"", None)
-        packed = [(name, value.encode()) for name, value in headers.headers.items()]
+        packed: list[tuple[str, str | bytes | None]] = [
+            (name, value.encode()) for name, value in headers.headers.items()
+        ]
         while True:
             try:
                 producer.produce(topic, key=str(key), value=data, headers=packed)
