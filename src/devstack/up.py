@@ -223,6 +223,8 @@ def _own_settings(options: UpOptions, postgres: LocalPostgres) -> dict[str, str]
     """The databases and ports of the services, and the ports of the fronts."""
     # Otherwise other commands on this directory would not find all services.
     settings = {PACKAGES: os.environ[PACKAGES]} if PACKAGES in os.environ else {}
+    # Where the console keeps the results of its checks.
+    settings["SHOP_DATA_DIR"] = str(options.data.absolute())
     for service in options.services:
         settings[f"SHOP_{service.name.upper()}__DATABASE_URL"] = postgres.dsn(service.name)
     for each in [*options.services, *options.fronts]:

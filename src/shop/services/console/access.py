@@ -188,7 +188,7 @@ def _send(url: str, body: bytes, kind: str) -> tuple[int, Mapping[str, Any]]:
     headers = {"Content-Type": kind, "User-Agent": "eventshop-console"}
     request = urllib.request.Request(url, body, headers, method="POST")  # noqa: S310 - of the settings
     try:
-        with urllib.request.urlopen(request, timeout=_WITHIN_S) as answer:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=_WITHIN_S) as answer:  # noqa: S310 - of the settings
             return answer.status, _object(answer.read(_MOST_BYTES))
     except urllib.error.HTTPError as error:
         with error:

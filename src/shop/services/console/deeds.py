@@ -153,11 +153,11 @@ class Deeds:
             except BaseException:
                 deed.undone = None
                 raise
-        _LOG.info("console.undone", deed=deed.id, records=deed.undone)
+        _LOG.info("console.deed_undone", deed=deed.id, records=deed.undone)
 
     async def _run(self, deed: Deed) -> None:
         async with self._turn:
-            _LOG.info("console.deed", deed=deed.id, kind=deed.kind, keys=deed.total)
+            _LOG.info("console.deed_started", deed=deed.id, kind=deed.kind, keys=deed.total)
             for name, keys in grouped(deed.keys).items():
                 await self._in_service(deed, name, keys)
         deed.state = "stopped" if deed.done < deed.total else "done"

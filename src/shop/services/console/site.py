@@ -19,6 +19,7 @@ from shop.platform.problems import Problem
 from shop.platform.settings import Settings
 from shop.platform.telemetry.process import Telemetry
 from shop.services.console.access import Access, NotAllowed, NotLoggedIn
+from shop.services.console.checks import Checks
 from shop.services.console.deeds import Deeds
 from shop.services.console.layout import files, page
 from shop.services.console.reading import Reading
@@ -75,6 +76,7 @@ class Site(FastAPI):
         self.access = access
         self.watch = watch
         self.deeds = Deeds(reading)
+        self.checks = Checks()
         self.tail = Tail(reading.log, list(reading.topics))
         self._shown = Telemetry(settings, "api", "console")
         self._hosts = {
@@ -141,7 +143,7 @@ class Site(FastAPI):
     async def _life(self, _: FastAPI) -> AsyncIterator[None]:
         await self.reading.open()
         async with self._shown.running(), self.access.watching(), self.watch.watching():
-            async with self.deeds.working():
+            async with self.deeds.working(), self.checks.working():
                 yield
         await self.tail.close()
         await self.reading.close()

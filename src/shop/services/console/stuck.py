@@ -48,14 +48,14 @@ SELECT {_RECORD}, 1 FROM (
     SELECT * FROM parked WHERE consumer = %(consumer)s AND NOT holds_key
     ORDER BY running_ms DESC LIMIT {MOST_KEYS}
 ) AS first
-"""  # noqa: S608
+"""  # noqa: S608 - constants of ours
 
 _WHOLE = f"""
 SELECT {_RECORD} FROM (
     SELECT parked.* FROM (SELECT %(topic)s::text AS topic, %(key)s::text AS key) AS of, parked WHERE {_OF_KEY}
     ORDER BY position, "partition", "offset" OFFSET %(skip)s LIMIT %(limit)s
 ) AS first
-"""  # noqa: S608
+"""  # noqa: S608 - constants of ours
 
 
 class Key(NamedTuple):

@@ -6,9 +6,9 @@ To add a page: write its module, and name it in `_PAGES`, in the order of the na
 from fastapi import APIRouter
 
 from shop.services.console.layout import Entry
-from shop.services.console.pages import find, flow, log, login, parked, timeline
+from shop.services.console.pages import checks, find, flow, log, login, parked, timeline
 
-_PAGES = (flow, timeline, find, parked, log)
+_PAGES = (flow, timeline, find, parked, log, checks)
 
 ENTRIES: tuple[Entry, ...] = tuple(each.ENTRY for each in _PAGES)
 
