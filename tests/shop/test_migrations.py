@@ -14,6 +14,7 @@ import psycopg
 import pytest
 from alembic.config import Config
 from alembic.script import ScriptDirectory
+from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import (
     BigInteger,
     Column,
@@ -257,9 +258,10 @@ def test_a_database_with_data_is_migrated_forward_from_every_revision(
     fresh = new_database(None)
     schema.migrate(fresh)
     wanted = dumped(fresh)
+    reached = new_database(None)
     for revision in schema.revisions():
-        url = new_database(None)
-        schema.migrate(url, to=revision)
+        schema.migrate(reached, to=revision)
+        url = new_database(str(conninfo_to_dict(reached)["dbname"]))
         # Since all of those steps were there, the spine stores its own revision.
         is_old = was_with_the_spine(schema) and revision < f"{schema.name}_0011"
         execute(url, "DROP TABLE IF EXISTS spine_version" if is_old else "")
