@@ -2,13 +2,15 @@
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing
 
 import httpx
 import psycopg
 import pytest
+from psycopg.rows import TupleRow
 
+from shop.platform.flow.outbox import outbox_now
 from tests.support.secured import ADMINISTRATOR, SERVICES, Secured
 from tests.support.shop import Running, answers, free_ports, shop_command
 from tests.support.waiting import until
@@ -98,9 +100,21 @@ def test_no_process_creates_drops_or_takes_more(secured: Secured, owner: str, pa
 
 def test_an_api_does_not_read_what_is_not_its_own(secured: Secured) -> None:
     with closing(secured.connect("users", "users_api")) as connection:
-        for table in ("cursors", "parked", "relay", "spine_version", "alembic_version"):
+        for table in ("cursors", "parked", "spine_version", "alembic_version"):
             with pytest.raises(DENIED):
                 connection.execute(f"SELECT * FROM {table}".encode())
+
+
+@pytest.mark.parametrize("owner", SERVICES)
+async def test_an_api_may_ask_what_its_health_tells(secured: Secured, owner: str) -> None:
+    with closing(secured.connect(owner, f"{owner}_api")) as connection:
+
+        async def fetch(sql: str, params: Mapping[str, str]) -> list[TupleRow]:
+            return connection.execute(sql.encode(), params).fetchall()
+
+        assert (await outbox_now(fetch, f"/{owner}")).waiting == 0
+        with pytest.raises(DENIED):
+            connection.execute("UPDATE relay SET position = 0")
 
 
 @pytest.mark.parametrize("role", ["users", "users_api", "users_worker"])

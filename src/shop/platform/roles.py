@@ -35,6 +35,7 @@ _SPINE_API: Mapping[str, str] = {
     "outbox": "SELECT, INSERT",
     "idempotency_keys": _ALL,
     "running_time": "SELECT",
+    "relay": "SELECT",  # for /health/ready
 }
 _SPINE_CDC: Mapping[str, str] = {"outbox": "SELECT", "relay": "SELECT"}
 _LOG_WORKER: Mapping[str, str] = {"log_heads": "SELECT, UPDATE", "log_records": "SELECT, INSERT"}
