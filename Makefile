@@ -13,7 +13,7 @@ help:
 	@echo "make dev     make up, and a restart of the processes whose code you edit, at every save"
 	@echo "make test    the tests, against real PostgreSQL; HEAVY=true adds the heavy ones"
 	@echo "make test-fast   those that take seconds, without Kafka and the chaos test: for use while you edit"
-	@echo "make storm   the chaos test: faults in a running shop, and then a check of all data: SEED=, CYCLES=, LOG=postgres"
+	@echo "make storm   the chaos test: faults in a running shop, and then a check of all data: SEED=, CYCLES=, LOG=postgres or cdc"
 	@echo "make check   formatting, lint, types, and import rules"
 	@echo "make docs    the documentation site, in build/docs; a dead link fails"
 	@echo "make coverage   the share of the code that the tests run; a report in htmlcov"

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from benchmarks import (
     auth,
+    cdc,
     first_order,
     floors,
     grown,
@@ -59,6 +60,7 @@ PAGES: dict[Page, dict[str, Callable[[Stage], Section]]] = {
         "kafka-events": kafka_events.run,
         "kafka-first-order": kafka_first_order.run,
         "kafka-orders": kafka_orders.run,
+        "cdc": cdc.run,
         "restore": restore.run,
     },
     report.HISTORY: {"history": history.run},

@@ -39,6 +39,8 @@ class Captured:
     port: int
     user: str
     password: str = ""
+    database: str = ""
+    """Its name; if empty, that of the service."""
 
 
 class Connect(Process):
@@ -125,11 +127,12 @@ def connector(captured: Captured) -> dict[str, str]:
     """The properties of a service's connector here."""
     template = (FOLDER / "connector.template.properties").read_text(encoding="utf-8")
     found = read_lines(template.replace("@service@", captured.service))
-    jdbc = f"jdbc:postgresql://{captured.host}:{captured.port}/{captured.service}"
+    database = captured.database or captured.service
+    jdbc = f"jdbc:postgresql://{captured.host}:{captured.port}/{database}"
     where = {"database.hostname": captured.host, "database.port": str(captured.port)}
     if captured.host.startswith("/"):
         socket = f"{captured.host}/.s.PGSQL.{captured.port}"
-        jdbc = f"jdbc:postgresql://localhost/{captured.service}?socketFactory={quote(_SOCKETS)}&socketFactoryArg={quote(socket, safe='')}"
+        jdbc = f"jdbc:postgresql://localhost/{database}?socketFactory={quote(_SOCKETS)}&socketFactoryArg={quote(socket, safe='')}"
         where = {
             "database.hostname": "localhost",
             "driver.socketFactory": _SOCKETS,
@@ -139,6 +142,7 @@ def connector(captured: Captured) -> dict[str, str]:
         found
         | where
         | {
+            "database.dbname": database,
             "database.user": captured.user,
             "database.password": captured.password,
             "transforms.outbox.database.url": jdbc,

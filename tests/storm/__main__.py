@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 from rich.console import Console
@@ -23,7 +23,9 @@ app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
 def main(
     seed: Annotated[int, typer.Option(help="of everything that is drawn; another each time")] = -1,
     cycles: Annotated[int, typer.Option(min=1)] = 30,
-    log: Annotated[str, typer.Option(help="kafka or postgres")] = "kafka",
+    log: Annotated[
+        str, typer.Option(help="kafka, postgres, or cdc: kafka fed by Debezium")
+    ] = "kafka",
     only: Annotated[str, typer.Option(help="names of faults, with commas between")] = "",
     mutation: Annotated[str, typer.Option(help="what to take away: tests/storm/mutations")] = "",
     longest: Annotated[float, typer.Option(help="seconds that anything is held, at most")] = 40.0,
@@ -34,7 +36,9 @@ def main(
     seed = random.randrange(1_000_000) if seed < 0 else seed
     if mutation and not only:
         only = ",".join(mutations.load(mutation).FAULTS)
-    chosen: LogKind = "postgres" if log == "postgres" else "kafka"
+    if log not in get_args(LogKind):
+        raise typer.BadParameter(f"--log is one of {', '.join(get_args(LogKind))}")
+    chosen: LogKind = log  # type: ignore[assignment]
     again = f"python -m tests.storm --seed {seed} --cycles {cycles} --log {chosen}"
     again += f" --longest {longest:g}" if longest != 40.0 else ""
     again += f" --only {only}" if only else ""

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import psutil
 import psycopg
 
-from tests.storm import disk, launch, planting
+from tests.storm import capture, disk, launch, planting
 from tests.storm.stage import APIS, DATABASES, MAX_WAITING, SERVERS, SERVICES, WORKERS, Stage
 from tests.support.load import Outcome, Sent
 from tests.support.rush import Rush
@@ -199,7 +199,7 @@ def _full_disk(scene: Scene, server: str, hold: float, new_segment: int) -> None
     small = scene.stage.disks[server]
     small.fill()
     try:
-        if new_segment and not (server == "log" and scene.stage.options.log == "kafka"):
+        if new_segment and not (server == "log" and scene.stage.options.on_kafka):
             # Ends with the server it kills.
             with suppress(psycopg.Error):
                 scene.stage.once(server.removesuffix("-db"), "SELECT pg_switch_wal()")
@@ -277,13 +277,15 @@ def _read_and_freeze(scene: Scene, process: str, hold: float) -> None:
     _arm(scene, process, "read", f"freeze {hold:g}")
 
 
-def _failpoint(point: str, process: Draw) -> Fault:
+def _failpoint(
+    point: str, process: Draw, impossible: Callable[[Stage], str | None] = lambda _: None
+) -> Fault:
     draws = {"process": process, "action": action(1, 20)}
 
     def strike(scene: Scene, process: str, action: str) -> None:
         _arm(scene, process, point, action)
 
-    return Fault(point, draws, strike)
+    return Fault(point, draws, strike, impossible)
 
 
 def _arm(scene: Scene, process: str, point: str, action: str) -> bool:
@@ -336,7 +338,9 @@ ALL: Sequence[Fault] = (
     ),
     Fault("rotate-keys", {}, _rotate_keys),
     Fault("rush", {"api": number(0, 1), "hold": seconds(1, 4)}, _rush),
-    Fault("two-relays", {"service": _SERVICE, "hold": seconds(2, 8)}, _two_relays),
+    Fault(
+        "two-relays", {"service": _SERVICE, "hold": seconds(2, 8)}, _two_relays, capture.only_polling
+    ),
     Fault(
         "shuffle", {"service": _SERVICE, "which": number(0, 99), "hold": seconds(0.3, 5)}, _shuffle
     ),
@@ -363,9 +367,10 @@ ALL: Sequence[Fault] = (
     Fault("refuse", {"server": _SERVER, "hold": seconds(0.5, 10)}, _refuse),
     *(_failpoint(point, _ANY_API) for point in ("committing", "committed")),
     *(
-        _failpoint(point, _ANY_WORKER)
-        for point in ("relay-read", "appending", "appended", "saved", "effects", "applied")
+        _failpoint(point, _ANY_WORKER, capture.only_polling)
+        for point in ("relay-read", "appending", "appended", "saved")
     ),
+    *(_failpoint(point, _ANY_WORKER) for point in ("effects", "applied")),
     # There are more orders to read than users.
     Fault(
         "read",
@@ -385,4 +390,11 @@ ALL: Sequence[Fault] = (
         "unfit", {"topic": one_of(*(topic for topic, readers in planting.READERS.items() if readers))},
         _planted(planting.unfit),
     ),
+    Fault("kill-connect", {}, capture.kill_connect, capture.only_cdc),
+    Fault("freeze-connect", {"hold": seconds(1, 20)}, capture.freeze_connect, capture.only_cdc),
+    Fault("drop-slot", {"service": _SERVICE}, capture.drop_slot, capture.only_cdc),
+    Fault("drop-offsets", {}, capture.drop_offsets, capture.only_cdc),
+    Fault("drop-both", {"service": _SERVICE}, capture.drop_both, capture.only_cdc),
+    Fault("slot-limit", {"service": _SERVICE}, capture.exceed_limit, capture.only_cdc),
+    Fault("turn", {"hold": seconds(1, 8)}, capture.turn, capture.only_cdc),
 )  # fmt: skip

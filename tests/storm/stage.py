@@ -27,6 +27,7 @@ import psycopg
 from psycopg.rows import TupleRow
 
 from devstack.broker import Broker
+from devstack.connect import Captured, Connect
 from devstack.kafka import QUICK_START
 from devstack.postgres import LocalPostgres
 from devstack.process import Process
@@ -43,7 +44,8 @@ from tests.support.proxy import Proxy
 from tests.support.shop import environment, free_ports
 from tests.support.waiting import until
 
-LogKind = Literal["kafka", "postgres"]
+LogKind = Literal["kafka", "postgres", "cdc"]
+"""`cdc`: Kafka, fed by Debezium."""
 
 SERVICES = discovery.names()
 DATABASES = tuple(f"{service}-db" for service in SERVICES)
@@ -68,11 +70,17 @@ _DISK = 512  # megabytes: a new server, its write-ahead log, and an hour of clie
 MAX_WAITING = 100
 """Requests that an API lets wait: few enough for a rush to be too many."""
 
+SLOT_LIMIT = 160  # megabytes
+RELAY = "relay"
+"""The file that says who relays, under change data capture."""
+
 _POSTGRES = {
     "shared_buffers": "64MB",
     # Or an hour's write-ahead log would be kept on the small disk.
     "max_wal_size": "64MB",
     "min_wal_size": "32MB",
+    # Of the small disk. Only change data capture has slots.
+    "max_slot_wal_keep_size": f"{SLOT_LIMIT}MB",
     # Or a full disk would go unnoticed until the old segments are used up.
     "wal_recycle": "off",
 }
@@ -102,6 +110,15 @@ class Options:
     full_disks: bool = True
     """Put each server's data on a small file system of its own, where that can be had."""
 
+    @property
+    def on_kafka(self) -> bool:
+        return self.log != "postgres"
+
+    @property
+    def back_within(self) -> float:
+        """Seconds after the last fault in which the old speed is back. Kafka Connect takes half of it to start."""
+        return 60.0 if self.log == "cdc" else 30.0
+
 
 class Stage:
     def __init__(self, directory: Path, options: Options) -> None:
@@ -113,8 +130,11 @@ class Stage:
         self.proxies: dict[str, Proxy] = {}
         self.servers: dict[str, Supervised] = {}
         self.processes: dict[str, Process] = {}
+        self.connect: Connect
         self.settings: dict[str, str] = {}
         free = iter(free_ports(len(APIS)))
+        self.capturing = threading.Lock()
+        """Held by what changes slots: one thing at a time."""
         self.ports = {
             service: [next(free) for _ in range(_APIS.get(service, 1))] for service in SERVICES
         }
@@ -201,14 +221,17 @@ class Stage:
         for service in SERVICES:
             self.execute(service, launch.LEDGER_SQL)
         self.refuse_unfit()
-        self.processes = {name: self._process(name) for name in PROCESSES}
+        self.processes = {}
+        if self.options.log == "cdc":
+            self.processes["connect"] = self.connect = self._begin_capture()
+        self.processes |= {name: self._process(name) for name in PROCESSES}
         supervisor.start(*self.processes.values(), timeout=120)
 
     def _add_server(self, name: str) -> None:
         if self.options.full_disks and disk.possible() is None:
             self.disks[name] = disk.SmallDisk(self.directory / name, _DISK)
         data = self._data(name)
-        if name == "log" and self.options.log == "kafka":
+        if name == "log" and self.options.on_kafka:
             broker = Broker(data, java_options=QUICK_START)
             host, port = broker.bootstrap_servers.split(":")
             self.proxies[name] = Proxy((host, int(port)))
@@ -236,7 +259,7 @@ class Stage:
         return f"postgresql://{database}@127.0.0.1:{self.proxies[name].port}/{database}"
 
     def _log_settings(self) -> Mapping[str, str]:
-        if self.options.log == "kafka":
+        if self.options.on_kafka:
             servers = f"127.0.0.1:{self.proxies['log'].port}"
             return {"SHOP_EVENT_LOG": "kafka", "SHOP_KAFKA__BOOTSTRAP_SERVERS": servers}
         self._log_url = self._have_database("log", "log")
@@ -256,6 +279,33 @@ class Stage:
             # storm's own.
             "SHOP_USERS__KEY_LEAD_S": "0",
         }
+
+    def _begin_capture(self) -> Connect:
+        """Debezium, not started yet, with slots. Its connections go through the proxies."""
+        (self.directory / RELAY).write_text("cdc")
+        self.settings["SHOP_RELAY_FILE"] = str(self.directory / RELAY)
+        for service in SERVICES:
+            server = self.servers[f"{service}-db"]
+            assert isinstance(server, LocalPostgres)
+            server.ensure_replicators([service])
+            url = self._by_proxy(service).replace(f"//{service}@", f"//{service}_cdc@")
+            self.settings[f"SHOP_{service.upper()}__CDC_DATABASE_URL"] = url
+        for words in (["migrate"], ["cdc", "begin"]):
+            done = self.run(*words)
+            if done.returncode:
+                raise StartFailed(f"change data capture could not begin: {done.stderr}")
+        connect = Connect(
+            self.directory / "connect",
+            f"127.0.0.1:{self.proxies['log'].port}",
+            [
+                Captured(each, "127.0.0.1", self.proxies[f"{each}-db"].port, f"{each}_cdc")
+                for each in SERVICES
+            ],
+            log=self.directory / "logs" / "connect.log",
+            java_options=QUICK_START,
+        )
+        self.settings["SHOP_CONNECT_URL"] = connect.url
+        return connect
 
     def _first_key_and_client(self) -> str:
         """The client's secret."""
@@ -348,7 +398,7 @@ class Stage:
     def open_log(self) -> EventLog:
         settings = (
             Settings(event_log="kafka", kafka={"bootstrap_servers": self._bootstrap})
-            if self.options.log == "kafka"
+            if self.options.on_kafka
             else Settings(event_log="postgres", event_log_url=self._log_url)
         )
         return open_event_log(settings)
@@ -377,7 +427,8 @@ class Stage:
     def once(self, database: str, sql: str, *params: object) -> list[TupleRow]:
         url = urlsplit(self.url(database))._replace(netloc="postgres@").geturl()
         with psycopg.connect(url, autocommit=True, connect_timeout=5) as connection:
-            return connection.execute(sql.encode(), params or None).fetchall()
+            found = connection.execute(sql.encode(), params or None)
+            return [] if found.description is None else found.fetchall()
 
     def execute(self, database: str, sql: str) -> None:
         """As the database's own role, which then owns what is made."""

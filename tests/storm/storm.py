@@ -22,7 +22,6 @@ from tests.support.load import Outcome, Sent
 ENOUGH = 15
 """Orders placed after a cycle's faults are healed before the next begins."""
 
-FULL_SPEED_WITHIN = 30.0
 FULL_SPEED = 0.8
 """Of the median before the storm."""
 FULL_SPURT = 0.7
@@ -188,19 +187,18 @@ def _cycle(
 def _back_to_speed(
     scene: Scene, crowd: Crowd, before: Speed, tell: Callable[[str], None]
 ) -> Faults:
-    """Within 30 s of the last fault: the old speed, and events that flow."""
+    """Soon after the last fault: the old speed, and events that flow."""
+    within = scene.stage.options.back_within
     healed = time.monotonic()
     wrong: Faults = {}
     now = Speed(0.0, 0.0)
-    while (passed := time.monotonic() - healed) < FULL_SPEED_WITHIN and not now.is_as_good_as(
-        before
-    ):
+    while (passed := time.monotonic() - healed) < within and not now.is_as_good_as(before):
         crowd.wait(WINDOW)
         now = Speed(max(now.usual, crowd.latest_rate()), max(now.most, _spurt(scene)))
     tell(f"     {now} within {passed:.1f} s of the last fault; before the first {before}")
     if not now.is_as_good_as(before):
         wrong["back to full speed"] = [f"{now}; before the first {before}"]
-    left = FULL_SPEED_WITHIN - (time.monotonic() - healed)
+    left = within - (time.monotonic() - healed)
     try:
         _have_events_flow(scene, max(5.0, left))
     except AssertionError as error:
