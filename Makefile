@@ -9,7 +9,7 @@ BIN    := $(VENV)/bin
 .PHONY: help up dev test test-fast storm check bench bench-history compose contracts docs coverage clients browser screenshots hooks format migration requirements clean ci-tools vulnerabilities sbom
 
 help:
-	@echo "make up      start the shop on this machine: PostgreSQL, users on 8001, orders on 8002"
+	@echo "make up      start the shop on this machine: PostgreSQL, users on 8001, orders on 8002, the console on 8000"
 	@echo "make dev     make up, and a restart of the processes whose code you edit, at every save"
 	@echo "make test    the tests, against real PostgreSQL; HEAVY=true adds the heavy ones"
 	@echo "make test-fast   those that take seconds, without Kafka and the chaos test: for use while you edit"
@@ -18,6 +18,8 @@ help:
 	@echo "make docs    the documentation site, in build/docs; a dead link fails"
 	@echo "make coverage   the share of the code that the tests run; a report in htmlcov"
 	@echo "make clients   installs the generators of OpenAPI clients, for their tests"
+	@echo "make browser   installs what looks for mistakes of accessibility, for the tests of the console"
+	@echo "make screenshots   pictures of each page of the console, in docs/console; needs Chromium"
 	@echo "make vulnerabilities   known ones in what is installed; needs the network"
 	@echo "make sbom    what is in the image, as CycloneDX, in build/sbom.json"
 	@echo "make hooks   runs the checks before each commit"
@@ -105,6 +107,10 @@ build/browser/node_modules/made: tests/browser/package.json tests/browser/packag
 	@mkdir -p build/browser && cp $^ build/browser
 	npm ci --prefix build/browser --no-audit --no-fund
 	@touch $@
+
+# Pictures of each page of the console, light and dark, in docs/console. Needs Chromium.
+screenshots: installed-dev
+	$(BIN)/python -m tests.browser
 
 # What CI checks with besides: a secret store, Kubernetes' schemas, known vulnerabilities. In build/ci.
 ci-tools: build/ci/made

@@ -65,6 +65,21 @@ def test_what_is_right_is_not_refused(right: Right, kind: str) -> None:
     assert right.refused(kind) == []
 
 
+def test_a_front_needs_all_databases_and_not_the_key_of_tokens(right: Right) -> None:
+    orders = f"postgresql://orders_worker@orders-db/orders?sslmode=verify-full&sslrootcert={right.folder}/ca.crt"
+    right.set(
+        SHOP_ORDERS__DATABASE_URL=orders,
+        SHOP_ORDERS__DATABASE_PASSWORD_FILE=str(right.file("orders", OTHER[::-1])),
+        SHOP_AUTH__KEY_ENCRYPTION_KEY_FILE=None,
+    )
+    settings = read_settings(discovery.sections())
+    assert refusals(settings, "front", discovery.names()) == []
+    assert "must not reach that database" in " ".join(refusals(settings, "worker", ["users"]))
+    right.set(SHOP_AUTH__REQUIRED="false")
+    settings = read_settings(discovery.sections())
+    assert "SHOP_AUTH__REQUIRED is off" in " ".join(refusals(settings, "front", discovery.names()))
+
+
 URL = "SHOP_USERS__DATABASE_URL"
 AT = "postgresql://users_api@users-db/users"
 ROOT = "sslrootcert={folder}/ca.crt"

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from fastapi import APIRouter, Request, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from shop.services.console.access import OPEN, Viewer
 
@@ -122,6 +123,7 @@ def _environment() -> Environment:
         "when": when,
         "clock": clock,
         "pretty": pretty,
+        "with_code": with_code,
     }
     return made
 
@@ -169,6 +171,17 @@ def when(value: datetime | None) -> str:
 
 def clock(value: datetime | None) -> str:
     return "–" if value is None else value.astimezone(UTC).strftime("%H:%M:%S.%f")[:-3]
+
+
+def with_code(text: str) -> Markup:
+    """A sentence in which commands stand between backticks, as in Markdown."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:
+        return escape(text)
+    return Markup().join(
+        Markup("<code>{}</code>").format(part) if number % 2 else escape(part)
+        for number, part in enumerate(parts)
+    )
 
 
 def pretty(value: Any) -> str:

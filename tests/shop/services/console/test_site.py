@@ -28,14 +28,14 @@ def test_each_page_is_in_the_navigation_and_answers(served: httpx.Client) -> Non
     paths = re.findall(r'<a href="([^"]+)"', served.get("/").text)
     assert "/" in paths
     for path in paths:
-        answer = served.get(path)
+        answer = served.get(path, follow_redirects=True)
         assert answer.status_code == 200, path
         assert 'aria-current="page"' in answer.text
 
 
 def test_a_page_loads_nothing_from_elsewhere_and_has_nothing_inline(served: httpx.Client) -> None:
     for path in re.findall(r'<a href="([^"]+)"', served.get("/").text):
-        answer = served.get(path)
+        answer = served.get(path, follow_redirects=True)
         assert answer.headers["content-security-policy"].startswith("default-src 'self';")
         assert "unsafe" not in answer.headers["content-security-policy"]
         assert not re.findall(r"""(?:src|href|action)=["'](?!/|\#|\?)""", answer.text), path
