@@ -44,6 +44,7 @@ def test_the_six_steps_work_with_a_role_for_each_process(secured: Secured) -> No
         users, orders = clients["users"], clients["orders"]
         for client in clients.values():
             until(lambda client=client: answers(client), "an API answers", 60)
+            until(lambda client=client: _flows(client), "its events reach the log", 20)
         person = {"email": "setiadi@example.com", "name": "Setiadi"}
         created = users.post("/users", json=person, headers={"Idempotency-Key": "one"})
         assert created.status_code == 201, "\n".join(running[0].output.lines)
@@ -67,6 +68,11 @@ def test_the_six_steps_work_with_a_role_for_each_process(secured: Secured) -> No
 
 
 # What each may not do. Each is tried in the service's own database.
+def _flows(client: httpx.Client) -> bool:
+    """Whether its readiness check may read what it needs, and says so."""
+    return bool(client.get("/health/ready").json().get("events") == "flowing")
+
+
 NEVER = [
     "CREATE TABLE mine (id int)",
     "CREATE TEMPORARY TABLE mine (id int)",
@@ -103,6 +109,10 @@ def test_an_api_does_not_read_what_is_not_its_own(secured: Secured) -> None:
         for table in ("cursors", "parked", "spine_version", "alembic_version"):
             with pytest.raises(DENIED):
                 connection.execute(f"SELECT * FROM {table}".encode())
+        # Its readiness check says what waits for the log.
+        connection.execute("SELECT position FROM relay")
+        with pytest.raises(DENIED):
+            connection.execute("UPDATE relay SET position = 0")
 
 
 @pytest.mark.parametrize("owner", SERVICES)

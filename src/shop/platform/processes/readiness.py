@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING
 
+import psycopg
+
 from eventspine.batching import Batcher
 from eventspine.database import Database
 from eventspine.errors import Unavailable
@@ -81,10 +83,16 @@ class Readiness:
             yield Sample(declared.OUTBOX_SECONDS, (), self._outbox.oldest_seconds)
 
     async def _ask(self, asked: Sequence[None]) -> Sequence[OutboxNow | None]:
-        if not self._source:
+        outbox = None
+        try:
+            if self._source:
+                outbox = await outbox_now(self._database.fetch, self._source)
+        except psycopg.ProgrammingError:
+            # Tables or rights of this release are missing until `shop migrate` has run. It may work all the same.
+            pass
+        if outbox is None:
             await self._database.fetch("SELECT 1")
-            return [None] * len(asked)
-        return [await outbox_now(self._database.fetch, self._source)] * len(asked)
+        return [outbox] * len(asked)
 
 
 def _said(outbox: OutboxNow | None) -> dict[str, str]:
