@@ -89,11 +89,13 @@ def test_nothing_is_open_but_what_a_policy_opens() -> None:
     assert policies["nothing"]["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
     for name, pod in PODS.items():
         needs = pod["metadata"]["labels"]["needs"]
-        # An API does not reach Kafka, and nobody reaches a worker.
+        # An API does not reach Kafka, and nobody but Prometheus reaches a worker.
         assert needs == ("database" if name.endswith("-api") else "log")
     assert policies["to-kafka"]["spec"]["podSelector"]["matchLabels"] == {"needs": "log"}
     inward = [name for name, each in policies.items() if "ingress" in each["spec"]]
-    assert inward == ["from-the-gateway"]
+    assert inward == ["from-the-gateway", "from-prometheus"]
+    [scraped] = policies["from-prometheus"]["spec"]["ingress"]
+    assert scraped["ports"] == [{"protocol": "TCP", "port": 9464}]
     assert policies["from-the-gateway"]["spec"]["podSelector"]["matchLabels"] == {
         "needs": "database"
     }
