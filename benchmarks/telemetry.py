@@ -1,5 +1,8 @@
 """Measures what metrics and traces cost a request: none, the default, and the default with traces."""
 
+import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -11,13 +14,14 @@ from benchmarks.load import CUSTOMERS, post_orders, require_wrk
 from benchmarks.orders_a_second import ratios
 from benchmarks.report import Row, Section, spread
 from benchmarks.shop_data import add_customers
-from benchmarks.stage import HOST, Stage
+from benchmarks.stage import HOST, PROJECT, Stage
 
 TITLE = "Telemetry"
 HOW = """\
 CPU time (user and system) of an API process for each `POST /orders`, over 64 kept-alive connections, against three API
 processes in turn: one without telemetry (`SHOP_TELEMETRY__METRICS=false`), one as it is by default, with
 metrics, and one with traces besides: one request of a hundred, sent to a collector in the benchmark's own process.
+The table is of a fast route alone, without a network and a database (`benchmarks/traced_requests.py`).
 """
 
 
@@ -46,6 +50,8 @@ def run(stage: Stage) -> Section:
             assert pid is not None
             pids[kind], urls[kind] = pid, shop.orders_url
             post_orders(shop.orders_url, connections=64, seconds=1)
+        stage.say("telemetry: a route alone")
+        alone = _alone(collector)
         # Many short rounds in turn, because the speed of a machine varies from second to second.
         for number in range(3 * stage.rounds):
             stage.say(f"telemetry: round {number + 1} of {3 * stage.rounds}")
@@ -69,8 +75,44 @@ def run(stage: Stage) -> Section:
                 ratios(costs["metrics"], costs["traces"]), "×", at_least=0.97,
                 measured=f"{metrics} against {traces}",
             ),
+            Row(
+                "CPU time that 1 % traced requests add to a request, against an order's",
+                [_added(alone) / cost for cost in costs["metrics"]], "×", at_least=0.03, less_is_better=True,
+                measured=f"{_added(alone):.2f} µs against {metrics}",
+            ),
         ],
+        more=_table(alone),
     )  # fmt: skip
+
+
+def _alone(collector: str) -> dict[str, float]:
+    """What `traced_requests.py` says."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.traced_requests", collector],
+        cwd=PROJECT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise RuntimeError(f"the route alone failed:\n{done.stderr}")
+    told: dict[str, float] = json.loads(done.stdout)
+    return told
+
+
+def _added(alone: Mapping[str, float]) -> float:
+    """By one traced request of a hundred to each, in µs."""
+    untraced = alone["untraced"] - alone["metrics"]
+    return untraced + (alone["traced"] - alone["untraced"]) / 100
+
+
+def _table(alone: Mapping[str, float]) -> str:
+    none, metrics, untraced, traced = (
+        alone[kind] for kind in ("none", "metrics", "untraced", "traced")
+    )
+    return (
+        "| µs of CPU that it adds to a request |  |\n| --- | --- |\n"
+        f"| metrics | {metrics - none:.2f} |\n"
+        f"| traces, if the request is not traced | {untraced - metrics:.2f} |\n"
+        f"| traces, if it is, with what its span costs in the thread that sends it | {traced - metrics:.1f} |\n"
+    )
 
 
 class _Taken(BaseHTTPRequestHandler):
