@@ -217,9 +217,11 @@ class TemporarilyUnavailable(Problem):
 
     status = 503
     slug = "temporarily-unavailable"
+    seconds = 1
+    """When the client may try again."""
 
     def headers(self) -> Headers:
-        return [(b"retry-after", b"1")]
+        return [(b"retry-after", b"%d" % self.seconds)]
 
 
 class UnknownOutcome(Problem):

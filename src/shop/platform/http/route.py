@@ -32,6 +32,7 @@ from shop.platform.auth.caller import Caller, who_asks
 from shop.platform.http.context import asked, trace_of
 from shop.platform.http.interceptors import Exchange, Proceed, RouteInterceptor
 from shop.platform.http.protocol import ARRIVED, BROKEN_OFF
+from shop.platform.http.surplus import Surplus
 from shop.platform.problems import (
     BodyTooLarge,
     IdempotencyKeyReused,
@@ -142,6 +143,7 @@ class FastRoute(APIRoute):
         self.guard: Guard | None = None
         """Verifies the token of each request, before anything else. None if no token is required."""
         self._backoff = backoff_at(f"{'|'.join(sorted(self.methods or ()))} {self.path}")
+        self._surplus = Surplus()
         self._admit: Callable[[], None] | None = getattr(endpoint, "admit", None)
         self._path = _parameters(takes.path_params)
         self._query = {parameter.alias: parameter for parameter in _parameters(takes.query_params)}
@@ -233,6 +235,8 @@ class FastRoute(APIRoute):
                 return error.answer()
             case KeyReused():
                 return IdempotencyKeyReused(str(error)).answer()
+            case Overloaded():
+                return self._surplus.answer(str(error))
             case Unavailable():
                 return not_done(error, self._backoff).answer()
             case OutcomeUnknown():
