@@ -18,6 +18,7 @@ from rich.console import Console
 from benchmarks import (
     auth,
     cdc,
+    event_floors,
     first_order,
     floors,
     grown,
@@ -58,6 +59,7 @@ PAGES: dict[Page, dict[str, Callable[[Stage], Section]]] = {
         "grown": grown.run,
         "memory": memory.run,
         "kafka-events": kafka_events.run,
+        "event-floors": event_floors.run,
         "kafka-first-order": kafka_first_order.run,
         "kafka-orders": kafka_orders.run,
         "cdc": cdc.run,

@@ -8,7 +8,7 @@ they are asked back.
 from functools import lru_cache
 from time import monotonic
 
-from eventspine.idempotency import Answer
+from eventspine.answers import Answer
 from shop.platform.problems import TemporarilyUnavailable
 
 A_SECOND_MORE_EACH = 256
