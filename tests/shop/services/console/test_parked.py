@@ -8,6 +8,8 @@ import httpx
 import psycopg
 import pytest
 
+from shop.services.console import access
+from shop.services.console.stuck import Key
 from tests.support.consoles import console
 from tests.support.databases import Databases, NewDatabase
 from tests.support.living import living, plant
@@ -229,3 +231,30 @@ def test_a_database_that_is_away_is_said_and_the_others_are_shown(
         page = client.get("/parked").text
     assert "The database of <b>users</b> can't be read" in page
     assert len(keys(page)) == 6
+
+
+def test_who_may_only_look_sees_no_button_and_can_do_nothing(
+    copied: Databases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(access, "OPEN", access.Viewer("a supporter", may_act=False))
+    with console(copied) as client:
+        for path in (
+            "/parked",
+            f"/parked/key/{Key('orders', 'orders', 'users', '3').text}",
+            "/checks",
+        ):
+            page = client.get(path)
+            assert page.status_code == 200
+            assert "needs the role admin" in page.text
+            assert 'method="post"' not in page.text.replace('method="post" action="/logout"', "")
+        for path in (
+            "/parked/confirm",
+            "/parked/do",
+            "/checks",
+            "/parked/deeds/x/undo",
+            "/checks/x/stop",
+        ):
+            answer = client.post(path, data={"act": "discard-all", "count": "6", "kind": "audit"})
+            assert answer.status_code == 403, path
+            assert "this needs the role admin" in answer.text
+    assert len(parked(copied)) == 8
