@@ -22,9 +22,12 @@ from eventspine.outbox import transaction
 from eventspine.postgres_log import PostgresLog
 from eventspine.reading import Checkpoint
 from eventspine.steps import NO_STEPS, Steps
+from shop.platform.auth import known
+from shop.platform.auth.tokens import Issuer
 from tests.storm import failpoints, faults, launch, mutations
 from tests.storm.mutations import ChangedShape, replace_text
 from tests.support import notes
+from tests.support.issuing import key, planted
 from tests.support.memory_log import MemoryLog
 from tests.support.spine import opened
 from tests.support.waiting import eventually
@@ -33,6 +36,8 @@ PATCHED: Sequence[tuple[Any, str]] = (
     (migrations, "PUBLISH_EVENTS"),
     (consumer, "read"),
     (consumer, "_MOVE"),
+    (known, "_FIRST"),
+    (known, "_NEXT"),
 )
 
 Take = Callable[[str], Steps]
@@ -242,6 +247,22 @@ async def test_the_ack_mutation_reports_a_message_in_a_table_that_is_locked(
             assert await is_told_at_once(log, steps) is mutated
         if mutated:
             await eventually(lambda: has_one_record(log))
+
+
+@pytest.mark.parametrize(("mutated", "taken"), [(False, {"old", "new"}), (True, {"new"})])
+async def test_the_keys_mutation_forgets_the_key_before_the_active_one(
+    take_away: Take, orders_url: str, *, mutated: bool, taken: set[str]
+) -> None:
+    if mutated:
+        take_away("verifying_keys")
+    old, new = key("old"), key("new")
+    with psycopg.connect(orders_url, autocommit=True) as connection:
+        for sql, values in planted([old.changed("verifying"), new.changed("active")]):
+            connection.execute(sql.encode(), values)
+    issuer = Issuer("http://x", "eventshop", own=True)
+    async with opened(orders_url) as database:
+        await known.Known(database, issuer).look()
+    assert set(issuer.keys) == taken
 
 
 async def has_one_record(log: PostgresLog) -> bool:

@@ -61,9 +61,7 @@ def judge(scene: Scene, sent: Sequence[Sent]) -> Faults:
     planted.discarded |= set(_foreign_records(whole))
     demand("all that was promised, and nothing else", lambda: faults(evidence))
     demand("one key, one outcome", lambda: broken_keys(everything))
-    demand(
-        "no good token is refused", lambda: (str(one) for one in everything if one.status == 401)
-    )
+    demand("no good token is refused", lambda: refused_tokens(everything))
     for service in SERVICES:
         demand(
             f"{service} applied each event once, in order",
@@ -73,6 +71,11 @@ def judge(scene: Scene, sent: Sequence[Sent]) -> Faults:
     if found:
         _keep(stage, whole, everything)
     return found
+
+
+def refused_tokens(sent: Iterable[Sent]) -> Iterable[str]:
+    """The clients show good tokens alone (`tokens.py`)."""
+    return (str(one) for one in sent if one.status == 401)
 
 
 def _rest(stage: Stage) -> Iterable[str]:

@@ -12,7 +12,14 @@ from typing import Protocol, cast
 
 from eventspine.interceptors import Interceptor
 
-NAMES = ("head_lock", "repeat_check", "compare_and_set", "outbox_transaction", "broker_ack")
+NAMES = (
+    "head_lock",
+    "repeat_check",
+    "compare_and_set",
+    "outbox_transaction",
+    "broker_ack",
+    "verifying_keys",
+)
 
 
 class Mutation(Protocol):
