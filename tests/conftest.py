@@ -64,6 +64,7 @@ _BY_ONE_PROCESS = (
         "e2e/test_parts.py",
         "e2e/test_another_service.py",
         "e2e/test_memory.py",
+        "e2e/test_signed_in.py",
     ),
 )
 """Files whose tests share a broker: with several processes, each that runs one of them starts one."""

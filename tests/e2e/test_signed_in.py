@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.support.engines import Engine
 from tests.support.folders import short_directory
 from tests.support.shop import Shop, environment, shop_command
 from tests.support.waiting import until
@@ -18,11 +19,12 @@ PASSWORD = "correct horse battery staple"
 
 
 @pytest.fixture(scope="module")
-def shop() -> Iterator[Shop]:
+def shop(engine: Engine) -> Iterator[Shop]:
+    engine.forget()
     with short_directory() as directory:
-        shop = Shop(
-            directory / "data", ("--auth",), fronts=["console"], SHOP_LOG_DIR=directory / "logs"
-        )
+        options = (*engine.up_options, "--auth")
+        logs = directory / "logs"
+        shop = Shop(directory / "data", options, fronts=["console"], SHOP_LOG_DIR=logs)
         try:
             shop.start()
             yield shop
