@@ -16,6 +16,7 @@ The header and its meaning follow the IETF draft "The Idempotency-Key HTTP Heade
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import cache
 from hashlib import sha256
 from typing import Any, NamedTuple, TypeVar
 
@@ -80,15 +81,23 @@ def canonical(command: tuple[Any, ...], caller: str | None) -> bytes:
     """
     defaults = command._field_defaults  # type: ignore[attr-defined]
     fields = {
-        name: _plain(value)
-        for name, value in sorted(zip(command._fields, command, strict=True))  # type: ignore[attr-defined]
-        if name not in defaults or value != defaults[name]
+        name: _plain(command[place])
+        for name, place in _in_order(type(command))
+        if name not in defaults or command[place] != defaults[name]
     }
     return to_json([type(command).__name__, fields, caller], inf_nan_mode="strings")
 
 
+@cache
+def _in_order(kind: Any) -> list[tuple[str, int]]:
+    """The fields of a NamedTuple, by name, with their places."""
+    return sorted((name, place) for place, name in enumerate(kind._fields))
+
+
 def _plain(value: Any) -> Any:
     match value:
+        case str() | int():
+            return value
         case Decimal():
             # `normalize` would round to 28 digits.
             text = f"{value:f}"

@@ -26,6 +26,7 @@ from starlette.types import Receive, Scope, Send
 
 from eventspine.answers import Answer
 from eventspine.backoff import Backoff
+from eventspine.context import Context
 from eventspine.errors import OutcomeUnknown, Overloaded, SpineError, Unavailable
 from eventspine.idempotency import KeyReused
 from shop.platform.auth.caller import Caller, who_asks
@@ -270,7 +271,7 @@ class FastRoute(APIRoute):
             read = read_json_body if ARRIVED in scope else _body_in_time
             body = (await read(scope, receive)).removeprefix(BOM_UTF8)
             try:
-                arguments[self._body_name] = model = self._body.validate_json(body)
+                arguments[self._body_name] = model = self._body.validator.validate_json(body)
             except ValidationError as error:
                 _check_encoding(scope)
                 raise _refused(self._body, body, error) from None
@@ -279,12 +280,14 @@ class FastRoute(APIRoute):
                 _check_members(body)
         if self._context_name is not None:
             trace = trace_of(given) if exchange is None else exchange.context_from(given)
-            arguments[self._context_name] = trace._replace(
-                caller=trace.caller if caller is None else caller.subject,
-                idempotency_key=_header(self._key[0], given),
+            arguments[self._context_name] = Context(
+                trace.traceparent,
+                trace.tracestate,
+                trace.caller if caller is None else caller.subject,
+                trace.key_hash,
+                _header(self._key[0], given),
                 # It starts when the body is there, because reading it has its own time limit.
-                deadline=(scope.get(ARRIVED) or asyncio.get_running_loop().time())
-                + self.request_timeout,
+                (scope.get(ARRIVED) or asyncio.get_running_loop().time()) + self.request_timeout,
             )
         return arguments
 
@@ -466,7 +469,7 @@ def _header(parameter: _Parameter, given: Mapping[bytes, bytes]) -> Any:
 
 def _validated(parameter: _Parameter, raw: str, where: str) -> Any:
     try:
-        return parameter.adapter.validate_python(raw)
+        return parameter.adapter.validator.validate_python(raw)
     except ValidationError as error:
         detail = error.errors(include_url=False, include_input=False)[0]
         raise Invalid.field(where, parameter.alias, reason(detail)) from None
