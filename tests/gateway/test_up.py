@@ -15,7 +15,7 @@ import pytest
 
 from devstack.certificate import Certificate
 from tests.support.serving import problem
-from tests.support.shop import Running, free_ports, json_lines, run_shop
+from tests.support.shop import WITHOUT_FRONTS, Running, free_ports, json_lines, run_shop
 from tests.support.waiting import until
 
 PORTS = free_ports(3)
@@ -31,7 +31,7 @@ def shop(data: Path) -> Iterator[Running]:
     users, orders, gateway = PORTS
     running = Running(
         "up", "--data", data, "--gateway", "--gateway-port", gateway,
-        "--port", f"users={users}", "--port", f"orders={orders}", "--without", "console",
+        "--port", f"users={users}", "--port", f"orders={orders}", *WITHOUT_FRONTS,
         SHOP_ACCESS_LOG="true",
     )  # fmt: skip
     try:
@@ -127,7 +127,7 @@ def test_its_port_must_be_free(shop: Running, tmp_path: Path) -> None:
     free = free_ports(2)
     done = run_shop(
         "up", "--data", tmp_path / "other", "--gateway", "--gateway-port", PORTS[2],
-        "--port", f"users={free[0]}", "--port", f"orders={free[1]}", "--without", "console",
+        "--port", f"users={free[0]}", "--port", f"orders={free[1]}", *WITHOUT_FRONTS,
     )  # fmt: skip
     assert done.returncode == 1
     assert f"port {PORTS[2]}, which the gateway wants, is in use" in done.stderr

@@ -33,7 +33,7 @@ WRITTEN = {
     "src/shop/contracts/recorded/order.cancelled.1.schema.json",
     "src/shop/contracts/recorded/order.placed.1.schema.json",
 }
-PORTS = {"users": "8001", "orders": "8002", "loyalty": "8003"}
+PORTS = {"users": "8001", "orders": "8002", "loyalty": "8003", "console": "8000"}
 
 
 class Block(NamedTuple):
@@ -70,7 +70,7 @@ class Reader:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._ports = dict(zip(PORTS, free_ports(3), strict=True))
+        self._ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
         self._up: subprocess.Popen[str] | None = None
         self._output: Output | None = None
         tracked = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]

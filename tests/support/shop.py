@@ -25,6 +25,9 @@ from shop.platform.event_log import open_event_log
 from shop.platform.settings import Settings
 from tests.support.checker import Sources
 
+WITHOUT_FRONTS = tuple(f"--without={name}" for name in discovery.fronts())
+"""For `shop up` in a test that looks at no pages."""
+
 PARTS = ("users-api", "users-worker", "orders-api", "orders-worker")
 
 
