@@ -21,7 +21,7 @@ class Entity(NamedTuple):
     key: str
 
 
-class Row(NamedTuple):
+class Present(NamedTuple):
     """The present row of an entity, in the table of the service that publishes about it."""
 
     version: int
@@ -60,7 +60,7 @@ async def meaning(reading: Reading, text: str) -> Meaning:
     return Meaning(entities, said="an id" if entities else "")
 
 
-async def row_of(reading: Reading, entity: Entity) -> Row | None:
+async def row_of(reading: Reading, entity: Entity) -> Present | None:
     """The entity's present row; None if there is none, or no table has it."""
     service = reading.topics[entity.topic]
     for each in service.projections:
@@ -78,7 +78,7 @@ async def row_of(reading: Reading, entity: Entity) -> Row | None:
             f"SELECT version, {began} FROM {each.table} WHERE id = %(key)s::{kinds['id']}",  # noqa: S608 - names from the code
             {"key": entity.key},
         )
-        return Row(*rows[0]) if rows else None
+        return Present(*rows[0]) if rows else None
     return None
 
 

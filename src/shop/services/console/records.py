@@ -38,7 +38,8 @@ class Event(NamedTuple):
 
     record: Record
     time: datetime | None
-    type: str | None
+    kind: str | None
+    """Its type, such as `order.placed`."""
     id: str | None
     """The position among the events of its source."""
     source: str | None
