@@ -5,7 +5,7 @@ line is written.
 """
 
 import re
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from contextvars import ContextVar
 from typing import Any
 
@@ -17,12 +17,25 @@ TRACEPARENT = "shop.traceparent"
 # A client without a gateway can send anything, and it would be in the log.
 _ID = re.compile(rb"[A-Za-z0-9_.:-]{1,128}")
 
+App = Callable[[MutableMapping[str, Any], Any, Any], Awaitable[None]]
+
 _request: ContextVar[MutableMapping[str, Any] | None] = ContextVar("request", default=None)
 
 
 def note_request(scope: MutableMapping[str, Any]) -> None:
     """From here on, the lines of this task are about the request with this ASGI scope."""
     _request.set(scope)
+
+
+def noting(app: App) -> App:
+    """An ASGI app that does not note its requests itself, so that its lines have ids too."""
+
+    async def noted(scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            note_request(scope)
+        await app(scope, receive, send)
+
+    return noted
 
 
 def add_ids(_logger: object, _method: str, line: MutableMapping[str, Any]) -> Any:

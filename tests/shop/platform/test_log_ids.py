@@ -5,7 +5,7 @@ import io
 import json
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import structlog
@@ -14,8 +14,13 @@ from pydantic import TypeAdapter, ValidationError
 from eventspine.batching import Batcher
 from shop.platform.log_ids import TRACEPARENT, note_request
 from shop.platform.logging import configure_logging
+from shop.platform.processes.api import Server
+from shop.platform.settings import Settings
 from tests.support.databases import NewDatabase
 from tests.support.serving import serving
+
+if TYPE_CHECKING:
+    from shop.platform.service import Served
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 SENT = {"traceparent": f"00-{TRACE}-00f067aa0ba902b7-00", "x-request-id": "from-gateway"}
@@ -52,6 +57,22 @@ def test_the_access_log_has_both_ids_and_no_query(
     assert (missed["trace_id"], missed["request_id"]) == (TRACE, "from-gateway")
     assert "/users " in found["event"] and "ada" not in found["event"]
     assert "trace_id" not in other and "request_id" not in other
+
+
+async def test_lines_of_an_app_that_is_no_service_have_them_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stdout = io.StringIO()
+    monkeypatch.setattr("sys.stdout", stdout)
+    configure_logging("console api")
+
+    async def front(*_: object) -> None:
+        structlog.get_logger("shop.test").warning("test.noted")
+
+    served: Any = Server(cast("Served", front), Settings()).config.app
+    await asyncio.create_task(served({"type": "http", **scope_with(SENT)}, None, None))
+    [line] = logged(stdout)
+    assert (line["trace_id"], line["request_id"]) == (TRACE, "from-gateway")
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from shop.platform.http.cors import Cors
 from shop.platform.http.crowd import Crowd
 from shop.platform.http.protocol import HttpProtocol
 from shop.platform.interceptors import interceptors
+from shop.platform.log_ids import noting
 from shop.platform.problems import TemporarilyUnavailable
 from shop.platform.processes import files, garbage
 from shop.platform.processes.listening import bind
@@ -212,7 +213,9 @@ class Server(uvicorn.Server):
 
     def __init__(self, app: Served, settings: Settings, most: int | None = None) -> None:
         self._crowd = Crowd(settings.max_connections if most is None else most)
-        served: ASGIApp = Cors(app, settings.cors_origins) if settings.cors_origins else app
+        served: ASGIApp = app if isinstance(app, ServiceApp) else noting(app)
+        if settings.cors_origins:
+            served = Cors(served, settings.cors_origins)
         super().__init__(
             uvicorn.Config(
                 served,

@@ -10,8 +10,11 @@ import httpx
 import pytest
 import structlog
 
+from eventspine.log import Record
+from shop.platform.settings import Settings
 from shop.platform.telemetry import traces_export
 from shop.platform.telemetry.traces_export import Export
+from shop.platform.telemetry.tracing import Tracing
 from tests.support.collector import Collector, collecting, silent
 from tests.support.databases import NewDatabase
 from tests.support.serving import Served, serving
@@ -108,6 +111,26 @@ def test_a_stop_does_not_wait_for_the_next_attempt(url: str) -> None:
     with traced(url, "http://127.0.0.1:1") as (users, export):
         ask(users, 5)
         until(lambda: export._on_its_way, "it has begun to try")
+
+
+async def test_a_worker_stops_within_a_second_too(log: list[Any]) -> None:
+    with silent() as endpoint:
+        tracing = Tracing(Settings(telemetry={"otlp_endpoint": endpoint}), "worker", "orders")
+        [steps] = tracing.steps()
+        headers = {"traceparent": f"00-{'a' * 32}-{'b' * 16}-01"}
+
+        async def proceed() -> None:
+            pass
+
+        async with tracing.sending():
+            began = time.monotonic()
+            for _ in range(10):
+                await steps.receive([Record("users", 0, 0, "1", b"{}", headers)], proceed)
+            assert time.monotonic() - began < PAUSE
+            began = time.monotonic()
+        assert time.monotonic() - began < traces_export.STOP_WITHIN + PAUSE
+    assert tracing.export.dropped["stopped"] == 10
+    assert [line["count"] for line in lines(log, "traces.dropped")] == [10]
 
 
 def test_a_slow_collector_gets_everything_later(
