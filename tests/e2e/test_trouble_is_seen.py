@@ -1,10 +1,11 @@
-"""PostgreSQL, Kafka or a worker is killed: within five seconds health, metrics and an alert say so, and again when
-it is back.
+"""PostgreSQL, Kafka or a worker is killed: within five seconds health, metrics, an alert, the console and `shop top` say
+so, and again when it is back.
 
 With Debian's Prometheus, the alerts are those of a real Prometheus; without it, they are left out.
 """
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -24,7 +25,8 @@ from devstack.postgres import LocalPostgres
 from tests.support.compose import DEPLOY
 from tests.support.databases import NewDatabase
 from tests.support.folders import short_directory
-from tests.support.shop import Running, free_ports, run_shop
+from tests.support.shop import Running, environment, free_ports, run_shop
+from tests.support.terminals import Terminal
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.heavy
@@ -37,12 +39,16 @@ class Watched:
 
     def __init__(self, folder: Path, postgres: LocalPostgres, log: Mapping[str, Any]) -> None:
         self.postgres = postgres
-        api, self._worker_port, api_port, prometheus = free_ports(4)
+        api, self._worker_port, api_port, prometheus, console = free_ports(5)
         self._settings = {
             **log,
             "SHOP_USERS__DATABASE_URL": postgres.dsn("users"),
+            "SHOP_ORDERS__DATABASE_URL": postgres.dsn("orders"),
             "SHOP_USERS__PORT": api,
+            "SHOP_CONSOLE__PORT": console,
         }
+        self._console = f"http://127.0.0.1:{console}"
+        self._top: Terminal | None = None
         self.api = f"http://127.0.0.1:{api}"
         self._pages = {
             "api": f"http://127.0.0.1:{api_port}",
@@ -63,6 +69,31 @@ class Watched:
             SHOP_TELEMETRY__METRICS_PORT=port,
             SHOP_TELEMETRY__TARGET_FILE=target,
         )
+
+    @contextmanager
+    def looked_at(self) -> Iterator[None]:
+        """The console's page, and `shop top` on a terminal, are open."""
+        self.running["console"] = Running("api", "console", **self._settings)
+        words = ["top", "--data", str(self._folder)]
+        settings = environment(**self._settings, TERM="xterm-256color")
+        with Terminal(words, settings, lines=60, columns=200) as self._top:
+            until(lambda: self.shows("users", on=True, what="API"), "both show the flow")
+            yield
+
+    def shows(self, where: str, *, on: bool = True, what: str = "") -> bool:
+        """Whether the page and the terminal name this as trouble, or, with `what`, show that part; or do not."""
+        assert self._top is not None
+        screen = self._top.picture()
+        try:
+            page = self._client.get(self._console).text
+        except httpx.TransportError:
+            return False
+        if what:
+            return what in screen and f"<dt>{what}</dt>" in page
+        if "per second" not in screen or 'aria-label="State"' not in page:
+            return False
+        named = re.search(rf"(^|\n|m){where}: ", screen) is not None, f"<b>{where}</b>" in page
+        return named == (on, on)
 
     def kill(self, part: str) -> None:
         self.running.pop(part).stop(signal.SIGKILL)
@@ -161,7 +192,7 @@ def watched(log: Mapping[str, Any]) -> Iterator[Watched]:
         found.start("worker")
         until(lambda: "flowing" in found.says("api")[1], "all flows, says the API")
         until(lambda: "flowing" in found.says("worker")[1], "all flows, says the worker")
-        with found.prometheus():
+        with found.prometheus(), found.looked_at():
             yield found
 
 
@@ -181,6 +212,7 @@ def test_a_killed_worker(on_table: Watched) -> None:
         lambda: shop.says("worker")[0] == 0,
         lambda: "no worker feeds the event log" in shop.says("api")[1],
         lambda: shop.metric("api", "shop_outbox_led") == 0,
+        lambda: shop.shows("users relay"),
         lambda: shop.alert("NobodyFeedsTheLog"),
         lambda: shop.alert("ProcessDown"),
     )
@@ -191,6 +223,7 @@ def test_a_killed_worker(on_table: Watched) -> None:
         "the worker is back",
         lambda: "flowing" in shop.says("api")[1],
         lambda: shop.metric("api", "shop_outbox_led") == 1,
+        lambda: shop.shows("users relay", on=False),
         lambda: shop.alert("NobodyFeedsTheLog", on=False),
         lambda: shop.alert("ProcessDown", on=False),
     )
@@ -205,6 +238,7 @@ def test_a_killed_database(on_table: Watched) -> None:
         lambda: shop.says("api")[0] == 503,
         lambda: shop.metric("worker", "shop_database_up") == 0,
         lambda: shop.metric("api", "shop_ready") == 0,
+        lambda: shop.shows("users database"),
         lambda: shop.alert("DatabaseAway"),
         lambda: shop.alert("NotReady"),
     )
@@ -216,6 +250,7 @@ def test_a_killed_database(on_table: Watched) -> None:
         lambda: shop.says("worker")[0] == 200,
         lambda: shop.metric("worker", "shop_database_up") == 1,
         lambda: shop.metric("api", "shop_ready") == 1,
+        lambda: shop.shows("users database", on=False),
         lambda: shop.alert("DatabaseAway", on=False),
         lambda: shop.alert("NotReady", on=False),
     )
@@ -235,6 +270,7 @@ def test_a_killed_kafka(mortal_kafka: LocalKafka) -> None:
             lambda: "the event log is away" in shop.says("worker")[1],
             lambda: "the event log is away" in shop.says("api")[1],
             lambda: shop.metric("worker", "shop_event_log_up") == 0,
+            lambda: shop.shows("log"),
             lambda: shop.alert("EventLogAway"),
         )
         # Both can still do their work: events wait in the outbox.
@@ -248,5 +284,6 @@ def test_a_killed_kafka(mortal_kafka: LocalKafka) -> None:
             lambda: shop.metric("worker", "shop_event_log_up") == 1,
             lambda: "flowing" in shop.says("worker")[1],
             lambda: "flowing" in shop.says("api")[1],
+            lambda: shop.shows("log", on=False),
             lambda: shop.alert("EventLogAway", on=False),
         )

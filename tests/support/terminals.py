@@ -102,6 +102,15 @@ class Terminal:
                         f"it ended without {left}:\n{self.shown.decode()}"
                     ) from None
 
+    def picture(self) -> str:
+        """What is on the screen now, of a program that draws all of it each time."""
+        with suppress(OSError):
+            while select.select([self._ours], [], [], 0)[0]:
+                self.shown += os.read(self._ours, 65536)
+        # The last picture that is whole: what follows a picture begins at the top again.
+        *_, last, _ = (b"", b"", *self.shown.split(b"\x1b[H"))
+        return last.decode(errors="replace")
+
     def press(self, keys: str) -> None:
         os.write(self._ours, keys.encode())
 
