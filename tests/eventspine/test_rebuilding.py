@@ -2,14 +2,12 @@
 
 import asyncio
 import multiprocessing
-import os
 import signal
 from collections.abc import Sequence
 from typing import Any
 
 import psycopg
 
-from eventspine import rebuilding, shadow_tables, staging
 from eventspine.consumer import Consumer
 from eventspine.database import Database
 from eventspine.handlers import Handlers
@@ -23,6 +21,7 @@ from eventspine.rebuilding import Rebuild
 from eventspine.recomputing import tables_of
 from eventspine.staging import Source
 from tests.support import notes
+from tests.support.phases import PHASES, die_in
 from tests.support.spine import opened, opened_log
 from tests.support.waiting import eventually
 
@@ -123,32 +122,9 @@ async def test_rows_that_were_deleted_as_old_are_not_made_again(
         assert (compared.rows_before, compared.different, one.result.differ) == (50, 0, False)
 
 
-PHASES = {
-    "copy": "staging.Staging._take_others",
-    "create": "shadow_tables.create",
-    "build": "rebuilding.fill",
-    "index": "shadow_tables.index",
-    "follow": "rebuilding.Rebuild._follow",
-    "compare": "rebuilding._compare",
-    "consumers are held": "rebuilding.Rebuild._mark_changed",
-    "tables are locked": "shadow_tables.replace",
-}
-
-
 def die(phase: str, url: str, log_url: str, *, after: bool) -> None:
     """Rebuild, in a process that is killed as this phase begins, or when it is done."""
-    *where, name = PHASES[phase].split(".")
-    owner: Any = {"staging": staging, "rebuilding": rebuilding, "shadow_tables": shadow_tables}[where.pop(0)]  # fmt: skip
-    for part in where:
-        owner = getattr(owner, part)
-    whole = getattr(owner, name)
-
-    async def and_die(*given: Any, **more: Any) -> None:
-        if after:
-            await whole(*given, **more)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    setattr(owner, name, and_die)
+    die_in(phase, after=after)
     asyncio.run(rebuilt(url, PostgresLog(log_url)))
 
 
