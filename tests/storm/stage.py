@@ -37,7 +37,9 @@ from shop.platform import discovery
 from shop.platform.discovery import PACKAGES
 from shop.platform.event_log import open_event_log
 from shop.platform.settings import Settings
+from tests.more.services.greetings.reactions import DELIVERIES
 from tests.storm import disk, launch
+from tests.storm.provider import Provider
 from tests.storm.tokens import CLIENT, SCOPES, VALID_S, Tokens
 from tests.support.checker import Sources
 from tests.support.proxy import Proxy
@@ -132,6 +134,7 @@ class Stage:
         self.processes: dict[str, Process] = {}
         self.connect: Connect
         self.settings: dict[str, str] = {}
+        self.provider = Provider()
         free = iter(free_ports(len(APIS)))
         self.capturing = threading.Lock()
         """Held by what changes slots: one thing at a time."""
@@ -167,6 +170,7 @@ class Stage:
             small.free()
         self._stopping.set()
         self._thread.join(60)
+        self.provider.close()
         for proxy in self.proxies.values():
             proxy.close()
         with suppress(FileNotFoundError):
@@ -210,6 +214,7 @@ class Stage:
             "SHOP_DATA_DIR": str(self.directory / "none"),
             "SHOP_MAX_WAITING": str(MAX_WAITING),
             PACKAGES: os.environ[PACKAGES],
+            "SHOP_GREETINGS__PROVIDER_URL": self.provider.url,
             **self._auth_settings(),
         }
         # Past the proxies, so that what looks on is not struck.
@@ -220,6 +225,7 @@ class Stage:
         self.tokens = Tokens(self.ports["users"], self._first_key_and_client())
         for service in SERVICES:
             self.execute(service, launch.LEDGER_SQL)
+        self.execute("greetings", DELIVERIES)
         self.refuse_unfit()
         self.processes = {}
         if self.options.log == "cdc":

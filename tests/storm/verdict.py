@@ -16,6 +16,7 @@ import psycopg
 from eventspine.dead_letters import BEHIND
 from eventspine.event import NotAnEvent, envelope
 from eventspine.log import LogUnavailable, Record
+from tests.more.services.greetings.reactions import NAME
 from tests.storm.clients import broken_keys, outcomes
 from tests.storm.faults import Scene
 from tests.storm.foreign_records import Place, is_planted
@@ -23,6 +24,7 @@ from tests.storm.planting import READERS, Planted
 from tests.storm.stage import SERVICES, Stage
 from tests.support.checker import Evidence, faults, gather, until_quiet
 from tests.support.load import Sent
+from tests.support.waiting import until
 
 Faults = dict[str, list[str]]
 """By what was demanded, what was found instead."""
@@ -67,6 +69,10 @@ def judge(scene: Scene, sent: Sequence[Sent]) -> Faults:
             f"{service} applied each event once, in order",
             lambda service=service: _applied_once(stage, service, evidence),
         )
+    demand(
+        "each greeting was delivered once, and with its receipt",
+        lambda: _delivered_once(stage, evidence),
+    )
     demand("shop audit says the same", lambda: _audit(stage))
     if found:
         _keep(stage, whole, everything)
@@ -190,6 +196,24 @@ def _topic_applied_once(
         if position < last.get(of, 0):
             yield f"{service} applied {topic} {position} of key {of} after {last[of]}"
         last[of] = position
+
+
+def _delivered_once(stage: Stage, evidence: Evidence) -> Iterable[str]:
+    """The reaction's table and ledger, against the log and what the provider answered."""
+    position_of = {
+        int(record.key or 0): envelope(record).position for record in evidence.log["greetings"]
+    }
+    count = "SELECT count(*) FROM deliveries"
+    until(lambda: stage.rows("greetings", count)[0][0] >= len(position_of), "all delivered", 60)
+    yield from _topic_applied_once(stage, "greetings", "greetings", evidence)
+    receipts: dict[int, list[int]] = {}
+    for greeting, receipt in stage.rows("greetings", "SELECT greeting_id, receipt FROM deliveries"):
+        receipts.setdefault(greeting, []).append(receipt)
+    asked = {f"{NAME}/greetings/{at}": id_ for id_, at in position_of.items()}
+    given = {asked.get(key): [receipt] for key, receipt in stage.provider.receipts.items()}
+    for greeting in receipts.keys() | given.keys():
+        if receipts.get(greeting or 0) != given.get(greeting):
+            yield f"greeting {greeting} has {receipts.get(greeting or 0)}, and not {given.get(greeting)}"
 
 
 def _audit(stage: Stage) -> Iterable[str]:

@@ -9,6 +9,7 @@ from eventspine.batching import Batcher
 from eventspine.context import Request
 from eventspine.database import Database
 from eventspine.idempotency import once_in_transaction
+from eventspine.reactions import Reaction
 from shop.platform.service import Endpoints, Service
 from shop.platform.settings import Settings
 from tests.more.services.greetings.handlers import HANDLERS
@@ -41,6 +42,13 @@ def endpoints(settings: Settings, database: Database) -> Endpoints:
     )
 
 
+def reactions(settings: Settings) -> tuple[Reaction, ...]:
+    from tests.more.services.greetings.reactions import deliver
+
+    url = settings.section(GreetingsSettings).provider_url
+    return (deliver(url),) if url else ()
+
+
 SERVICE = Service(
     name="greetings",
     title="Greeting service",
@@ -51,4 +59,5 @@ SERVICE = Service(
     migrations=Path(__file__).parent / "migrations",
     tables=tables,
     endpoints=endpoints,
+    reactions=reactions,
 )
