@@ -1,7 +1,12 @@
 """Which tests `make test` and `make test-fast` run."""
 
 import os
+import re
+import shlex
+import signal
 import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -26,8 +31,36 @@ def test_heavy_tests_are_run_where_they_are_asked_for(all_of_them: str) -> None:
     assert "not heavy" not in commands("test", all_of_them)
 
 
-def test_ci_runs_the_heavy_tests() -> None:
-    assert (PROJECT / ".ci/run").read_text().endswith("\nmake test HEAVY=true\n")
+def test_ci_runs_the_heavy_tests_and_ends_if_they_hang() -> None:
+    last = (PROJECT / ".ci/run").read_text().splitlines()[-1]
+    assert re.fullmatch(r"timeout --kill-after 60 \d+ make test HEAVY=true", last)
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(170)
+def test_a_test_that_crashes_its_process_ends_the_run_with_an_error(tmp_path: Path) -> None:
+    """By itself pytest-xdist 3.8 then waits for ever, if there is nothing left for the others."""
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    for number in range(4):
+        tests = "".join(f"def test_{each}(): pass\n" for each in range(6))
+        (tmp_path / f"test_good_{number}.py").write_text(tests)
+    (tmp_path / "test_last.py").write_text(
+        "import os, time\ndef test_crash(): time.sleep(2); os._exit(3)\ndef test_next(): pass\n"
+    )
+    [line] = [line for line in commands("test").splitlines() if "-m pytest" in line]
+    words = [word for word in shlex.split(line)[1:] if word not in {"-m", "not heavy"}]
+    run = subprocess.Popen(
+        [sys.executable, "-m", *words, "-p", "no:cacheprovider"],
+        cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        told, _ = run.communicate(timeout=150)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(run.pid, signal.SIGKILL)
+        run.communicate()
+    assert run.returncode == 1, told
+    assert "crashed while running 'test_last.py::test_crash'" in told
 
 
 def test_the_fast_tests_are_without_kafka_and_the_heavy_ones() -> None:
