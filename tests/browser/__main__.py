@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from uuid import uuid4
 
+import httpx
 import psycopg
 from playwright.sync_api import Browser
 
@@ -37,8 +38,9 @@ def main() -> None:
                 stdout=subprocess.DEVNULL,
             )
             cancelled = _some_trouble(shop)
-            time.sleep(_BUSY_S)
             [port] = shop.ports["console"]
+            _some_checks(f"http://127.0.0.1:{port}")
+            time.sleep(_BUSY_S)
             FOLDER.mkdir(exist_ok=True)
             for scheme in ("light", "dark"):
                 _pictures(browser, f"http://127.0.0.1:{port}", scheme, cancelled)
@@ -62,6 +64,12 @@ def _some_trouble(shop: Shop) -> int:
     return placed
 
 
+def _some_checks(base: str) -> None:
+    own = {"Sec-Fetch-Site": "same-origin"}
+    for of in ({"kind": "audit"}, {"kind": "rebuild", "service": "orders"}):
+        httpx.post(f"{base}/checks", data=of, headers=own)
+
+
 def _headers() -> dict[str, str]:
     return {
         "traceparent": f"00-{uuid4().hex}-{uuid4().hex[:16]}-01",
@@ -79,8 +87,8 @@ def _pictures(browser: Browser, base: str, scheme: str, order: int) -> None:
     page.goto(base)
     paths = page.eval_on_selector_all("nav.pages a", "all => all.map(one => one.pathname)")
     for path in paths:
-        query = f"?q=orders/{order}" if path == "/timeline" else ""
-        page.goto(f"{base}{path}{query}")
+        more = {"/timeline": f"?q=orders/{order}", "/find": f"/orders?open={order}"}.get(path, "")
+        page.goto(f"{base}{path}{more}")
         # Streams never end, so there is no moment at which all is loaded.
         page.wait_for_timeout(2500)
         name = path.strip("/") or "flow"
