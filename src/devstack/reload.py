@@ -88,7 +88,7 @@ class Reload:
         try:
             for changes in watch(
                 *self._folders(),
-                watch_filter=_is_python,
+                watch_filter=_is_code,
                 stop_event=self._stop,
                 raise_interrupt=False,
             ):
@@ -122,8 +122,9 @@ def _says_why(process: Process) -> Callable[[str], None]:
     return failed
 
 
-def _is_python(_change: Change, path: str) -> bool:
-    return path.endswith(".py")
+def _is_code(_change: Change, path: str) -> bool:
+    """The pages of a front are of templates, too, and its process keeps what it has read."""
+    return path.endswith((".py", ".html", ".css", ".js"))
 
 
 def _listed(paths: set[Path]) -> str:

@@ -1,7 +1,7 @@
 """The end of the log, read once for all who watch it, and only while somebody does."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -32,7 +32,7 @@ class Tail:
         self._next: dict[Place, int] = {}
         self._task: asyncio.Task[None] | None = None
 
-    async def news(self, since: dict[Place, int]) -> AsyncIterator[News | None]:
+    async def news(self, since: dict[Place, int]) -> AsyncGenerator[News | None, None]:
         """What has come since these offsets, and then what comes; None if nothing came for a second."""
         queue: asyncio.Queue[News] = asyncio.Queue(_BATCHES)
         shown = dict(since)

@@ -2,11 +2,15 @@
 
 import json
 import re
+import time
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import pytest
 
-from shop.services.console.watching import _Steps
+from shop.platform.flow import Flow, FlowReader
+from shop.services.console.watching import EVERY_S, _Steps
 from tests.support.consoles import console
 from tests.support.databases import Databases
 from tests.support.living import living
@@ -46,6 +50,26 @@ def test_a_stream_shows_look_after_look(databases: Databases) -> None:
             if pictures >= 3 and len(points) >= 3:
                 break
     assert [point[0] for point in points] == sorted({point[0] for point in points})
+
+
+def test_any_number_of_viewers_costs_one_look_at_a_time(
+    databases: Databases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[float] = []
+    look = FlowReader.look
+
+    async def counted(self: FlowReader) -> Flow:
+        looks.append(time.monotonic())
+        return await look(self)
+
+    monkeypatch.setattr(FlowReader, "look", counted)
+    with console(databases) as client, ExitStack() as held:
+        for _ in range(8):
+            answer = held.enter_context(client.stream("GET", "/flow/stream"))
+            assert any("verdict" in line for line in answer.iter_lines())
+        until(lambda: len(looks) >= 5)
+        pauses = [after - before for before, after in pairwise(looks)]
+    assert min(pauses[-3:]) > EVERY_S * 0.8
 
 
 def test_a_database_that_is_away_is_said_and_the_page_stays(

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 
 import httpx
@@ -19,6 +20,7 @@ from shop.services.console.records import (
     places_of,
     places_text,
 )
+from shop.services.console.tailing import Tail
 from tests.support.consoles import console
 from tests.support.databases import Databases
 from tests.support.living import living
@@ -194,3 +196,30 @@ async def until_line(lines: AsyncIterator[str], text: str) -> bool:
         if text in line:
             return True
     return False
+
+
+async def test_the_log_is_read_only_while_somebody_watches(log: PostgresLog) -> None:
+    await fill(log, 10)
+    tail = Tail(log, ["notes"])
+
+    def reads() -> bool:
+        return tail._task is not None and not tail._task.done()
+
+    assert not reads()
+    async with aclosing(tail.news({})) as first:
+        await anext(first)
+        async with aclosing(tail.news(await ends(log, ["notes"]))) as second:
+            await anext(second)
+            assert reads()
+        assert reads(), "the other still watches"
+    assert not reads()
+
+
+async def test_what_comes_too_fast_is_skipped_and_counted(log: PostgresLog) -> None:
+    await fill(log, 2000, partitions=1)
+    tail = Tail(log, ["notes"])
+    news = await anext(tail.news({("notes", 0): 0}))
+    assert news is not None
+    assert (len(news.records), news.skipped) == (500, 1500)
+    assert news.records[-1].offset == 1999
+    await tail.close()

@@ -1,6 +1,7 @@
 """Log: events as they come, with filters; one event; the events from a time on."""
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Annotated, Any
 from urllib.parse import urlencode
@@ -121,22 +122,24 @@ async def _messages(
     request: Request, chosen: Filter, since: dict[Place, int]
 ) -> AsyncIterator[str]:
     shown = dict(since)
-    async for news in request.app.tail.news(since):
-        if news is None:
-            yield BEAT
-            continue
-        for record in news.records:
-            shown[record.topic, record.partition] = record.offset + 1
-        matching = [event(each) for each in news.records if chosen.matches(each)]
-        skipped = news.skipped + max(0, len(matching) - _SHOWN_AT_ONCE)
-        if matching or skipped or news.away:
-            rows = rendered(
-                "log_rows.html",
-                events=matching[: -_SHOWN_AT_ONCE - 1 : -1],
-                skipped=skipped,
-                away=news.away,
-            )
-            yield f"id: {places_text(shown)}\n{message(rows)}"
+    # Closed as soon as the browser leaves, so that the log is not read for nobody.
+    async with aclosing(request.app.tail.news(since)) as coming:
+        async for news in coming:
+            if news is None:
+                yield BEAT
+                continue
+            for record in news.records:
+                shown[record.topic, record.partition] = record.offset + 1
+            matching = [event(each) for each in news.records if chosen.matches(each)]
+            skipped = news.skipped + max(0, len(matching) - _SHOWN_AT_ONCE)
+            if matching or skipped or news.away:
+                rows = rendered(
+                    "log_rows.html",
+                    events=matching[: -_SHOWN_AT_ONCE - 1 : -1],
+                    skipped=skipped,
+                    away=news.away,
+                )
+                yield f"id: {places_text(shown)}\n{message(rows)}"
 
 
 def _types(reading: Reading) -> list[str]:

@@ -21,7 +21,8 @@ def routes() -> APIRouter:
         given = await form(request)
         email, password = (given.get(name, [""])[0] for name in ("email", "password"))
         try:
-            session = await request.app.access.log_in(email, password)
+            client = request.client.host if request.client else ""
+            session = await request.app.access.log_in(email, password, client)
         except NotAllowed as error:
             return page(request, "login.html", status=403, email=email, said=str(error))
         answer = RedirectResponse("/", 303)
