@@ -11,6 +11,8 @@ from opentelemetry.semconv.attributes import error_attributes, http_attributes, 
 from opentelemetry.semconv.schemas import Schemas
 
 from eventspine.log import Record
+from shop.platform.http import peer
+from shop.platform.log_ids import TRACEPARENT
 from shop.platform.settings import Settings
 from shop.platform.telemetry.settings import TelemetrySettings
 from shop.platform.telemetry.traces import SCHEMA
@@ -244,3 +246,10 @@ print(*sys.modules)
     assert modules & {"opentelemetry.sdk", "requests", "google.protobuf"} == loaded
     if part == "worker" and not loaded:
         assert "opentelemetry" not in modules  # FastAPI loads its API, and nothing else
+
+
+async def test_a_route_that_knows_its_client_goes_on_from_the_span_too() -> None:
+    own = f"00-{TRACE}-{PARENT}-01"
+    scope = {"headers": [(b"traceparent", f"00-{TRACE}-{'1' * 16}-01".encode())], TRACEPARENT: own}
+    peer._SCOPE.set(scope)
+    assert peer.asking().context.traceparent == own
