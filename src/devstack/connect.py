@@ -127,6 +127,7 @@ def connector(captured: Captured) -> dict[str, str]:
     """The properties of a service's connector here."""
     template = (FOLDER / "connector.template.properties").read_text(encoding="utf-8")
     found = read_lines(template.replace("@service@", captured.service))
+    del found["database.sslrootcert"]
     database = captured.database or captured.service
     jdbc = f"jdbc:postgresql://{captured.host}:{captured.port}/{database}"
     where = {"database.hostname": captured.host, "database.port": str(captured.port)}
@@ -143,6 +144,7 @@ def connector(captured: Captured) -> dict[str, str]:
         | where
         | {
             "database.dbname": database,
+            "database.sslmode": "disable",
             "database.user": captured.user,
             "database.password": captured.password,
             "transforms.outbox.database.url": jdbc,

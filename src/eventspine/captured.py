@@ -46,7 +46,7 @@ FROM outbox_head AS head LEFT JOIN pg_replication_slots AS slot
 
 _SAVE = """
 UPDATE relay SET position = greatest(position, %(position)s), captured = %(captured)s
-WHERE source = %(source)s AND log = %(log)s
+WHERE source = %(source)s AND log = %(log)s AND (position < %(position)s OR captured <> %(captured)s)
 """
 
 _FROZEN_AFTER = 10.0  # seconds

@@ -45,6 +45,19 @@ pytestmark = pytest.mark.usefixtures("logging_as_it_was")
             {"ORDERS__DATABASE_URL": NOWHERE, "EVENT_LOG": "kafka"},
             "SHOP_KAFKA__BOOTSTRAP_SERVERS is not set: host:port of a broker",
         ),
+        (
+            "worker orders",
+            {"ORDERS__DATABASE_URL": NOWHERE, "EVENT_LOG_URL": NOWHERE, "RELAY": "cdc"},
+            "SHOP_RELAY is cdc, which needs Kafka, and SHOP_EVENT_LOG is postgres: set SHOP_EVENT_LOG=kafka, or"
+            " SHOP_RELAY=polling",
+        ),
+        (
+            "cdc begin",
+            {},
+            "not done: change data capture needs Kafka, and SHOP_EVENT_LOG is postgres",
+        ),
+        ("cdc status", {}, f"{NONE_RUNS}SHOP_GREETINGS__DATABASE_URL is not set"),
+        ("up --cdc", {}, "--cdc needs Kafka: add --kafka local, or --kafka HOST:PORT"),
         ("migrate", {}, "SHOP_GREETINGS__DATABASE_URL is not set"),
         ("events", {}, f"{NONE_RUNS}SHOP_EVENT_LOG_URL is not set: the log's PostgreSQL database"),
         ("audit", {}, f"{NONE_RUNS}SHOP_GREETINGS__DATABASE_URL is not set"),

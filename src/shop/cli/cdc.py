@@ -18,6 +18,7 @@ from shop.cli.common import (
     stop,
     what_is_away,
 )
+from shop.platform.event_log import database_address
 from shop.platform.service import Service
 from shop.platform.settings import Settings
 
@@ -79,6 +80,8 @@ def _each(
         services = [each for each in services_named(service) if each.topic]
         if needs_kafka and settings.event_log != "kafka":
             stop("not done: change data capture needs Kafka, and SHOP_EVENT_LOG is postgres")
+        for each in services:
+            database_address(settings, each.name)  # or one sentence says what is not set
 
     async def run() -> bool:
         return all([await deed(each, settings) for each in services])

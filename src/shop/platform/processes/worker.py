@@ -45,6 +45,7 @@ def run_worker(service: Service, settings: Settings) -> None:
 async def _work(service: Service, settings: Settings) -> None:
     address = database_address(settings, service.name)
     log = open_event_log(settings)
+    is_captured = captures(settings)
     telemetry = Telemetry(settings, "worker", service.name)
     chain = steps(settings.interceptors, "worker", service.name, telemetry)
     listening = [each for each in service.consumers(settings) if each.topics]
@@ -64,7 +65,7 @@ async def _work(service: Service, settings: Settings) -> None:
     }
     consumer = consumers.get(service.name)
     relay: Relay | Captured | None = None
-    if service.topic and captures(settings):
+    if service.topic and is_captured:
         relay = Captured(
             address,
             log,

@@ -13,6 +13,7 @@ import java.time.ZoneOffset;
 import java.time.format.DateTimeFormatter;
 import java.util.LinkedHashMap;
 import java.util.Map;
+import java.util.Properties;
 import org.apache.kafka.common.config.ConfigDef;
 import org.apache.kafka.common.config.ConfigDef.Importance;
 import org.apache.kafka.common.config.ConfigDef.Type;
@@ -104,32 +105,43 @@ public class OutboxRecord<R extends ConnectRecord<R>> implements Transformation<
 
     private void refuseHole(long position) {
         long deadline = System.nanoTime() + (long) config.get("wait.ms") * 1_000_000;
-        while (position > last + 1 || last < 0) {
-            last = published();
-            if (position <= last + 1) {
+        while (last < 0 || position > last + 1) {
+            SQLException away = null;
+            try {
+                last = published();
+            } catch (SQLException error) {
+                away = error;
+            }
+            if (last >= 0 && position <= last + 1) {
                 break;
             }
             if (System.nanoTime() > deadline) {
-                throw new DataException("position " + position + " of " + source + " would leave a hole: only "
-                        + last + " is known to be in the topic, and the replication slot does not have the events"
-                        + " between; run `shop cdc begin`, which sends them from the outbox");
+                throw away == null ? hole(position) : new ConnectException("cannot ask the database", away);
             }
             pause();
         }
         last = position;
     }
 
-    private long published() {
-        Password password = (Password) config.get("database.password");
-        try (Connection database = DriverManager.getConnection(
-                        (String) config.get("database.url"), (String) config.get("database.user"), password.value());
+    private DataException hole(long position) {
+        return new DataException("position " + position + " of " + source + " would leave a hole: only " + last
+                + " is known to be in the topic, and the replication slot does not have the events between; run"
+                + " `shop cdc begin`, which sends them from the outbox");
+    }
+
+    private long published() throws SQLException {
+        Properties properties = new Properties();
+        properties.setProperty("user", (String) config.get("database.user"));
+        properties.setProperty("password", ((Password) config.get("database.password")).value());
+        // Or a connection that was lost without a word would be waited for without an end. Seconds.
+        properties.setProperty("connectTimeout", "10");
+        properties.setProperty("socketTimeout", "10");
+        try (Connection database = DriverManager.getConnection((String) config.get("database.url"), properties);
                 PreparedStatement asking = database.prepareStatement(PUBLISHED)) {
             asking.setString(1, source);
             try (ResultSet found = asking.executeQuery()) {
                 return found.next() ? found.getLong(1) : 0;
             }
-        } catch (SQLException error) {
-            throw new ConnectException("cannot ask the database what of " + source + " is published", error);
         }
     }
 
