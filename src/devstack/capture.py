@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from devstack.connect import Captured, Connect, fetched
-from devstack.kafka import KafkaNotPossible
+from devstack.kafka import QUICK_START, KafkaNotPossible
 from devstack.postgres import LocalPostgres
 from devstack.process import Process
 from devstack.supervisor import StartFailed
@@ -45,7 +45,10 @@ class LocalCapture:
             raise StartFailed(str(error)) from error
         host, port = str(self._postgres.socket_dir), self._postgres.port
         captured = [Captured(name, host, port, f"{name}_cdc") for name in self._publishing]
-        connect = Connect(self._data_dir, bootstrap_servers, captured, log=log)
+        # A person waits for it to start, and nobody for its highest speed.
+        connect = Connect(
+            self._data_dir, bootstrap_servers, captured, log=log, java_options=QUICK_START
+        )
         # The slots know how far Debezium has read. A slot that was made anew has nothing to do with these.
         connect.offsets.unlink(missing_ok=True)
         return connect

@@ -205,7 +205,7 @@ def _bring_up(
     supervisor.start(
         *chain.from_iterable(parts.values()),
         *([connect] if connect else []),
-        timeout=START_TIMEOUT,
+        timeout=2 * START_TIMEOUT if connect else START_TIMEOUT,
         stop_within=options.stop_within / FIRST_SIGNAL,
     )
     apis = {service.name: f"{_shown(options.host)}:{service.port}" for service in options.services}

@@ -40,9 +40,9 @@ def all_is_relayed(shop: Shop) -> bool:
 
 @pytest.mark.kafka
 @pytest.mark.heavy
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(400)
 def test_debezium_feeds_kafka_and_without_the_option_the_workers_do_again(shop: Shop) -> None:
-    shop.start()
+    shop.start(within=150)
     assert shop.rows("postgres", SLOTS) == [("orders_outbox",), ("users_outbox",)]
     buy(shop)
     until(lambda: all_is_relayed(shop), "all is relayed")
@@ -51,7 +51,7 @@ def test_debezium_feeds_kafka_and_without_the_option_the_workers_do_again(shop: 
     assert shop.up.stop() == 0
 
     shop._options = ["--kafka", "local"]
-    shop.start()
+    shop.start(within=150)
     assert shop.rows("postgres", "SELECT * FROM pg_replication_slots") == []
     buy(shop)
     until(lambda: all_is_relayed(shop), "all is relayed")

@@ -48,8 +48,10 @@ pytestmark = pytest.mark.usefixtures("logging_as_it_was")
         (
             "worker orders",
             {"ORDERS__DATABASE_URL": NOWHERE, "EVENT_LOG_URL": NOWHERE, "RELAY": "cdc"},
-            "SHOP_RELAY is cdc, which needs Kafka, and SHOP_EVENT_LOG is postgres: set SHOP_EVENT_LOG=kafka, or"
-            " SHOP_RELAY=polling",
+            (
+                "SHOP_RELAY is cdc, which needs Kafka, and SHOP_EVENT_LOG is postgres: set SHOP_EVENT_LOG=kafka, or"
+                " SHOP_RELAY=polling"
+            ),
         ),
         (
             "cdc begin",

@@ -169,12 +169,12 @@ class Shop:
         assert self._up, "it was not started"
         return self._up
 
-    def start(self) -> str:
+    def start(self, within: float = 90) -> str:
         """The line that says that all is ready."""
         self._up = Running(
             "up", "--data", self.data, *self._at_ports(), *self._options, **self._settings,
         )  # fmt: skip
-        return self.up.output.until("eventshop is ready", timeout=90)
+        return self.up.output.until("eventshop is ready", timeout=within)
 
     def _at_ports(self) -> list[str]:
         ports = [f"--port={name}={port}" for name, [port] in self.ports.items()]
