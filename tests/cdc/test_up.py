@@ -43,7 +43,8 @@ def all_is_relayed(shop: Shop) -> bool:
 @pytest.mark.timeout(400)
 def test_debezium_feeds_kafka_and_without_the_option_the_workers_do_again(shop: Shop) -> None:
     shop.start(within=150)
-    assert shop.rows("postgres", SLOTS) == [("orders_outbox",), ("users_outbox",)]
+    wanted = [("orders_outbox",), ("users_outbox",)]
+    until(lambda: shop.rows("postgres", SLOTS) == wanted, "Debezium reads both slots", 60)
     buy(shop)
     until(lambda: all_is_relayed(shop), "all is relayed")
     status = shop.run("cdc", "status")
