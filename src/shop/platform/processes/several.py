@@ -134,7 +134,7 @@ class _Children:
             if self._announce is not None:
                 os.environ[READY_FD] = self._announce
             notify_ready()
-            _LOG.info("api.processes_ready", processes=len(self._numbers))
+            _LOG.info("api.processes_started", processes=len(self._numbers))
 
     def _look_who_has_ended(self) -> None:
         for pid in list(self._pids):

@@ -153,7 +153,7 @@ class Deeds:
             except BaseException:
                 deed.undone = None
                 raise
-        _LOG.info("console.deed_undone", deed=deed.id, records=deed.undone)
+        _LOG.info("console.deed_reversed", deed=deed.id, records=deed.undone)
 
     async def _run(self, deed: Deed) -> None:
         async with self._turn:

@@ -23,7 +23,7 @@ def api(databases: Databases, count: int = 3, **more: object) -> Iterator[tuple[
     settings = {**settings_of(databases), "SHOP_USERS__PORT": port, **more}
     process = Running("api", "users", "--processes", count, **settings)
     try:
-        process.output.until("api.processes_ready")
+        process.output.until("api.processes_started")
         yield process, port
     finally:
         if process.process.poll() is None:
