@@ -229,7 +229,14 @@ def test_a_worker_loads_neither_the_web_framework_nor_sqlalchemy(name: str) -> N
     assert found.stdout.split() == []
 
 
-def test_an_api_that_asks_for_no_tokens_loads_nothing_that_verifies_them() -> None:
+@pytest.mark.parametrize(
+    ("metrics", "not_loaded"),
+    # The metrics client loads urllib.request itself.
+    [("true", {"jwt", "cryptography"}), ("false", {"jwt", "cryptography", "urllib.request"})],
+)
+def test_an_api_that_asks_for_no_tokens_loads_nothing_that_verifies_them(
+    metrics: str, not_loaded: set[str]
+) -> None:
     program = (
         "import sys\n"
         "from shop.platform import discovery\n"
@@ -237,9 +244,12 @@ def test_an_api_that_asks_for_no_tokens_loads_nothing_that_verifies_them() -> No
         "from shop.platform.settings import read_settings\n"
         "settings = read_settings(discovery.sections())\n"
         "make_app(discovery.load('orders'), settings)\n"
-        "print(*sorted({'jwt', 'cryptography', 'urllib.request'} & sys.modules.keys()))\n"
+        f"print(*sorted({not_loaded} & sys.modules.keys()))\n"
     )
-    url = {"SHOP_ORDERS__DATABASE_URL": "postgresql://nowhere.invalid/none"}
+    url = {
+        "SHOP_ORDERS__DATABASE_URL": "postgresql://nowhere.invalid/none",
+        "SHOP_TELEMETRY__METRICS": metrics,
+    }
     done = subprocess.run(
         [sys.executable, "-c", program], env=os.environ | url, capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
