@@ -35,7 +35,7 @@ def demo(
     as an admin (`shop login`). Ctrl-C ends it and says what was done.
     Exit status: 0 if each answer was as it must be, 1 if one was not, 2 if the shop could not be reached.
     """
-    from shop.cli.demo_run import Plan, run  # noqa: PLC0415 - only this needs it
+    from shop.cli.demo.run import Plan, run  # noqa: PLC0415 - only this needs it
 
     with beside_running_shop(data):
         settings = settings_or_stop()

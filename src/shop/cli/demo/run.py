@@ -10,8 +10,8 @@ from typing import NamedTuple
 from rich.text import Text
 
 from shop.cli.common import NOT_DONE
-from shop.cli.demo_calls import Client, NoAnswer
-from shop.cli.demo_story import Story
+from shop.cli.demo.calls import Client, NoAnswer
+from shop.cli.demo.story import Story
 from shop.cli.login import kept_token
 from shop.cli.progress import shown
 from shop.cli.streams import Console, tell

@@ -7,7 +7,7 @@ from decimal import Decimal
 from threading import Lock
 from typing import TypeVar
 
-from shop.cli.demo_calls import Answer, Client
+from shop.cli.demo.calls import Answer, Client
 
 _FIRST = [
     "Amara",
