@@ -42,19 +42,29 @@ _EACH = re.compile(r"^ *# \{each service\}\n(.*?)^ *# \{end\}\n", re.MULTILINE |
 def write() -> None:
     for file in FILES:
         (_DEPLOY / file).write_text(rendered(file, ports()))
-    for name, text in connectors().items():
-        (_DEPLOY / "connect" / f"{name}.properties").write_text(text)
+    written = {
+        _DEPLOY / "connect" / f"{name}.properties": text for name, text in connectors().items()
+    }
+    for path, text in written.items():
+        path.write_text(text)
+    for path in (_DEPLOY / "connect").glob("*.properties"):
+        # Those of a service that was deleted.
+        if path not in written and path.read_text().startswith(_connector_head()):
+            path.unlink()
 
 
 def connectors() -> dict[str, str]:
     """The properties of each service's connector."""
-    template = template_of(CONNECTOR)
-    head = _HEAD.format(template=template.name)
+    template, head = template_of(CONNECTOR), _connector_head()
     return {
         name: head + _of_service(template.read_text(), name, port)
         for name, port in ports().items()
         if discovery.load(name).topic
     }
+
+
+def _connector_head() -> str:
+    return _HEAD.format(template=template_of(CONNECTOR).name)
 
 
 def ports() -> dict[str, int]:
