@@ -325,6 +325,10 @@ def test_the_six_steps_in_production_with_a_token(production: Production) -> Non
         coffee = {"product": "coffee", "quantity": 100, "total_price": 50}
         me = f"/users/{user.json()['id']}"
         assert users.get(me).status_code == orders.post("/orders", json=coffee).status_code == 401
+        # A process reads the keys once a second. Until then it knows none, because this key is the first.
+        until(
+            lambda: users.get(me, headers=auth).is_success, "the user service takes the token", 30
+        )
         assert users.get(me, headers=auth).json()["email"] == person["email"]
 
         def place() -> httpx.Response:

@@ -29,7 +29,7 @@ from tests.support.shop import Running, environment, free_ports, run_shop
 from tests.support.terminals import Terminal
 from tests.support.waiting import until
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.heavy, pytest.mark.alone, pytest.mark.timeout(300)]
 
 WITHIN = 5.0  # seconds
 

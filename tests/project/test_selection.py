@@ -29,6 +29,7 @@ def test_heavy_tests_are_run_where_they_are_asked_for(all_of_them: str) -> None:
     assert '-m "not heavy"' in commands("test")
     assert "pytest" in commands("test", all_of_them)
     assert "not heavy" not in commands("test", all_of_them)
+    assert "-m alone" in commands("test", all_of_them)
 
 
 def test_ci_runs_the_heavy_tests_and_ends_if_they_hang() -> None:

@@ -72,7 +72,7 @@ pytestmark = pytest.mark.usefixtures("logging_as_it_was")
         (
             "up --port users=9001 --port payments=9003",
             {},
-            "--port payments=9003: there is no service payments; there are: greetings, orders, users",
+            "--port payments=9003: there is no service payments; there are: greetings, orders, users, console",
         ),
         (
             "up --kafka --verbose",

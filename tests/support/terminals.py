@@ -70,7 +70,8 @@ class Terminal:
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,
-            env=dict(environment),
+            # The size is the terminal's, whatever the environment of the tests says.
+            env={k: v for k, v in environment.items() if k not in {"COLUMNS", "LINES"}},
             start_new_session=True,
             # So that Ctrl-C is a signal to it.
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509

@@ -9,8 +9,8 @@ import psycopg
 from eventspine.errors import SpineError
 from eventspine.log import LogUnavailable
 
-WITHIN = 1.5
-"""Seconds. With a look every second, trouble is seen within three."""
+WITHIN = 1.0
+"""Seconds. With a look every second, trouble is seen within two."""
 
 _Answer = TypeVar("_Answer")
 

@@ -35,7 +35,7 @@ from shop.platform.flow.places import (
 from shop.platform.service import Service
 from shop.platform.settings import Settings
 
-_NO_LEADER_FOR = 2.0
+_NO_LEADER_FOR = 1.5
 """Seconds without a relay's leader, after which that is trouble. A new worker takes over within one."""
 
 

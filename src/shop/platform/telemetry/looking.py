@@ -1,4 +1,4 @@
-"""A worker's looks at its database and at the log, every two seconds: gauges, readiness, and word to the APIs.
+"""A worker's looks at its database and at the log, every second: gauges, readiness, and word to the APIs.
 
 They are the same looks as those of `shop top` and the console. A scrape shows the last one, and waits for nothing.
 """
@@ -18,7 +18,7 @@ from shop.platform.telemetry import declared
 from shop.platform.telemetry.histogram import Sample
 from shop.platform.telemetry.serving import Page
 
-EVERY = 2.0  # seconds
+EVERY = 1.0  # seconds
 
 
 class Looking:
