@@ -119,7 +119,6 @@ async def test_an_api_may_ask_what_its_health_tells(secured: Secured, owner: str
             return connection.execute(sql.encode(), params).fetchall()
 
         now = await outbox_now(fetch, f"/{owner}")
-        assert now.published > 0
         assert now.waiting == now.published - now.relayed
         with pytest.raises(DENIED):
             connection.execute("UPDATE relay SET position = 0")

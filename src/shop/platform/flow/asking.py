@@ -9,8 +9,8 @@ import psycopg
 from eventspine.errors import SpineError
 from eventspine.log import LogUnavailable
 
-WITHIN = 1.0
-"""Seconds. With a look every second, trouble is seen within two."""
+WITHIN = 1.25
+"""Seconds. A pool gives up after 1, and says why. With a look every second, trouble is seen within three."""
 
 _Answer = TypeVar("_Answer")
 
