@@ -51,11 +51,11 @@ dev: installed-local
 # A crashed process ends the run with an error. One that took its place would wait for ever (pytest-xdist 3.8).
 PYTEST = $(BIN)/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
-# HEAVY=true runs the heavy tests too, as CI does. Those that are marked `alone` compare seconds with a promise, so
-# nothing runs beside them.
+# HEAVY=true runs the heavy tests too, as CI does: two at a time, because each starts many processes. Those that are
+# marked `alone` compare seconds with a promise, so nothing runs beside them.
 ALL := $(filter true,$(HEAVY) $(CI))
 test: installed-dev
-	$(PYTEST) -m "$(if $(ALL),not alone,not heavy)"
+	$(PYTEST) $(if $(ALL),--numprocesses 2 -m "not alone",-m "not heavy")
 	$(if $(ALL),$(BIN)/python -m pytest -m alone)
 
 test-fast: installed-dev
