@@ -24,9 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 import psycopg
 from psycopg import AsyncConnection, errors
 from psycopg.abc import PQGen
-from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow
-from psycopg.waiting import Ready, Wait
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from eventspine.address import Address, urls
@@ -100,21 +98,17 @@ class Connection(AsyncConnection[TupleRow]):
                     raise
         return await cls.connect(last, **{**connection_parameters(last), **parameters})
 
-    _waits: asyncio.Future[Ready] | None = None
-    _watched: tuple[asyncio.AbstractEventLoop, int] | None = None
-    """The event loop that watches the socket, and the socket's number. It goes on watching between two statements:
-    to begin and to end that each time takes nine system calls."""
-
     async def wait(
         self, gen: PQGen[_Result], interval: float = _LOOKS_EVERY, timeout: float | None = None
     ) -> _Result:
         """Wait for the server. psycopg calls this for everything that it sends."""
         if timeout is not None:
-            self._unwatch()
             return await super().wait(gen, interval, timeout)
+        # A task cancellation would make psycopg send a cancel request to the server, and wait for it.
+        within = min(self.silent_after, self.until - monotonic())
         try:
-            return await self._heard_out(gen, interval)
-        except errors._WaitTimeout:  # noqa: SLF001 - psycopg's own
+            return await super().wait(gen, interval, within)
+        except errors._WaitTimeout:  # noqa: SLF001 - what it raises for this argument
             # Perhaps this process was frozen, and the answer has already arrived. (If the request is still
             # being sent, the wait can't be resumed, and psycopg raises a TypeError.)
             with suppress(errors._WaitTimeout, TypeError):  # noqa: SLF001
@@ -122,77 +116,6 @@ class Connection(AsyncConnection[TupleRow]):
         self.fell_silent = True
         self.pgconn.finish()
         raise Silent("the server does not answer")
-
-    async def _heard_out(self, gen: PQGen[_Result], interval: float) -> _Result:
-        """Like `psycopg.waiting.wait_async`, with the deadline of this connection."""
-        # A task cancellation would make psycopg send a cancel request to the server, and wait for it.
-        deadline = min(monotonic() + self.silent_after, self.until)
-        try:
-            wanted = next(gen)
-            while True:
-                wanted = gen.send(await self._ready(wanted, interval, deadline))
-        except StopIteration as end:
-            if self.closed:
-                self._unwatch()
-            return end.value  # type: ignore[no-any-return]
-        except asyncio.CancelledError:
-            self._unwatch()
-            await self._cancel_and_wait(gen)
-            raise
-        except BaseException:
-            self._unwatch()
-            raise
-
-    async def _ready(self, wanted: Wait, interval: float, deadline: float) -> Ready:
-        left = deadline - monotonic()
-        if left <= 0.0:
-            raise errors._WaitTimeout("no answer")  # noqa: SLF001 - psycopg's own
-        if self._watched is None:
-            self._watched = asyncio.get_running_loop(), self.fileno()
-            self._watched[0].add_reader(self._watched[1], self._hear, Ready.R)
-        loop, socket_number = self._watched
-        waits: asyncio.Future[Ready] = loop.create_future()
-        self._waits = waits
-        timer = loop.call_later(min(interval, left), self._hear, Ready.NONE)
-        if wanted & Wait.W:
-            loop.add_writer(socket_number, self._hear, Ready.W)
-        try:
-            return await waits
-        finally:
-            self._waits = None
-            timer.cancel()
-            if wanted & Wait.W:
-                loop.remove_writer(socket_number)
-
-    def _hear(self, ready: Ready) -> None:
-        if self._waits is None:
-            self._unwatch()  # something that nobody has asked for, such as the end of the session
-        elif not self._waits.done():
-            self._waits.set_result(ready)
-
-    def _unwatch(self) -> None:
-        """To be called before the socket is closed: its number may be another's then."""
-        watched, self._watched = self._watched, None
-        if watched is not None and not watched[0].is_closed():
-            watched[0].remove_reader(watched[1])
-
-    async def _cancel_and_wait(self, gen: PQGen[Any]) -> None:
-        """What psycopg does if a task is cancelled during a statement."""
-        if self.pgconn.transaction_status != TransactionStatus.ACTIVE:
-            return
-        try:
-            await self._try_cancel(timeout=5.0)
-            await super().wait(gen, timeout=5.0)
-        except errors.QueryCanceled:
-            pass
-        except BaseException as error:
-            self.pgconn.finish()
-            if not isinstance(error, Exception):
-                raise
-
-    async def close(self) -> None:
-        self._unwatch()
-        await super().close()
 
     def cut(self) -> None:
         """Shut the connection down. A caller that waits for an answer gets an error at once."""
