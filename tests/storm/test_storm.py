@@ -37,6 +37,7 @@ def directory() -> Iterator[Path]:
         yield Path(path)
 
 
+@pytest.mark.alone
 def test_a_storm_loses_nothing_and_repeats_nothing(directory: Path) -> None:
     log: LogKind = "kafka"
     if why := why_no_kafka():
