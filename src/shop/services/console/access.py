@@ -1,6 +1,6 @@
 """Who may use the console: `support` looks, `admin` acts.
 
-Without required tokens (development), whoever reaches it may do both. Otherwise a person logs in with its account
+Without required tokens (development), everyone with network access may do both. Otherwise a person logs in with its account
 of the shop. The tokens stay in this process; the browser gets a random session id in a cookie that no script can
 read and that no other site can send. A restart of the console ends its sessions.
 """
@@ -32,7 +32,7 @@ LOOKS, ACTS = "support", "admin"
 
 _MOST_SESSIONS = 1000
 _SESSION_S = 12 * 3600
-"""Seconds after which a person logs in again, whatever it does meanwhile."""
+"""Seconds after a login. Then the person has to log in again."""
 _SPARE_S = 30
 """A token that is valid for less is refreshed before it is used."""
 _WITHIN_S = 10
@@ -57,7 +57,7 @@ class Viewer:
 
 
 OPEN = Viewer("development", may_act=True, logged_in=False)
-"""Whoever asks, where no token is required."""
+"""The caller of every request if no token is required."""
 
 
 @dataclass

@@ -95,7 +95,7 @@ async def answered(reading: Reading, key_hash: str) -> list[tuple[str, int, date
 
 
 async def _by_email(reading: Reading, text: str) -> list[Entity]:
-    """In the services that publish about whoever has an address: their own tables find it by an index."""
+    """Find an e-mail address in the tables of the services that store it. An index finds it."""
     found = []
     for topic, service in reading.topics.items():
         table = service.tables().tables.get(topic)

@@ -12,7 +12,6 @@ from tests.support.browser import (
     PHONE,
     WIDE,
     Visit,
-    chromium,
     mistakes,
     needs_axe,
     needs_chromium,
@@ -38,24 +37,6 @@ def shop() -> Iterator[Shop]:
             yield shop
         finally:
             shop.close()
-
-
-@pytest.fixture(scope="module")
-def base(shop: Shop) -> str:
-    [port] = shop.ports["console"]
-    return f"http://127.0.0.1:{port}"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
-
-
-@pytest.fixture
-def visit(browser: Browser, base: str) -> Iterator[Visit]:
-    with visiting(browser, base) as visit:
-        yield visit
 
 
 def order(shop: Shop, user: int, trace: str = "") -> int:

@@ -1,0 +1,27 @@
+"""A browser in front of the console of the module's `shop`."""
+
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser
+
+from tests.support.browser import Visit, chromium, visiting
+from tests.support.shop import Shop
+
+
+@pytest.fixture(scope="module")
+def base(shop: Shop) -> str:
+    [port] = shop.ports["console"]
+    return f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def visit(browser: Browser, base: str) -> Iterator[Visit]:
+    with visiting(browser, base) as visit:
+        yield visit
