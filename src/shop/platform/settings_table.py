@@ -95,6 +95,9 @@ def _default(name: str, field: FieldInfo) -> str:
 
 
 def _in_words(name: str, value: Any) -> str:
+    """A duration with its unit; nothing for other values, such as a number per second."""
+    if name.lower().endswith("_per_s"):
+        return ""
     for suffix, units in _UNITS.items():
         if value and name.lower().endswith(suffix):
             size, unit = next(
