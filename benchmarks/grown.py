@@ -18,7 +18,7 @@ from eventspine.context import Request
 from eventspine.database import Database
 from eventspine.log import Record
 from eventspine.outbox import transaction
-from eventspine.reading import Received
+from eventspine.received import Received
 from eventspine.session import WHOLE_TABLES
 from shop.contracts.users import UserCreated
 from shop.services.orders.actions import place

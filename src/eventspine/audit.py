@@ -7,13 +7,20 @@ moment.
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from math import inf
 from typing import Any
 
-import psycopg
-
 from eventspine.address import Address
+from eventspine.audit_sections import (
+    Audited,
+    Section,
+    invariant_section,
+    nothing_published,
+    parked_section,
+    source_section,
+    table_section,
+    versions_section,
+)
 from eventspine.audited_events import (
     COPY_EVENTS,
     CREATE_EVENTS,
@@ -22,20 +29,12 @@ from eventspine.audited_events import (
     applied_row,
     event_row,
 )
-from eventspine.audited_log import Feeding, Reading, feeding, not_there_yet, reading
+from eventspine.audited_log import Reading, feeding, not_there_yet, reading
 from eventspine.database import Connection, connect, execute, translated
-from eventspine.event import Envelope, Event, NotAnEvent, envelope
+from eventspine.event import Envelope, NotAnEvent, envelope
 from eventspine.handlers import Handlers
 from eventspine.log import EventLog, LogUnavailable, Record
 from eventspine.positions import Seen, Shown, dropped
-from eventspine.projections import (
-    Aggregate,
-    Invariant,
-    Projection,
-    breaches,
-    differences,
-    skipped_versions,
-)
 from eventspine.session import WHOLE_TABLES
 
 Progress = Callable[[str, int, int], None]
@@ -51,36 +50,6 @@ WHERE consumer = %(consumer)s ORDER BY topic, "partition", "offset"
 """
 
 
-@dataclass
-class Audited:
-    """What the audit needs to know about one service."""
-
-    name: str
-    source: str
-    topic: str
-    """Empty, like `source`, if the service only reads."""
-    events: Sequence[type[Event]]
-    """The classes of the events that it publishes."""
-    database_url: Address
-    consumers: Sequence[Handlers]
-    """Its handlers, and then its reactions."""
-    projections: Sequence[Projection | Aggregate]
-    invariants: Sequence[Invariant] = ()
-
-
-@dataclass
-class Section:
-    """The result of one check. `problems` are sentences that tell an operator what to do."""
-
-    title: str
-    facts: dict[str, Any] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
-
-    @property
-    def holds(self) -> bool:
-        return not self.problems
-
-
 async def audit(audited: Audited, log: EventLog, progress: Progress) -> list[Section]:
     """Audit one service against the log.
 
@@ -92,17 +61,17 @@ async def audit(audited: Audited, log: EventLog, progress: Progress) -> list[Sec
             handlers.consumer: await _all(connection, _PARKED, {"consumer": handlers.consumer})
             for handlers in audited.consumers
         }
-        sections = [_parked_section(name, found) for name, found in parked.items()]
+        sections = [parked_section(name, found) for name, found in parked.items()]
         await execute(connection, CREATE_EVENTS)
         incomplete: set[str] = set()
         if not audited.topic:
-            sections += _nothing_published(audited, head)
+            sections += nothing_published(audited, head)
         else:
             fed = await feeding(connection, audited.source, (await log.identity(audited.topic)).id)
             own = await _read_own(connection, audited, log, head, fed.relayed, progress)
             # The head only rises. So an event above it in the log does not come from this database.
             head_now = await _head_now(audited.database_url)
-            sections.append(_source_section(audited, own, head_now, fed))
+            sections.append(source_section(audited, own, head_now, fed))
             incomplete |= {audited.topic} if fed.lacks else set()
         for handlers in audited.consumers:
             for topic in handlers.topics:
@@ -117,15 +86,15 @@ async def audit(audited: Audited, log: EventLog, progress: Progress) -> list[Sec
                     incomplete.add(topic)
                 sections.append(section)
         sections += [
-            await _table_section(connection, audited, table, incomplete)
+            await table_section(connection, audited, table, incomplete)
             for table in audited.projections
         ]
         sections += [
-            await _invariant_section(connection, audited, invariant)
+            await invariant_section(connection, audited, invariant)
             for invariant in audited.invariants
         ]
         if audited.topic:
-            sections.append(await _versions_section(connection, audited))
+            sections.append(await versions_section(connection, audited))
         return sections
 
 
@@ -266,127 +235,6 @@ def _envelope(record: Record) -> Envelope | None:
         return envelope(record)
     except NotAnEvent:
         return None
-
-
-def _source_section(audited: Audited, seen: Seen, head: int, fed: Feeding) -> Section:
-    section = Section(
-        f"{audited.name}: events in topic {audited.topic}",
-        facts={
-            "published": head,
-            "relayed": fed.relayed,
-            "in_log": seen.different,
-            "repeats": seen.repeats,
-            "not_events": seen.foreign,
-        },
-    )
-    if fed.problem:
-        section.problems.append(fed.problem)
-    for first, last in seen.missing(fed.relayed)[:10]:
-        span = f"position {first} is" if first == last else f"positions {first} to {last} are"
-        section.problems.append(
-            f"{span} missing from topic {audited.topic}, although relayed: consumers that have not "
-            "read them can't get them any more; restore the log from a backup or a replica"
-        )
-    if seen.highest > head:
-        section.problems.append(
-            f"topic {audited.topic} holds position {seen.highest} but the database has only given "
-            f"out {head}: it was restored from an old backup, and must be rebuilt from the log; or another"
-            " writer wrote that position (docs/operations.md, 'A forged position')"
-        )
-    return section
-
-
-def _nothing_published(audited: Audited, head: int) -> list[Section]:
-    if not head:
-        return []
-    section = Section(f"{audited.name}: it only reads", facts={"published": head})
-    section.problems.append(
-        f"it has no topic, and {head} event(s) in its outbox that no service can read: give it a"
-        " topic, or publish nothing in it"
-    )
-    return [section]
-
-
-def _parked_section(name: str, parked: Sequence[Any]) -> Section:
-    section = Section(f"{name}: parked events", facts={"parked": len(parked)})
-    for topic, partition, offset, position, key, error in parked[:10]:
-        what = f"position {position} of topic {topic}" if position else "foreign record"
-        section.problems.append(
-            f"{what} (key {key}, {topic}/{partition}@{offset}) is parked: {error[:200]}; fix the"
-            " cause, then `shop parked retry`, or discard it"
-        )
-    return section
-
-
-async def _table_section(
-    connection: Connection,
-    audited: Audited,
-    table: Projection | Aggregate,
-    incomplete: set[str],
-) -> Section:
-    topics = [table.topic] if isinstance(table, Projection) else list(table.topics)
-    what = "the latest version of every key in" if isinstance(table, Projection) else "the sum of"
-    section = Section(f"{audited.name}: table {table.table} is {what} topic {', '.join(topics)}")
-    if incomplete.intersection(topics):
-        section.problems.append(
-            "not compared: this log lacks events from which the table was computed"
-        )
-        return section
-    try:
-        async with connection.transaction():
-            found = await differences(connection, table)
-    except psycopg.DataError as error:
-        section.problems.append(
-            f"topic {', '.join(topics)} holds values that no column of {table.table} can hold"
-            f" ({error.diag.message_primary}), so its service did not publish them: make sure that"
-            " no other writer can write there"
-        )
-        return section
-    section.facts |= {"rows": found.rows, "different": found.total}
-    for row in found.first:
-        if row.found is None:
-            what = f"is missing; the log says {row.expected}"
-        elif row.expected is None:
-            what = f"is in the table but not in the log: {row.found}"
-        else:
-            differs = [name for name in row.expected if row.expected[name] != row.found.get(name)]
-            what = "differs: " + ", ".join(
-                f"{name} is {row.found.get(name)!r} and must be {row.expected[name]!r}"
-                for name in differs
-            )
-        section.problems.append(f"{table.table} {row.key} {what}")
-    return section
-
-
-async def _invariant_section(
-    connection: Connection, audited: Audited, invariant: Invariant
-) -> Section:
-    section = Section(f"{audited.name}: {invariant.title}")
-    rows, total = await breaches(connection, invariant)
-    section.facts["breaches"] = total
-    section.problems += [f"violated by {row}" for row in rows]
-    return section
-
-
-async def _versions_section(connection: Connection, audited: Audited) -> Section:
-    keys = [
-        table.key
-        for table in audited.projections
-        if isinstance(table, Projection) and table.topic == audited.topic
-    ]
-    skipped, count = [], 0
-    for key in keys or [{"id": "text"}]:
-        found, more = await skipped_versions(connection, audited.topic, key)
-        skipped += found
-        count += more
-    section = Section(
-        f"{audited.name}: versions rise by one in topic {audited.topic}", facts={"skipped": count}
-    )
-    for of, version, previous in skipped:
-        section.problems.append(
-            f"key {of}: version {version} follows version {previous} in topic {audited.topic}"
-        )
-    return section
 
 
 async def _head_now(address: Address) -> int:

@@ -43,7 +43,8 @@ from eventspine.handlers import Handlers
 from eventspine.log import EventLog, LogUnavailable, Record, Subscription
 from eventspine.outbox import Transaction, transaction
 from eventspine.reactions import Reaction
-from eventspine.reading import Checkpoint, Partition, Received, Rejected, read
+from eventspine.reading import Checkpoint, Partition, Rejected, read
+from eventspine.received import Received
 from eventspine.which_log import Earlier, take_up
 
 _LOG = structlog.get_logger("eventspine.consumer")

@@ -24,7 +24,7 @@ from eventspine.handlers import Handlers
 from eventspine.log import LogUnavailable, Record
 from eventspine.outbox import Transaction, transaction
 from eventspine.reactions import Reaction
-from eventspine.reading import Received
+from eventspine.received import Received
 from eventspine.upcasting import read_events
 
 PASSING = (Unavailable, OutcomeUnknown, NoOutcome, LogUnavailable, OSError, MemoryError)

@@ -11,13 +11,11 @@ most once, and the events of a key are handed over in order.
 
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from eventspine.event import Event
 from eventspine.outbox import Transaction
-
-if TYPE_CHECKING:
-    from eventspine.reading import Received
+from eventspine.received import Received
 
 Item = TypeVar("Item")
 
@@ -56,7 +54,7 @@ class Handlers:
         """
         return source == self._sources[topic]
 
-    async def apply(self, tx: Transaction, received: Sequence["Received[Any]"]) -> None:
+    async def apply(self, tx: Transaction, received: Sequence[Received[Any]]) -> None:
         """Pass the events to their functions, in the order of the log."""
         if tx.steps.apply is None:
             await self._apply(tx, received)

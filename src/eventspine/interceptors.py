@@ -23,7 +23,7 @@ from eventspine.dead_letters import Park
 from eventspine.event import Event
 from eventspine.log import Record
 from eventspine.outbox import Transaction
-from eventspine.reading import Received
+from eventspine.received import Received
 from eventspine.steps import Around, Publish, Steps
 
 Proceed = Callable[[], Awaitable[None]]

@@ -18,7 +18,7 @@ from eventspine.errors import MissingEvents
 from eventspine.event import Event, dump
 from eventspine.outbox import Transaction
 from eventspine.pruning import Aged
-from eventspine.reading import Received
+from eventspine.received import Received
 
 
 class Projection:

@@ -22,7 +22,7 @@ from eventspine.errors import NoOutcome, Unavailable
 from eventspine.event import Event
 from eventspine.handlers import Handler, Handlers, topic_and_id
 from eventspine.outbox import Transaction
-from eventspine.reading import Received
+from eventspine.received import Received
 
 Ask = Callable[[Received[Any], str], Awaitable[Any]]
 """Takes an event and its idempotency key, and returns the outcome. A refusal is an outcome too. An `OSError`

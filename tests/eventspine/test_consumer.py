@@ -15,7 +15,7 @@ from eventspine.database import Database
 from eventspine.event import NotAnEvent, decode
 from eventspine.handlers import Handlers
 from eventspine.outbox import Transaction, transaction
-from eventspine.reading import Received
+from eventspine.received import Received
 from tests.support import notes
 from tests.support.examples import examples
 from tests.support.members import (

@@ -15,7 +15,7 @@ from eventspine.context import NOBODY, Context, Request, from_headers
 from eventspine.handlers import Handlers
 from eventspine.idempotency import canonical, once_in_transaction
 from eventspine.outbox import Transaction, transaction
-from eventspine.reading import Received
+from eventspine.received import Received
 from tests.support import notes
 from tests.support.memory_log import MemoryLog
 from tests.support.notes import NoteTaken

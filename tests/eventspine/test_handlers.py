@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from eventspine.event import Event
 from eventspine.handlers import Handlers
-from eventspine.reading import Received
+from eventspine.received import Received
 from tests.support.notes import NoteChanged, NoteEvent, NoteTaken
 from tests.support.received import heard
 

@@ -11,7 +11,7 @@ from eventspine.dead_letters import Park
 from eventspine.event import Event
 from eventspine.interceptors import Interceptor, Proceed, chained
 from eventspine.outbox import Transaction, transaction
-from eventspine.reading import Received
+from eventspine.received import Received
 from eventspine.steps import NO_STEPS
 from tests.support import notes
 from tests.support.memory_log import MemoryLog

@@ -13,7 +13,7 @@ from eventspine.errors import Unavailable
 from eventspine.handlers import Handlers
 from eventspine.log import Message, Record
 from eventspine.outbox import Transaction, transaction
-from eventspine.reading import Received
+from eventspine.received import Received
 from tests.support import notes
 from tests.support.members import has_applied
 from tests.support.memory_log import MemoryLog

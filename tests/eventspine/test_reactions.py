@@ -13,7 +13,7 @@ from eventspine.errors import NoOutcome
 from eventspine.event import Event
 from eventspine.outbox import Transaction
 from eventspine.reactions import Answered, Ask, Reaction
-from eventspine.reading import Received
+from eventspine.received import Received
 from tests.support import notes
 from tests.support.memory_log import MemoryLog
 from tests.support.spine import opened

@@ -16,8 +16,8 @@ from eventspine.outbox import Transaction
 from eventspine.postgres_log import PostgresLog
 from eventspine.projections import Aggregate, Projection, keep_latest
 from eventspine.pruning import Aged
-from eventspine.reading import Received
 from eventspine.rebuilding import Rebuild
+from eventspine.received import Received
 from eventspine.recomputing import tables_of
 from eventspine.staging import Source
 from tests.support import notes

@@ -19,7 +19,7 @@ from eventspine.errors import Unavailable
 from eventspine.handlers import Handlers
 from eventspine.log import Message
 from eventspine.outbox import Transaction, transaction
-from eventspine.reading import Received
+from eventspine.received import Received
 from tests.support import notes
 from tests.support.examples import examples
 from tests.support.members import Failure, Member, has_applied, logs, steps

@@ -9,7 +9,8 @@ import psycopg
 import pytest
 
 from eventspine import dead_letters
-from eventspine.audit import Audited, audit
+from eventspine.audit import audit
+from eventspine.audit_sections import Audited
 from eventspine.consumer import Consumer
 from eventspine.context import NOBODY
 from eventspine.database import Database
@@ -18,7 +19,7 @@ from eventspine.handlers import Handlers
 from eventspine.log import EventLog, Record
 from eventspine.outbox import Transaction, transaction
 from eventspine.projections import Aggregate, Projection, keep_latest
-from eventspine.reading import Received
+from eventspine.received import Received
 from eventspine.upcasting import read_events
 from tests.support import notes
 from tests.support.notes import SOURCE, TOPIC, Running, relay

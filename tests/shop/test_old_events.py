@@ -12,7 +12,7 @@ from eventspine.database import Database
 from eventspine.event import Event
 from eventspine.outbox import transaction
 from eventspine.projections import Projection, keep_latest
-from eventspine.reading import Received
+from eventspine.received import Received
 from eventspine.upcasting import read_events
 from shop.platform import discovery
 from shop.platform.service import Service

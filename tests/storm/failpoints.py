@@ -18,7 +18,7 @@ from eventspine.backlog import Batch
 from eventspine.interceptors import Interceptor, Proceed
 from eventspine.log import Record
 from eventspine.outbox import Transaction
-from eventspine.reading import Received
+from eventspine.received import Received
 
 POINTS: Mapping[str, str] = MappingProxyType(
     {

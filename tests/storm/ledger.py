@@ -11,7 +11,7 @@ from pydantic_core import to_json
 
 from eventspine.interceptors import Interceptor, Proceed
 from eventspine.outbox import Transaction
-from eventspine.reading import Received
+from eventspine.received import Received
 
 LEDGER_SQL = """
 CREATE TABLE storm_ledger (

@@ -14,7 +14,7 @@ from eventspine.event import NotAnEvent, envelope
 from eventspine.handlers import Handlers
 from eventspine.log import Message, Record
 from eventspine.outbox import Transaction
-from eventspine.reading import Received
+from eventspine.received import Received
 from tests.support import notes
 from tests.support.memory_log import MemoryLog, MemorySubscription
 from tests.support.notes import NoteChanged, NoteEvent, NoteTaken

@@ -18,7 +18,7 @@ from eventspine.event import Event, IntegerId, dump, message
 from eventspine.handlers import Handlers
 from eventspine.log import EventLog, Message, Record
 from eventspine.outbox import Transaction, transaction
-from eventspine.reading import Received
+from eventspine.received import Received
 from eventspine.relay import Relay
 
 TOPIC, SOURCE = "notes", "/notes"

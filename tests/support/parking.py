@@ -15,7 +15,7 @@ from eventspine.errors import OutcomeUnknown, Unavailable
 from eventspine.handlers import Handlers
 from eventspine.log import LogUnavailable
 from eventspine.outbox import Transaction
-from eventspine.reading import Received
+from eventspine.received import Received
 from tests.support import notes
 from tests.support.memory_log import MemoryLog
 from tests.support.notes import TOPIC, NoteChanged, NoteEvent, NoteTaken

@@ -4,7 +4,7 @@ from typing import TypeVar
 
 from eventspine.event import Event, message
 from eventspine.log import Record
-from eventspine.reading import Received
+from eventspine.received import Received
 
 Kind = TypeVar("Kind", bound=Event)
 

@@ -35,7 +35,7 @@ def audit(
     Exit status: 0 if all checks passed, 1 if a check failed, 2 if something could not be read, so that
     there is no result.
     """
-    from eventspine.audit import Audited  # noqa: PLC0415 - only this needs it
+    from eventspine.audit_sections import Audited  # noqa: PLC0415 - only this needs it
     from shop.cli.audit_report import audit_all  # noqa: PLC0415
     from shop.cli.progress_served import progress_served  # noqa: PLC0415
 

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 
-from eventspine.audit import Audited, Section, audit
+from eventspine.audit import audit
+from eventspine.audit_sections import Audited, Section
 from eventspine.log import EventLog
 from shop.cli.progress import shown
 from shop.cli.streams import Console

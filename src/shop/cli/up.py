@@ -66,7 +66,8 @@ def up(
 ) -> None:
     """Start the whole shop on this machine, and keep it running until Ctrl-C."""
     try:
-        from devstack.up import LOCAL, LocalService, UpOptions, run  # noqa: PLC0415 - only this needs a server
+        from devstack.up import run  # noqa: PLC0415 - only this needs a server
+        from devstack.up_options import LOCAL, LocalService, UpOptions  # noqa: PLC0415
     except ModuleNotFoundError as error:
         stop(f"`shop up` runs from the project's own folder: {error.name} is not installed here")
 

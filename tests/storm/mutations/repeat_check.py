@@ -16,10 +16,10 @@ from eventspine.reading import (
     Checkpoint,
     Partition,
     Reading,
-    Received,
     Rejected,
     read,
 )
+from eventspine.received import Received
 
 FAULTS = ("duplicate", "appended", "two-relays")
 

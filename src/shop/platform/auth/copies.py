@@ -13,7 +13,7 @@ from eventspine.handlers import Handler
 from eventspine.outbox import Transaction
 from eventspine.projections import Projection, keep_latest
 from eventspine.pruning import KEY_MARGIN, Aged
-from eventspine.reading import Received
+from eventspine.received import Received
 from shop.contracts.identity import AccessChanged, IdentityEvent, SessionEnded, SigningKeyChanged
 from shop.platform.auth.settings import LONGEST_TOKEN_S
 

@@ -6,7 +6,7 @@ from eventspine.handlers import Handlers
 from eventspine.idempotency import forget, hold_answers
 from eventspine.outbox import Transaction
 from eventspine.projections import keep_latest
-from eventspine.reading import Received
+from eventspine.received import Received
 from shop.contracts.users import UserCreated, UserErased, UserUpdated
 from shop.platform.auth.copies import IDENTITY_HANDLERS
 from shop.services.orders.errors import UserGone

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from eventspine.handlers import Handlers
 from eventspine.outbox import Transaction
 from eventspine.projections import keep_latest
-from eventspine.reading import Received
+from eventspine.received import Received
 from shop.contracts.users import UserCreated, UserErased, UserUpdated
 from shop.platform.auth.copies import IDENTITY_HANDLERS
 from tests.more.services.greetings.projections import PEOPLE

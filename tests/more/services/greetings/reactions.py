@@ -8,7 +8,7 @@ import httpx
 from eventspine.errors import NoOutcome
 from eventspine.outbox import Transaction
 from eventspine.reactions import Answered, Reaction
-from eventspine.reading import Received
+from eventspine.received import Received
 from tests.more.contracts.greetings import GreetingSent
 
 NAME = "greetings.deliver"

@@ -9,7 +9,7 @@ from eventspine.database import Database
 from eventspine.handlers import Handlers
 from eventspine.outbox import Transaction
 from eventspine.projections import Aggregate
-from eventspine.reading import Received
+from eventspine.received import Received
 from shop.platform.service import Endpoints, Service
 from shop.platform.settings import Settings
 from tests.outside.contracts.letters import LetterPosted

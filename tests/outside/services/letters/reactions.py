@@ -9,7 +9,7 @@ from eventspine.context import Request
 from eventspine.errors import NoOutcome
 from eventspine.outbox import Transaction
 from eventspine.reactions import Answered, Reaction
-from eventspine.reading import Received
+from eventspine.received import Received
 from tests.outside.contracts.letters import LetterWritten, Status
 from tests.outside.services.letters.actions import NotePosted, note_posted
 
