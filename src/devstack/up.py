@@ -7,93 +7,46 @@ production.
 """
 
 import json
-import os
 import shutil
-import signal
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING
 
 import psycopg
 
-from devstack.auth import FIRST_KEY, auth_settings
+from devstack.auth import FIRST_KEY
 from devstack.data import check_format, locked, place
-from devstack.files import hand_over, locked_out, make_folder, require_access, write_whole
+from devstack.files import hand_over, locked_out, require_access, write_whole
 from devstack.ports import WantedPort, check_ports
 from devstack.postgres import CRASH_RECOVERY, LocalPostgres
 from devstack.process import FIRST_SIGNAL, LogFile, Process
+from devstack.stopping import Stopped, pause_of, stop_signals
 from devstack.supervisor import Pause, StartFailed, Supervisor, say
-from shop.platform import discovery
-from shop.platform.discovery import PACKAGES
+from devstack.up_options import UpOptions
+from devstack.up_settings import (
+    START_TIMEOUT,
+    capturing,
+    environment_around,
+    other_log,
+    process_settings,
+)
 from shop.platform.processes import files
 from shop.platform.processes.files import TooFewFiles
 from shop.platform.running import RUNNING
-from shop.platform.settings import PREFIX
-from shop.platform.settings_list import is_secret
-
-if TYPE_CHECKING:
-    from devstack.capture import LocalCapture
-    from devstack.connect import Connect
-
-START_TIMEOUT = 60.0
-"""Seconds within which all processes of the shop must be ready."""
 
 STOP_TIMEOUT = 5.0
 
 METRICS = "metrics"
 """The folder with a file for each process, which has the address of its `/metrics`. Prometheus reads it."""
 
-LOCAL = "local"
-"""This value, instead of a Kafka broker's address, means a broker that is started here."""
-
 FOR_PEOPLE = "shop: "
 """The start of lines that go to the terminal, in the output of commands that run before the start."""
 
 _SHOWN = {"localhost": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - no socket binds here
 """The address to print for a host."""
-
-
-@dataclass(frozen=True)
-class LocalService:
-    """A service or a front, and the port of its API on this machine."""
-
-    name: str
-    port: int
-
-
-@dataclass(frozen=True)
-class UpOptions:
-    data: Path
-    services: Sequence[LocalService]
-    fronts: Sequence[LocalService] = ()
-    """Pages over the services. They have no database and no worker."""
-    host: str = "localhost"
-    """The host on which the APIs listen."""
-    max_connections: int = 0
-    """The most connections that each API holds."""
-    stop_within: float = 0.0
-    """Seconds that an API may take to finish accepted requests."""
-    verbose: bool = False
-    """Show the logs of the processes on the terminal too."""
-    kafka: str | None = None
-    """None: the log is a table. `LOCAL`: start a broker here. Otherwise a broker's HOST:PORT."""
-    cdc: bool = False
-    """Let Debezium feed Kafka, and not the workers."""
-    reload: bool = False
-    """Restart processes whose code was edited."""
-    gateway: int | None = None
-    """The port of the gateway in front of the APIs; None for no gateway."""
-    auth: bool = False
-    """Require access tokens."""
-    copy_log_from: str | None = None
-    """"postgres", "kafka" or a broker's HOST:PORT: the log to copy into this one before it is used."""
 
 
 def shop_command(*words: str) -> list[str]:
@@ -107,8 +60,8 @@ def run(options: UpOptions, command: Callable[..., list[str]] = shop_command) ->
     logs: list[LogFile] = []
     try:
         data = place(data)
-        with _stop_signals() as stop_asked, locked(data) as was_killed, _edits(options) as look:
-            pause = _pause(stop_asked, logs, verbose=options.verbose)
+        with stop_signals() as stop_asked, locked(data) as was_killed, _edits(options) as look:
+            pause = pause_of(stop_asked, logs, verbose=options.verbose)
             hand_over(data)
             require_access(data, data / "postgres")
             _check_files(options.max_connections)
@@ -122,7 +75,7 @@ def run(options: UpOptions, command: Callable[..., list[str]] = shop_command) ->
                 (data / RUNNING).unlink(missing_ok=True)
                 supervisor.stop(STOP_TIMEOUT)
                 hand_over(data)
-    except _Stopped:
+    except Stopped:
         say(f"eventshop has stopped; its data stays in {data}")
         return 0
     except (StartFailed, TooFewFiles) as error:
@@ -159,16 +112,16 @@ def _bring_up(
     supervisor.start(postgres, timeout=CRASH_RECOVERY)
     postgres.ensure_databases([*(service.name for service in options.services), "log"])
 
-    settings = _settings(options, data, supervisor, postgres)
-    capture, connect = _capture(options, data, postgres, settings)
+    settings = process_settings(options, data, supervisor, postgres)
+    capture, connect = capturing(options, data, postgres, settings)
     logs += [connect.log] if connect else []
-    other = _other_log(options, data, supervisor, postgres)
+    other = other_log(options, data, supervisor, postgres)
     # For `shop events` and similar commands, which run at the same time.
     write_whole(data / RUNNING, json.dumps(settings, indent=2) + "\n")
     # Unbuffered, because the last lines of a killed process are the most useful. The logs are UTF-8 in every
     # locale.
     env = {
-        **_around(settings, data / "secrets"),
+        **environment_around(settings, data / "secrets"),
         **settings,
         "PYTHONUNBUFFERED": "1",
         "PYTHONIOENCODING": "utf-8:backslashreplace",
@@ -219,56 +172,6 @@ def _bring_up(
     return parts, migrate
 
 
-def _own_settings(options: UpOptions, postgres: LocalPostgres) -> dict[str, str]:
-    """The databases and ports of the services, and the ports of the fronts."""
-    # Otherwise other commands on this directory would not find all services.
-    settings = {PACKAGES: os.environ[PACKAGES]} if PACKAGES in os.environ else {}
-    # Where the console keeps the results of its checks.
-    settings["SHOP_DATA_DIR"] = str(options.data.absolute())
-    for service in options.services:
-        settings[f"SHOP_{service.name.upper()}__DATABASE_URL"] = postgres.dsn(service.name)
-    for each in [*options.services, *options.fronts]:
-        settings[f"SHOP_{each.name.upper()}__PORT"] = str(each.port)
-    return settings
-
-
-def _settings(
-    options: UpOptions, data: Path, supervisor: Supervisor, postgres: LocalPostgres
-) -> dict[str, str]:
-    """The settings of all processes. Starts the broker if it runs here."""
-    settings = _own_settings(options, postgres)
-    if options.gateway is not None:
-        settings |= _behind_gateway()
-    if options.auth:
-        sections = discovery.sections()
-        issuers = [each.port for each in options.services if sections[each.name].issues_tokens]
-        settings |= auth_settings(data, f"http://127.0.0.1:{issuers[0] if issuers else 8001}")
-    return settings | dict(_log_settings(options, data, supervisor, postgres))
-
-
-def _capture(
-    options: UpOptions, data: Path, postgres: LocalPostgres, settings: dict[str, str]
-) -> "tuple[LocalCapture | None, Connect | None]":
-    """What captures, if it is wanted; adds its settings.
-
-    Without `--cdc`, it is there if it has run here before. Then it must be ended, because its slots hold back the
-    write-ahead log.
-    """
-    if not options.cdc and not (data / "connect").exists():
-        return None, None
-    # Imported only here, because most users never capture.
-    from devstack.capture import LocalCapture  # noqa: PLC0415
-
-    capture = LocalCapture(data / "connect", postgres, [each.name for each in options.services])
-    settings |= capture.prepare()
-    if not options.cdc:
-        return capture, None
-    servers = settings["SHOP_KAFKA__BOOTSTRAP_SERVERS"]
-    connect = capture.connect(servers, data / "logs" / "connect.log")
-    settings |= {"SHOP_RELAY": "cdc", "SHOP_CONNECT_URL": connect.url}
-    return capture, connect
-
-
 def _say_ready(options: UpOptions, addresses: Sequence[str], data: Path) -> None:
     if not options.auth:
         say("no access token is required: any request may do anything (--auth requires tokens)")
@@ -292,72 +195,8 @@ def _start_gateway(
     return f"gateway https://localhost:{port} (its authority: {certificate.authority})"
 
 
-def _behind_gateway() -> dict[str, str]:
-    """For services that need to know from where a client asks."""
-    return {
-        f"SHOP_{name.upper()}__TRUSTED_PROXIES": "127.0.0.1,::1"
-        for name, section in discovery.sections().items()
-        if "trusted_proxies" in section.model_fields
-    }
-
-
 def _shown(host: str) -> str:
     return _SHOWN.get(host, f"[{host}]" if ":" in host else host)
-
-
-def _around(settings: Mapping[str, str], secrets: Path) -> dict[str, str]:
-    """The environment, without variables that would override these settings (`SHOP_…_FILE`), and without secrets.
-
-    Secrets of settings are given to the processes in files. The databases here have no passwords.
-    """
-    over = {f"{name}_FILE" for name in settings} | {"PGPASSWORD"}
-    over |= {name.replace("_URL", "_PASSWORD") for name in settings if name.endswith("_URL")}
-    over |= {f"{name}_FILE" for name in over}
-    found = {}
-    for name, value in os.environ.items():
-        if name in over:
-            continue
-        if name.startswith(PREFIX) and value and is_secret(name):
-            make_folder(secrets, 0o700)
-            write_whole(secrets / name, value)
-            found[f"{name}_FILE"] = str(secrets / name)
-        else:
-            found[name] = value
-    return found
-
-
-def _log_settings(
-    options: UpOptions, data: Path, supervisor: Supervisor, postgres: LocalPostgres
-) -> Mapping[str, str]:
-    """The settings of the event log. Starts the broker if it runs here."""
-    if options.kafka is None:
-        return {"SHOP_EVENT_LOG": "postgres", "SHOP_EVENT_LOG_URL": postgres.dsn("log")}
-    servers = options.kafka
-    if servers == LOCAL:
-        # Imported only here, because most users never start a broker.
-        from devstack.broker import Broker  # noqa: PLC0415
-
-        kafka = Broker(data / "kafka")
-        supervisor.start(kafka, timeout=START_TIMEOUT)
-        servers = kafka.bootstrap_servers
-    return {"SHOP_EVENT_LOG": "kafka", "SHOP_KAFKA__BOOTSTRAP_SERVERS": servers}
-
-
-def _other_log(
-    options: UpOptions, data: Path, supervisor: Supervisor, postgres: LocalPostgres
-) -> Mapping[str, str] | None:
-    """The settings of the local log to copy from, or None. Starts its broker if necessary."""
-    of = options.copy_log_from
-    if of is None:
-        return None
-    if of == ("kafka" if options.kafka else "postgres"):
-        raise StartFailed(f"--copy-log-from {of} names the log that the shop itself uses")
-    if of == "kafka" and not (data / "kafka").exists():
-        raise StartFailed(f"there is no log to copy in {data / 'kafka'}: no broker has run here")
-    if of not in {"postgres", "kafka"}:
-        return {}
-    other = replace(options, kafka=LOCAL if of == "kafka" else None)
-    return _log_settings(other, data, supervisor, postgres)
 
 
 def _once(work: Process, pause: Pause, failed: str) -> None:
@@ -406,47 +245,3 @@ def _edits(options: UpOptions) -> Iterator[Callable[..., None]]:
 
     with Reload() as reload:
         yield reload.look
-
-
-class _Stopped(Exception):
-    """A signal asked the shop to stop. Only a pause raises it, so it never interrupts a step."""
-
-
-@contextmanager
-def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """Yields whether a stop signal has arrived. Several signals count as one."""
-    asked = False
-
-    def note(_number: int, _frame: FrameType | None) -> None:
-        nonlocal asked
-        asked = True
-
-    before = {
-        number: signal.signal(number, note)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        # Under nohup, a closed terminal must not stop the shop.
-        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN
-    }
-    try:
-        yield lambda: asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _pause(stop_asked: Callable[[], bool], logs: Sequence[LogFile], *, verbose: bool) -> Pause:
-    """A pause that notices Ctrl-C and truncates large log files."""
-
-    def pause(seconds: float) -> None:
-        if stop_asked():
-            raise _Stopped
-        time.sleep(seconds)
-        for log in logs:
-            if verbose:
-                for line in log.follow():
-                    say(f"{log.path.stem:>13} │ {line}")
-            log.cut()
-        if stop_asked():
-            raise _Stopped
-
-    return pause
