@@ -7,8 +7,10 @@ their own.
 
 import itertools
 import os
+import re
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -148,14 +150,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if "not heavy" not in terminalreporter.config.option.markexpr:
         return
     here = Path(__file__).parent
-    heavy = [
-        path.relative_to(here.parent).as_posix()
-        for path in sorted(here.rglob("test_*.py"))
-        if "pytest.mark.heavy" in path.read_text()
-    ]
+    folders = Counter(
+        path.parent.relative_to(here.parent).as_posix()
+        for path in here.rglob("test_*.py")
+        if re.search(r"mark\.heavy\b|\*heavy\(", path.read_text())
+    )
+    files = ", ".join(f"{folder} ({folders[folder]})" for folder in sorted(folders))
     terminalreporter.write_line(
-        "left out, since they are heavy (`make test HEAVY=true` runs them): the whole shop on Kafka, and"
-        f" some tests in {', '.join(heavy)}"
+        "left out, since they are heavy (`make test HEAVY=true` runs them, as CI does): the whole shop on Kafka,"
+        f" some tests in files of {files}, and three of four examples that Hypothesis makes"
     )
 
 

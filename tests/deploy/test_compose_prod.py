@@ -182,7 +182,7 @@ class Production:
 
     def to(self, name: str) -> AbstractContextManager[httpx.Client]:
         return closing(
-            httpx.Client(base_url=f"http://127.0.0.1:{self.api_ports[name]}", timeout=10)
+            httpx.Client(base_url=f"http://127.0.0.1:{self.api_ports[name]}", timeout=30)
         )
 
     def start(self, name: str) -> Process:
@@ -367,7 +367,7 @@ def test_nobody_joins_the_group_of_another_service_or_reads_without_a_password(
 ) -> None:
     with pytest.raises(KafkaException) as told:
         admin = AdminClient(production.client("orders"))
-        admin.describe_consumer_groups(["users"], request_timeout=10)["users"].result()
+        admin.describe_consumer_groups(["users"], request_timeout=30)["users"].result()
     assert told.value.args[0].code() == KafkaError.GROUP_AUTHORIZATION_FAILED
     wrong = {**production.client("orders"), "sasl.password": "guess"}
     with closing(Consumer({**wrong, "group.id": "orders"})) as consumer:

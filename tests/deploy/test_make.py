@@ -166,7 +166,7 @@ def test_what_is_wrong_is_noticed(
 def test_a_folder_of_an_impossible_name_is_one_sentence(clone: Path) -> None:
     folder = clone.rename(clone.with_name("a:b$c"))
     make = start(folder)
-    output, _ = make.communicate(timeout=30)
+    output, _ = make.communicate(timeout=90)
     assert make.returncode == 2
     assert output.startswith("there is '$' and ':' in the name of this folder, ")
     assert not (folder / ".venv").exists()

@@ -1,7 +1,6 @@
 """What tests of what `shop up` starts have in common."""
 
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.shop import free_ports
 from tests.support.up import STAND_IN, UP
 
 
@@ -23,10 +23,8 @@ def place() -> Iterator[Path]:
 
 @pytest.fixture
 def ports() -> tuple[int, int]:
-    with socket.socket() as one, socket.socket() as other:
-        one.bind(("127.0.0.1", 0))
-        other.bind(("127.0.0.1", 0))
-        return one.getsockname()[1], other.getsockname()[1]
+    users, orders = free_ports(2)
+    return users, orders
 
 
 @pytest.fixture

@@ -59,6 +59,7 @@ def test_tests_that_need_kafka_are_left_out_aloud_and_in_ci_they_fail(
         kafka_fixture.need_kafka()
 
 
+@pytest.mark.heavy
 @pytest.mark.kafka
 def test_data_and_settings_of_any_characters_reach_kafka_as_they_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -71,12 +72,12 @@ def test_data_and_settings_of_any_characters_reach_kafka_as_they_are(
         assert len(list((tmp_path / "place").iterdir())) == 1
         admin = AdminClient({"bootstrap.servers": broker.bootstrap_servers})
         (settings,) = admin.describe_configs(
-            [ConfigResource(ConfigResource.Type.BROKER, "1")], request_timeout=20
+            [ConfigResource(ConfigResource.Type.BROKER, "1")], request_timeout=60
         ).values()
         assert settings.result()["broker.rack"].value == ODD
         # And it is known again as its own.
         again = kafka_fixture.start_broker(stops, tmp_path / "place" / ODD, {})
-        assert broker.process is not None and broker.process.wait(10) is not None
+        assert broker.process is not None and broker.process.wait(60) is not None
         assert again.process is not None and again.process.poll() is None
 
 

@@ -84,7 +84,7 @@ def test_root_and_the_owner_take_turns(
 
     def what_mends_it() -> str:
         up = start(data, as_user(jane))
-        said, _ = up.communicate(timeout=30)
+        said, _ = up.communicate(timeout=90)
         assert up.returncode == 1
         found = re.search(r"belongs to \S+, and this is \S+: `sudo (chown -R \S+ '.+?')`", said)
         assert found, said
@@ -126,7 +126,7 @@ def test_what_is_not_the_shops_is_not_to_be_changed(
     hers.chmod(0o711)
     (hers / "closed").mkdir(mode=0o700)
     up = start(hers / where, as_user(jane))
-    output, _ = up.communicate(timeout=30)
+    output, _ = up.communicate(timeout=90)
     assert said.format(me=pwd.getpwuid(jane).pw_name, data=hers / where) in output
     assert "chown" not in output
 

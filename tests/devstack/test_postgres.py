@@ -153,6 +153,7 @@ def test_a_server_left_behind_is_ended_before_its_data_is_used_again(tmp_path: P
         left_behind.stop()
 
 
+@pytest.mark.heavy
 def test_killed_it_is_started_again_with_all_that_was_committed(tmp_path: Path) -> None:
     said: list[str] = []
     deadline = time.monotonic() + 30

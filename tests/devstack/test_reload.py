@@ -30,7 +30,8 @@ while True:
 UP = """
 import sys
 from pathlib import Path
-from devstack.up import LocalService, UpOptions, run
+from devstack.up import run
+from devstack.up_options import LocalService, UpOptions
 data, users, orders, stand_in = sys.argv[1:]
 services = [LocalService("users", int(users)), LocalService("orders", int(orders))]
 sys.exit(run(UpOptions(Path(data), services, reload=True),
@@ -128,6 +129,7 @@ def test_a_process_is_started_again_after_an_edit_and_an_error_waits_for_the_nex
     stop(up)
 
 
+@pytest.mark.heavy
 def test_a_migration_that_was_edited_is_run_before_anything_starts_again(
     up: subprocess.Popen[str], code: Path, tmp_path: Path
 ) -> None:

@@ -33,7 +33,7 @@ def shop(engine: Engine) -> Iterator[Shop]:
 @pytest.fixture
 def greetings(shop: Shop) -> Iterator[httpx.Client]:
     [port] = shop.ports["greetings"]
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
         yield client
 
 
@@ -51,7 +51,7 @@ def test_its_events_and_the_others_are_seen_by_every_command(
         events = json_lines(shop.run("events", "--no-follow", "--json").stdout)
         return {"greetings", "users"} <= {event["topic"] for event in events}
 
-    until(seen, "both topics are shown", 20)
+    until(seen, "both topics are shown", 90)
     parked = shop.run("parked", "list", "greetings")
     assert (parked.returncode, parked.stdout) == (0, "0 parked, of 0 blocked key(s)\n")
     audited = shop.run("audit", "--json", timeout=60)

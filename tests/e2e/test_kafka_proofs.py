@@ -71,7 +71,7 @@ def stage(
 def test_workers_are_killed_frozen_added_and_removed_while_clients_buy(stage: Stage) -> None:
     print(f"EVENTSHOP_SEED={SEED}")
     stage.have_workers()
-    until(lambda: stage.shares() == [4, 4, 4], "three workers share twelve partitions", 30)
+    until(lambda: stage.shares() == [4, 4, 4], "three workers share twelve partitions", 90)
     with stage.load() as load:
         load.until(20)
         done = Shuffle(stage, random.Random(SEED)).run(SHUFFLE_SECONDS)
@@ -265,7 +265,7 @@ def test_a_record_that_is_no_event_stops_nothing_and_stays_in_sight(stage: Stage
     stage.some_history()
     created = stage.users.post("/users", json=new_user()).raise_for_status().json()
     key = str(created["id"])
-    until(lambda: name_of(stage, key), "the order service knows the customer", 30)
+    until(lambda: name_of(stage, key), "the order service knows the customer", 90)
     [event] = [record for record in kcat.read("users") if record["key"] == key]
     partition, headers, payload = event["partition"], event["headers"], event["payload"]
     strangers: Sequence[tuple[str | None, str | None, Mapping[str, str]]] = [
@@ -282,7 +282,7 @@ def test_a_record_that_is_no_event_stops_nothing_and_stays_in_sight(stage: Stage
 
     def rename(name: str) -> None:
         stage.users.patch(f"/users/{key}", json={"name": name}).raise_for_status()
-        until(lambda: name_of(stage, key) == name, f"{name} arrives", 30)
+        until(lambda: name_of(stage, key) == name, f"{name} arrives", 90)
 
     rename("Behind the strangers")
     stage.quiet()
@@ -311,7 +311,7 @@ def test_a_record_that_is_no_event_stops_nothing_and_stays_in_sight(stage: Stage
     [(head,)] = stage.rows("users", "SELECT position FROM outbox_head")
     broken = {**headers, "ce_id": str(head + 1), "ce_subject": "0"}
     kcat.write("users", "0", "{ this is no JSON", broken, partition=partition)
-    until(lambda: stage.rows("orders", "SELECT FROM parked"), "it is parked", 30)
+    until(lambda: stage.rows("orders", "SELECT FROM parked"), "it is parked", 90)
     others = {record["key"] for record in kcat.read("users") if record["partition"] != partition}
     known = stage.rows("orders", "SELECT id FROM customers WHERE name IS NOT NULL")
     elsewhere = next(id_ for (id_,) in known if str(id_) in others)

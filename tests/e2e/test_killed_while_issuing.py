@@ -17,7 +17,7 @@ from tests.support.folders import short_directory
 from tests.support.shop import Shop
 from tests.support.waiting import until
 
-pytestmark = pytest.mark.heavy
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(300)]
 
 PASSWORD = "correct horse battery staple"
 
@@ -66,8 +66,9 @@ def test_a_refresh_that_is_killed_can_be_repeated_at_every_moment(shop: Shop) ->
     session = member(shop, "killed")
     token = session["refresh_token"]
     seeded = random.Random(5)
-    lost = 0
-    for _ in range(3):
+    lost = kills = 0
+    while kills < 3 or (kills < 10 and not lost):
+        kills += 1
         killing = threading.Timer(seeded.uniform(0.0, 0.03), kill_api, [shop])
         killing.start()
         first = refreshed(shop, token)
@@ -85,7 +86,7 @@ def test_a_refresh_that_is_killed_can_be_repeated_at_every_moment(shop: Shop) ->
     [(generation,)] = shop.rows(
         "users", "SELECT generation FROM sessions WHERE id = %s", session["session_id"]
     )
-    assert generation == 4
+    assert generation == 1 + kills
 
 
 def test_a_password_change_that_is_killed_is_done_as_a_whole_or_not_at_all(shop: Shop) -> None:

@@ -57,6 +57,7 @@ def hostile_shop() -> Iterator[Shop]:
             shop.close()
 
 
+@pytest.mark.heavy
 def test_shop_up_and_what_is_run_beside_it_heed_none(hostile_shop: Shop) -> None:
     user = hostile_shop.users.post("/users", json=new_user(name="Zoë ☕")).raise_for_status().json()
     assert user["name"] == "Zoë ☕"

@@ -85,14 +85,14 @@ def test_production_shows_no_secret_anywhere(secured: Secured, tmp_path: Path) -
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename LIKE %s",
                     ["%\\_%"],
                 )
-            until(lambda: client.get("/health/ready").status_code == 503, "it is not ready", 30)
+            until(lambda: client.get("/health/ready").status_code == 503, "it is not ready")
             seen.append(client.get("/health/ready").text)
             running[0].output.until("password authentication failed")
             running[1].output.until("password authentication failed")
         # The way a crash ends, with whatever the interpreter says then.
         for each in running:
             each.process.send_signal(signal.SIGABRT)
-            each.process.wait(10)
+            each.process.wait(60)
             each.output.close()
             seen += each.output.lines
     seen += [file.read_text() for file in logs.glob("*")]
@@ -105,6 +105,7 @@ def test_production_shows_no_secret_anywhere(secured: Secured, tmp_path: Path) -
     assert not list(tmp_path.rglob("core*"))
 
 
+@pytest.mark.heavy
 def test_shop_up_gives_its_children_no_secret_of_its_environment(tmp_path: Path) -> None:
     """What is exported for another program, by habit."""
     secret = os.urandom(12).hex()

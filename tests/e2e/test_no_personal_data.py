@@ -122,6 +122,7 @@ def shown(shop: Shop) -> Mapping[str, str]:
     return {name: httpx.get(f"http://{at}/metrics").text for name, at in targets.items()}
 
 
+@pytest.mark.heavy
 def test_nothing_that_was_planted_is_in_any_log_trace_or_metric(
     shop: Shop, collector: Collector
 ) -> None:

@@ -59,7 +59,7 @@ def curl(shop: Shop, typed: str) -> tuple[int, dict[str, Any]]:
     for usual, actual in ports.items():
         typed = typed.replace(usual, actual)
     words = [*shlex.split(typed), "--silent", "--show-error", "--write-out", "\n%{http_code}"]
-    answer = subprocess.run(words, capture_output=True, text=True, timeout=20, check=True).stdout
+    answer = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True).stdout
     body, _, status = answer.rpartition("\n")
     return int(status), json.loads(body)
 
@@ -84,7 +84,7 @@ def test_the_six_steps_as_people_type_them(shop: Shop) -> None:
 
 def test_a_users_first_order_may_come_at_once(shop: Shop) -> None:
     def connect(port: int) -> AbstractContextManager[http.client.HTTPConnection]:
-        return closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10))
+        return closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30))
 
     def post(to: http.client.HTTPConnection, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         to.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})

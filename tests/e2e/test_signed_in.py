@@ -81,6 +81,7 @@ def test_the_six_steps_with_a_token(shop: Shop) -> None:
     answered(shop.users.post("/users", json=body), 409)
 
 
+@pytest.mark.heavy
 def test_a_person_logs_in_at_the_terminal_and_gets_fresh_tokens(shop: Shop, tmp_path: Path) -> None:
     session = member(shop, "terminal")
     env = {"XDG_STATE_HOME": tmp_path, "SHOP_AUTH__ISSUER": f"http://127.0.0.1:{shop.users_port}"}
@@ -109,6 +110,7 @@ def test_a_person_logs_in_at_the_terminal_and_gets_fresh_tokens(shop: Shop, tmp_
     assert "nobody is logged in" in gone.stderr
 
 
+@pytest.mark.heavy
 def test_the_first_admin_is_made_by_an_operator_and_grants_and_resets(shop: Shop) -> None:
     session = member(shop, "customer")
     made = words(
@@ -144,6 +146,7 @@ def enter(console: httpx.Client, email: str, password: str = PASSWORD) -> httpx.
     return console.post("/login", data={"email": email, "password": password})
 
 
+@pytest.mark.heavy
 def test_the_console_is_for_staff_support_looks_and_admin_acts(shop: Shop) -> None:
     [port] = shop.ports["console"]
     own = {"Sec-Fetch-Site": "same-origin"}
@@ -192,6 +195,7 @@ def console_cookie(answer: httpx.Response) -> dict[str, str]:
     return {"Cookie": name_and_value}
 
 
+@pytest.mark.heavy
 def test_a_service_gets_tokens_with_either_of_two_secrets(shop: Shop) -> None:
     first = shop.run("clients", "new", "billing", "--scope", "orders:read").stdout.strip()
     second = shop.run("clients", "new", "billing").stdout.strip()
@@ -211,6 +215,7 @@ def test_a_service_gets_tokens_with_either_of_two_secrets(shop: Shop) -> None:
     until(lambda: shop.orders.get("/orders", headers=bearer(token)).status_code == 401 or None)
 
 
+@pytest.mark.heavy
 def test_the_keys_are_rotated_and_nobody_is_refused(shop: Shop) -> None:
     early = shop.run("keys", "rotate")
     assert early.returncode == 1, early.stdout
@@ -263,6 +268,7 @@ def test_no_secret_is_in_any_log_nor_in_any_argument(shop: Shop) -> None:
         assert secret not in said
 
 
+@pytest.mark.heavy
 def test_the_audit_holds_with_keys_and_revocations(shop: Shop) -> None:
     audit = shop.run("audit")
     assert audit.returncode == 0, audit.stdout + audit.stderr

@@ -37,6 +37,7 @@ def shop(engine: Engine, collector: Collector) -> Iterator[Shop]:
             shop.close()
 
 
+@pytest.mark.heavy
 def test_an_order_can_be_followed_through_four_processes(
     shop: Shop, collector: Collector, engine: Engine
 ) -> None:

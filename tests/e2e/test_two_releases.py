@@ -195,7 +195,7 @@ def _what_each_understands(old: dict[str, httpx.Client], new: dict[str, httpx.Cl
     # The user service of the old release applies the events of the new one, which have a field more.
     mine = f"/users/{user['id']}/orders"
     for users in (old["users"], new["users"]):
-        until(lambda users=users: users.get(mine).json()["count"] == 2 or None, "both orders", 30)
+        until(lambda users=users: users.get(mine).json()["count"] == 2 or None, "both orders")
 
 
 def _is_relayed(url: str) -> bool:

@@ -18,6 +18,7 @@ from tests.support.records import (
     numbers,
     poll_until,
 )
+from tests.support.waiting import SLOWER
 
 
 class SubscriptionContract(OnALog):
@@ -79,7 +80,7 @@ class SubscriptionContract(OnALog):
         await poll_until(member, 1)
         began = asyncio.get_running_loop().time()
         assert await member.poll(10, 0.3) == []
-        assert 0.2 < asyncio.get_running_loop().time() - began < 2
+        assert 0.2 < asyncio.get_running_loop().time() - began < SLOWER
         await member.close()
 
     async def test_a_record_that_arrives_ends_the_wait(self, log: EventLog, topic: str) -> None:
@@ -91,7 +92,7 @@ class SubscriptionContract(OnALog):
         began = asyncio.get_running_loop().time()
         await log.append(topic, numbered(1, first=1))
         assert numbers(await waiting) == [1]
-        assert asyncio.get_running_loop().time() - began < 2
+        assert asyncio.get_running_loop().time() - began < SLOWER
         await member.close()
 
     async def test_seeking_back_reads_again(self, log: EventLog, topic: str) -> None:
@@ -231,7 +232,7 @@ class SubscriptionContract(OnALog):
         records: list[Record] = []
 
         async def poll(until: Callable[[], bool]) -> None:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while not until():
                     try:
                         records.extend(await member.poll(1000, 0.5))

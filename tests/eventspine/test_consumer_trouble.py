@@ -12,7 +12,7 @@ from eventspine.database import Database
 from eventspine.errors import Unavailable
 from eventspine.handlers import Handlers
 from eventspine.outbox import Transaction, transaction
-from eventspine.reading import Received
+from eventspine.received import Received
 from tests.support import notes
 from tests.support.members import (
     PARTITIONS,
@@ -23,7 +23,7 @@ from tests.support.memory_log import MemoryLog
 from tests.support.notes import NoteTaken
 from tests.support.received import heard
 from tests.support.spine import Said, opened, refusing
-from tests.support.waiting import eventually
+from tests.support.waiting import SLOWER, eventually
 
 pytestmark = pytest.mark.usefixtures("impatient")
 
@@ -62,7 +62,7 @@ async def waits(said: Said) -> bool:
 async def test_a_consumer_can_be_stopped_while_its_database_is_away(
     copy_url: str, said: Said
 ) -> None:
-    async with opened(copy_url, timeout=5.0) as database:
+    async with opened(copy_url, timeout=30.0) as database:
         log = MemoryLog()
         async with notes.Running(notes.consumer(database, log).run()) as running:
             await eventually(lambda: is_reading(log))
@@ -70,7 +70,7 @@ async def test_a_consumer_can_be_stopped_while_its_database_is_away(
                 log.put(0, notes.wire(1, notes.event(1, 1)))
                 await asyncio.sleep(0.3)
                 running.tasks[0].cancel()
-                async with asyncio.timeout(1):
+                async with asyncio.timeout(1 + SLOWER):
                     await asyncio.wait(running.tasks)
 
 

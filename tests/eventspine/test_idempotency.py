@@ -47,7 +47,7 @@ async def waits(database: Database, mode: str) -> None:
             )
         )
 
-    await eventually(one_does, within=5.0, what="the wait for a lock")
+    await eventually(one_does, what="the wait for a lock")
 
 
 async def test_an_answer_made_before_the_erasure_is_not_stored_after_it(notes_url: str) -> None:

@@ -22,6 +22,7 @@ from eventspine.kafka_log.reader import Reader
 from eventspine.log import LogUnavailable, Message
 from tests.support.mock_kafka import TOPIC, MockKafka, mock_kafka
 from tests.support.notes import cancel
+from tests.support.waiting import at_best_async
 
 MANY_AND_SMALL = (3000, 10)
 FEW_AND_LARGE = (8, 300_000)
@@ -64,7 +65,7 @@ def test_a_refused_record_is_not_overtaken(
 
 async def test_a_producer_that_is_prepared_connects_before_there_is_a_message() -> None:
     with socket.create_server(("127.0.0.1", 0)) as broker:
-        broker.settimeout(10)
+        broker.settimeout(30)
         log = KafkaLog({"bootstrap.servers": f"127.0.0.1:{broker.getsockname()[1]}"})
         preparing = asyncio.create_task(log.prepare(TOPIC))
         try:
@@ -80,14 +81,18 @@ async def test_a_producer_that_is_prepared_sends_the_first_message_at_once(
     broker: MockKafka,
 ) -> None:
     """It has its id. librdkafka asks for that half a second after the start, and sends nothing before."""
-    log = KafkaLog({"bootstrap.servers": broker.bootstrap_servers})
-    try:
-        await log.prepare(TOPIC)
-        began = time.monotonic()
-        await log.append(TOPIC, [Message("a key", b"1", {})])
-        assert time.monotonic() - began < 0.4
-    finally:
-        await log.close()
+
+    async def took() -> float:
+        log = KafkaLog({"bootstrap.servers": broker.bootstrap_servers})
+        try:
+            await log.prepare(TOPIC)
+            began = time.monotonic()
+            await log.append(TOPIC, [Message("a key", b"1", {})])
+            return time.monotonic() - began
+        finally:
+            await log.close()
+
+    await at_best_async(took, 0.4)
 
 
 def append_as_a_relay_does(appender: Appender, messages: list[Message]) -> None:

@@ -12,10 +12,12 @@ from eventspine.kafka_log import KafkaLog, appender
 from eventspine.log import LogUnavailable, Message
 from tests.support.records import from_offsets, numbered, numbers, poll_until, read_all
 from tests.support.topics import frozen, kill, log_on, new_name
+from tests.support.waiting import SLOWER
 
 
 @pytest.mark.kafka
 class TestAwayAndBack:
+    @pytest.mark.heavy
     async def test_records_appended_while_the_broker_is_down_wait_for_it(
         self,
         mortal_kafka: LocalKafka,
@@ -61,6 +63,7 @@ class TestAwayAndBack:
             patch.setattr(appender, "GIVE_UP_AFTER", 1.0)
             with pytest.raises(LogUnavailable, match="confirmed nothing for 1 s"):
                 await log.append(topic, [Message("k", b"1", {})])
+        monkeypatch.setattr(appender, "GIVE_UP_AFTER", 80.0)  # a busy machine starts it slowly
         kafka.start()
         kafka.wait_ready()
         await log.append(topic, [Message("k", b"2", {})])
@@ -68,6 +71,7 @@ class TestAwayAndBack:
         assert numbers(await read_all(log, topic)) == [0, 2]
         await log.close()
 
+    @pytest.mark.heavy
     async def test_cancelling_and_closing_do_not_wait_for_a_broker_that_is_away(
         self, mortal_kafka: LocalKafka
     ) -> None:
@@ -86,10 +90,11 @@ class TestAwayAndBack:
         appending.cancel()
         polling.cancel()
         await asyncio.gather(appending, polling, return_exceptions=True)
-        assert time.monotonic() - began < 1.5
+        assert time.monotonic() - began < SLOWER
         await log.close()
-        assert time.monotonic() - began < 6
+        assert time.monotonic() - began < 6 + SLOWER
 
+    @pytest.mark.heavy
     async def test_a_frozen_broker_only_delays(self, mortal_kafka: LocalKafka) -> None:
         kafka = mortal_kafka
         log, topic = log_on(kafka), new_name()
@@ -107,6 +112,7 @@ class TestAwayAndBack:
         await log.close()
 
 
+@pytest.mark.heavy
 @pytest.mark.kafka
 async def test_three_members_share_come_and_go(kafka: LocalKafka, topic: str) -> None:
     """Every record is applied once, since the checkpoint decides, and none is left unread."""
@@ -172,7 +178,7 @@ def test_a_broker_left_behind_is_ended_before_the_next_start(mortal_kafka: Local
     successor.start()
     try:
         successor.wait_ready()
-        assert mortal_kafka.process.wait(1) is not None
+        assert mortal_kafka.process.wait(30) is not None
     finally:
         successor.stop()
     assert successor.process

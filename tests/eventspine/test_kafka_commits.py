@@ -73,6 +73,7 @@ class Swallowing:
         writer.close()
 
 
+@pytest.mark.heavy
 async def test_a_commit_without_an_answer_holds_no_partition_up_for_long(
     start_kafka: StartKafka, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,5 +98,5 @@ async def test_a_commit_without_an_answer_holds_no_partition_up_for_long(
         read = {record.partition for record in await poll_until(member, 1)}
         assert read == {1}
         # librdkafka's own limit is a minute.
-        assert time.monotonic() - sought < 20
+        assert time.monotonic() - sought < 45
         await log.close()

@@ -135,6 +135,7 @@ class TestTopics:
 
 @pytest.mark.kafka
 class TestOlderBrokers:
+    @pytest.mark.heavy
     async def test_classic_groups_are_joined_where_there_are_no_new_ones(
         self, start_kafka: StartKafka
     ) -> None:

@@ -140,7 +140,7 @@ class TestOffsetsThatAreNotThere:
         assert await member.poll(10, 0.1) == []
         admin = AdminClient({"bootstrap.servers": kafka.bootstrap_servers})
         admin.delete_topics([topic])[topic].result()
-        while topic in admin.list_topics(timeout=10).topics:
+        while topic in admin.list_topics(timeout=30).topics:
             await asyncio.sleep(0.05)
         make_topic(kafka, topic)
         other = log_on(kafka)

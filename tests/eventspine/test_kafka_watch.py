@@ -46,6 +46,7 @@ async def test_partitions_taken_out_without_a_revocation_are_read_again(
     await log.close()
 
 
+@pytest.mark.heavy
 async def test_partitions_of_which_nothing_is_sent_are_read_again(
     kafka: LocalKafka, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -78,6 +79,7 @@ async def test_one_partition_that_stands_still_is_noticed_though_the_others_go_o
     await log.close()
 
 
+@pytest.mark.heavy
 async def test_a_member_that_has_nothing_to_read_stays_where_it_is(
     kafka: LocalKafka, caplog: pytest.LogCaptureFixture
 ) -> None:

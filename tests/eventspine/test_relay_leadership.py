@@ -132,7 +132,7 @@ async def test_a_frozen_leader_is_replaced_and_does_no_harm_when_it_thaws(
             async with notes.Running(notes.relay(notes_url, log).run()):
                 process.send_signal(signal.SIGSTOP)
                 await notes.publish_notes(database, 6, 10)
-                await eventually(lambda: holds(log, 10), within=5.0)
+                await eventually(lambda: holds(log, 10))
                 process.send_signal(signal.SIGCONT)
                 for n in range(11, 41):
                     await notes.publish_notes(database, n, n)
@@ -170,9 +170,9 @@ async def test_a_leader_that_waits_for_a_slow_log_is_not_taken_for_a_frozen_one(
         log.takes = 0.4
         relay = notes.relay(notes_url, log, frozen_after=1.0)
         async with notes.Running(relay.run()):
-            await eventually(lambda: leads(relay), within=5.0)
+            await eventually(lambda: leads(relay))
             await notes.publish_notes(database, 9, 9)
-            await eventually(lambda: is_saved(database, 9), within=5.0)
+            await eventually(lambda: is_saved(database, 9))
         log.takes = 0.0
         logged = [position for of in await notes.positions_in(log) for position in of]
         assert sorted(logged) == [*range(1, 10)]

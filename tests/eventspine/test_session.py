@@ -100,4 +100,4 @@ async def test_a_session_that_can_not_be_pinned_is_not_used(notes_url: str) -> N
             return sessions.fetchone() == (1,)
 
         # The server ends the other's some milliseconds after it was closed.
-        until(is_the_only_session, "the session is closed", 10)
+        until(is_the_only_session, "the session is closed")

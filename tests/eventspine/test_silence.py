@@ -19,7 +19,7 @@ from eventspine.outbox import transaction
 from tests.support import notes
 from tests.support.proxy import Proxy
 from tests.support.spine import Said, opened, opened_log
-from tests.support.waiting import eventually
+from tests.support.waiting import SLOWER, eventually
 
 LIMIT = 0.5
 """Seconds that a statement may take here."""
@@ -46,9 +46,9 @@ def by(proxy: Proxy, url: str) -> str:
 @asynccontextmanager
 async def distant(proxy: Proxy, url: str, **options: object) -> AsyncIterator[Database]:
     """A database behind the proxy, with one connection open."""
-    database = Database(by(proxy, url), **{"size": 3, "timeout": 0.2, **options})  # type: ignore[arg-type]
+    database = Database(by(proxy, url), **{"size": 3, "timeout": 0.5, **options})  # type: ignore[arg-type]
     await database.open()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await database._pool.wait()
     try:
         yield database
@@ -81,7 +81,7 @@ async def test_a_transaction_without_an_answer_is_given_up_for_what_it_is(
     async with distant(proxy, notes_url) as database:
         error = await failed(
             keep(database, lambda now: proxy.hold() if now == moment else None),
-            within=LIMIT + 2,
+            within=LIMIT + SLOWER,
         )
         # Only in its commit may it have been done.
         assert type(error) is (OutcomeUnknown if moment == "commit" else Unavailable)
@@ -95,7 +95,7 @@ async def test_a_transaction_without_an_answer_is_given_up_for_what_it_is(
                 return False
             return True
 
-        await eventually(works, within=10, what="the return of the database")
+        await eventually(works, what="the return of the database")
     async with opened(notes_url) as database:
         rows = await database.fetch("SELECT id FROM notes ORDER BY id")
         assert rows in ([[(2,)]] if moment != "commit" else [[(2,)], [(1,), (2,)]])
@@ -116,7 +116,7 @@ async def test_a_query_that_cannot_even_be_sent_is_given_up_likewise(
                     await tx.execute("SELECT %(much)s", {"much": "x" * 30_000_000})
                 tx.publish(notes.event(1, 1, "x" * 30_000_000), NOBODY)
 
-        error = await failed(keep_much(), within=LIMIT + 5)
+        error = await failed(keep_much(), within=LIMIT + SLOWER)
         assert type(error) is (OutcomeUnknown if moment == "commit" else Unavailable)
         assert "does not answer" in str(error)
 
@@ -125,11 +125,11 @@ async def test_a_transaction_ends_in_time_however_long_its_statements_may_take(
     proxy: Proxy, notes_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Connection, "silent_after", 60.0)
-    async with distant(proxy, notes_url, transaction_within=0.3) as database:
+    async with distant(proxy, notes_url, timeout=0.2, transaction_within=0.3) as database:
         assert database.within == pytest.approx(0.2 + 0.2 + 0.3 + 0.5)
         error = await failed(
             keep(database, lambda now: proxy.hold() if now == "statement" else None),
-            within=database.within + 2,
+            within=database.within + SLOWER,
         )
         assert type(error) is Unavailable
 
@@ -137,7 +137,7 @@ async def test_a_transaction_ends_in_time_however_long_its_statements_may_take(
 async def test_a_read_without_an_answer_is_not_asked_again(proxy: Proxy, notes_url: str) -> None:
     async with distant(proxy, notes_url) as database:
         proxy.hold()
-        error = await failed(database.fetch("SELECT 1"), within=LIMIT + 2)
+        error = await failed(database.fetch("SELECT 1"), within=LIMIT + SLOWER)
         assert type(error) is Unavailable and "does not answer" in str(error)
 
 
@@ -157,9 +157,11 @@ async def test_one_silence_is_enough_for_all_connections(proxy: Proxy, notes_url
         await lend_all(database)
         database._pool.timeout = 0.1
         proxy.hold()
-        assert "does not answer" in str(await failed(database.fetch("SELECT 1"), within=LIMIT + 2))
+        assert "does not answer" in str(
+            await failed(database.fetch("SELECT 1"), within=LIMIT + SLOWER)
+        )
         # There were two more to be silent.
-        assert "PoolTimeout" in str(await failed(database.fetch("SELECT 1"), within=LIMIT + 2))
+        assert "PoolTimeout" in str(await failed(database.fetch("SELECT 1"), within=LIMIT + SLOWER))
 
 
 async def test_looking_for_stale_connections_ends_though_they_are_silent(
@@ -170,7 +172,7 @@ async def test_looking_for_stale_connections_ends_though_they_are_silent(
     async with distant(proxy, notes_url, timeout=2.0) as database:
         await lend_all(database)
         proxy.hold()
-        async with asyncio.timeout(3 * 0.2 + 2):
+        async with asyncio.timeout(3 * 0.2 + SLOWER):
             await database.drop_stale()
 
 
@@ -184,7 +186,7 @@ async def test_an_answer_that_came_while_this_process_was_frozen_is_taken(
             await asyncio.sleep(0)
         # As SIGSTOP would: the answer comes, and the limit passes, before anybody looks.
         asyncio.get_running_loop().call_soon(time.sleep, 2 * LIMIT)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             assert await asking == [("x" * 1_000_000,)]
 
 
@@ -194,12 +196,18 @@ async def test_a_query_that_waits_can_be_told_that_no_answer_will_come(
     monkeypatch.setattr(Connection, "silent_after", 60.0)
     async with distant(proxy, notes_url) as database:
         for moment, expected in (("statement", Unavailable), ("commit", OutcomeUnknown)):
-            keeping = asyncio.create_task(
-                keep(database, lambda now, at=moment: proxy.hold() if now == at else None)
-            )
+            reached = asyncio.Event()
+
+            def hold(now: str, at: str = moment, reached: asyncio.Event = reached) -> None:
+                if now == at:
+                    proxy.hold()
+                    reached.set()
+
+            keeping = asyncio.create_task(keep(database, hold))
+            await reached.wait()
             await asyncio.sleep(0.2)
             database.cut()
-            assert type(await failed(keeping, within=2)) is expected
+            assert type(await failed(keeping, within=SLOWER)) is expected
             proxy.heal()
 
 
@@ -224,7 +232,7 @@ async def assert_waits(said: Said, component: str) -> None:
             for entry in said.troubles()
         )
 
-    await eventually(does, within=5, what=f"{component}.waiting")
+    await eventually(does, what=f"{component}.waiting")
 
 
 @pytest.mark.parametrize("silent", ["its database", "its log"])
@@ -242,7 +250,7 @@ async def test_a_relay_waits_for_what_has_fallen_silent_and_goes_on(
             async def is_relayed() -> bool:
                 return relay.position == position
 
-            await eventually(is_relayed, within=10)
+            await eventually(is_relayed)
 
         await notes.publish_notes(database, 1, 10)
         await relayed(10)
@@ -273,7 +281,7 @@ async def test_a_consumer_waits_for_what_has_fallen_silent_and_goes_on(
                 async def are_there() -> bool:
                     return (await notes.copy_of(direct))[1].total() == count
 
-                await eventually(are_there, within=10)
+                await eventually(are_there)
                 await notes.assert_copied(direct, *events[:count])
 
             await log.append(notes.TOPIC, wires[:10])

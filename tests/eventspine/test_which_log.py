@@ -119,6 +119,7 @@ async def test_what_was_read_of_the_log_before_and_no_more_is_left_out_of_the_ne
         await notes.assert_copied(copy, *events(100))
 
 
+@pytest.mark.heavy
 async def test_workers_that_use_two_logs_at_once_apply_each_event_once(
     notes_url: str, copy_url: str, log_urls: list[str]
 ) -> None:
@@ -253,6 +254,7 @@ async def test_a_topic_that_is_made_anew_under_running_workers_is_fed_and_read_a
         await is_fed_and_read_again(notes_url, copy_url, log, make_anew)
 
 
+@pytest.mark.heavy
 @pytest.mark.kafka
 @pytest.mark.usefixtures("looks_often")
 async def test_a_topic_made_anew_under_running_workers_is_fed_and_read_again(

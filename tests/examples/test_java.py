@@ -168,7 +168,7 @@ async def test_each_event_is_counted_once(kafka: LocalKafka, program: Program) -
         # A version that it does not know may mean something else.
         await log.append("orders", [wire(last + 3, more, version="2")])
         with program.running() as process:
-            _, complaint = process.communicate(timeout=40)
+            _, complaint = process.communicate(timeout=90)
         assert process.returncode == 1
         assert "has order.placed in schema version 2, and this program knows version 1" in complaint
         assert program.saved()["sold"] == expected

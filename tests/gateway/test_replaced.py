@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+import pytest
+
 from devstack import gateway
 from tests.support.gateway import standing
 from tests.support.serving import problem
@@ -94,9 +96,10 @@ def test_an_upstream_name_without_an_address_does_not_stop_the_gateway_from_star
         with standing(tmp_path, apis, {}) as stage, stage.client() as client:
             problem(client.post("/orders"), 503, "temporarily-unavailable")
             addresses["orders-api"] = "127.2.0.3"
-            until(lambda: client.post("/orders").is_success, "it is found", timeout=30)
+            until(lambda: client.post("/orders").is_success, "it is found", timeout=60)
 
 
+@pytest.mark.heavy
 def test_a_real_api_that_is_replaced_refuses_no_request(tmp_path: Path, users_url: str) -> None:
     [port] = free_ports(1)
     addresses = {"users-api": "127.2.1.1"}
@@ -117,9 +120,9 @@ def test_a_real_api_that_is_replaced_refuses_no_request(tmp_path: Path, users_ur
         )  # fmt: skip
         stage = held.enter_context(standing(tmp_path, apis, {}))
         client = held.enter_context(stage.client())
-        until(lambda: client.get("/users").is_success, "the old one answers", timeout=30)
+        until(lambda: client.get("/users").is_success, "the old one answers", timeout=60)
         start("127.2.1.2")
-        until(lambda: listens("127.2.1.2", port), "the new one is there", timeout=30)
+        until(lambda: listens("127.2.1.2", port), "the new one is there", timeout=60)
         addresses["users-api"] = "127.2.1.2"
         old.process.terminate()
         created = 0
@@ -137,6 +140,6 @@ def test_a_real_api_that_is_replaced_refuses_no_request(tmp_path: Path, users_ur
 
 
 def listens(address: str, port: int) -> bool:
-    with suppress(OSError), socket.create_connection((address, port), 1):
+    with suppress(OSError), socket.create_connection((address, port), 5):
         return True
     return False

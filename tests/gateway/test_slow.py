@@ -17,6 +17,7 @@ import pytest
 
 from tests.support.gateway import Gateway, an_address, read_all
 from tests.support.upstream import respond
+from tests.support.waiting import SLOWER, at_best, until
 
 HEAD = b"POST /orders HTTP/1.1\r\nHost: localhost\r\n"
 MANY = int(os.environ.get("GATEWAY_CONNECTIONS", "1000"))
@@ -49,6 +50,7 @@ def meanwhile(stage: Gateway) -> Iterator[None]:
         assert client.get("/orders").status_code == 200
 
 
+@pytest.mark.heavy
 def test_slow_heads_and_slow_bodies_are_given_up_and_reach_no_service(stage: Gateway) -> None:
     """All at once: each takes ten seconds."""
     with ExitStack() as held, meanwhile(stage):
@@ -61,10 +63,10 @@ def test_slow_heads_and_slow_bodies_are_given_up_and_reach_no_service(stage: Gat
         chunks.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\n5\r\na")
         stage.orders.received.clear()
         began = time.monotonic()
-        is_closed_within(head, 13, b"X: y\r\n")
+        is_closed_within(head, 13 + SLOWER, b"X: y\r\n")
         for connection in (silent, body, chunks):
-            is_closed_within(connection, 13)
-        assert time.monotonic() - began < 15
+            is_closed_within(connection, 13 + SLOWER)
+        assert time.monotonic() - began < 15 + SLOWER
         assert not stage.orders.received
 
 
@@ -82,7 +84,7 @@ def test_an_endless_body_in_chunks_is_refused_after_64_kib_and_nothing_of_it_is_
                 sent += len(chunk)
         except OSError:
             pass
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 10 + SLOWER
         assert not stage.orders.received
         assert memory(stage) - before < 8 * 2**20
     with stage.connect() as connection:
@@ -90,6 +92,7 @@ def test_an_endless_body_in_chunks_is_refused_after_64_kib_and_nothing_of_it_is_
         assert b"urn:eventshop:problem:body-too-large" in read_all(connection)
 
 
+@pytest.mark.heavy
 def test_a_client_that_does_not_read_keeps_no_service_waiting(stage: Gateway) -> None:
     """An answer is taken from the service at once, and the client is let go after ten seconds."""
     answered: list[float] = []
@@ -108,23 +111,27 @@ def test_a_client_that_does_not_read_keeps_no_service_waiting(stage: Gateway) ->
         began = time.monotonic()
         # More answers than the sockets' buffers have room for.
         connection.sendall(b"GET /orders HTTP/1.1\r\nHost: localhost\r\n\r\n" * 40)
-        while not answered:
-            time.sleep(0.01)
-        assert answered[0] - began < 2
-        while len(connections_of(stage, connection.getsockname())) == 1:
-            assert time.monotonic() - began < 20
-            time.sleep(0.1)
+        until(lambda: answered, "the service has answered")
+        assert answered[0] - began < SLOWER
+        name = connection.getsockname()
+        until(lambda: len(connections_of(stage, name)) != 1, "the client is let go", 30)
         assert len(answered) < 40
     stage.orders.reset()
     with meanwhile(stage):
         pass
 
 
+@pytest.mark.heavy
 def test_others_are_answered_as_quickly_while_many_connections_say_nothing_or_half_a_head(
     stage: Gateway,
 ) -> None:
     allow_files(MANY + 500)
     context = stage.trust()
+    at_best(lambda: slower_among_many(stage, context), 0.002, tries=5)
+
+
+def slower_among_many(stage: Gateway, context: ssl.SSLContext) -> float:
+    """Seconds by which the median is more than half as much again as without them."""
     with ExitStack() as held, stage.client() as client:
         alone = sorted(took(client) for _ in range(60))
         for n in range(MANY):
@@ -142,7 +149,7 @@ def test_others_are_answered_as_quickly_while_many_connections_say_nothing_or_ha
         f"median alone {alone[30] * 1000:.1f} ms, among {open_now}: {among_them[30] * 1000:.1f} ms"
     )
     assert open_now > MANY / 2
-    assert among_them[30] < 1.5 * alone[30] + 0.002
+    return among_them[30] - 1.5 * alone[30]
 
 
 def took(client: httpx.Client) -> float:

@@ -125,7 +125,7 @@ def test_a_renewed_certificate_is_taken_at_a_sighup_and_what_is_under_way_is_ans
 
     def wait(connection: socket.socket, received: Received) -> None:
         if received.target == "/orders/slow":
-            go_on.wait(20)
+            go_on.wait(60)
         respond(connection)
 
     with in_front_of_two(tmp_path) as stage, stage.client() as client, ThreadPoolExecutor() as pool:

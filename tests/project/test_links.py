@@ -4,7 +4,8 @@
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Sequence
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -28,9 +29,10 @@ PAGES = sorted(
 OWN_PATH = re.compile(r"(src|tests|docs|deploy|benchmarks|requirements)/[\w./-]*")
 
 
-def inline(text: str) -> Iterator[Token]:
-    for token in MarkdownIt("gfm-like", {"linkify": False}).parse(text):
-        yield from token.children or ()
+@cache
+def inline(text: str) -> Sequence[Token]:
+    tokens = MarkdownIt("gfm-like", {"linkify": False}).parse(text)
+    return [child for token in tokens for child in token.children or ()]
 
 
 def targets(text: str) -> list[str]:
@@ -38,6 +40,7 @@ def targets(text: str) -> list[str]:
     return [target for target in found if isinstance(target, str)]
 
 
+@cache
 def headings(text: str) -> set[str]:
     """Anchors as forges make them: lower case, hyphens, a number behind a repeated one."""
     tokens = MarkdownIt().parse(text)

@@ -2,7 +2,8 @@
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,7 +56,8 @@ def _logged(call: ast.Call, level: str, fields: frozenset[str]) -> Iterator[LogE
             raise ValueError(f"not one stable name: {ast.unparse(call)}")
 
 
-def in_source() -> list[LogEvent]:
+@cache
+def in_source() -> Sequence[LogEvent]:
     return [event for path in SOURCES for event in events_in(path.read_text())]
 
 

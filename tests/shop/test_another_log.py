@@ -71,6 +71,7 @@ def said_of_lost_records(output: str) -> bool:
     return any(words in output for words in ("records were removed", "lost records", "by hand"))
 
 
+@pytest.mark.heavy
 async def test_another_log_is_said_once_and_told_from_a_loss(
     copied: Databases, moved: Databases
 ) -> None:
@@ -308,6 +309,7 @@ def test_a_log_is_not_copied_into_itself(copied: Databases) -> None:
     assert "--from somewhere is not a log" in result.output
 
 
+@pytest.mark.heavy
 @pytest.mark.kafka
 async def test_from_the_table_to_kafka_and_back_although_the_outbox_was_pruned(
     copied: Databases, kafka: LocalKafka

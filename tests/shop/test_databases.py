@@ -100,6 +100,7 @@ def execute(url: str, *statements: str) -> None:
             connection.execute(statement)
 
 
+@pytest.mark.heavy
 def test_a_server_that_may_lose_what_it_confirmed_is_refused(
     new_database: NewDatabase, migrating: Migrating
 ) -> None:
@@ -261,7 +262,7 @@ def pgbouncer(
         yield through
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 SHARED = "gives sessions to other clients between transactions"
@@ -330,6 +331,7 @@ def test_a_standby_is_refused(standby: LocalPostgres, migrating: Migrating) -> N
     )
 
 
+@pytest.mark.heavy
 def test_a_standby_answers_no_request_until_it_is_the_primary(
     standby: LocalPostgres,
 ) -> None:
@@ -340,7 +342,7 @@ def test_a_standby_answers_no_request_until_it_is_the_primary(
             admin.execute("SELECT pg_promote()")
         new = {"email": "a@example.com", "name": "A"}
 
-        until(lambda: users.client.post("/users", json=new).is_success, "it answers", 20)
+        until(lambda: users.client.post("/users", json=new).is_success, "it answers")
         assert users.client.get("/users/1").json()["name"] == "A"
 
 

@@ -27,7 +27,8 @@ def leaping_databases(leaping_postgres: LeapingPostgres) -> Databases:
     return Databases(urls)
 
 
-@pytest.mark.timeout(110)
+@pytest.mark.heavy
+@pytest.mark.timeout(300)
 async def test_every_event_is_applied_once_in_order_whatever_the_date(
     leaping_postgres: LeapingPostgres, leaping_databases: Databases
 ) -> None:

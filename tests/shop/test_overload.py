@@ -20,7 +20,7 @@ from tests.support.databases import NewDatabase
 from tests.support.serving import Served, problem, serving, stalled, waits_for_locks
 from tests.support.shop import Running, free_ports
 from tests.support.shop_events import user_created
-from tests.support.waiting import until
+from tests.support.waiting import SLOWER, until
 
 ORDER = {"user_id": 1, "product": "tea", "quantity": 1, "total_price": "1.50"}
 
@@ -198,7 +198,7 @@ def test_a_request_whose_turn_does_not_come_in_time_is_refused_and_not_done(url:
             late = [sending.send() for _ in range(5)]
             for response, seconds in [future.result() for future in late]:
                 assert "no turn came in 0.3 s" in refused(response)["detail"]
-                assert limit * 0.9 < seconds < limit + 2
+                assert limit * 0.9 < seconds < limit + SLOWER
             assert are_stuck(served), "they are still under way"
         assert [each.result()[0].status_code for each in first] == [201] * CONCURRENT
         assert sending.send().result()[0].status_code == 201
@@ -209,7 +209,7 @@ def test_a_request_whose_turn_does_not_come_in_time_is_refused_and_not_done(url:
 def test_a_body_that_does_not_come_is_refused_in_time_and_holds_nothing_up(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(route, "_BODY_WITHIN", 0.5)
+    monkeypatch.setattr(route, "_BODY_WITHIN", 1.5)
     head = (
         b"POST /orders HTTP/1.1\r\nHost: shop\r\nContent-Type: application/json\r\n"
         b"Content-Length: 100\r\n\r\n{"
@@ -224,16 +224,18 @@ def test_a_body_that_does_not_come_is_refused_in_time_and_holds_nothing_up(
         # One goes on, a byte at a time: the limit is for the whole.
         dripping = threading.Thread(target=drip, args=(slow[0],))
         dripping.start()
+        answered_first = False
         for _ in range(10):
-            response, seconds = sending.send().result()
+            response, _ = sending.send().result()
             assert response.status_code == 201
-            assert seconds < 0.4
+            answered_first = answered_first or not select.select(slow, [], [], 0)[0]
+        assert answered_first, "an order waited for the bodies"
         dripping.join(10)
         for each in slow:
             answer = b""
             while part := each.recv(65536):
                 answer += part
-            assert time.monotonic() - began < 3
+            assert time.monotonic() - began < 1.5 + SLOWER
             assert answer.startswith(b"HTTP/1.1 408 ")
             assert b"urn:eventshop:problem:request-too-slow" in answer
             assert b"\r\nconnection: close\r\n" in answer.lower()
@@ -288,27 +290,29 @@ def test_a_first_signal_is_announced_and_the_second_finishes_accepted_requests(
             found, _ = sending.send("/orders", "GET").result()
             assert found.json() == {"items": [], "next_cursor": None}
             process.process.send_signal(again)
-            until(lambda: refuses(port), "it takes no more", timeout=5)
+            until(lambda: refuses(port), "it takes no more")
             assert not accepted.done()
         assert accepted.result()[0].status_code == 201
-        assert process.process.wait(10) == 0
+        assert process.process.wait(60) == 0
         assert connection.execute("SELECT count(*) FROM orders").fetchall() == [(1,)]
 
 
+@pytest.mark.heavy
 def test_an_accepted_request_is_finished_and_answered_even_if_it_is_slow(url: str) -> None:
     with orders_process(url, drain_ms=0) as (process, port), clients(port) as sending:
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute("INSERT INTO customers VALUES (1, 'a@b.c', 'A', 1, false)")
             with stalled(url):
+                sent = time.monotonic()
                 accepted = sending.send()
                 until(lambda: is_blocked(connection), "the order is under way")
                 process.process.send_signal(signal.SIGTERM)
                 until(lambda: refuses(port), "it takes no more")
-                # A server that only looked at the clock had given up by now.
-                time.sleep(4.5)
+                # A server that only looked at the clock had given up by then. After five seconds PostgreSQL does.
+                time.sleep(max(0.0, sent + 4.2 - time.monotonic()))
                 assert not accepted.done()
         assert accepted.result()[0].status_code == 201
-        assert process.process.wait(10) == 0
+        assert process.process.wait(60) == 0
 
 
 def test_a_request_that_is_given_up_is_told_that_it_may_have_been_done(
@@ -332,7 +336,7 @@ def test_the_time_in_which_it_goes_on_answering_ends_by_itself(url: str) -> None
     with orders_process(url, drain_ms=300) as (process, _):
         asked = time.monotonic()
         process.process.send_signal(signal.SIGTERM)
-        assert process.process.wait(20) == 0
+        assert process.process.wait(60) == 0
         assert time.monotonic() - asked > 0.3
 
 

@@ -44,6 +44,7 @@ from shop.services.users.schemas import (
     UpdateUser,
 )
 from tests.support.databases import Databases
+from tests.support.examples import heavy
 from tests.support.received import heard
 from tests.support.shop_events import order_placed, user_created, user_erased, user_updated
 
@@ -352,7 +353,7 @@ async def _steps(urls: dict[str, str]) -> AsyncIterator[dict[str, tuple[Step, "_
 
 
 @pytest.mark.usefixtures("only_shipped_services")
-@pytest.mark.parametrize("planned", ["empty and analysed", "small", "small and analysed"])
+@pytest.mark.parametrize("planned", ["small", *heavy("empty and analysed", "small and analysed")])
 async def test_no_statement_reads_a_table_whole_that_has_grown_since_it_was_planned(
     databases: Databases, planned: str
 ) -> None:

@@ -63,6 +63,7 @@ async def test_many_histories(empty: Empty, templates: dict[str, str], history: 
     await survives(Databases({name: empty(name) for name in templates}), empty, history)
 
 
+@pytest.mark.heavy
 @pytest.mark.kafka
 @pytest.mark.timeout(180)
 async def test_on_kafka_too(empty: Empty, templates: dict[str, str], kafka: LocalKafka) -> None:

@@ -23,7 +23,14 @@ def relayed(urls: Databases) -> None:
     asyncio.run(relay())
 
 
-@pytest.mark.parametrize("words", [("rotate", "--now"), ("rotate",), ("new", "--if-none")])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("rotate", "--now"),
+        pytest.param(("rotate",), marks=pytest.mark.heavy),
+        pytest.param(("new", "--if-none"), marks=pytest.mark.heavy),
+    ],
+)
 def test_a_new_key_signs_at_once_and_tokens_of_the_lost_one_stay_valid(
     copied: Databases,
     new_database: NewDatabase,

@@ -181,6 +181,7 @@ def answers(served: Served, number: int) -> list[bytes]:
     ]
 
 
+@pytest.mark.heavy
 async def test_no_setting_of_a_database_changes_an_answer_or_an_event(users: Served) -> None:
     expected = await read_and_refused(users.database_url)
     assert "2026-01-02T03:04:05.678901Z" in "".join(expected)

@@ -5,12 +5,19 @@ import re
 
 import pytest
 
+from shop.platform.flow import asking
 from tests.support.databases import Databases
 from tests.support.living import plant, settings, shop
 from tests.support.shop import environment
 from tests.support.terminals import Terminal
 
 pytestmark = pytest.mark.usefixtures("only_shipped_services")
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine may take longer to answer a look than an operator should wait."""
+    monkeypatch.setattr(asking, "WITHIN", 20.0)
 
 
 def test_once_prints_each_step_of_each_service_and_its_status_tells_trouble(

@@ -18,7 +18,7 @@ from tests.storm.disk import SmallDisk
 from tests.support.proxy import Proxy
 from tests.support.waiting import until
 
-TIMEOUT = 10.0  # seconds
+TIMEOUT = 60.0  # seconds
 
 
 class Echo:

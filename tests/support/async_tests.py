@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-SECONDS = 60.0
+SECONDS = 150.0
 """An async test may take this long: each example, where Hypothesis makes them. With a mark
 `timeout` it may take a little less than the mark says, so that it is cancelled and cleans up."""
 

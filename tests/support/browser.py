@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 CHROMIUM = shutil.which("chromium")
 AXE = Path(__file__).parents[2] / "build/browser/node_modules/axe-core/axe.min.js"
@@ -77,7 +77,8 @@ def visiting(
     """A new window, as of a person who was never here. What it loads from elsewhere, and errors, fail the test."""
     width, height = size
     context = browser.new_context(viewport={"width": width, "height": height}, **options)
-    context.set_default_timeout(10_000)
+    context.set_default_timeout(60_000)
+    expect.set_options(timeout=60_000)
     visit = Visit(context, base)
     try:
         yield visit

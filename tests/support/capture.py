@@ -106,7 +106,7 @@ class CaptureStage:
         self._held.close()
 
     def run(self, *words: str, **settings: Any) -> subprocess.CompletedProcess[str]:
-        return run_shop(*words, timeout=90, **{**self.settings, **settings})
+        return run_shop(*words, timeout=120, **{**self.settings, **settings})
 
     def begin(self) -> str:
         """What `shop cdc begin` says."""
@@ -116,7 +116,7 @@ class CaptureStage:
 
     def start_connect(self) -> None:
         self.connect.start()
-        wait_ready(self.connect, 90)
+        wait_ready(self.connect, 150)
         self.settings["SHOP_CONNECT_URL"] = self.connect.url
 
     def kill_connect(self) -> None:
@@ -138,7 +138,7 @@ class CaptureStage:
             worker.process.terminate()
         while self._workers:
             worker = self._workers.pop()
-            worker.process.wait(20)
+            worker.process.wait(60)
             assert worker.stop() == 0
 
     @contextmanager
@@ -196,9 +196,9 @@ def raw_records(servers: str, topic: str) -> dict[int, list[Raw]]:
         {"bootstrap.servers": servers, "group.id": "raw", "group.protocol": "classic"}
     )
     try:
-        partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
+        partitions = consumer.list_topics(topic, timeout=30).topics[topic].partitions
         ends = {
-            each: consumer.get_watermark_offsets(TopicPartition(topic, each), timeout=10)[1]
+            each: consumer.get_watermark_offsets(TopicPartition(topic, each), timeout=30)[1]
             for each in partitions
         }
         found: dict[int, list[Raw]] = {each: [] for each in partitions}

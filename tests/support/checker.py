@@ -60,7 +60,7 @@ class Evidence:
     """None where there is no such service."""
 
 
-def check(sources: Sources, sent: Sequence[Sent], *, quiet_within: float = 30) -> list[str]:
+def check(sources: Sources, sent: Sequence[Sent], *, quiet_within: float = 90) -> list[str]:
     """What is wrong, once all is quiet; empty if nothing is."""
     # A request whose client did not wait for its answer may still commit.
     given_up = [one.sent_at for one in sent if one.answered_at - one.sent_at >= TIMEOUT]
@@ -72,7 +72,7 @@ def check(sources: Sources, sent: Sequence[Sent], *, quiet_within: float = 30) -
 # Gathering
 
 
-def until_quiet(sources: Sources, timeout: float = 30) -> None:
+def until_quiet(sources: Sources, timeout: float = 90) -> None:
     """Wait until every event is in the log and applied. Raises with what it waited for in vain."""
     deadline = time.monotonic() + timeout
     while waited_for := _not_quiet(sources):

@@ -83,7 +83,7 @@ class Collector:
     def spans(self) -> list[Seen]:
         return [span for body in list(self.bodies) for span in _spans(body)]
 
-    def until(self, *names: str, timeout: float = 15) -> list[Seen]:
+    def until(self, *names: str, timeout: float = 60) -> list[Seen]:
         """All spans, once there is one with each of these names."""
 
         def complete() -> list[Seen]:

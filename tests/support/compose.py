@@ -153,7 +153,7 @@ class Here:
                 env=self._environment(name, number),
                 capture_output=True,
                 text=True,
-                timeout=15,
+                timeout=60,
                 check=False,
             )
         except subprocess.TimeoutExpired as error:

@@ -35,10 +35,10 @@ def console(urls: Databases, **given: Any) -> Iterator[httpx.Client]:
     assert server.started, "the console did not start"
     try:
         own = {"Sec-Fetch-Site": "same-origin"}
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20, headers=own) as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, headers=own) as client:
             yield client
     finally:
         server.should_exit = True
-        thread.join(10)
+        thread.join(30)
         listener.close()
     assert not thread.is_alive(), "the console did not stop"

@@ -51,7 +51,7 @@ class Gateway:
             verify=self.trust(), http2=http2, local_address=address or an_address()
         )
         url = f"https://localhost:{self.port}"
-        return httpx.Client(base_url=url, transport=transport, timeout=20, **options)
+        return httpx.Client(base_url=url, transport=transport, timeout=30, **options)
 
     def trust(self) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=str(self.certificate.authority))
@@ -61,7 +61,7 @@ class Gateway:
     ) -> ssl.SSLSocket:  # fmt: skip
         """A connection to write any bytes to."""
         source = (address or an_address(), 0)
-        plain = socket.create_connection(("127.0.0.1", self.port), 10, source_address=source)
+        plain = socket.create_connection(("127.0.0.1", self.port), 30, source_address=source)
         context = context or self.trust()
         if name is None:
             context.check_hostname = False
@@ -111,7 +111,7 @@ def standing(
     nginx = Nginx(conf, run=folder / "run", log=folder / "gateway.log", port=port)
     nginx.start()
     try:
-        wait_ready(nginx, 10)
+        wait_ready(nginx, 60)
         yield Gateway(nginx, port, certificate, upstreams)
     finally:
         nginx.stop(5)

@@ -101,8 +101,8 @@ class Stage:
         }
         self.databases = databases
         self.sources = Sources(databases, self.open_log)
-        self.users = httpx.Client(base_url=f"http://127.0.0.1:{self.users_port}", timeout=10)
-        self.orders = httpx.Client(base_url=f"http://127.0.0.1:{self.orders_port}", timeout=10)
+        self.users = httpx.Client(base_url=f"http://127.0.0.1:{self.users_port}", timeout=30)
+        self.orders = httpx.Client(base_url=f"http://127.0.0.1:{self.orders_port}", timeout=30)
         self.sent: list[Sent] = []
         self.workers: list[Running] = []
         """The order service's."""
@@ -121,7 +121,7 @@ class Stage:
         self._rest.append(self._worker("users"))
         self.have_workers()
         for client in (self.users, self.orders):
-            until(lambda client=client: answers(client), "the API answers", 30)
+            until(lambda client=client: answers(client), "the API answers", 60)
         self._rest[-1].output.until("worker.started")
 
     def close(self) -> None:
@@ -165,7 +165,7 @@ class Stage:
     def shares(self) -> list[int]:
         """How many partitions each member of the order service's group holds."""
         admin = AdminClient({"bootstrap.servers": self.kafka.bootstrap_servers, "log_level": 4})
-        group = admin.describe_consumer_groups(["orders"], request_timeout=10)["orders"].result()
+        group = admin.describe_consumer_groups(["orders"], request_timeout=30)["orders"].result()
         return sorted(len(member.assignment.topic_partitions) for member in group.members)
 
     def failures(self) -> list[str]:
@@ -219,7 +219,7 @@ class Stage:
 
     def verdict(self) -> None:
         """Every event is there, and applied once, in order; every partition is read to its end."""
-        faults = check(self.sources, self.sent, quiet_within=60)
+        faults = check(self.sources, self.sent, quiet_within=90)
         assert not faults, "\n".join(faults)
         for service, topic in (("orders", "users"), ("users", "orders")):
             ends = self.ends(topic)
@@ -346,7 +346,7 @@ class Kcat:
     def _run(self, *words: str, given: str = "") -> str:
         done = subprocess.run(
             [*self._words, *words],
-            input=given, capture_output=True, text=True, timeout=30, check=False,
+            input=given, capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         return done.stdout

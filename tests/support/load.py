@@ -105,7 +105,7 @@ class Load:
             thread.join(2 * TIMEOUT)
         assert not any(thread.is_alive() for thread in self._threads)
 
-    def until(self, more: int, action: Action = "place_order", timeout: float = 30) -> None:
+    def until(self, more: int, action: Action = "place_order", timeout: float = 90) -> None:
         """Go on until so many more of these have been sent from now on, and done."""
         begin, now = len(self.sent), time.monotonic()
 

@@ -18,10 +18,10 @@ class Parts:
         self.databases = databases
         self.running: dict[str, Running] = {}
         self.users = httpx.Client(
-            base_url=f"http://127.0.0.1:{settings['SHOP_USERS__PORT']}", timeout=10
+            base_url=f"http://127.0.0.1:{settings['SHOP_USERS__PORT']}", timeout=30
         )
         self.orders = httpx.Client(
-            base_url=f"http://127.0.0.1:{settings['SHOP_ORDERS__PORT']}", timeout=10
+            base_url=f"http://127.0.0.1:{settings['SHOP_ORDERS__PORT']}", timeout=30
         )
 
     def start(self, *names: str) -> None:

@@ -52,7 +52,7 @@ class Raw:
 
 @contextmanager
 def connected(served: Served) -> Iterator[Raw]:
-    with socket.create_connection(("127.0.0.1", served.port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", served.port), timeout=60) as connection:
         raw = Raw(connection)
         with closing(raw):
             yield raw

@@ -80,20 +80,20 @@ def serving(name: str, database_url: str, **settings: Any) -> Iterator[Served]:
     thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     thread.start()
     started = threading.Event()
-    for _ in range(2000):
+    for _ in range(12_000):
         if server.started or not thread.is_alive():
             break
         started.wait(0.005)
     assert server.started, f"{name} did not start"
     try:
         with (
-            httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client,
+            httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client,
             psycopg.connect(database_url, autocommit=True) as connection,
         ):
             yield Served(name, app, server, port, client, database_url, connection)
     finally:
         server.should_exit = True
-        thread.join(10)
+        thread.join(30)
         listener.close()
     assert not thread.is_alive(), f"{name} did not stop"
 

@@ -1,5 +1,6 @@
 """The real command, as a person starts it, and what a test may do to it."""
 
+import itertools
 import json
 import os
 import random
@@ -41,7 +42,7 @@ def environment(**settings: object) -> dict[str, str]:
     return own | {name: str(value) for name, value in settings.items()}
 
 
-def run_shop(*words: object, timeout: float = 30, **settings: object) -> subprocess.CompletedProcess[str]:  # fmt: skip
+def run_shop(*words: object, timeout: float = 90, **settings: object) -> subprocess.CompletedProcess[str]:  # fmt: skip
     if words[:1] == ("migrate",):
         # The tests' own server is one without fsync.
         settings = {"SHOP_ACCEPT_DATA_LOSS": "true", **settings}
@@ -51,11 +52,18 @@ def run_shop(*words: object, timeout: float = 30, **settings: object) -> subproc
     )  # fmt: skip
 
 
+_OURS = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 8
+_PORTS = random.sample(range(10_000 + 1_250 * _OURS, 11_250 + 1_250 * _OURS), 1_250)
+_next_ports = itertools.cycle(_PORTS)
+
+
 def free_ports(count: int) -> list[int]:
-    """Below those the system gives to outgoing connections: one of a client's must not take the
-    place of a server that is being restarted.
+    """Ports below those the system gives to outgoing connections: one of a client's must not take the
+    place of a server that is being restarted. Each process that runs tests has ports of its own, and gives each once
+    before it begins anew, because some time passes before a server listens.
     """
-    return [port for port in random.sample(range(10_000, 20_000), 200) if _is_free(port)][:count]
+    tried = itertools.islice(_next_ports, len(_PORTS))
+    return list(itertools.islice(filter(_is_free, tried), count))
 
 
 def _is_free(port: int) -> bool:
@@ -86,7 +94,7 @@ class Output:
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
-    def until(self, text: str, *, after: int = 0, timeout: float = 30) -> str:
+    def until(self, text: str, *, after: int = 0, timeout: float = 60) -> str:
         """The first line with this text, among those after the first `after`."""
 
         def found() -> str | None:
@@ -99,7 +107,7 @@ class Output:
         return line
 
     def close(self) -> None:
-        self._thread.join(10)
+        self._thread.join(30)
         assert self._process.stdout
         self._process.stdout.close()
 
@@ -126,7 +134,7 @@ class Running:
         )  # fmt: skip
         self.output = Output(self.process)
 
-    def stop(self, number: signal.Signals = signal.SIGINT, timeout: float = 10) -> int:
+    def stop(self, number: signal.Signals = signal.SIGINT, timeout: float = 40) -> int:
         """Its exit status."""
         if self.process.poll() is None:
             self.process.send_signal(number)
@@ -161,8 +169,8 @@ class Shop:
         self._options = options
         self._settings = settings
         self._up: Running | None = None
-        self.users = httpx.Client(base_url=f"http://127.0.0.1:{self.users_port}", timeout=10)
-        self.orders = httpx.Client(base_url=f"http://127.0.0.1:{self.orders_port}", timeout=10)
+        self.users = httpx.Client(base_url=f"http://127.0.0.1:{self.users_port}", timeout=30)
+        self.orders = httpx.Client(base_url=f"http://127.0.0.1:{self.orders_port}", timeout=30)
 
     @property
     def up(self) -> Running:

@@ -49,7 +49,7 @@ def on_a_terminal(words: Sequence[str], environment: Mapping[str, str]) -> tuple
         while said := os.read(ours, 65536):
             shown += said
     os.close(ours)
-    return process.wait(10), shown
+    return process.wait(60), shown
 
 
 class Terminal:
@@ -89,7 +89,7 @@ class Terminal:
         with suppress(OSError):
             os.close(self._ours)
 
-    def until(self, *texts: str, after: int = 0, timeout: float = 30) -> None:
+    def until(self, *texts: str, after: int = 0, timeout: float = 60) -> None:
         """Wait until all these texts have been shown, in what came after so many bytes."""
         deadline = time.monotonic() + timeout
         while left := [text for text in texts if text.encode() not in self.shown[after:]]:
@@ -115,7 +115,7 @@ class Terminal:
     def press(self, keys: str) -> None:
         os.write(self._ours, keys.encode())
 
-    def end(self, timeout: float = 15) -> int:
+    def end(self, timeout: float = 60) -> int:
         """The exit status, once it has ended. What it still shows is read."""
         with suppress(OSError):
             while said := os.read(self._ours, 65536):

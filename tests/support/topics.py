@@ -20,7 +20,7 @@ def forget_topics(servers: str) -> None:
     ours = {discovery.load(name).topic for name in discovery.names()}
 
     def there() -> set[str]:
-        return ours & admin.list_topics(timeout=10).topics.keys()
+        return ours & admin.list_topics(timeout=30).topics.keys()
 
     if topics := there():
         for deleted in admin.delete_topics(list(topics)).values():
@@ -44,7 +44,7 @@ def make_topic(kafka: LocalKafka, name: str, *, partitions: int = 3, **settings:
     admin.create_topics([new])[name].result()
 
     def is_known() -> bool:
-        seen = admin.list_topics(name, timeout=10).topics[name]
+        seen = admin.list_topics(name, timeout=30).topics[name]
         return seen.error is None and all(each.leader >= 0 for each in seen.partitions.values())
 
     until(is_known, f"the broker knows topic {name}")

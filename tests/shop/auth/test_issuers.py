@@ -213,11 +213,11 @@ async def test_an_issuer_that_is_down_keeps_its_last_good_keys(provider: Provide
 async def test_a_slow_issuer_does_not_keep_the_event_loop(
     provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_WITHIN", 0.5)
+    monkeypatch.setattr(module, "_WITHIN", 5.0)
     let = threading.Event()
 
     def slowly(_: BaseHTTPRequestHandler) -> bytes:
-        let.wait(10)
+        let.wait(30)
         return b"{}"
 
     provider.answer = slowly
@@ -230,7 +230,7 @@ async def test_a_slow_issuer_does_not_keep_the_event_loop(
             assert at.refused(token(provider)) is TemporarilyUnavailable
             now = time.perf_counter()
             longest, before = max(longest, now - before), now
-        assert longest < 0.4
+        assert longest < 3
         let.set()
 
 

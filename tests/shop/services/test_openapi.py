@@ -19,6 +19,7 @@ from shop.platform.http import etag
 from shop.platform.problems import Problem
 from shop.platform.processes.api import make_app
 from tests.support.databases import NewDatabase
+from tests.support.examples import ALL
 from tests.support.serving import Served, serving, settings_of
 from tests.support.shop_events import user_created
 
@@ -51,7 +52,7 @@ def _right(*statuses: str) -> dict[str, Any]:
 
 
 BOUNDED = settings(
-    max_examples=25,
+    max_examples=25 if ALL else 8,
     derandomize=True,
     database=None,
     deadline=None,

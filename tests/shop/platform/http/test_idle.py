@@ -16,7 +16,7 @@ from shop.platform.http import crowd as crowds
 from tests.support.databases import NewDatabase
 from tests.support.raw_http import ALIVE, BODY, JSON, Raw, connected, request
 from tests.support.serving import Served, serving, stalled, waits_for_locks
-from tests.support.waiting import until
+from tests.support.waiting import SLOWER, at_best, until
 
 
 def new_user() -> bytes:
@@ -30,7 +30,7 @@ def test_a_connection_is_kept_longer_than_balancers_keep_theirs(users: Served) -
         until(lambda: idle(users), "it is idle")
         (until_,) = idle(users)
         left = until_ - time.monotonic()
-    assert 74 < left <= 75
+    assert 65 < left <= 75
 
 
 def idle(served: Served) -> list[float]:
@@ -46,14 +46,23 @@ def hasty(new_database: NewDatabase, templates: dict[str, str]) -> Iterator[Serv
 
 
 def test_an_idle_connection_is_closed_in_its_time(hasty: Served) -> None:
-    with connected(hasty) as raw:
-        for _ in range(3):
-            assert raw.answers_on()
-            time.sleep(0.5)  # each request begins the time anew
-        assert raw.answers_on()
-        began = time.monotonic()
-        assert raw.is_closed()
-        assert 0.9 < time.monotonic() - began < 5
+    def asked_again_and_again() -> float:
+        """The longest pause between two requests. Each request begins the time anew."""
+        longest = 0.0
+        with connected(hasty) as raw:
+            for _ in range(3):
+                assert raw.answers_on()
+                began = time.monotonic()
+                time.sleep(0.5)
+                longest = max(longest, time.monotonic() - began)
+            if longest < 0.9:
+                assert raw.answers_on()
+                began = time.monotonic()
+                assert raw.is_closed()
+                assert 0.9 < time.monotonic() - began < 1 + SLOWER
+        return longest
+
+    at_best(asked_again_and_again, 0.9)
 
 
 def test_a_connection_that_is_being_answered_is_not_idle(hasty: Served) -> None:
@@ -81,11 +90,11 @@ def test_a_request_that_has_just_arrived_is_answered_before_its_connection_close
 
         def close() -> None:
             busy.set()
-            assert arrived.wait(10)
+            assert arrived.wait(60)
             getattr(connection, closing)()
 
         connection.loop.call_soon_threadsafe(close)
-        assert busy.wait(10)
+        assert busy.wait(60)
         raw.send(new_user())
         time.sleep(0.05)  # in which it gets there
         arrived.set()
@@ -106,7 +115,7 @@ def test_a_pool_at_its_limit_does_what_it_answered_and_nothing_else(
 
     def ask(shift: float) -> None:
         with httpx.Client(
-            base_url=hasty.client.base_url, limits=httpx.Limits(keepalive_expiry=60), timeout=10
+            base_url=hasty.client.base_url, limits=httpx.Limits(keepalive_expiry=60), timeout=30
         ) as client:
             for _ in range(3):
                 assert client.get("/health/live").status_code == 200
@@ -193,8 +202,9 @@ def test_a_connection_at_work_keeps_its_place(small: Served) -> None:
         with stalled(small.database_url), structlog.testing.capture_logs() as logs:
             for raw in working:
                 raw.send(new_user())
-            until(lambda: waits_for_locks(small), "they are under way")
-            time.sleep(0.1)  # in which all have been read
+            connections = small.server.server_state.connections
+            # One that has been accepted and not read yet is idle.
+            until(lambda: len(connections) == 3 and not idle(small), "all have been read")
             for _ in range(3):
                 with connected(small) as newcomer:
                     status, headers, body = newcomer.answer()
@@ -229,13 +239,13 @@ def test_many_newcomers_all_find_room_among_the_idle(
 
 
 def test_the_log_is_told_again_later(small: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crowds, "_SAY_EVERY", 0.2)
+    monkeypatch.setattr(crowds, "_SAY_EVERY", 1000.0)
     with ExitStack() as stack, structlog.testing.capture_logs() as logs:
         for n in range(8):
             newcomer: Raw = stack.enter_context(connected(small))
             assert newcomer.answers_on()
             if n == 6:
-                time.sleep(0.3)
+                monkeypatch.setattr(crowds, "_SAY_EVERY", 0.0)
     assert [line["count"] for line in logs] == [1, 4]
 
 

@@ -177,7 +177,7 @@ def test_an_options_request_is_told_the_methods(raw: Raw, target: str, allowed: 
 def test_a_client_that_has_sent_all_it_will_is_still_answered(users: Served, others: bytes) -> None:
     """As `nc -N`, some balancers and some libraries do: they shut their side, and wait."""
     sent = body()
-    with socket.create_connection(("127.0.0.1", users.port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", users.port), timeout=60) as connection:
         with stalled(users.database_url):
             connection.sendall(others + request("POST", "/users", JSON, body=sent) + others)
             connection.shutdown(socket.SHUT_WR)
@@ -200,7 +200,7 @@ def test_a_client_that_shuts_its_side_amid_a_body_is_told_that_nothing_was_done(
         request("POST", "/users", JSON, CHUNKED) + b"%x\r\n%s\r\n" % (len(sent), sent),
     ]
     for cut in whole:
-        with socket.create_connection(("127.0.0.1", users.port), timeout=20) as connection:
+        with socket.create_connection(("127.0.0.1", users.port), timeout=60) as connection:
             connection.sendall(before + cut)
             connection.shutdown(socket.SHUT_WR)
             answers = connection.makefile("rb").read()

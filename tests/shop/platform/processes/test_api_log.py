@@ -52,6 +52,7 @@ def test_the_log_says_why_before_the_first_request(missing: str) -> None:
     assert 'database \\"not_there_yet\\" does not exist' in line
 
 
+@pytest.mark.heavy
 def test_the_log_says_why_once_and_the_client_is_not_told(
     missing: str, postgres: LocalPostgres, templates: dict[str, str]
 ) -> None:

@@ -52,13 +52,14 @@ def api(files: int, databases: Databases) -> Iterator[tuple[httpx.Client, int, R
     settings = {**settings_of(databases), "SHOP_USERS__PORT": port}
     with (
         running(files, "api", "users", **settings) as process,
-        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client,
     ):
-        until(lambda: answers(client), "it answers", 30)
+        until(lambda: answers(client), "it answers")
         yield client, port, process
 
 
 def lines(process: Running, event: str) -> list[dict[str, Any]]:
+    process.output.until(event)
     found = [line for line in process.output.lines if event in line]
     return [dict(line) for line in json_lines("\n".join(found))]
 
@@ -85,7 +86,7 @@ def test_an_api_holds_as_many_connections_as_it_may_open_files_for(databases: Da
         heard = {b"200": 0, b"503": 0, b"": 0}
         for _ in range(300):
             connection = stack.enter_context(
-                socket.create_connection(("127.0.0.1", port), timeout=20)
+                socket.create_connection(("127.0.0.1", port), timeout=60)
             )
             connection.sendall(ALIVE)
             heard[connection.recv(12)[9:]] += 1
@@ -106,14 +107,14 @@ def test_connections_that_all_ask_at_once_are_answered_or_told_why_not(
     with api(160, databases) as (client, port, process), ExitStack() as stack:
         held = lines(process, "api.connections_limited")[0]["connections"]
         many = [
-            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60))
             for _ in range(held)
         ]
         for connection in many:
             connection.sendall(ALIVE[:-2])
         # Not by the number of its files: one that has been accepted and not read yet is idle.
         until(lambda: (read := unread(port)).count(0) >= held and not any(read), "it has read them")
-        with socket.create_connection(("127.0.0.1", port), timeout=20) as another:
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as another:
             assert another.recv(100).startswith(b"HTTP/1.1 503")
         for connection in many:
             connection.sendall(ALIVE[-2:])
@@ -124,6 +125,7 @@ def test_connections_that_all_ask_at_once_are_answered_or_told_why_not(
         until(lambda: client.get("/health/ready").status_code == 200, "there is room again")
 
 
+@pytest.mark.heavy
 def test_files_that_run_out_all_the_same_are_named_in_the_log(databases: Databases) -> None:
     """As where the whole system has no more, or something of ours leaks."""
     with api(1024, databases) as (client, port, process):
@@ -132,7 +134,7 @@ def test_files_that_run_out_all_the_same_are_named_in_the_log(databases: Databas
         with ExitStack() as stack:
             for _ in range(30):
                 connection = stack.enter_context(
-                    socket.create_connection(("127.0.0.1", port), timeout=20)
+                    socket.create_connection(("127.0.0.1", port), timeout=60)
                 )
                 connection.sendall(ALIVE)
                 connection.recv(12)
@@ -143,7 +145,7 @@ def test_files_that_run_out_all_the_same_are_named_in_the_log(databases: Databas
             # Those that are idle go, and what is left is enough to go on with.
             process.output.until("api.recovered")
         assert len(lines(process, "new connections are closed")) == 1
-        with httpx.Client(base_url=client.base_url, timeout=20) as another:
+        with httpx.Client(base_url=client.base_url, timeout=60) as another:
             assert another.post("/users", json=new_user()).status_code == 201
 
 

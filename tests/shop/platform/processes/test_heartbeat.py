@@ -92,6 +92,7 @@ def test_a_worker_is_well_as_long_as_its_heartbeat_is_fresh(
     assert healthy.main(["worker"]) == 1
     assert capsys.readouterr().out == f"no heartbeat: No such file or directory: {file}\n"
     boot, now = healthy.pulse()
+    monkeypatch.setattr(healthy, "pulse", lambda: (boot, now))
     for written, status, told in [
         (f"{boot} {now}", 0, "well"),
         (f"{boot} {now - 30}", 1, "the last heartbeat was 30 s ago"),
@@ -126,7 +127,7 @@ async def test_a_clock_that_leaps_makes_no_worker_look_well_and_none_look_unwell
     assert checked() == "well\n"
     boot, now = healthy.pulse()
     file.write_text(f"{boot} {now - 60}")  # it has been frozen since, and the clock leapt
-    assert re.fullmatch(r"the last heartbeat was 6\d s ago\n", checked())
+    assert re.fullmatch(r"the last heartbeat was [6-9]\d s ago\n", checked())
 
 
 @contextmanager

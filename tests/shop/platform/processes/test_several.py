@@ -57,7 +57,7 @@ def test_all_of_them_answer_have_metrics_and_finish_what_they_have_accepted(
     ):
         family = children(process)
         clients = [
-            held.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
+            held.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60))
             for _ in range(40)
         ]
         body = json.dumps(new_user()).encode()
@@ -78,7 +78,7 @@ def test_all_of_them_answer_have_metrics_and_finish_what_they_have_accepted(
         statuses = [client.recv(1000).split()[1] for client in clients]
         assert statuses.count(b"201") == 1
         assert statuses.count(b"409") == len(clients) - 1
-        assert process.process.wait(20) == 0
+        assert process.process.wait(60) == 0
         assert gone(family)
 
 

@@ -14,6 +14,7 @@ from prometheus_client.samples import Sample
 from shop.platform.telemetry import declared
 from shop.platform.telemetry.metrics import Metrics
 from tests.support.databases import NewDatabase
+from tests.support.examples import ALL
 from tests.support.serving import Served, serving
 
 ROUTE = "/users/{user_id}"
@@ -104,7 +105,7 @@ def test_only_openmetrics_has_exemplars_and_only_of_sampled_traces(users: Served
     assert TRACE_ID not in users.app.state.metrics.page("").body.decode()
 
 
-def test_ten_thousand_paths_ids_and_agents_add_no_series(users: Served) -> None:
+def test_thousands_of_paths_ids_and_agents_add_no_series(users: Served) -> None:
     def series() -> set[tuple[str, tuple[tuple[str, str], ...]]]:
         return {(sample.name, tuple(sorted(sample.labels.items()))) for sample in _samples(users)}
 
@@ -131,11 +132,11 @@ def test_ten_thousand_paths_ids_and_agents_add_no_series(users: Served) -> None:
     ask(range(100))
     try_methods()
     before = series()
-    ask(range(100, 10_100))
+    ask(range(100, 10_100 if ALL else 1_100))
     try_methods()
     assert series() == before
     text = users.app.state.metrics.page("").body.decode()
-    assert not re.search(r"agent-|path-|PURGE|1000003333", text)
+    assert not re.search(r"agent-|path-|PURGE|1000000333", text)
 
 
 def test_what_is_shown_is_declared_with_its_labels(users: Served) -> None:

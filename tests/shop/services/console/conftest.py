@@ -5,8 +5,17 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser
 
+from shop.platform.flow import asking
+from shop.services.console import quick_log
 from tests.support.browser import Visit, chromium, visiting
 from tests.support.shop import Shop
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine may take longer to answer than a person should wait."""
+    monkeypatch.setattr(asking, "WITHIN", 20.0)
+    monkeypatch.setattr(quick_log, "WITHIN_S", 20.0)
 
 
 @pytest.fixture(scope="module")

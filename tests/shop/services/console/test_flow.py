@@ -5,7 +5,6 @@ import re
 import time
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
 
 import pytest
 
@@ -68,8 +67,8 @@ def test_any_number_of_viewers_costs_one_look_at_a_time(
             answer = held.enter_context(client.stream("GET", "/flow/stream"))
             assert any("verdict" in line for line in answer.iter_lines())
         until(lambda: len(looks) >= 5)
-        pauses = [after - before for before, after in pairwise(looks)]
-    assert min(pauses[-3:]) > EVERY_S * 0.8
+    # The last four looks of each viewer's own would have come in the time of one.
+    assert looks[-1] - looks[-4] > EVERY_S * 2
 
 
 def test_a_database_that_is_away_is_said_and_the_page_stays(
@@ -77,7 +76,7 @@ def test_a_database_that_is_away_is_said_and_the_page_stays(
 ) -> None:
     gone = f"postgresql://nobody@/gone?host={tmp_path_factory.mktemp('gone')}"
     with console(databases.but(orders=gone)) as client:
-        until(lambda: "orders database" in client.get("/").text, "it is said", 10)
+        until(lambda: "orders database" in client.get("/").text, "it is said")
         answer = client.get("/")
         assert answer.status_code == 200
         assert "<b>users database</b>" not in answer.text

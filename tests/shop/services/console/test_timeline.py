@@ -157,9 +157,7 @@ async def test_an_event_that_is_under_way_waits_and_then_is_seen_to_arrive(
             def watched() -> str:
                 return client.get("/timeline?q=users/1").text
 
-            until(
-                lambda: "between two looks" in dict(steps(watched()))["orders applies"], timeout=5
-            )
+            until(lambda: "between two looks" in dict(steps(watched()))["orders applies"])
             assert "≤ " in watched()
 
 
