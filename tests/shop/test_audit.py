@@ -104,7 +104,7 @@ async def test_the_audit_of_a_working_system_finds_that_everything_holds(
             tasks += [asyncio.create_task(pruner.run()) for pruner in greedy]
             for _ in range(2):
                 result = await asyncio.to_thread(
-                    run_shop, "audit", "--data", "/nowhere", timeout=50, **settings(databases)
+                    run_shop, "audit", "--data", "/nowhere", timeout=120, **settings(databases)
                 )
                 assert result.returncode == 0, result.stdout + result.stderr
                 for pruner in greedy:

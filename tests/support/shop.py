@@ -167,7 +167,8 @@ class Shop:
         self._without = sorted({*discovery._find_fronts(packages)} - {*fronts})
         [self.users_port], [self.orders_port] = self.ports["users"], self.ports["orders"]
         self._options = options
-        self._settings = settings
+        # A busy machine may take longer than the two seconds of the default to tell of a new customer.
+        self._settings = {"SHOP_ORDERS__CUSTOMER_GRACE_MS": 5000, **settings}
         self._up: Running | None = None
         self.users = httpx.Client(base_url=f"http://127.0.0.1:{self.users_port}", timeout=30)
         self.orders = httpx.Client(base_url=f"http://127.0.0.1:{self.orders_port}", timeout=30)

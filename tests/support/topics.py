@@ -24,7 +24,7 @@ def forget_topics(servers: str) -> None:
 
     if topics := there():
         for deleted in admin.delete_topics(list(topics)).values():
-            deleted.result(10)
+            deleted.result(60)
         until(lambda: not there(), "the topics of the shop before are deleted")
 
 
