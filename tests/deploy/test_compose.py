@@ -256,7 +256,7 @@ def test_development_runs_the_source_as_it_is() -> None:
 
 @pytest.mark.heavy
 @pytest.mark.kafka
-@pytest.mark.timeout(300)  # some 30 s of computing, on two cores that may be shared
+@pytest.mark.timeout(600)  # some 30 s of computing, on two cores that may be shared
 def test_the_services_as_processes_walk_the_six_steps(
     tmp_path: Path, start_kafka: StartKafka
 ) -> None:

@@ -286,7 +286,7 @@ def production(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Production]
 
 @pytest.mark.kafka
 @pytest.mark.heavy
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_every_process_starts_with_its_own_secrets_roles_and_rights(production: Production) -> None:
     production.start_all()
     for name in SHIPPED:
@@ -307,7 +307,7 @@ def test_every_process_starts_with_its_own_secrets_roles_and_rights(production: 
 
 @pytest.mark.kafka
 @pytest.mark.heavy
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_the_six_steps_in_production_with_a_token(production: Production) -> None:
     """Each API logs in to its database as its own role, as `users_api`, and nobody comes in without a token."""
     production.start_all()

@@ -16,7 +16,7 @@ from tests.support.secured import Secured, new_password
 from tests.support.shop import Running, answers, free_ports, shop_command
 from tests.support.waiting import until
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 BAO = DEPLOY.parent / "build/ci/bin/bao"
 

@@ -14,7 +14,7 @@ from tests.support.waiting import until
 pytestmark = [
     pytest.mark.heavy,
     pytest.mark.kafka,
-    pytest.mark.timeout(240),
+    pytest.mark.timeout(500),
 ]  # it starts the shop four times
 
 ANOTHER = "the log has changed for orders and users: the new log is fed from the outbox"

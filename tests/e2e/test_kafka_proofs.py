@@ -41,7 +41,7 @@ from tests.support.waiting import until
 pytestmark = [
     pytest.mark.heavy,
     pytest.mark.kafka,
-    pytest.mark.timeout(180 + 2 * SHUFFLE_SECONDS),
+    pytest.mark.timeout(400 + 2 * SHUFFLE_SECONDS),
 ]
 
 

@@ -15,7 +15,7 @@ from tests.support.secured import ADMINISTRATOR, SERVICES, Secured
 from tests.support.shop import PARTS, Running, Shop, answers, free_ports, shop_command
 from tests.support.waiting import until
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")

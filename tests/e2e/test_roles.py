@@ -14,7 +14,7 @@ from tests.support.secured import ADMINISTRATOR, SERVICES, Secured
 from tests.support.shop import Running, answers, free_ports, shop_command
 from tests.support.waiting import until
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(300)]
 
 DENIED = psycopg.errors.InsufficientPrivilege
 

@@ -44,7 +44,7 @@ from tests.support.records import from_offsets, numbered, numbers, poll_until
 from tests.support.shop import free_ports
 from tests.support.waiting import eventually
 
-pytestmark = [pytest.mark.kafka, pytest.mark.heavy, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.kafka, pytest.mark.heavy, pytest.mark.timeout(300)]
 
 USER, PASSWORD = "shop", "correct horse"
 

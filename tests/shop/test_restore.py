@@ -87,7 +87,7 @@ def test_a_database_that_went_on_after_its_backup_is_refused(
     assert tables(backup) == before
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 async def test_it_may_be_killed_anywhere(copied: Databases, empty: dict[str, str]) -> None:
     """Nothing is there, or all of it."""
     lost = copied.but(orders=empty["orders"])

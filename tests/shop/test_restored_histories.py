@@ -48,7 +48,7 @@ def empty(new_database: NewDatabase, templates: dict[str, str]) -> Empty:
 
 @given(history=HISTORIES)
 @settings(examples(3), phases=_AS_FOUND)
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 async def test_each_table_is_what_it_was_and_life_goes_on(
     empty: Empty, templates: dict[str, str], history: History
 ) -> None:
@@ -65,7 +65,7 @@ async def test_many_histories(empty: Empty, templates: dict[str, str], history: 
 
 @pytest.mark.heavy
 @pytest.mark.kafka
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 async def test_on_kafka_too(empty: Empty, templates: dict[str, str], kafka: LocalKafka) -> None:
     steps = [("create", 0, 4), ("place", 0, 5), ("update", 1, 3), ("cancel", 2, 2), ("erase", 3, 1)]
     history: History = [(steps, ("orders", "users")), (steps[1:], ("users",)), (steps, ("orders",))]

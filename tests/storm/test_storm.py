@@ -26,7 +26,7 @@ KINDS = (
 )  # fmt: skip
 """One at least of each kind; those left out are more of the same."""
 
-pytestmark = [pytest.mark.heavy, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from tests.support.folders import short_directory
 from tests.support.shop import Shop, new_order, new_user
 from tests.support.waiting import at_best
 
-pytestmark = [pytest.mark.heavy, needs_chromium, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.heavy, needs_chromium, pytest.mark.timeout(600)]
 
 PATIENT = 60_000  # ms
 

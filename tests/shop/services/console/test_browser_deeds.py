@@ -22,7 +22,7 @@ from tests.support.folders import short_directory
 from tests.support.shop import Shop, new_order, new_user
 from tests.support.waiting import until
 
-pytestmark = [pytest.mark.heavy, needs_chromium, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.heavy, needs_chromium, pytest.mark.timeout(600)]
 
 KEYS = 500
 
