@@ -166,7 +166,7 @@ def read_lines(text: str) -> dict[str, str]:
 
 def fetched() -> Path:
     """The folder of Debezium, Kafka Connect and the transformation. Raises `KafkaNotPossible`."""
-    sources = [FOLDER / "pom.xml", *sorted(FOLDER.glob("src/**/*.*"))]
+    sources = [FOLDER / "pom.xml", *sorted(FOLDER.glob("src/main/**/*.*"))]
     if not sources[0].exists():
         raise KafkaNotPossible(
             f"{sources[0]} is missing: a local Connect needs the project's own folder"
@@ -179,7 +179,9 @@ def fetched() -> Path:
                 "change data capture compiles a class of its own, and there is no `javac` on the PATH"
                 " (Debian and Ubuntu: apt-get install openjdk-17-jdk-headless)"
             )
-        with fetching(jars, "Debezium", sources[0], "package") as scratch:
+        # Its own tests are run by tests/cdc.
+        goals = ("package", "-Dmaven.test.skip=true")
+        with fetching(jars, "Debezium", sources[0], *goals) as scratch:
             for jar in (scratch / "built").glob("*.jar"):
                 jar.rename(scratch / "jars" / jar.name)
     return jars

@@ -129,7 +129,7 @@ public class OutboxRecord<R extends ConnectRecord<R>> implements Transformation<
                 + " `shop cdc begin`, which sends them from the outbox");
     }
 
-    private long published() throws SQLException {
+    long published() throws SQLException {
         Properties properties = new Properties();
         properties.setProperty("user", (String) config.get("database.user"));
         properties.setProperty("password", ((Password) config.get("database.password")).value());
