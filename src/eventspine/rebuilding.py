@@ -26,7 +26,7 @@ from eventspine.address import Address
 from eventspine.database import Connection, execute
 from eventspine.errors import SpineError
 from eventspine.log import EventLog
-from eventspine.recomputing import Recomputed, bring_forward, check, fill
+from eventspine.recomputing import Column, Recomputed, bring_forward, check, columns_of, fill
 from eventspine.shadow_tables import live, shadow
 from eventspine.staging import Progress, Source, Staging, session
 
@@ -37,8 +37,8 @@ _WAIT_FOR_OTHER = 10.0
 _FEW = 500  # events that are left to the swap
 _FOLLOW_AT_MOST = 20  # rounds before the swap is tried all the same
 
-LOCK_WITHIN = "100ms"
-"""That the swap waits for the tables. Whoever comes meanwhile waits behind it."""
+LOCK_WITHIN = "50ms"
+"""That the swap waits for each table. Whoever comes meanwhile waits behind it."""
 _TRIES = 100
 _PAUSE = 0.2  # seconds between them, so that those who waited have had their turn
 
@@ -115,7 +115,10 @@ class Rebuild:
         self._tables = tables
         self._progress = progress
         self._names = [table.name for table in tables]
+        self._columns: dict[str, Sequence[Column]] = {}
         self.result = Rebuilt()
+        self.tries = 0
+        """How often the swap was tried."""
 
     @asynccontextmanager
     async def prepared(self) -> AsyncIterator[None]:
@@ -139,6 +142,7 @@ class Rebuild:
                 for n, table in enumerate(self._tables):
                     self._progress(f"building {table.name}", n, len(self._tables))
                     old = live(table.name)
+                    self._columns[table.name] = await columns_of(connection, shadow(table.name))
                     await fill(connection, table, into=shadow(table.name), old=old, horizon=None)
                     await shadow_tables.index(connection, table.name)
                 self._progress("building", len(self._tables), len(self._tables))
@@ -172,7 +176,7 @@ class Rebuild:
         if taken:
             for table in self._tables:
                 await bring_forward(
-                    self._connection, table, taken,
+                    self._connection, table, taken, self._columns[table.name],
                     into=shadow(table.name), old=live(table.name), turn=self._staging.turn,
                 )  # fmt: skip
         return taken
@@ -201,6 +205,7 @@ class Rebuild:
     async def swap(self) -> None:
         """Raises `Busy` if the tables could not be locked, and has changed nothing then."""
         for _ in range(_TRIES):
+            self.tries += 1
             state = self._staging.state()
             try:
                 await self._swap()
@@ -213,7 +218,7 @@ class Rebuild:
                 return
         raise Busy(
             f"the tables {', '.join(self._names)} were in use at each of {_TRIES} tries: look for long"
-            " transactions (pg_stat_activity), and run it again"
+            " transactions and for a VACUUM (pg_stat_activity), and run it again"
         )
 
     async def _swap(self) -> None:
@@ -228,14 +233,16 @@ class Rebuild:
             await execute(connection, "SET LOCAL idle_in_transaction_session_timeout = '30s'")
             await self._bring_forward()
             await self._mark_changed()
+            statements = await shadow_tables.replacing(connection, self._names)
             await execute(connection, f"SET LOCAL lock_timeout = '{LOCK_WITHIN}'")
             await execute(connection, "SET LOCAL idle_in_transaction_session_timeout = '2s'")
+            await shadow_tables.require_free(connection, self._names)
             locking = time.monotonic()
             await shadow_tables.lock(connection, self._names)
             # After the tables: whoever holds it has all its other locks.
             await execute(connection, _HOLD_WRITERS)
             await self._bring_forward(own_only=True)
-            await shadow_tables.replace(connection, self._names)
+            await shadow_tables.replace(connection, statements)
             await execute(connection, "COMMIT")
             self.result.held = time.monotonic() - locking
             self.result.consumers_held = time.monotonic() - began

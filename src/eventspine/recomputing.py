@@ -121,6 +121,7 @@ async def bring_forward(
     connection: Connection,
     table: Recomputed,
     topics: Collection[str],
+    columns: Sequence[Column],
     *,
     into: str,
     old: str,
@@ -129,9 +130,8 @@ async def bring_forward(
     """Write what has a later version among the staged events of these topics; of one turn, if it is given.
 
     First all rows that change are deleted, then they are written anew: two rows may have exchanged a unique
-    value. In a transaction.
+    value. In a transaction. `columns` are those of `into`.
     """
-    columns = await columns_of(connection, into)
     for projection in table.projections:
         if projection.topic not in topics:
             continue
@@ -144,12 +144,13 @@ async def bring_forward(
             f" WHERE NOT EXISTS (SELECT FROM {into} t WHERE {same} AND t.version >= l.version)",
             params,
         )
-        await execute(connection, f"DELETE FROM {into} t USING later_rows l WHERE {same}")  # noqa: S608 - as above
-        await execute(
-            connection,
+        # Together, because others may wait for every answer of the server.
+        then = (
+            f"DELETE FROM {into} t USING later_rows l WHERE {same}",  # noqa: S608 - as above
             f"INSERT INTO {into} ({names}) SELECT {names} FROM later_rows",  # noqa: S608 - as above
+            "DROP TABLE later_rows",
         )
-        await execute(connection, "DROP TABLE later_rows")
+        await connection.execute("; ".join(then).encode(), prepare=False)
     for aggregate in table.aggregates:
         if not table.topics.isdisjoint(topics):
             await _merge(connection, aggregate, columns, into, old, None)

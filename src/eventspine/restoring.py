@@ -25,7 +25,7 @@ from eventspine.dead_letters import Park, park
 from eventspine.errors import SpineError
 from eventspine.log import EventLog
 from eventspine.outbox import Transaction
-from eventspine.recomputing import Horizon, Recomputed, bring_forward, check, fill
+from eventspine.recomputing import Horizon, Recomputed, bring_forward, check, columns_of, fill
 from eventspine.relay import LEAD
 from eventspine.shadow_tables import live, shadow
 from eventspine.staged_table import TIME
@@ -207,7 +207,7 @@ async def _write_anew(
         progress(f"writing {table.name}", n, len(tables))
         await fill(connection, table, into=shadow(table.name), old=None, horizon=horizon)
         await shadow_tables.index(connection, table.name)
-    await shadow_tables.replace(connection, names)
+    await shadow_tables.replace(connection, await shadow_tables.replacing(connection, names))
 
 
 async def _add(
@@ -216,7 +216,10 @@ async def _add(
     for n, table in enumerate(tables):
         progress(f"writing {table.name}", n, len(tables))
         place = live(table.name)
-        await bring_forward(connection, table, table.topics, into=place, old=place, turn=None)
+        columns = await columns_of(connection, place)
+        await bring_forward(
+            connection, table, table.topics, columns, into=place, old=place, turn=None
+        )
 
 
 @asynccontextmanager

@@ -7,6 +7,8 @@ table in use, and to move the other one into its schema: its indexes, constraint
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from psycopg import errors
+
 from eventspine.database import Connection, execute
 from eventspine.errors import SpineError
 
@@ -56,6 +58,15 @@ _SEQUENCES = """
 SELECT attname, pg_get_serial_sequence('public.' || quote_ident(%(name)s), attname),
     pg_get_serial_sequence('rebuild.' || quote_ident(%(name)s), attname)
 FROM pg_attribute WHERE attrelid = %(table)s::regclass AND attidentity <> '' AND NOT attisdropped
+"""
+
+
+# A vacuum or the like, or a transaction that has lasted. Those of other roles are seen only by a role that may.
+_IN_LONG_USE = """
+SELECT FROM pg_locks JOIN pg_stat_activity AS session USING (pid)
+WHERE relation = ANY(%(tables)s::regclass[]) AND granted AND pid <> pg_backend_pid()
+    AND (mode = 'ShareUpdateExclusiveLock' OR xact_start < clock_timestamp() - interval '250ms')
+LIMIT 1
 """
 
 
@@ -118,24 +129,38 @@ async def has_triggers(connection: Connection, name: str) -> bool:
     return bool(await _all(connection, _TRIGGERS, {"table": live(name)}))
 
 
+async def require_free(connection: Connection, names: Iterable[str]) -> None:
+    """Raises `LockNotAvailable` if `lock` would have to wait for long, as far as can be seen.
+
+    All who come later would wait behind it, and for nothing.
+    """
+    if await _all(connection, _IN_LONG_USE, {"tables": [live(name) for name in sorted(names)]}):
+        raise errors.LockNotAvailable("the tables are in use by a vacuum or a long transaction")
+
+
 async def lock(connection: Connection, names: Iterable[str]) -> None:
     """Nobody reads or writes them until the transaction ends."""
     tables = ", ".join(live(name) for name in sorted(names))
     await execute(connection, f"LOCK TABLE {tables} IN ACCESS EXCLUSIVE MODE")
 
 
-async def replace(connection: Connection, names: Sequence[str]) -> None:
-    """With the tables locked."""
+async def replacing(connection: Connection, names: Sequence[str]) -> str:
+    """The statements that let the tables change places. `replace` runs them."""
+    statements = []
     for name in names:
         place = {"name": name, "table": live(name)}
         for _, of_live, of_shadow in await _all(connection, _SEQUENCES, place):
-            await execute(
-                connection,
-                f"SELECT setval('{of_shadow}', last_value, is_called) FROM {of_live}",  # noqa: S608 - names from the database
+            statements.append(
+                f"SELECT setval('{of_shadow}', last_value, is_called) FROM {of_live}"  # noqa: S608 - names from the database
             )
-        await execute(connection, f"DROP TABLE {live(name)}")
-        await execute(connection, f"ALTER TABLE {shadow(name)} SET SCHEMA public")
-    await execute(connection, f"DROP SCHEMA {SCHEMA}")
+        statements.append(f"DROP TABLE {live(name)}")
+        statements.append(f"ALTER TABLE {shadow(name)} SET SCHEMA public")
+    return "; ".join([*statements, f"DROP SCHEMA {SCHEMA}"])
+
+
+async def replace(connection: Connection, statements: str) -> None:
+    """With the tables locked, so all at once: others wait for every answer of the server."""
+    await connection.execute(statements.encode(), prepare=False)
 
 
 def _moved(trigger: str, name: str) -> str:

@@ -212,14 +212,21 @@ class Staging:
             "current": to_json(current).decode(),
         }
         taken = (await execute(self._connection, _FROM_OUTBOX, wanted)).rowcount
-        for topic, position, type_, key, version, time, schema_version, data in await _all(
-            self._connection, _OLD_IN_OUTBOX, wanted
-        ):
-            row = {"topic": topic, "position": position, "type": type_, "key": key, "time": time}
-            now = upcast(classes[type_], schema_version, data.encode()).decode()
-            row |= {"version": version, "data": now, "turn": self.turn}
-            await execute(self._connection, _LIFTED, row)
-            taken += 1
+        if taken < head - self.own_upto:
+            for topic, position, type_, key, version, time, schema_version, data in await _all(
+                self._connection, _OLD_IN_OUTBOX, wanted
+            ):
+                row = {
+                    "topic": topic,
+                    "position": position,
+                    "type": type_,
+                    "key": key,
+                    "time": time,
+                }
+                now = upcast(classes[type_], schema_version, data.encode()).decode()
+                row |= {"version": version, "data": now, "turn": self.turn}
+                await execute(self._connection, _LIFTED, row)
+                taken += 1
         if taken != head - self.own_upto:
             raise NotNow("the outbox was pruned faster than it could be read; start again")
         self.taken += taken

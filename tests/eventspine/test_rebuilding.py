@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import psycopg
+import pytest
 
+from eventspine import shadow_tables
 from eventspine.consumer import Consumer
-from eventspine.database import Database
+from eventspine.database import Connection, Database
 from eventspine.handlers import Handlers
 from eventspine.log import EventLog
 from eventspine.outbox import Transaction
@@ -120,6 +122,75 @@ async def test_rows_that_were_deleted_as_old_are_not_made_again(
         async with one.prepared():
             [compared] = await one.compare()
         assert (compared.rows_before, compared.different, one.result.differ) == (50, 0, False)
+
+
+async def test_others_wait_for_few_answers_of_the_server(
+    copy_url: str, postgres_log_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here the service has written in the last moment."""
+    plant(copy_url, TABLE)
+    sent: list[str] = []
+    execute, lock = Connection.execute, shadow_tables.lock
+
+    async def and_note(self: Connection, sql: bytes, *given: Any, **more: Any) -> Any:
+        if self is one._connection:
+            sent.append(sql.decode())
+        return await execute(self, sql, *given, **more)
+
+    async def write_and_lock(connection: Connection, names: Sequence[str]) -> None:
+        await notes.publish(database, *(notes.event(id_, 2) for id_ in range(1, 10)))
+        await lock(connection, names)
+
+    own = Source("notes", notes.SOURCE, notes.TOPIC, Handlers("notes", {}), {})
+    async with opened(copy_url) as database, opened_log(postgres_log_url) as log:
+        async with notes.Running(notes.relay(copy_url, log).run()):
+            await notes.publish(database, *(notes.event(id_, 1) for id_ in range(1, 10)))
+            one = Rebuild(copy_url, log, own, tables_of([NOTES]), lambda *_: None)
+
+            async def relayed() -> bool:
+                return await database.fetch("SELECT position FROM relay") == [(9,)]
+
+            await eventually(relayed)
+            async with one.prepared():
+                monkeypatch.setattr(shadow_tables, "lock", write_and_lock)
+                monkeypatch.setattr(Connection, "execute", and_note)
+                await one.swap()
+        found = await database.fetch("SELECT id, version FROM notes ORDER BY id")
+    assert found == [(id_, 2) for id_ in range(1, 10)]
+    [locked] = [at for at, sql in enumerate(sent) if sql.startswith("LOCK TABLE")]
+    held = sent[locked : sent.index("COMMIT", locked) + 1]
+    assert len(held) <= 8, held
+
+
+async def test_nobody_waits_behind_a_swap_that_would_wait_itself(
+    notes_url: str, copy_url: str, postgres_log_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(copy_url, TABLE)
+    locked: list[Sequence[str]] = []
+    lock = shadow_tables.lock
+
+    async def and_note(connection: Connection, names: Sequence[str]) -> None:
+        locked.append(names)
+        await lock(connection, names)
+
+    monkeypatch.setattr(shadow_tables, "lock", and_note)
+    async with opened(copy_url) as database, opened_log(postgres_log_url) as log:
+        await fed(notes_url, database, log, loses=7)
+        one = rebuild(copy_url, log)
+        async with one.prepared():
+            with psycopg.connect(copy_url) as reader:
+                reader.execute("SELECT FROM notes")
+                await asyncio.sleep(0.3)  # it has lasted
+                swapping = asyncio.create_task(one.swap())
+
+                async def looked() -> bool:
+                    return one.tries > 2
+
+                await eventually(looked)
+                assert locked == []
+            await swapping
+        assert one.result.swapped
+        await assert_right(database)
 
 
 def die(phase: str, url: str, log_url: str, *, after: bool) -> None:
