@@ -27,7 +27,7 @@ help:
 	@echo "make compose   writes the Compose files and the gateway's for the services there are"
 	@echo "make contracts   records new events and writes their documents; refuses a change that old events do not survive"
 	@echo "make bench   the benchmarks; writes docs/benchmarks.md"
-	@echo "make bench-history   the shop after five million events; writes docs/benchmarks-history.md"
+	@echo "make bench-history   the shop after five million events, and their restore; writes docs/benchmarks-history.md"
 
 # Variables that would load other Python code are removed. If root runs make in another user's folder, Python
 # writes no caches, because they would belong to root.
@@ -157,7 +157,7 @@ bench: installed-dev
 	$(BIN)/python -m benchmarks
 
 bench-history: installed-dev
-	$(BIN)/python -m benchmarks history --rounds 5
+	$(BIN)/python -m benchmarks history restore-sizes --rounds 5
 
 # Pins every version with its hashes. Needs uv on the PATH.
 UV_COMPILE = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \

@@ -1,6 +1,6 @@
 """`python -m benchmarks [NAME …] [--quick]`: measures, shows a table, and writes a page in docs/.
 
-Without names it runs all benchmarks except `history`, which takes a quarter of an hour and has its own page. Only a
+Without names it runs all benchmarks except `history` and `restore-sizes`, which take half an hour and have their own page. Only a
 complete run at full length writes a page, so that all figures of a page were measured together.
 """
 
@@ -65,7 +65,7 @@ PAGES: dict[Page, dict[str, Callable[[Stage], Section]]] = {
         "cdc": cdc.run,
         "restore": restore.run,
     },
-    report.HISTORY: {"history": history.run},
+    report.HISTORY: {"history": history.run, "restore-sizes": restore.sizes},
 }
 BENCHMARKS = {name: run for page in PAGES.values() for name, run in page.items()}
 

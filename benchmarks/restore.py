@@ -23,6 +23,13 @@ from devstack.kafka import KafkaNotPossible, LocalKafka
 from shop.platform import discovery
 from shop.platform.migrations import migrate
 
+SIZES = "Restore from 100 thousand to 5 million orders"
+HOW_SIZES = """\
+Kafka holds the events of orders and users, ten orders for each user, each with one event, as in the benchmark *Restore and rebuild*. The
+order service's database is empty, and `shop restore orders` restores it. The rate is that which the command reports, without its start.
+It is measured with a hundred thousand orders, a million, and five million, at each size in a new database every time.
+"""
+
 TITLE = "Restore and rebuild"
 HOW = """\
 Kafka holds the events of orders and users: ten orders for each user, each with one event. They were put there directly, as the
@@ -127,6 +134,47 @@ def run(stage: Stage) -> Section:
             ),
         ],
     )  # fmt: skip
+
+
+def sizes(stage: Stage) -> Section:
+    """However long it takes."""
+    rates: dict[int, list[float]] = {}
+    try:
+        with broker(stage) as kafka:
+            shop = empty_shop(stage, kafka)
+            known: Shop | None = None
+            filled = 0
+            for orders in (stage.number(full) for full in (100_000, 1_000_000, 5_000_000)):
+                _fill(stage, kafka, orders - filled, known)
+                filled = orders
+                rates[orders] = []
+                for number in range(min(3, stage.rounds)):
+                    stage.say(f"restore: {orders:,} orders, round {number + 1}")
+                    restored = _restored(stage, shop)
+                    rates[orders].append(restored.reported)
+                    if known is not None:
+                        _drop(stage, known)
+                    known = restored.shop
+    except KafkaNotPossible as why:
+        return left_out(SIZES, HOW_SIZES, why)
+    typical = [median(each) for each in rates.values()]
+    return Section(
+        SIZES,
+        HOW_SIZES,
+        [
+            *(Row(f"{orders:,} orders", each, "/s") for orders, each in rates.items()),
+            Row(
+                "slowest size, against the fastest", [min(typical) / max(typical)], "×",
+                at_least=0.8, want=0.9,
+            ),
+        ],
+    )  # fmt: skip
+
+
+def _drop(stage: Stage, shop: Shop) -> None:
+    name = psycopg.conninfo.conninfo_to_dict(shop.orders)["dbname"]
+    with psycopg.connect(stage.postgres.dsn("postgres"), autocommit=True) as admin:
+        admin.execute(f"DROP DATABASE {name} (FORCE)".encode())
 
 
 def _fill(stage: Stage, kafka: LocalKafka, count: int, known: Shop | None = None) -> None:
