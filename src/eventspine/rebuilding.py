@@ -39,7 +39,7 @@ _FOLLOW_AT_MOST = 20  # rounds before the swap is tried all the same
 
 LOCK_WITHIN = "50ms"
 """That the swap waits for each table. Whoever comes meanwhile waits behind it."""
-_TRIES = 100
+_TRIES = 200
 _PAUSE = 0.2  # seconds between them, so that those who waited have had their turn
 
 # Consumers wait at these rows, and nobody else.

@@ -65,7 +65,7 @@ FROM pg_attribute WHERE attrelid = %(table)s::regclass AND attidentity <> '' AND
 _IN_LONG_USE = """
 SELECT FROM pg_locks JOIN pg_stat_activity AS session USING (pid)
 WHERE relation = ANY(%(tables)s::regclass[]) AND granted AND pid <> pg_backend_pid()
-    AND (mode = 'ShareUpdateExclusiveLock' OR xact_start < clock_timestamp() - interval '250ms')
+    AND (mode = 'ShareUpdateExclusiveLock' OR xact_start < clock_timestamp() - interval '1s')
 LIMIT 1
 """
 

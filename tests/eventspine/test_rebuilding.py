@@ -180,7 +180,7 @@ async def test_nobody_waits_behind_a_swap_that_would_wait_itself(
         async with one.prepared():
             with psycopg.connect(copy_url) as reader:
                 reader.execute("SELECT FROM notes")
-                await asyncio.sleep(0.3)  # it has lasted
+                await asyncio.sleep(1.1)  # it has lasted
                 swapping = asyncio.create_task(one.swap())
 
                 async def looked() -> bool:
