@@ -34,6 +34,11 @@ same() { # FILE FOLDER/FILE GROUP
     cmp -s "$here/$1" "$here/$2" || { cp "$here/$1" "$here/$2.new" && mv "$here/$2.new" "$here/$2"; }
     own "$3" "$here/$2"
 }
+bare() { # FILE FOLDER/FILE GROUP; the newest password alone, for Kafka Connect, which would take a newline for a part of it
+    tail -n 1 "$here/$1" | tr -d '\n' > "$here/$2.new"
+    cmp -s "$here/$2.new" "$here/$2" && rm "$here/$2.new" || mv "$here/$2.new" "$here/$2"
+    own "$3" "$here/$2"
+}
 certificate() { # HOST CERTIFICATE KEY GROUP
     if [ ! -s "$here/$2" ]; then
         openssl req -new -newkey rsa:2048 -nodes -subj "/CN=$1" -keyout "$here/$3" -out "$here/request" 2> /dev/null
@@ -57,6 +62,13 @@ folder kafka-roles "$shop"
 random passwords/kafka_migrate_password "$shop"
 same passwords/kafka_migrate_password kafka-roles/kafka_migrate_password "$shop"
 same passwords/kafka_migrate_password migrate/kafka_password "$shop"
+# For change data capture. They are used only with SHOP_RELAY=cdc.
+folder cdc-begin "$shop" && same authority/ca.crt cdc-begin/ca.crt "$shop"
+same passwords/kafka_migrate_password cdc-begin/kafka_password "$shop"
+folder connect "$kafka" && same authority/ca.crt connect/ca.crt "$kafka"
+random passwords/kafka_connect_password "$shop"
+same passwords/kafka_connect_password kafka-roles/kafka_connect_password "$shop"
+bare passwords/kafka_connect_password connect/kafka_password "$kafka"
 for service; do
     for part in api worker roles; do
         folder "$service-$part" "$shop"
@@ -67,11 +79,14 @@ for service; do
     random "passwords/${service}_administrator_password" "$shop"
     same "passwords/${service}_administrator_password" "$service-db/administrator_password" "$postgres"
     same "passwords/${service}_administrator_password" "$service-roles/administrator_password" "$shop"
-    for role in "$service" "${service}_api" "${service}_worker"; do
+    for role in "$service" "${service}_api" "${service}_worker" "${service}_cdc"; do
         random "passwords/${role}_password" "$shop"
         same "passwords/${role}_password" "$service-roles/${role}_password" "$shop"
     done
     same "passwords/${service}_password" "migrate/${service}_password" "$shop"
+    same "passwords/${service}_password" "cdc-begin/${service}_password" "$shop"
+    same "passwords/${service}_cdc_password" "cdc-begin/${service}_cdc_password" "$shop"
+    bare "passwords/${service}_cdc_password" "connect/${service}_cdc_password" "$kafka"
     same "passwords/${service}_api_password" "$service-api/database_password" "$shop"
     same "passwords/${service}_worker_password" "$service-worker/database_password" "$shop"
     random "passwords/kafka_${service}_password" "$shop"

@@ -19,10 +19,12 @@ import yaml
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 
+from devstack.connect import fetched
 from devstack.kafka import LocalKafka
 from devstack.postgres import LocalPostgres
 from devstack.process import Process
 from shop.platform import discovery
+from tests.support.capture import need_debezium
 from tests.support.compose import DEPLOY
 from tests.support.kafka import start_broker
 from tests.support.secured import TlsTerminator
@@ -38,12 +40,24 @@ OURS = {
     *(f"{name}-{part}" for name in SHIPPED for part in ("api", "worker", "roles")),
     "migrate",
     "kafka-roles",
+    "cdc-begin",
 }
 
 
 def test_it_has_everything_for_every_service() -> None:
     databases = {f"{name}-db" for name in SHIPPED}
-    assert SERVICES.keys() == OURS | databases | {"kafka", "gateway"}
+    assert SERVICES.keys() == OURS | databases | {"kafka", "gateway", "connect"}
+
+
+def test_change_data_capture_starts_nothing_unless_it_is_asked_for() -> None:
+    asked = {name for name in SERVICES if SERVICES[name].get("profiles") == ["cdc"]}
+    assert asked == {"cdc-begin", "connect"}
+    assert not [name for name in SERVICES.keys() - asked if "profiles" in SERVICES[name]]
+    for name in SERVICES.keys() - asked:
+        assert not asked & SERVICES[name].get("depends_on", {}).keys()
+    for name in OURS:
+        told = SERVICES[name]["environment"].get("SHOP_RELAY", "${SHOP_RELAY:-polling}")
+        assert told == "${SHOP_RELAY:-polling}"
 
 
 @pytest.mark.parametrize("name", sorted(SERVICES))
@@ -135,6 +149,7 @@ class Production:
         make_secrets(self.secrets)
         self._data = folder
         self.processes: dict[str, Process] = {}
+        self.relay = "polling"
         self.hosts: dict[str, str] = {}
         self._sockets: dict[str, str] = {}
         self.api_ports = dict(zip(SHIPPED, free_ports(len(SHIPPED)), strict=True))
@@ -180,6 +195,22 @@ class Production:
                 ready = partial(client.get, "/health/ready")
                 until(lambda ready=ready: ready().is_success, f"{name} is ready", 30)
 
+    def relay_by_debezium(self) -> Process:
+        """As `--profile cdc` and SHOP_RELAY=cdc do it. Returns Kafka Connect, which has started."""
+        self.relay = "cdc"
+        for name in ("kafka-roles", *(f"{each}-roles" for each in SHIPPED), "migrate", "cdc-begin"):
+            self.run(name)
+        for name in SHIPPED:
+            self.processes[f"{name}-worker"].stop(10)
+            self.start(f"{name}-worker")
+        connect = Process(
+            "connect", ["sh", "-euc", self._connect_script()], log=self._data / "connect.log",
+            env={"PATH": os.environ["PATH"], **self._connect_environment()},
+        )  # fmt: skip
+        connect.start()
+        self._stops.callback(connect.stop, 10)
+        return connect
+
     def to(self, name: str) -> AbstractContextManager[httpx.Client]:
         return closing(
             httpx.Client(base_url=f"http://127.0.0.1:{self.api_ports[name]}", timeout=30)
@@ -193,6 +224,44 @@ class Production:
         self._stops.callback(process.stop, 10)
         self.processes[name] = process
         return process
+
+    def _connect_script(self) -> str:
+        """The file's, on a copy of `deploy/connect` that has the places of this machine in it."""
+        here = self._data / "connect"
+        here.mkdir()
+        (rest,) = free_ports(1)
+        for file in (DEPLOY / "connect").glob("*.properties"):
+            text = file.read_text().replace("/run/secrets", str(self.secrets / "connect"))
+            text = text.replace("${env:CONNECT_HOST}:8083", f"${{env:CONNECT_HOST}}:{rest}")
+            if file.stem in SHIPPED:
+                port = self.hosts[f"{file.stem}-db"].rpartition(":")[2]
+                text = text.replace("database.port=5432", f"database.port={port}")
+                text = text.replace(":5432/", f":{port}/")
+                # As in `_here`.
+                text = text.replace(
+                    "sslmode=verify-full&", "sslmode=verify-full&sslNegotiation=direct&"
+                )
+                text += "driver.sslNegotiation=direct\n"
+            (here / file.name).write_text(text)
+        [script] = SERVICES["connect"]["command"]
+        jars = "/etc/connect/target/*:/etc/connect/target/jars/*"
+        assert jars in script
+        script = script.replace(jars, f"{fetched()}/*").replace("/tmp/", f"{here}/")
+        return str(script.replace("/etc/connect", str(here)))
+
+    def _connect_environment(self) -> dict[str, str]:
+        found = dict(SERVICES["connect"]["environment"])
+        for name in SHIPPED:
+            # Its port is in the copy of the file.
+            assert found[f"{name.upper()}_DATABASE_HOST"] == f"{name}-db"
+            found[f"{name.upper()}_DATABASE_HOST"] = "localhost"
+        return found | {"KAFKA_BOOTSTRAP_SERVERS": self._here("kafka:9093", "connect")}
+
+    def row(self, service: str, sql: str) -> tuple[Any, ...] | None:
+        """As the administrator of a service's database."""
+        where = self._sockets[f"{service}-db"].replace("dbname=postgres", f"dbname={service}")
+        with closing(psycopg.connect(where, autocommit=True)) as admin:
+            return admin.execute(sql.encode()).fetchone()
 
     def logged_in(self, name: str) -> set[str]:
         """The roles that have a connection to this database server, but for its administrator."""
@@ -221,6 +290,7 @@ class Production:
     def _here(self, text: str, name: str) -> str:
         text = text.replace("/run/secrets", str(self.secrets / name))
         text = text.replace("/tmp/heartbeat", str(self._data / f"{name}.heartbeat"))
+        text = text.replace("${SHOP_RELAY:-polling}", self.relay)
         text = re.sub(r"\$\{SHOP_ISSUER:.*?\}", "https://shop.example", text).replace(
             "0.0.0.0", "127.0.0.1"
         )
@@ -380,6 +450,33 @@ def test_nobody_joins_the_group_of_another_service_or_reads_without_a_password(
     }
     with closing(Consumer({**plain})) as consumer, pytest.raises(KafkaException):
         consumer.list_topics(timeout=3)
+
+
+# The last one: from here on, Debezium relays.
+@pytest.mark.kafka
+@pytest.mark.heavy
+@pytest.mark.timeout(400)
+def test_debezium_sends_with_its_own_secrets_roles_and_rights(production: Production) -> None:
+    need_debezium()
+    production.start_all()
+    connect = production.relay_by_debezium()
+
+    def reads() -> bool:
+        found = "SELECT active FROM pg_replication_slots WHERE slot_name = '{0}_outbox'"
+        assert connect.ended() is None, connect.last_words()
+        return all(production.row(name, found.format(name)) == (True,) for name in SHIPPED)
+
+    until(reads, "Debezium reads the slots", 120)
+    assert "users_cdc" in production.logged_in("users-db")
+    with production.to("users") as users:
+        person = {"email": "captured@example.com", "name": "Captured", "password": PASSWORD}
+        assert users.post("/users", json=person).status_code == 201
+    sent = "SELECT relay.position = head.position FROM relay, outbox_head AS head"
+    until(lambda: production.row("users", sent) == (True,), "the event is in the log", 60)
+    for name in SHIPPED:
+        said = production.processes[f"{name}-worker"].log.tail()
+        assert any("captured.following" in line for line in said), said
+        assert not any("relay.leading" in line for line in said), said
 
 
 def written(client: Mapping[str, Any], topic: str) -> bool:

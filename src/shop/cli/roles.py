@@ -37,7 +37,10 @@ def roles(
         bool, typer.Option(help=f"do it, in the server that {ADMIN} names, and print nothing")
     ] = False,
     cdc: Annotated[
-        bool, typer.Option(help="also a role with REPLICATION for change data capture, NAME_cdc")
+        bool,
+        typer.Option(
+            help="also a role with REPLICATION for change data capture, NAME_cdc; or SHOP_RELAY=cdc"
+        ),
     ] = False,
 ) -> None:
     """Print the SQL that makes a database and its roles; run it again to change their passwords.
@@ -52,6 +55,7 @@ def roles(
     known = [*discovery.names(), "log", KAFKA]
     if database not in known:
         stop(f"there is no database {database}; there are: {', '.join(known)}")
+    cdc = cdc or os.environ.get("SHOP_RELAY") == "cdc"
     verifiers = _verifiers(database, passwords, cdc=cdc) if passwords else {}
     if apply:
         say_it_once()
