@@ -9,6 +9,7 @@ import itertools
 import os
 import re
 import shutil
+import signal
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -94,6 +95,9 @@ def pytest_configure(config: pytest.Config) -> None:
     In pytest's usual place every run that begins shuts out the other users of the machine: PostgreSQL
     runs as one where the tests run as root, and could no longer open the files of a run beside it.
     """
+    # What a script runs in the background ignores Ctrl-C, and so would all processes that tests start and interrupt.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if not (hasattr(config, "workerinput") or config.option.basetemp):
         config.stash[_OWN_FOLDER] = folder = Path(tempfile.mkdtemp(prefix="eventshop-tests-"))
         config.option.basetemp = str(folder / "t")

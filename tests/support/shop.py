@@ -142,6 +142,8 @@ class Running:
             status = self.process.wait(timeout)
         except subprocess.TimeoutExpired:
             self.process.kill()
+            self.process.wait()
+            self.output.close()
             raise
         self.output.close()
         return status

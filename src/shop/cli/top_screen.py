@@ -51,10 +51,13 @@ async def watch(reader: Callable[[], FlowReader], every: float) -> None:
             with Live(Text("looking…"), console=console, screen=True, auto_refresh=False) as live:
                 looking = asyncio.create_task(_look(opened, every, live))
                 asked = asyncio.create_task(quit_.wait())
-                await asyncio.wait([looking, asked], return_when=asyncio.FIRST_COMPLETED)
-                for task in (looking, asked):
-                    task.cancel()
-                await asyncio.wait([looking, asked])
+                try:
+                    await asyncio.wait([looking, asked], return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    # After Ctrl-C too, or a look would use connections that are being closed.
+                    looking.cancel()
+                    asked.cancel()
+                    await asyncio.wait([looking, asked])
                 if not looking.cancelled():
                     looking.result()
 
