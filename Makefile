@@ -32,7 +32,8 @@ help:
 # Variables that would load other Python code are removed. If root runs make in another user's folder, Python
 # writes no caches, because they would belong to root.
 unexport PYTHONHOME PYTHONPATH PYTHONSAFEPATH
-export PYTHONDONTWRITEBYTECODE ?= $(shell [ "$$(id -u)" != 0 ] || find . -prune ! -user root)
+NO_CACHES := $(shell [ "$$(id -u)" != 0 ] || find . -prune ! -user root)
+export PYTHONDONTWRITEBYTECODE ?= $(NO_CACHES)
 
 # installed-local, installed-dev, installed-docs: create or update .venv with the packages of that list.
 installed-%:
@@ -54,6 +55,10 @@ PYTEST = $(BIN)/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope
 # HEAVY=true runs the heavy tests too, as CI does: two at a time, because each starts many processes. Those that are
 # marked `alone` compare seconds with a promise, so nothing runs beside them.
 ALL := $(filter true,$(HEAVY) $(CI))
+# The tests start hundreds of processes. Without caches each would compile the code again, so an environment that
+# forbids caches is not heeded.
+test test-fast: export PYTHONDONTWRITEBYTECODE := $(NO_CACHES)
+
 test: installed-dev
 	$(PYTEST) $(if $(ALL),--numprocesses 2 -m "not alone",-m "not heavy")
 	$(if $(ALL),$(BIN)/python -m pytest -m alone)
