@@ -61,7 +61,7 @@ class Row:
     what: str
     values: Sequence[float]
     unit: str
-    """"×", "/s", "ms" or "MB"."""
+    """"×", "/s", "ms", "MB" or "%"."""
     at_least: float | None = None
     """The required limit: a minimum, or a maximum if `less_is_better`."""
     want: float | None = None
