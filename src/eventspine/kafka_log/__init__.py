@@ -16,6 +16,7 @@ Correctness depends on these rules:
 import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from datetime import datetime
 from functools import partial
 
 from eventspine.kafka_log.appender import Appender
@@ -102,6 +103,19 @@ class KafkaLog:
             return ends
 
         return await asyncio.to_thread(end_offsets)
+
+    async def appended_from(
+        self, topic: str, partitions: Sequence[int], time: datetime
+    ) -> dict[int, int]:
+        """For `seeking.offsets_at`. One request to each broker that leads some of the partitions."""
+
+        def appended_from() -> dict[int, int]:
+            reader = self._reader(None)
+            found = reader.appended_from(topic, partitions, time)
+            self._idle_readers.append(reader)
+            return found
+
+        return await asyncio.to_thread(appended_from)
 
     async def identity(self, topic: str) -> TopicIdentity:
         return await asyncio.to_thread(self._topics.identity, topic)

@@ -3,9 +3,10 @@
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from typing import TypeVar, cast
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_END, Consumer, KafkaException, TopicPartition
 from confluent_kafka import Message as KafkaMessage
 
 from eventspine.kafka_log.client import (
@@ -40,6 +41,8 @@ def taking(
     take([made(message) for message in messages])
 
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
 _OWN = {
     # The client requires a group's name and asks for its coordinator. It joins no group and commits
     # nothing. So reading works without permission for the group (`NO_RIGHT_TO_GROUP`).
@@ -72,9 +75,22 @@ class Reader:
             found = self._consumer.list_topics(topic, timeout=ANSWER_WITHIN).topics[topic]
             if found.error is not None:
                 return {}
-            return {one: self._bounds(topic, one)[1] for one in sorted(found.partitions)}
+            return self._ends(topic, sorted(found.partitions))
         except KafkaException as error:
             raise self._unavailable(f"find the end of {topic}", error) from error
+
+    def appended_from(
+        self, topic: str, partitions: Sequence[int], time: datetime
+    ) -> dict[int, int]:
+        """The first offset of each partition whose record has this timestamp or a later one; those that have one."""
+        milliseconds = max(0, (time - _EPOCH) // timedelta(milliseconds=1))
+        wanted = [TopicPartition(topic, each, milliseconds) for each in partitions]
+        try:
+            found = self._consumer.offsets_for_times(wanted, timeout=ANSWER_WITHIN)
+        except KafkaException as error:
+            raise self._unavailable(f"find a time in {topic}", error) from error
+        self._reach.back()
+        return {one.partition: one.offset for one in found if one.error is None and one.offset >= 0}
 
     def read(self, topic: str, partition: int, offset: int, limit: int, take: TakeMessages) -> int:
         """The offset to read next: after what `take` was given, and what is never given to anybody."""
@@ -144,6 +160,21 @@ class Reader:
             if not records and time.monotonic() - last_heard > ANSWER_WITHIN:
                 raise LogUnavailable(f"Kafka sent nothing for {ANSWER_WITHIN:g} s")
         return following
+
+    def _ends(self, topic: str, partitions: Sequence[int]) -> dict[int, int]:
+        """By one request to each broker that leads some of the partitions. Raises `KafkaException`."""
+        deadline = time.monotonic() + ANSWER_WITHIN
+        while True:
+            # As a time, this means the end.
+            wanted = [TopicPartition(topic, each, OFFSET_END) for each in partitions]
+            found = self._consumer.offsets_for_times(wanted, timeout=ANSWER_WITHIN)
+            failed = next((one.error for one in found if one.error is not None), None)
+            if failed is None:
+                self._reach.back()
+                return {one.partition: one.offset for one in found}
+            if failed.code() not in LEADER_CHANGES or time.monotonic() > deadline:
+                raise KafkaException(failed)
+            time.sleep(SLICE)
 
     def _bounds(self, topic: str, partition: int) -> tuple[int, int]:
         """The first offset in the partition, and the offset of the next record."""

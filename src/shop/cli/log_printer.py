@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from rich.text import Text
 
 from eventspine.log import EventLog, LogUnavailable, Record
-from eventspine.seeking import committed_at, offset_at
+from eventspine.seeking import committed_at, offsets_at
 from shop.cli.streams import Console
 from shop.platform.terminal import plain
 
@@ -87,7 +87,7 @@ async def _begin(
     log: EventLog, at: tuple[str, int], end: int, start: int | None, since: datetime | None
 ) -> int:
     if since is not None:
-        return await offset_at(log, *at, since, end=end)
+        return (await offsets_at(log, {at: end}, since))[at]
     return max(0, end - _LAST) if start is None else start
 
 

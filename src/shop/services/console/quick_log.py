@@ -2,10 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
 from typing import Protocol, TypeVar
 
 from eventspine.log import EventLog, LogUnavailable, Record, TopicIdentity
+from eventspine.seeking import KnowsWhenAppended
 
 WITHIN_S = 1.5
 """For one read."""
@@ -39,6 +41,14 @@ class QuickLog:
 
     async def identity(self, topic: str) -> TopicIdentity:
         return await self._quickly(lambda: self._log.identity(topic))
+
+    async def appended_from(
+        self, topic: str, partitions: Sequence[int], time: datetime
+    ) -> dict[int, int] | None:
+        log = self._log
+        if not isinstance(log, KnowsWhenAppended):
+            return None
+        return await self._quickly(lambda: log.appended_from(topic, partitions, time))
 
     async def close(self) -> None:
         await self._log.close()

@@ -9,26 +9,17 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from eventspine.log import Record
+from eventspine.seeking import EARLIEST, LATEST, Place, committed_at, read_between, with_times
 from shop.services.console.quick_log import LogReads
-
-Place = tuple[str, int]
-"""A topic and a partition."""
 
 _SCANNED = 2000
 """Records that one look reads, at most, over all partitions."""
 _LEAST = 20
 """Records that it reads of a partition, at least."""
-
-_WINDOW = 64
-"""Records of one look for a time."""
-_LOOKS, _GUESSES = 40, 8
-
-EARLIEST = datetime.min.replace(tzinfo=UTC)
-_LATEST = datetime.max.replace(tzinfo=UTC)
 
 _PLACE = re.compile(r"(.+):([0-9]{1,9}):([0-9]{1,18})")
 
@@ -58,22 +49,13 @@ def event(record: Record) -> Event:
     headers = record.headers
     return Event(
         record,
-        time_of(record),
+        committed_at(record),
         headers.get("ce_type"),
         headers.get("ce_id"),
         headers.get("ce_source"),
         trace_of(headers),
         data_of(record.value),
     )
-
-
-def time_of(record: Record) -> datetime | None:
-    """When it was published, by its publisher's clock; None if it does not say."""
-    try:
-        found = datetime.fromisoformat(record.headers.get("ce_time", ""))
-    except ValueError:
-        return None
-    return found if found.tzinfo else None
 
 
 def trace_of(headers: Mapping[str, str]) -> str | None:
@@ -157,9 +139,9 @@ async def newest(log: LogReads, wanted: Filter, before: Mapping[Place, int], lim
     each = max(_LEAST, (_SCANNED if not wanted.any else 2 * limit) // max(1, len(before)))
     firsts = {place: max(0, end - each) for place, end in before.items()}
     parts = await asyncio.gather(
-        *(_between(log, place, firsts[place], end) for place, end in before.items())
+        *(read_between(log, place, firsts[place], end) for place, end in before.items())
     )
-    timed = [_timed(part) for part in parts]
+    timed = [with_times(part) for part in parts]
     # A partition that was not read to its beginning is known only from the first record that was read. What is
     # older in others must wait for the next look, or the order would be wrong.
     known_from = max(
@@ -190,8 +172,8 @@ async def following(log: LogReads, wanted: Filter, start: Mapping[Place, int], l
     """The oldest matching records from these offsets on. Raises `LogUnavailable`."""
     each = max(_LEAST, (_SCANNED if not wanted.any else 2 * limit) // max(1, len(start)))
     parts = await asyncio.gather(*(log.read(*place, at, each) for place, at in start.items()))
-    timed = [_timed(part) for part in parts]
-    known_to = min((part[-1][0] for part in timed if len(part) == each), default=_LATEST)
+    timed = [with_times(part) for part in parts]
+    known_to = min((part[-1][0] for part in timed if len(part) == each), default=LATEST)
     known = [one for part in timed for one in part if one[0] <= known_to]
     known.sort(key=lambda one: (one[0], one[1].offset))
     chosen: list[Record] = []
@@ -212,66 +194,6 @@ async def one(log: LogReads, topic: str, partition: int, offset: int) -> Event |
     """The record at this offset. Raises `LogUnavailable`."""
     found = await log.read(topic, partition, offset, 1)
     return event(found[0]) if found and found[0].offset == offset else None
-
-
-async def from_time(log: LogReads, before: Mapping[Place, int], time: datetime) -> dict[Place, int]:
-    """For each partition, the offset of its first record that was published at this time or later."""
-    found = await asyncio.gather(*(_first(log, place, end, time) for place, end in before.items()))
-    return dict(zip(before, found, strict=True))
-
-
-async def _first(log: LogReads, place: Place, end: int, time: datetime) -> int:
-    """Looks at the beginning and at the end, then guesses from the times between which it must be.
-
-    Each look reads a window of records. Four or five looks are usual, whatever the size.
-    """
-    low, high = 0, end
-    low_time, high_time = EARLIEST, _LATEST
-    for looks in range(_LOOKS):
-        if low >= high:
-            break
-        if looks == 0:
-            start = low
-        elif looks == 1:
-            start = high - _WINDOW
-        elif looks < _GUESSES:
-            share = (time - low_time) / (high_time - low_time) if high_time > low_time else 0.5
-            start = low + int((high - low) * share) - _WINDOW // 2
-        else:  # a guess may be bad again and again; halving never is
-            start = (low + high - _WINDOW) // 2
-        start = min(max(low, start), high - 1)
-        found = await _between(log, place, start, min(high, start + _WINDOW))
-        if not found:
-            high = start
-            continue
-        timed = _timed(found)
-        first = next((at for at, _ in timed if at > EARLIEST), EARLIEST)
-        if timed[-1][0] < time:
-            low, low_time = found[-1].offset + 1, timed[-1][0]
-        elif first >= time and start > low:
-            high, high_time = found[0].offset, first
-        else:
-            return next(record.offset for at, record in timed if at >= time)
-    return low
-
-
-async def _between(log: LogReads, place: Place, start: int, end: int) -> list[Record]:
-    if start >= end:
-        return []
-    found = await log.read(*place, start, end - start)
-    return [record for record in found if record.offset < end]
-
-
-def _timed(part: Sequence[Record]) -> list[tuple[datetime, Record]]:
-    """The records of a partition with their times, which do not fall: a clock may have been set back, and a foreign
-    record has the time of the one before it.
-    """
-    found = []
-    last = EARLIEST
-    for record in part:
-        last = max(last, time_of(record) or last)
-        found.append((last, record))
-    return found
 
 
 def places_text(places: Mapping[Place, int]) -> str:

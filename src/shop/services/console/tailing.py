@@ -6,8 +6,9 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from eventspine.log import LogUnavailable, Record
+from eventspine.seeking import Place
 from shop.services.console.quick_log import LogReads
-from shop.services.console.records import Place, ends
+from shop.services.console.records import ends
 
 _EVERY_S = 0.25
 _AT_ONCE = 500

@@ -13,11 +13,11 @@ import pytest
 
 from eventspine.log import Message
 from eventspine.postgres_log import PostgresLog
+from eventspine.seeking import offsets_at
 from shop.services.console.records import (
     Filter,
     ends,
     following,
-    from_time,
     newest,
     places_of,
     places_text,
@@ -89,7 +89,7 @@ async def test_from_a_time_on_each_record_is_shown_once_oldest_first(
     log: PostgresLog, second: int
 ) -> None:
     await fill(log, 600)
-    places = await from_time(log, await ends(log, ["notes"]), BEGAN + timedelta(seconds=second))
+    places = await offsets_at(log, await ends(log, ["notes"]), BEGAN + timedelta(seconds=second))
     numbers: list[int] = []
     more = True
     while more:

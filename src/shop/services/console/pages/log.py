@@ -8,17 +8,16 @@ from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 
+from eventspine.seeking import Place, offsets_at
 from shop.services.console.access import Viewer
 from shop.services.console.layout import Entry, page, rendered, viewing
 from shop.services.console.reading import Reading
 from shop.services.console.records import (
     Filter,
     Found,
-    Place,
     ends,
     event,
     following,
-    from_time,
     newest,
     one,
     places_of,
@@ -69,7 +68,7 @@ def routes() -> APIRouter:
         now = await ends(reading.log, topics)
         forward = bool(after or time)
         if forward:
-            start = places_of(after, topics) or await from_time(
+            start = places_of(after, topics) or await offsets_at(
                 reading.log, now, time or datetime.now(UTC)
             )
             found = await following(reading.log, chosen, start, _ON_A_PAGE)
