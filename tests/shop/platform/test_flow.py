@@ -8,16 +8,23 @@ from dataclasses import replace
 
 import pytest
 
+from eventspine.log import LogUnavailable, TopicIdentity
 from shop.platform import discovery
 from shop.platform.flow import ConsumerFlow, Flow, FlowReader, ServiceFlow, asking
 from shop.platform.flow import reader as module
 from shop.platform.flow.pace import Pace, Standstill
+from shop.platform.flow.places import InDatabase, Topic
 from shop.platform.settings import read_settings
+from tests.support import notes
 from tests.support.databases import Databases
 from tests.support.living import Living, living, plant
+from tests.support.memory_log import MemoryLog
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("only_shipped_services")
+
+
+NOWHERE = "postgresql://nowhere/log"
 
 
 @pytest.fixture(autouse=True)
@@ -64,6 +71,56 @@ async def test_what_no_worker_relays_waits_in_the_outbox(databases: Databases) -
         assert outbox is not None
         assert outbox.publish_rate is not None
         assert outbox.publish_rate > 0
+
+
+def test_a_relay_without_a_leader_is_stuck_at_once_or_after_a_worker_could_have_taken_over() -> (
+    None
+):
+    """As seen by two consoles: one that has seen a leader, and one that has not."""
+    [service] = [each for each in discovery.load_all() if each.name == "users"]
+    led = InDatabase(published=3, relayed=3, oldest_seconds=0.0, relay_leads=True)
+    without = replace(led, relay_leads=False)
+
+    def states(*looks: tuple[float, InDatabase]) -> list[str]:
+        settings = read_settings(discovery.sections(), event_log_url=NOWHERE)
+        reader = FlowReader([], settings)
+        return [reader._outbox(service, found, now).state for now, found in looks]
+
+    assert states((10.0, without)) == ["stuck"]
+    waits = module._NO_LEADER_FOR
+    before, after = 11.0 + waits - 0.1, 11.0 + waits
+    assert states((10.0, led), (11.0, without), (before, without), (after, without)) == [
+        "well", "well", "well", "stuck"
+    ]  # fmt: skip
+    # One that took over in time begins the count anew.
+    assert states((10.0, led), (11.0, without), (before, led), (after, without)) == ["well"] * 4
+    assert waits > 1, "a new worker takes over within a second"
+
+
+class _Counted(MemoryLog):
+    asked = 0
+
+    async def identity(self, topic: str) -> TopicIdentity:
+        self.asked += 1
+        return await super().identity(topic)
+
+
+async def test_the_identity_of_a_topic_is_asked_again_when_it_may_be_another() -> None:
+    log = _Counted()
+    topic = Topic(log, notes.TOPIC)
+    for _ in range(3):
+        log.put(0, None)
+        assert (await topic.ask()).ends == {0: len(log.partitions[0])}
+    assert log.asked == 1
+    log.partitions[0].pop()
+    await topic.ask()
+    assert log.asked == 2, "it has become shorter"
+    log.away = True
+    with pytest.raises(LogUnavailable):
+        await topic.ask()
+    log.away = False
+    await topic.ask()
+    assert log.asked == 3, "it was away"
 
 
 async def test_all_is_well_when_everything_is_applied(databases: Databases) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import ssl
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from time import monotonic
 from urllib.parse import urlsplit
 
 from eventspine.address import Address
@@ -16,11 +17,18 @@ from shop.platform.flow.model import MOST_COUNTED
 from shop.platform.flow.outbox import outbox_now
 from shop.platform.service import Service
 
-_CHECKPOINTS = 'SELECT consumer, topic, "partition", next_offset, log FROM cursors'
+# Usually nothing is parked, and then nothing more is asked.
+_CHECKPOINTS = """
+SELECT any_parked, consumer, topic, "partition", next_offset, log
+FROM (SELECT EXISTS (SELECT FROM parked) AS any_parked) AS parked LEFT JOIN cursors ON true
+"""
 
 _PARKED = f"""
 SELECT count(*) FROM (SELECT FROM parked WHERE consumer = %(consumer)s LIMIT {MOST_COUNTED + 1}) AS counted
 """  # noqa: S608 - a constant of ours
+
+_SAME_FOR = 5.0
+"""Seconds for which a topic is taken for the same, unless it has become shorter."""
 
 _LONGEST_ANSWER = 4096  # bytes of a readiness answer that are read
 
@@ -59,9 +67,15 @@ class ServiceDatabase:
         fetch = self._database.fetch
         now = await outbox_now(fetch, self._service.source)
         found = InDatabase(now.published, now.relayed, now.oldest_seconds, now.led)
-        for consumer, topic, partition, next_offset, log in await fetch(_CHECKPOINTS):
-            found.checkpoints.setdefault((consumer, topic, log), {})[partition] = next_offset
+        rows = await fetch(_CHECKPOINTS)
+        any_parked = rows[0][0]
+        for _, consumer, topic, partition, next_offset, log in rows:
+            if consumer is not None:
+                found.checkpoints.setdefault((consumer, topic, log), {})[partition] = next_offset
         for name in (each.consumer for each in self._consumers):
+            if not any_parked:
+                found.held_keys[name], found.parked[name] = {}, 0
+                continue
             held: dict[str, int] = {}
             for topic, _ in await held_keys(self._database, name):
                 held[topic] = held.get(topic, 0) + 1
@@ -82,12 +96,26 @@ class InLog:
     ends: dict[int, int]
 
 
-async def topic_in(log: EventLog, topic: str) -> InLog:
-    """Raises `LogUnavailable`."""
-    ends = await log.end_offsets(topic)
-    if not ends:
-        raise LogUnavailable(f"there is no topic {topic}; `shop migrate` creates it")
-    return InLog((await log.identity(topic)).id, ends)
+class Topic:
+    """A topic in the log. Its identity is asked seldom: on Kafka that is two requests, and it hardly ever changes."""
+
+    def __init__(self, log: EventLog, topic: str) -> None:
+        self._log = log
+        self._topic = topic
+        self._known: tuple[float, int, str] | None = None
+        """When the identity was asked, the number of records at the last look, and the identity."""
+
+    async def ask(self) -> InLog:
+        """Raises `LogUnavailable`."""
+        known, self._known = self._known, None  # after a failure it may be another log
+        ends = await self._log.end_offsets(self._topic)
+        if not ends:
+            raise LogUnavailable(f"there is no topic {self._topic}; `shop migrate` creates it")
+        records, now = sum(ends.values()), monotonic()
+        if known is None or records < known[1] or now - known[0] > _SAME_FOR:
+            known = now, records, (await self._log.identity(self._topic)).id
+        self._known = known[0], records, known[2]
+        return InLog(known[2], ends)
 
 
 async def age_of(log: EventLog, topic: str, partition: int, offset: int) -> float | None:

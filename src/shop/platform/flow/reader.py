@@ -28,9 +28,9 @@ from shop.platform.flow.places import (
     InDatabase,
     InLog,
     ServiceDatabase,
+    Topic,
     age_of,
     not_ready,
-    topic_in,
 )
 from shop.platform.service import Service
 from shop.platform.settings import Settings
@@ -74,9 +74,7 @@ class FlowReader:
         topics = dict.fromkeys(each.topic for each in services if each.topic)
         for place in self._places:
             topics.update(dict.fromkeys(topic for _, topic in place.consumers))
-        self._asking_topics = {
-            topic: Asking(partial(topic_in, self._log, topic)) for topic in topics
-        }
+        self._asking_topics = {topic: Asking(Topic(self._log, topic).ask) for topic in topics}
         self._paces: defaultdict[tuple[str, ...], Pace] = defaultdict(Pace)
         self._standstills: defaultdict[tuple[str, ...], Standstill] = defaultdict(Standstill)
         self._led: set[str] = set()
