@@ -176,8 +176,26 @@ def test_the_past_is_restored_beside_and_erased_people_stay_erased(
 def test_a_database_of_another_name_is_created(copied: Databases) -> None:
     done = shop(copied, "restore", "users", "--until", "3", "--into", "users_before")
     assert done.exit_code == 0, done.output
+    assert "It stays until you drop it" in done.output
+    assert 'DROP DATABASE "users_before"' in done.output
     url = psycopg.conninfo.make_conninfo(copied.users, dbname="users_before")
     assert rows(url, "SELECT id FROM users ORDER BY id") == [(1,), (2,), (3,)]
+
+
+def test_a_role_that_may_not_create_databases_is_told_what_to_do(copied: Databases) -> None:
+    with psycopg.connect(copied.users, autocommit=True) as admin:
+        admin.execute("DROP ROLE IF EXISTS without_createdb")
+        admin.execute("CREATE ROLE without_createdb LOGIN")
+        try:
+            url = copied.users.replace("postgres@", "without_createdb@", 1)
+            done = shop(copied.but(users=url), "restore", "users", "--until", "3", "--into", "past")
+        finally:
+            admin.execute("DROP ROLE without_createdb")
+    assert done.exit_code == 2
+    assert (
+        "cannot create the database past: without_createdb may not create databases (CREATEDB); have an administrator"
+        " create it empty, with without_createdb as its owner" in done.output
+    )
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,7 @@ def restore(
     from shop.cli.progress import shown  # noqa: PLC0415
     from shop.cli.progress_served import progress_served  # noqa: PLC0415
     from shop.cli.rebuild_report import source_of  # noqa: PLC0415
+    from shop.cli.restore_into import named, prepared  # noqa: PLC0415
 
     if until is not None and into is None:
         stop("--until restores the past, so it needs another database to put it into: --into NAME")
@@ -74,8 +75,6 @@ def restore(
         log = open_event_log(settings)
         address = database_address(settings, service)
         if into is not None:
-            from shop.cli.restore_into import prepared  # noqa: PLC0415
-
             address = prepared(into, database_url(settings, service), chosen)
 
     async def run() -> "Restored":
@@ -95,7 +94,7 @@ def restore(
             restored = asyncio.run(run())
         except SpineError as error:
             stop(f"not restored: {error}")
-    for line in _report(restored, reactions, into):
+    for line in _report(restored, reactions, into and named(into)):
         typer.echo(f"shop: {service}: {line}")
     if into is None and service == issuer():
         typer.echo(
@@ -121,7 +120,7 @@ def _report(restored: "Restored", reactions: list[tuple[str, str]], into: str | 
         until = ", ".join(f"{topic} {upto}" for topic, upto in sorted(restored.horizon.items()))
         lines.append(
             f"this is the past, up to the positions {until}; people who were erased since are erased here"
-            f" too. Look at {into}, and start no service on it"
+            f" too. Look at {into}, and start no service on it. {_drop(into)}"
         )
         return lines
     lines.append(f"the next event gets position {restored.head + 1}")
@@ -148,5 +147,12 @@ def _report(restored: "Restored", reactions: list[tuple[str, str]], into: str | 
         " and what was committed in the last moments and had not reached the log"
         + "".join(f"; table {name}" for name in restored.not_in_log)
     )
+    if into is not None:
+        lines.append(_drop(into))
     lines.append("check it with `shop audit`, then start the service")
     return lines
+
+
+def _drop(into: str | None) -> str:
+    quoted = '"' + str(into).replace('"', '""') + '"'
+    return f"It stays until you drop it, as its owner and from another database: `DROP DATABASE {quoted}`"

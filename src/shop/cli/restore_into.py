@@ -10,6 +10,13 @@ from shop.platform.migrations import NotMigrated, migrate
 from shop.platform.service import Service
 
 
+def named(into: str) -> str:
+    """The name of a database that is given by its name or by a URL. A URL may have a password."""
+    if into.startswith(("postgresql://", "postgres://")):
+        return str(conninfo_to_dict(into).get("dbname", "the database"))
+    return into
+
+
 def prepared(into: str, url: str, service: Service) -> str:
     """Its URL. It is created, if it is named and not there, and migrated."""
     if into.startswith(("postgresql://", "postgres://")):
@@ -36,5 +43,11 @@ def _create(name: str, server: str) -> None:
                         sql.Identifier(name)
                     )
                 )
+    except psycopg.errors.InsufficientPrivilege:
+        role = conninfo_to_dict(server).get("user", "its role")
+        stop(
+            f"cannot create the database {name}: {role} may not create databases (CREATEDB); have an administrator create"
+            f" it empty, with {role} as its owner, and run this again"
+        )
     except psycopg.Error as error:
         stop(f"cannot create the database {name}: {one_line(error)}")

@@ -88,6 +88,11 @@ def test_a_dry_run_of_a_rebuild_says_what_differs_and_changes_nothing(
 def test_a_restore_goes_into_a_database_of_its_own(client: httpx.Client, urls: Databases) -> None:
     page = ended(client, started(client, kind="restore", service="orders", into="looked_at"))
     assert "restored" in page
+    assert "DROP DATABASE &#34;looked_at&#34;" in page
+    # It has rows now, so the past can't be restored into it, and the check fails. What it leaves is said, too.
+    path = started(client, kind="restore", service="orders", into="looked_at", until="3")
+    page = ended(client, path)
+    assert "If it has made the database looked_at, that is still there." in page
     assert "rows now: " in page
     beside = psycopg.conninfo.make_conninfo(urls.orders, dbname="looked_at")
     with psycopg.connect(beside) as connection:
