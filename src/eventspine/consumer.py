@@ -45,6 +45,7 @@ from eventspine.outbox import Transaction, transaction
 from eventspine.reactions import Reaction
 from eventspine.reading import Checkpoint, Partition, Rejected, read
 from eventspine.received import Received
+from eventspine.steps import GROUP
 from eventspine.which_log import Earlier, take_up
 
 _LOG = structlog.get_logger("eventspine.consumer")
@@ -194,6 +195,7 @@ class Consumer:
         if around is None:
             await self._apply_read(subscription, records)
         else:
+            GROUP.set(self._handlers.consumer)
             await around(records, partial(self._apply_read, subscription, records))
 
     async def _apply_read(self, subscription: Subscription, records: Sequence[Record]) -> None:

@@ -25,6 +25,7 @@ from eventspine.log import LogUnavailable, Record
 from eventspine.outbox import Transaction, transaction
 from eventspine.reactions import Reaction
 from eventspine.received import Received
+from eventspine.steps import GROUP, Around
 from eventspine.upcasting import read_events
 
 PASSING = (Unavailable, OutcomeUnknown, NoOutcome, LogUnavailable, OSError, MemoryError)
@@ -283,7 +284,7 @@ async def retry(
             await tx.execute(_STAND_STILL, chosen)
             rows = await tx.fetch(_NEXT, {**chosen, **last, "chunk": size})
             chunk = [Parked(*row) for row in rows]
-            done, failed, stopped = await _retry(tx, handlers, chunk)
+            done, failed, stopped = await _retry(tx, handlers, chunk, database.steps.receive)
             ends = stopped or len(chunk) < size
             if ends:
                 [(left,)] = await tx.fetch(_LEFT, chosen)
@@ -295,7 +296,7 @@ async def retry(
 
 
 async def _retry(
-    tx: Transaction, handlers: Handlers, chunk: Sequence[Parked]
+    tx: Transaction, handlers: Handlers, chunk: Sequence[Parked], around: Around | None
 ) -> tuple[int, str | None, bool]:
     """How many were applied, the last error, and whether that error stops the key."""
     applied = 0
@@ -304,8 +305,13 @@ async def _retry(
         place = _place(handlers.consumer, parked)
         try:
             async with tx.savepoint():
+                apply = partial(_apply, tx, handlers, parked)
                 with translated():
-                    await _apply(tx, handlers, parked)
+                    if around is None:
+                        await apply()
+                    else:
+                        GROUP.set(handlers.consumer)
+                        await around([_record(parked)], apply)
                 await tx.execute(_UNPARK, place)
         except PASSING:
             raise  # not the event's fault
@@ -338,9 +344,7 @@ async def _apply(tx: Transaction, handlers: Handlers, parked: Parked) -> None:
 
 def _received(handlers: Handlers, parked: Parked) -> list[Received[Any]]:
     """The event, or nothing if these handlers do not handle it. Raises `NotAnEvent`."""
-    record = Record(
-        parked.topic, parked.partition, parked.offset, parked.key, parked.value, parked.headers
-    )
+    record = _record(parked)
     found = envelope(record)
     if not handlers.knows_source(record.topic, found.source):
         raise NotAnEvent(f"its source {found.source} does not publish here")
@@ -349,6 +353,12 @@ def _received(handlers: Handlers, parked: Parked) -> list[Received[Any]]:
         return []
     [event] = read_events(event_class, [record])
     return [Received(event, found.position, record)]
+
+
+def _record(parked: Parked) -> Record:
+    return Record(
+        parked.topic, parked.partition, parked.offset, parked.key, parked.value, parked.headers
+    )
 
 
 async def discard(database: Database, consumer: str, parked: Sequence[Parked]) -> int:

@@ -49,7 +49,9 @@ class Interceptor:
         await proceed()
 
     async def receive(self, records: Sequence[Record], proceed: Proceed) -> None:
-        """A consumer processes records: it drops repeats, applies the others, and commits."""
+        """A consumer processes records: it drops repeats, applies the others, and commits. Also a parked record that is
+        retried, alone, in a transaction that has not committed yet. `steps.GROUP` has the consumer's name.
+        """
         await proceed()
 
     async def apply(

@@ -4,6 +4,7 @@ It is a module of its own, because the code of the steps needs it, and `intercep
 """
 
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from typing import NamedTuple
 
 from eventspine.context import Context
@@ -13,6 +14,9 @@ Around = Callable[..., Awaitable[None]]
 """Called as `around(*what, proceed)`."""
 
 Publish = Callable[[Event, Context], Context]
+
+GROUP: ContextVar[str] = ContextVar("group", default="")
+"""In the step `receive`: the name of the consumer, which is that of its group in the log."""
 
 
 class Steps(NamedTuple):

@@ -6,6 +6,7 @@ import psycopg
 import pytest
 
 from shop.cli import parked_printer
+from tests.support.collector import collecting
 from tests.support.databases import Databases, NewDatabase
 from tests.support.living import (
     OBEYED,
@@ -194,6 +195,27 @@ def test_retry_of_a_mended_key_applies_it_and_only_it(
     assert (result.exit_code, result.stdout) == (0, "key 3 in topic users: applied 3, left 0\n")
     assert names(orders, 3) == [(3, "U 3!!", 3)]
     assert [key for key, *_ in parked(orders)] == ["7", "7", "8"]
+
+
+def test_a_retry_is_a_span_in_the_trace_of_each_request(
+    copied: Databases, orders: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trace, span = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+    orders.execute(
+        "UPDATE parked SET headers = headers || jsonb_build_object('traceparent', %s::text) WHERE key = '3'",
+        [f"00-{trace}-{span}-01"],
+    )
+    with collecting() as collector:
+        monkeypatch.setenv("SHOP_TELEMETRY__OTLP_ENDPOINT", collector.url)
+        assert shop(copied, "parked", "retry", "orders", "--key", "3").exit_code == 1
+        orders.execute(MEND)
+        assert shop(copied, "parked", "retry", "orders", "--key", "3").exit_code == 0
+        seen = collector.spans()
+    assert [each.is_error for each in seen] == [True, False, False, False]
+    for each in seen:
+        assert (each.process, each.name) == ("orders-parked", "process users")
+        assert (each.trace, each.parent) == (trace, span)
+        assert each.attributes["messaging.consumer.group.name"] == "orders"
 
 
 def test_retry_by_cause_takes_all_its_keys_with_what_waits_behind(

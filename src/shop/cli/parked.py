@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,6 +22,7 @@ from shop.cli.common import (
 from shop.cli.filters import Grep, Since, pattern_or_stop, since_or_stop
 from shop.platform.event_log import database_address
 from shop.platform.interceptors import steps
+from shop.platform.telemetry.process import tracing_of
 
 if TYPE_CHECKING:
     from shop.cli.parked_printer import Chosen, Parking
@@ -112,9 +114,15 @@ def _on_parked(
     with beside_running_shop(data):
         chosen = service_named(service)
         settings = settings_or_stop()
-        chain = steps(settings.interceptors, "parked", service)
+        tracing = tracing_of(settings, "parked", service)
+        chain = steps(settings.interceptors, "parked", service, tracing)
         parking = Parking(database_address(settings, service), chosen.consumers(settings), chain)
+
+    async def traced() -> bool:
+        async with nullcontext() if tracing is None else tracing.sending():
+            return await parking.opened(do)
+
     say_it_once()
     with what_is_away("cannot use the database"):
-        done = asyncio.run(parking.opened(do))
+        done = asyncio.run(traced())
     raise typer.Exit(0 if done else 1)

@@ -15,6 +15,7 @@ from shop.platform.telemetry.process import Telemetry
 
 if TYPE_CHECKING:
     from shop.platform.http.interceptors import RouteInterceptor
+    from shop.platform.telemetry.tracing import Tracing
 
 
 class Interceptors(NamedTuple):
@@ -31,7 +32,7 @@ Factory = Callable[[str, str], Interceptors]
 
 
 def interceptors(
-    names: str, part: str, service: str, telemetry: Telemetry | None = None
+    names: str, part: str, service: str, telemetry: "Telemetry | Tracing | None" = None
 ) -> Interceptors:
     """The interceptors of the telemetry, and then of all functions that are named, in that order.
 
@@ -47,7 +48,9 @@ def interceptors(
     return Interceptors(tuple(steps), tuple(routes))
 
 
-def steps(names: str, part: str, service: str, telemetry: Telemetry | None = None) -> Steps:
+def steps(
+    names: str, part: str, service: str, telemetry: "Telemetry | Tracing | None" = None
+) -> Steps:
     """The interceptors of a process without an API. Raises `NotConfigured`."""
     return chained(interceptors(names, part, service, telemetry).steps)
 

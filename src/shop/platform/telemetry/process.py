@@ -30,7 +30,7 @@ class Telemetry:
         self.metrics = _metrics(part) if self._settings.metrics else None
         if self.metrics is not None:
             self.pages["/metrics"] = self._show
-        self.traces = _traces(settings, part, service) if self._settings.otlp_endpoint else None
+        self.traces = tracing_of(settings, part, service)
         if self.metrics is not None and self.traces is not None:
             from shop.platform.telemetry.parts import of_traces  # noqa: PLC0415 - only with metrics
 
@@ -91,7 +91,10 @@ def _metrics(part: str) -> "Metrics":
     return Metrics(part)
 
 
-def _traces(settings: Settings, part: str, service: str) -> "Tracing":
+def tracing_of(settings: Settings, part: str, service: str) -> "Tracing | None":
+    """What traces a process; None if its settings name no collector."""
+    if not settings.telemetry.otlp_endpoint:
+        return None
     # It loads OpenTelemetry: 26 megabytes, and a third of a second.
     from shop.platform.telemetry.tracing import Tracing  # noqa: PLC0415
 

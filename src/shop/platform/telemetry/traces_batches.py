@@ -14,6 +14,7 @@ from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode
 from eventspine.context import Context, trace_id
 from eventspine.error_text import text_of
 from eventspine.interceptors import Interceptor, Proceed
+from eventspine.steps import GROUP
 from shop.platform.telemetry.traces import SAMPLED, Traces, span_context
 
 if TYPE_CHECKING:
@@ -47,7 +48,13 @@ class TracedBatches(Interceptor):
 
     async def receive(self, records: "Sequence[Record]", proceed: Proceed) -> None:
         await self._in_span(
-            "process", "process", SpanKind.CONSUMER, len(records), list(_traced(records)), proceed
+            "process",
+            "process",
+            SpanKind.CONSUMER,
+            len(records),
+            list(_traced(records)),
+            proceed,
+            GROUP.get(),
         )
 
     async def _in_span(
@@ -58,11 +65,14 @@ class TracedBatches(Interceptor):
         count: int,
         events: Sequence[_Traced],
         proceed: Proceed,
+        group: str = "",
     ) -> None:
         if not events:
             await proceed()
             return
         span = self._start(operation, type_, kind, count, events)
+        if group:
+            span.set_attribute("messaging.consumer.group.name", group)
         try:
             await proceed()
         except BaseException as error:

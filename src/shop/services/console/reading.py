@@ -8,7 +8,7 @@ does has a session that may write, opened for that deed.
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from eventspine.database import Database
 from eventspine.errors import Unavailable
@@ -19,6 +19,9 @@ from shop.platform.interceptors import steps
 from shop.platform.service import Service
 from shop.platform.settings import Settings
 from shop.services.console.quick_log import QuickLog
+
+if TYPE_CHECKING:
+    from shop.platform.telemetry.tracing import Tracing
 
 STATEMENT_WITHIN_S = 2
 """After so long PostgreSQL ends a statement of a page."""
@@ -41,6 +44,8 @@ class Reading:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.tracing: Tracing | None = None
+        """What traces this process, if anything does. The spans of deeds are made by it."""
         self.services: Mapping[str, Service] = {each.name: each for each in discovery.load_all()}
         self._databases = {
             name: Database(
@@ -86,7 +91,7 @@ class Reading:
     async def writing(self, service: str) -> AsyncIterator[Database]:
         """A service's database for one deed of an administrator, as the command line has it. Raises `KeyError`."""
         address = database_address(self.settings, service)
-        chain = steps(self.settings.interceptors, "parked", service)
+        chain = steps(self.settings.interceptors, "parked", service, self.tracing)
         database = Database(address, size=1, timeout=5.0, steps=chain)
         await database.open()
         try:

@@ -79,6 +79,7 @@ class Site(FastAPI):
         self.checks = Checks()
         self.tail = Tail(reading.log, list(reading.topics))
         self._shown = Telemetry(settings, "api", "console")
+        reading.tracing = self._shown.traces
         self._hosts = {
             each.strip().lower() for each in settings.section(ConsoleSettings).hosts.split(",")
         }

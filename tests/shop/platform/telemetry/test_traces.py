@@ -11,6 +11,7 @@ from opentelemetry.semconv.attributes import error_attributes, http_attributes, 
 from opentelemetry.semconv.schemas import Schemas
 
 from eventspine.log import Record
+from eventspine.steps import GROUP
 from shop.platform.http import peer
 from shop.platform.log_ids import TRACEPARENT
 from shop.platform.settings import Settings
@@ -137,7 +138,9 @@ def record(number: int, trace: str | None, *, flags: str = "01", topic: str = "u
     return Record(topic, 3, number, "1", b"{}", headers)
 
 
-async def consumed(collector: Collector, *records: Record, fails: bool = False) -> list[Seen]:
+async def consumed(
+    collector: Collector, *records: Record, fails: bool = False, group: str = "orders"
+) -> list[Seen]:
     """The spans of a batch of these."""
     tracing = Tracing(
         Settings(telemetry={"otlp_endpoint": collector.url}, event_log="kafka"), "worker", "orders"
@@ -148,6 +151,7 @@ async def consumed(collector: Collector, *records: Record, fails: bool = False) 
         if fails:
             raise RuntimeError("broken")
 
+    GROUP.set(group)
     async with tracing.sending():
         if fails:
             with pytest.raises(RuntimeError):
@@ -174,7 +178,7 @@ async def test_a_batch_of_one_trace_is_in_it_and_has_links(collector: Collector)
     assert span.attributes == {
         "messaging.system": "kafka", "messaging.operation.name": "process",
         "messaging.operation.type": "process", "messaging.destination.name": "users",
-        "messaging.batch.message_count": 5,
+        "messaging.batch.message_count": 5, "messaging.consumer.group.name": "orders",
     }  # fmt: skip
 
 
