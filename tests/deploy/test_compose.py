@@ -310,7 +310,7 @@ def _wait_until_all_partitions_are_held(kafka: str) -> None:
         held = [len(m.assignment.topic_partitions) for each in members for m in each]
         return len(held) == 3 and sum(held) == 24
 
-    until(held, "every partition is held by a worker", timeout=60)
+    until(held, "every partition is held by a worker", timeout=150)
 
 
 def _walk_the_six_steps(users: httpx.Client, orders: httpx.Client) -> None:
@@ -321,7 +321,7 @@ def _walk_the_six_steps(users: httpx.Client, orders: httpx.Client) -> None:
     assert created.status_code == 201 and created.json()["id"] == 1
     assert users.get("/users/1").json() == created.json()
     # The first event of all may take a second: Kafka's client makes its connections only then.
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 150
     while (placed := orders.post("/orders", content=coffee, headers=stray)).status_code != 201:
         assert placed.status_code == 404 and time.monotonic() < deadline, placed.text
     assert placed.json()["id"] == 1
@@ -337,7 +337,7 @@ def _walk_the_six_steps(users: httpx.Client, orders: httpx.Client) -> None:
 
 def _all_partitions_are_read(users: httpx.Client, orders: httpx.Client) -> None:
     """Whichever worker has them: keys enough that every one of the twelve gets some."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 150
     for number in range(2, 62):
         person = {"email": f"{number}@example.com", "name": "A"}
         assert users.post("/users", json=person).json()["id"] == number

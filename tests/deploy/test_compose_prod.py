@@ -193,7 +193,7 @@ class Production:
             with self.to(name) as client:
                 until(lambda client=client: answers(client), f"{name} answers", 60)
                 ready = partial(client.get, "/health/ready")
-                until(lambda ready=ready: ready().is_success, f"{name} is ready", 30)
+                until(lambda ready=ready: ready().is_success, f"{name} is ready", 90)
 
     def relay_by_debezium(self) -> Process:
         """As `--profile cdc` and SHOP_RELAY=cdc do it. Returns Kafka Connect, which has started."""
@@ -405,7 +405,7 @@ def test_the_six_steps_in_production_with_a_token(production: Production) -> Non
             return orders.post("/orders", json=coffee, headers=auth)
 
         # Until the key has come to the order service, it knows no token.
-        until(lambda: place().status_code == 201, "the order service takes the token", 30)
+        until(lambda: place().status_code == 201, "the order service takes the token", 90)
         order = place()
         assert order.status_code == 201, order.text
         assert order.json()["customer"] == {"name": "Setiadi", "email": person["email"]}
@@ -416,7 +416,7 @@ def test_the_six_steps_in_production_with_a_token(production: Production) -> Non
         form = {"grant_type": "refresh_token", "refresh_token": session.json()["refresh_token"]}
         assert users.post("/token", data=form).status_code == 200
         assert users.delete(f"{me}/sessions", headers=auth).status_code == 204
-        until(lambda: place().status_code == 401, "a token of before is refused by orders", 30)
+        until(lambda: place().status_code == 401, "a token of before is refused by orders", 90)
     for role in ("users_api", "users_worker"):
         assert role in production.logged_in("users-db")
 

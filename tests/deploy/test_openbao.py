@@ -94,9 +94,9 @@ def test_the_agent_writes_credentials_that_work_and_writes_new_ones_before_they_
     )
 
     written = start_agent(bao, secured, tmp_path, stops)
-    url = until(written("database_url"), "the database's URL", 30)
-    assert until(written("kafka_password"), "Kafka's password", 30) == "first"
-    assert until(written("key_encryption_key"), "both keys", 30).split() == ["one", "two"]
+    url = until(written("database_url"), "the database's URL", 90)
+    assert until(written("kafka_password"), "Kafka's password", 90) == "first"
+    assert until(written("key_encryption_key"), "both keys", 90).split() == ["one", "two"]
     for name in ("database_url", "kafka_password"):
         assert (tmp_path / "files" / name).stat().st_mode & 0o777 == 0o440
 
@@ -112,7 +112,7 @@ def test_the_agent_writes_credentials_that_work_and_writes_new_ones_before_they_
     def ready() -> bool:
         return client.get("/health/ready").is_success
 
-    until(ready, "its database's role works", 30)
+    until(ready, "its database's role works", 90)
     # The role that it has may do what users_api may, and nothing else.
     with closing(psycopg.connect(written("database_url")(), autocommit=True)) as connection:
         assert connection.execute("SELECT count(*) FROM users").fetchall() == [(0,)]
@@ -130,9 +130,9 @@ def test_the_agent_writes_credentials_that_work_and_writes_new_ones_before_they_
         "kafka_password=first\nsecond",
         "key_encryption_key=two",
     )
-    until(lambda: written("kafka_password")() == "first\nsecond", "the new password", 30)
+    until(lambda: written("kafka_password")() == "first\nsecond", "the new password", 90)
     # A role that ends is replaced before, and the old one is gone.
-    until(lambda: written("database_url")() not in {"", url}, "a new role", 30)
+    until(lambda: written("database_url")() not in {"", url}, "a new role", 90)
 
     def refused() -> bool:
         try:
@@ -141,7 +141,7 @@ def test_the_agent_writes_credentials_that_work_and_writes_new_ones_before_they_
             return "authentication failed" in str(error)
         return False
 
-    until(refused, "the old role is gone", 40)
+    until(refused, "the old role is gone", 120)
     deadline = time.monotonic() + 3
     while time.monotonic() < deadline:
         until(ready, "connections are made with the new role")

@@ -57,7 +57,7 @@ def stage(
     assert kafka.process
     if kafka.process.poll() is not None:
         kafka.start()
-        kafka.wait_ready()
+        kafka.wait_ready(150)
     forget_topics(kafka.bootstrap_servers)
     databases = {name: new_database(templates[name]) for name in ("users", "orders")}
     stage = Stage(kafka, databases, tmp_path_factory.mktemp("stage"))
@@ -144,7 +144,7 @@ def test_a_broker_that_is_killed_fails_no_order(stage: Stage) -> None:
         kafka.process.wait()
         time.sleep(AWAY_FOR)
         kafka.start()
-        kafka.wait_ready()
+        kafka.wait_ready(150)
         back_at = time.monotonic()
         time.sleep(1)
     stage.sent += rush.sent

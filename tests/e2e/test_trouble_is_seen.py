@@ -292,7 +292,7 @@ def test_a_killed_kafka(mortal_kafka: LocalKafka) -> None:
             assert shop.metric("api", "shop_ready") == 1
             mortal_kafka.process.wait()
             mortal_kafka.start()
-            mortal_kafka.wait_ready()
+            mortal_kafka.wait_ready(150)
             back = seen(
                 "Kafka is back",
                 lambda: shop.metric("worker", "shop_event_log_up") == 1,

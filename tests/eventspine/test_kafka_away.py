@@ -65,7 +65,7 @@ class TestAwayAndBack:
                 await log.append(topic, [Message("k", b"1", {})])
         monkeypatch.setattr(appender, "GIVE_UP_AFTER", 80.0)  # a busy machine starts it slowly
         kafka.start()
-        kafka.wait_ready()
+        kafka.wait_ready(150)
         await log.append(topic, [Message("k", b"2", {})])
         await asyncio.sleep(1)
         assert numbers(await read_all(log, topic)) == [0, 2]
@@ -165,7 +165,7 @@ async def test_a_killed_broker_comes_back_with_its_data_at_its_address(
     await append(numbered(10))
     kill(kafka)
     kafka.start()
-    kafka.wait_ready()
+    kafka.wait_ready(150)
     await append(numbered(10, first=10))
     assert LocalKafka(kafka.data_dir).bootstrap_servers == kafka.bootstrap_servers
 

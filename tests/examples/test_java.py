@@ -102,7 +102,7 @@ class Program:
         self, condition: Callable[[dict[str, Any]], object], what: str
     ) -> None:
         with self.running() as process:
-            await eventually(lambda: condition(self.saved()) or process.poll(), 40, what)
+            await eventually(lambda: condition(self.saved()) or process.poll(), 120, what)
             assert process.poll() is None, process.communicate()[1]
 
 
@@ -119,6 +119,7 @@ def program(kafka: LocalKafka, tmp_path: Path) -> Iterator[Program]:
 
 @pytest.mark.kafka
 @pytest.mark.heavy
+@pytest.mark.timeout(600)
 async def test_each_event_is_counted_once(kafka: LocalKafka, program: Program) -> None:
     events = history(2400)
     wired = [wire(n, event) for n, event in enumerate(events, start=1)]

@@ -120,7 +120,7 @@ class Reader:
         if self._up is None or self._output is None:
             return
         os.killpg(self._up.pid, signal.SIGINT)
-        self._up.wait(30)
+        self._up.wait(90)
         self._output.close()
         self._up = None
 
@@ -130,13 +130,13 @@ class Reader:
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
         self._output = Output(self._up)
-        ready = self._output.until("eventshop is ready", timeout=90)
+        ready = self._output.until("eventshop is ready", timeout=150)
         assert not (missing := self._missing(block, ready)), missing
 
     def _run(self, block: Block) -> None:
         # What a service has heard is a moment behind, so whoever only looks may look again.
         looks = block.text.startswith((".venv/bin/shop", "curl")) and " -d " not in block.text
-        deadline = time.monotonic() + (20 if looks else 0)
+        deadline = time.monotonic() + (60 if looks else 0)
         while True:
             printed = self._succeeds(block, self._bash(block.text))
             missing = self._missing(block, printed)
@@ -148,7 +148,7 @@ class Reader:
     def _succeeds(self, block: Block, command: list[str], given: str = "") -> str:
         done = subprocess.run(
             command, cwd=self.folder, env=self._environment(block), input=given, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120, check=False,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300, check=False,
         )  # fmt: skip
         assert done.returncode == 0, f"line {block.line}: {block.text}\n{done.stdout}"
         return done.stdout
@@ -205,7 +205,7 @@ def reader() -> Iterator[Reader]:
 
 
 @pytest.mark.heavy
-@pytest.mark.timeout(420)  # some 20 s of computing, on cores that may be shared
+@pytest.mark.timeout(900)  # some 20 s of computing, on cores that may be shared
 def test_the_page_does_what_it_says_and_the_service_goes_without_a_trace(reader: Reader) -> None:
     before = reader.files()
     page = blocks()

@@ -35,7 +35,7 @@ def mortal_kafka(_mortal_kafka: LocalKafka) -> LocalKafka:
     assert _mortal_kafka.process
     if _mortal_kafka.process.poll() is not None:
         _mortal_kafka.start()
-        _mortal_kafka.wait_ready()
+        _mortal_kafka.wait_ready(150)
     return _mortal_kafka
 
 
@@ -57,7 +57,7 @@ def start_broker(stops: ExitStack, data_dir: Path, settings: Mapping[str, str]) 
     broker = LocalKafka(data_dir, settings=settings, java_options=QUICK_START)
     broker.start()
     stops.callback(broker.stop)
-    broker.wait_ready()
+    broker.wait_ready(150)
     return broker
 
 
