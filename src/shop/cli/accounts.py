@@ -25,7 +25,7 @@ FromStdin = Annotated[
 @app.command("admin")
 def accounts_admin(
     email: Annotated[str, typer.Argument(metavar="EMAIL")],
-    name: Annotated[str, typer.Option(help="of a user that is made")] = "Administrator",
+    name: Annotated[str, typer.Option(help="the name, if the user is created")] = "Administrator",
     password_stdin: FromStdin = False,
     data: DataDir = DEFAULT_DATA,
 ) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 app = typer.Typer(
-    help="Change data capture: Debezium in Kafka Connect copies the events to Kafka, and not the workers."
+    help="Change data capture: Debezium in Kafka Connect copies the events to Kafka, instead of the workers."
 )
 
 ServiceOrAll = Annotated[str | None, typer.Argument(help="one service; default: all")]

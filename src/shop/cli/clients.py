@@ -54,7 +54,7 @@ def clients_list(data: DataDir = DEFAULT_DATA) -> None:
 def clients_retire(
     id: Id,  # noqa: A002
     oldest_secret: Annotated[
-        bool, typer.Option("--oldest-secret", help="only the older one of its two secrets")
+        bool, typer.Option("--oldest-secret", help="retire only the older of its two secrets")
     ] = False,
     data: DataDir = DEFAULT_DATA,
 ) -> None:

@@ -13,7 +13,7 @@ Since = Annotated[
     typer.Option(
         "--since",
         metavar="TIME",
-        help="only what is not older: 90s, 15m, 2h, 3d, or a time like 2026-11-26T12:00:00Z",
+        help="show only what is not older than this: 90s, 15m, 2h, 3d, or a time like 2026-11-26T12:00:00Z",
     ),
 ]
 Grep = Annotated[
@@ -21,7 +21,7 @@ Grep = Annotated[
     typer.Option(
         "--grep",
         metavar="PATTERN",
-        help="only what this regular expression finds something in, without regard to case",
+        help="show only what this regular expression matches; upper and lower case are the same",
     ),
 ]
 

@@ -26,7 +26,7 @@ Now = Annotated[
 def keys_new(
     algorithm: Algorithm = "RS256",
     if_none: Annotated[
-        bool, typer.Option("--if-none", help="only if no key signs; for a new shop")
+        bool, typer.Option("--if-none", help="do nothing if a key signs already; for a new shop")
     ] = False,
     data: DataDir = DEFAULT_DATA,
 ) -> None:

@@ -68,7 +68,7 @@ def accept(
     service: ServiceOrAll = None,
     give_up: Annotated[
         bool,
-        typer.Option(help="continue although some events are in neither the log nor the outbox"),
+        typer.Option(help="continue even if some events are in neither the log nor the outbox"),
     ] = False,
     data: DataDir = DEFAULT_DATA,
 ) -> None:

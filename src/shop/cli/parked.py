@@ -66,7 +66,7 @@ def parked_retry(
     since: Since = None,
     grep: Grep = None,
     accept_gaps: Annotated[
-        bool, typer.Option(help="apply an event although an earlier one was discarded")
+        bool, typer.Option(help="apply an event even if an earlier one of its key was discarded")
     ] = False,
     dry_run: DryRun = False,
     data: DataDir = DEFAULT_DATA,

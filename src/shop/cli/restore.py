@@ -32,18 +32,21 @@ def restore(
         str | None,
         typer.Option(
             metavar="TIME|POSITION",
-            help="as it was then: 2026-11-26T12:00:00Z, or one of its positions; needs --into",
+            help="restore the state at this time (2026-11-26T12:00:00Z) or at this position; needs --into",
         ),
     ] = None,
     into: Annotated[
         str | None,
         typer.Option(
             metavar="DATABASE",
-            help="another, empty database, to look at: its name on the same server, where it is created, or a URL",
+            help="restore into another, empty database: a name, which is created on the same server, or a URL",
         ),
     ] = None,
     give_up: Annotated[
-        bool, typer.Option(help="restore although some events are nowhere any more")
+        bool,
+        typer.Option(
+            help="restore the rest if some events are lost: neither the log nor the database has them"
+        ),
     ] = False,
     data: DataDir = DEFAULT_DATA,
 ) -> None:

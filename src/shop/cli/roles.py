@@ -30,7 +30,7 @@ def roles(
         Path | None,
         typer.Option(
             "--passwords",
-            help="a folder with a file for each role, ROLE_password; of several lines the last counts",
+            help="a folder with a file for each role, named ROLE_password; its last line is the password",
         ),
     ] = None,
     apply: Annotated[

@@ -22,7 +22,10 @@ from shop.platform.settings import Settings
 def top(
     once: Annotated[
         bool,
-        typer.Option("--once", help="print the flow once, and end; so does a pipe without this"),
+        typer.Option(
+            "--once",
+            help="print the flow once, and end; the default if the output is not a terminal",
+        ),
     ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="print the flow once, as one JSON object, and end")

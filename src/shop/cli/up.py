@@ -39,7 +39,7 @@ def up(
     cdc: Annotated[
         bool,
         typer.Option(
-            help="let Debezium in Kafka Connect copy the events to Kafka, and not the workers (SHOP_RELAY=cdc); needs"
+            help="let Debezium in Kafka Connect copy the events to Kafka, instead of the workers (SHOP_RELAY=cdc); needs"
             " --kafka, and a JDK 17"
         ),
     ] = False,
