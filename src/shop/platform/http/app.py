@@ -131,7 +131,15 @@ class ServiceApp(FastAPI):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await self._answer(scope, receive, send)
+            if scope["type"] == "http":
+                note_request(scope)
+                path = scope["path"]
+                for route in self._fast.get(_key(scope["method"], path), ()):
+                    match = route.path_regex.fullmatch(path)
+                    if match is not None:
+                        await route.answer(scope, receive, send, match.groupdict())
+                        return
+            await self._answer_other(scope, receive, send)
         except asyncio.CancelledError:
             # Only a server that stops, and whose deadline is over, cancels a request.
             if scope["type"] != "http":
@@ -142,15 +150,10 @@ class ServiceApp(FastAPI):
         """Raises `TypeError`, because fast routes are answered before any middleware runs."""
         raise TypeError("a middleware would not see fast routes: add a route interceptor instead")
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer_other(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer what no fast route answers."""
         if scope["type"] == "http":
-            note_request(scope)
             path = scope["path"]
-            for route in self._fast.get(_key(scope["method"], path), ()):
-                match = route.path_regex.fullmatch(path)
-                if match is not None:
-                    await route.answer(scope, receive, send, match.groupdict())
-                    return
             if path == "*" and scope["method"] == "OPTIONS":
                 await send_answer(self._counting(send), Answer(204, (("allow", _METHODS),), b""))
                 return

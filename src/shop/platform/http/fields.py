@@ -20,9 +20,11 @@ MAX_INTEGER = 2_147_483_647
 
 Id = Annotated[int, Field(ge=1, le=MAX_BIGINT)]
 
+_PLAIN = re.compile("-?(0|[1-9][0-9]*)")
+
 
 def _plain(value: object) -> object:
-    if isinstance(value, str) and not re.fullmatch("-?(0|[1-9][0-9]*)", value):
+    if isinstance(value, str) and not _PLAIN.fullmatch(value):
         raise ValueError("must be an integer, in plain digits")
     return value
 

@@ -15,6 +15,7 @@ import re
 import select
 from asyncio import BaseTransport, TimerHandle, Transport
 from collections.abc import Callable, Sized
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
@@ -94,45 +95,42 @@ class _Lingering(NamedTuple):
     close: Callable[[], None]
 
 
-class _Cycle(RequestResponseCycle):
-    """Writes an ordinary answer at once. uvicorn writes head and body apart, which is two system calls."""
+class Cycle(RequestResponseCycle):
+    """Can write an answer at once. uvicorn writes head and body apart, which is two system calls."""
 
-    _head: Any = None
-    """What the application has sent of a head that is not written yet."""
+    @property
+    def unread(self) -> bytes | None:
+        """The body, if it is complete and nothing has read it; then `receive` need not be called."""
+        complete = ARRIVED in self.scope and not self.disconnected
+        return bytes(self.body) if complete else None
 
-    async def send(self, message: Any) -> None:
-        if message["type"] == "http.response.start" and not self.response_started:
-            self._head = message
-            return
-        head, self._head = self._head, None
-        if head is not None:
-            headers = [*self.default_headers, *head["headers"]]
-            if self._is_ordinary(headers, message):
-                self._write(head["status"], headers, message["body"])
-                return
-            await super().send(head)
-        await super().send(message)
-
-    def _is_ordinary(self, headers: list[tuple[bytes, bytes]], message: Any) -> bool:
-        """Whether the message is the whole body, of the length that the last header says, and nothing is special."""
-        return (
-            headers[-1] == (b"content-length", b"%d" % len(message.get("body", b"")))
-            and not message.get("more_body", False)
-            and self.keep_alive
-            and self.scope["method"] != "HEAD"
-            and not (self.disconnected or self.flow.write_paused or self.access_log)
-            and all(name != b"connection" for name, _ in headers)
-        )
-
-    def _write(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+    def write(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> bool:
+        """Write the whole answer, with its length. Returns False, and does nothing, if anything is special."""
+        headers = [*self.default_headers, *headers, (b"content-length", b"%d" % len(body))]
         names, values = zip(*headers, strict=True)
-        if HEADER_RE.search(b"".join(names)) or HEADER_VALUE_RE.search(b"".join(values)):
+        if (
+            not self.keep_alive
+            or self.response_started
+            or self.disconnected
+            or self.flow.write_paused
+            or self.access_log
+            or self.scope["method"] == "HEAD"
+            or b"connection" in names
+        ):
+            return False
+        if not all(map(_is_name, names)) or HEADER_VALUE_RE.search(b"".join(values)):
             raise RuntimeError("an answer has a header that is not valid")
         self.response_started = self.response_complete = True
         lines = [b"%b: %b\r\n" % header for header in headers]
         self.transport.write(b"".join([STATUS_LINE[status], *lines, b"\r\n", body]))
         self.message_event.set()
         self.on_response()
+        return True
+
+
+@lru_cache(256)
+def _is_name(name: bytes) -> bool:
+    return not HEADER_RE.search(name)
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -154,6 +152,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._why = MalformedRequest()
         self._running: Any = None
         """The cycle that is being answered. `cycle` is the newest one, and may wait for it."""
+        self.idle_since = 0.0
+        """When the last answer was written, by the event loop's clock."""
 
     def connection_made(self, transport: BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
@@ -166,7 +166,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._refuse(TemporarilyUnavailable("too many connections"))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        for timer in (self._head_timer, self._read_timer):
+        for timer in (self._head_timer, self._read_timer, self.timeout_keep_alive_task):
             if timer is not None:
                 timer.cancel()
         if self._running is not None and not self._running.response_complete:
@@ -187,12 +187,11 @@ class HttpProtocol(HttpToolsProtocol):
         return True
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
-        cycle.__class__ = _Cycle  # uvicorn names its own class where it makes one
+        cycle.__class__ = Cycle  # uvicorn names its own class where it makes one
         self._running = cycle
         super()._start_asgi_task(cycle, app)
 
     def data_received(self, data: bytes) -> None:
-        self._unset_keepalive_if_required()
         if len(data) <= _PART:
             self._take(memoryview(data))
             return
@@ -309,24 +308,52 @@ class HttpProtocol(HttpToolsProtocol):
         lines = [b"%s: %s\r\n" % header for header in own + named]
         self.transport.write(b"".join([STATUS_LINE[answer.status], *lines, b"\r\n", answer.body]))
 
+    def on_response_complete(self) -> None:
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+            return
+        self.idle_since = self.loop.time()
+        # One timer for many requests. uvicorn makes one for each, which costs 2 µs.
+        if self.timeout_keep_alive_task is None:
+            self._look_again_in(self.timeout_keep_alive)
+
+    def _look_again_in(self, seconds: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(
+            seconds, self.timeout_keep_alive_handler
+        )
+
     def timeout_keep_alive_handler(self) -> None:
-        """Close the idle connection, unless a request has just arrived that is not read yet.
+        """Close the connection if its time is over, unless a request has just arrived that is not read yet.
 
         After a close, the client could not know whether that request is executed.
         """
-        if self._has_arrived():
-            self.timeout_keep_alive_task = self.loop.call_later(
-                _LINGER, self.timeout_keep_alive_handler
-            )
+        self.timeout_keep_alive_task = None
+        if not self._is_idle():
+            return  # the next answer begins the time anew
+        left = self.idle_since + self.timeout_keep_alive - self.loop.time()
+        if left > 0:
+            self._look_again_in(left)
+        elif self._has_arrived():
+            self._look_again_in(_LINGER)
         else:
-            super().timeout_keep_alive_handler()
+            self.transport.close()
+
+    def _is_idle(self) -> bool:
+        """Whether it has answered, and waits for the next request."""
+        waits = self.cycle is not None and self.cycle.response_complete
+        return waits and self._head_timer is None and not self._refused
 
     def idle_until(self) -> float | None:
-        timer = self.timeout_keep_alive_task
-        if timer is None or self._head_timer is not None or self.transport.is_closing():
+        if not self._is_idle() or self.transport.is_closing():
             return None
         # Unread data would keep it open.
-        return None if self.transport.get_write_buffer_size() else timer.when()
+        if self.transport.get_write_buffer_size():
+            return None
+        return self.idle_since + self.timeout_keep_alive
 
     def close_idle(self) -> bool:
         if self._has_arrived():
@@ -370,7 +397,7 @@ class HttpProtocol(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         # A trailer arrives here too, and must not be treated as a header (RFC 9110, 6.5.1).
         if "method" not in self.scope:
-            super().on_header(name, value)
+            HttpToolsProtocol.on_header(self, name, value)
 
     def _offers(self) -> bool:
         """Whether this head will be parsed again. A CONNECT without an offer stops the parser too."""
@@ -396,6 +423,9 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        if not self._offers():
-            super().on_message_complete()
-            self.cycle.scope[ARRIVED] = self.loop.time()
+        cycle = self.cycle
+        if self._offers() or cycle.response_complete:
+            return
+        cycle.more_body = False
+        cycle.message_event.set()
+        cycle.scope[ARRIVED] = self.loop.time()

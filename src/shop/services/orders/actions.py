@@ -54,16 +54,16 @@ async def place(
     rows = await tx.fetch(_PLACE, {"commands": to_json(wanted).decode()})
     for n, id_, total_price, placed_at, name, email in rows:
         placed = {
+            "id": id_,
             **wanted[n - 1],
             "total_price": total_price,
             "status": "placed",
             "version": 1,
             "placed_at": placed_at,
         }
-        event = trusted(OrderPlaced, {"id": id_, **placed})
-        tx.publish(event, requests[n - 1].context)
+        tx.publish(trusted(OrderPlaced, placed), requests[n - 1].context)
         customer = trusted(Customer, {"name": name, "email": email})
-        results[n - 1] = trusted(Order, {"id": id_, **placed, "customer": customer})
+        results[n - 1] = trusted(Order, {**placed, "customer": customer})
     return [
         result or UnknownCustomer(f"This service knows no user with the id {command.user_id}")
         for result, (command, _, _) in zip(results, requests, strict=True)

@@ -91,6 +91,7 @@ def test_a_request_that_has_just_arrived_is_answered_before_its_connection_close
         def close() -> None:
             busy.set()
             assert arrived.wait(60)
+            connection.idle_since -= 75  # its time is over
             getattr(connection, closing)()
 
         connection.loop.call_soon_threadsafe(close)
