@@ -73,7 +73,7 @@ _DRAIN = 64 * 1024 * 1024
 class Reply(NamedTuple):
     """The answer of an endpoint, if a model alone is not enough."""
 
-    body: BaseModel | None
+    body: BaseModel | bytes | None
     status: int = 200
     etag: int | None = None
     location: str | None = None
@@ -90,12 +90,11 @@ class Reply(NamedTuple):
         if self.body is None:
             return Answer(self.status, tuple(headers), b"")
         headers.append(_JSON)
-        return Answer(
-            self.status,
-            tuple(headers),
-            self.body.__pydantic_serializer__.to_json(self.body),
-            None if self.about is None else str(self.about),
-        )
+        body = self.body
+        if not isinstance(body, bytes):
+            body = body.__pydantic_serializer__.to_json(body)
+        about = None if self.about is None else str(self.about)
+        return Answer(self.status, tuple(headers), body, about)
 
 
 class _Parameter(NamedTuple):
@@ -334,10 +333,11 @@ async def read_json_body(scope: Scope, receive: Receive) -> bytes:
     if media_type != b"application/json":
         _check_media_type(media_type)
     cycle = getattr(receive, "__self__", None)
-    # The server's own `receive`, which nothing wraps.
-    body = cycle.unread if isinstance(cycle, Cycle) else None
-    if body is not None and len(body) <= MAX_BODY:
-        return body
+    # The server's own `receive`, which nothing wraps, has nothing to wait for.
+    if isinstance(cycle, Cycle) and ARRIVED in scope and not cycle.disconnected:
+        whole = bytes(cycle.body)
+        if len(whole) <= MAX_BODY:
+            return whole
     message = await receive()
     parts = [message.get("body", b"")]
     size = len(parts[0])

@@ -1,5 +1,6 @@
 """Connections on which nothing is asked: how long they are kept, and what they are closed for."""
 
+import asyncio
 import json
 import socket
 import threading
@@ -91,7 +92,7 @@ def test_a_request_that_has_just_arrived_is_answered_before_its_connection_close
         def close() -> None:
             busy.set()
             assert arrived.wait(60)
-            connection.idle_since -= 75  # its time is over
+            connection.idle_since -= 75  # type: ignore[union-attr]  # its time is over
             getattr(connection, closing)()
 
         connection.loop.call_soon_threadsafe(close)
@@ -104,6 +105,23 @@ def test_a_request_that_has_just_arrived_is_answered_before_its_connection_close
             assert raw.is_closed()
         else:
             assert raw.answers_on()
+
+
+def test_all_requests_of_a_connection_have_one_task_which_ends_with_it(users: Served) -> None:
+    def tasks() -> set[asyncio.Task[object]]:
+        found = asyncio.all_tasks(loop)
+        return {task for task in found if "_answer_in_turn" in repr(task.get_coro())}
+
+    until(lambda: not idle(users), "no other is there")
+    with connected(users) as raw:
+        assert raw.answers_on()
+        (connection,) = users.server.server_state.connections
+        loop = connection.loop
+        task = tasks()
+        assert raw.answers_on()
+        assert tasks() == task
+        assert len(task) == 1
+    until(lambda: not tasks(), "it has ended")
 
 
 def test_a_pool_at_its_limit_does_what_it_answered_and_nothing_else(
