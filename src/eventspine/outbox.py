@@ -84,20 +84,22 @@ class Transaction:
         """How many events the commit will publish."""
         return len(self._events)
 
-    def publish(self, event: Event, context: Context) -> None:
+    def publish(self, event: Event, context: Context) -> str:
         """Publish the event if, and only if, this transaction commits. The order of calls is kept.
 
-        `context` belongs to the request, or to the event, that caused this event.
+        `context` belongs to the request, or to the event, that caused this event. Returns the event's data, as JSON.
         """
         if self.steps.publish is not None:
             context = self.steps.publish(event, context)
         caused = context.headers()
         headers = to_json(caused).decode() if caused else "null"
+        data = event.as_json()
         self._events.append(
             f'{{"t":"{event.topic}","k":{quoted(event.key)},"y":"{event.type}",'
-            f'"s":{event.schema_version},"v":{event.version},"d":{event.as_json()},'
+            f'"s":{event.schema_version},"v":{event.version},"d":{data},'
             f'"h":{headers}}}'
         )
+        return data
 
     async def _end(self) -> None:
         if self.steps.commit is None:

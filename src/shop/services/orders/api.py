@@ -37,13 +37,14 @@ from shop.services.orders.schemas import (
     NewOwnOrder,
     Order,
     Orders,
+    PlacedOrder,
     PlaceOrder,
 )
 
 
 def routes(
     *,
-    placing: Batcher[Request[PlaceOrder], Order | Answer],
+    placing: Batcher[Request[PlaceOrder], PlacedOrder | Answer],
     cancelling: Batcher[Request[CancelOrder], Order | Answer],
     getting: Batcher[GetOrder, Order],
     listing: Batcher[ListOrders, Orders],
@@ -161,8 +162,8 @@ def _owned(new: NewOwnOrder, caller: Caller | None) -> NewOrder:
     return new
 
 
-def _placed(order: Order) -> Reply:
-    return Reply(order, 201, order.version, f"/orders/{order.id}", about=order.user_id)
+def _placed(order: PlacedOrder) -> Reply:
+    return Reply(order.body, 201, 1, f"/orders/{order.id}", about=order.user_id)
 
 
 def _shown(order: Order) -> Reply:

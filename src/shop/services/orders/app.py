@@ -29,12 +29,12 @@ def endpoints(settings: Settings, database: Database) -> Endpoints:
     from shop.services.orders import actions, queries
     from shop.services.orders.api import routes
     from shop.services.orders.arrivals import Arrivals
-    from shop.services.orders.schemas import CancelOrder, Order, PlaceOrder
+    from shop.services.orders.schemas import CancelOrder, Order, PlacedOrder, PlaceOrder
 
     bounds = settings.bounds()
     # The only lock that new orders share is the outbox head, at the commit. So the next batch can run while
     # one is being committed.
-    placing: Batcher[Request[PlaceOrder], Order | Answer] = Batcher(
+    placing: Batcher[Request[PlaceOrder], PlacedOrder | Answer] = Batcher(
         once_in_transaction(database, actions.place), **bounds, concurrency=2, name="place"
     )
     cancelling: Batcher[Request[CancelOrder], Order | Answer] = Batcher(

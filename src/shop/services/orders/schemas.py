@@ -83,6 +83,14 @@ class PlaceOrder(NamedTuple):
     total_price: Decimal
 
 
+class PlacedOrder(NamedTuple):
+    """A new order. `body` is the JSON of an `Order`."""
+
+    id: int
+    user_id: int
+    body: bytes
+
+
 class GetOrder(NamedTuple):
     """`owner` is the user whose orders the caller may see; None for everybody's."""
 
