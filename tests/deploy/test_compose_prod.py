@@ -5,37 +5,30 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, closing
-from functools import partial
+from contextlib import ExitStack, closing
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
 import psycopg
-import psycopg.sql
 import pytest
-import yaml
+import trustme
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 
-from devstack.connect import fetched
-from devstack.kafka import LocalKafka
-from devstack.postgres import LocalPostgres
-from devstack.process import Process
 from shop.platform import discovery
 from tests.support.capture import need_debezium
 from tests.support.compose import DEPLOY
-from tests.support.kafka import start_broker
-from tests.support.secured import TlsTerminator
+from tests.support.documented import commands
+from tests.support.newcomers import Newcomers, end_connections
+from tests.support.production import FILE, SERVICES, Production, make_secrets
+from tests.support.secured import new_password
 from tests.support.services import SHIPPED
-from tests.support.shop import answers, free_ports, shop_command
+from tests.support.shop import free_ports
 from tests.support.waiting import until
 
 PASSWORD = "correct horse battery staple"
 
-FILE = yaml.safe_load((DEPLOY / "compose.prod.yaml").read_text().replace("$$", "$"))
-SERVICES: dict[str, dict[str, Any]] = FILE["services"]
 OURS = {
     *(f"{name}-{part}" for name in SHIPPED for part in ("api", "worker", "roles")),
     "migrate",
@@ -123,229 +116,57 @@ def test_every_folder_of_secrets_is_made(tmp_path: Path) -> None:
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
 
-def make_secrets(folder: Path) -> None:
-    if shutil.which("openssl") is None:
-        pytest.skip("left out, since there is no `openssl` to make a certificate with")
-    done = subprocess.run(
-        ["sh", str(DEPLOY / "secrets.sh"), "shop.example", *SHIPPED],
-        env={**os.environ, "EVENTSHOP_SECRETS": str(folder), "EVENTSHOP_ALSO": "DNS:localhost"},
+def test_a_certificate_that_an_operator_brings_is_given_to_the_container_that_reads_it(
+    tmp_path: Path,
+) -> None:
+    make_secrets(tmp_path)
+    key = tmp_path / "gateway/key.pem"
+    key.unlink()
+    key.write_text("brought")
+    key.chmod(0o600)
+    make_secrets(tmp_path)
+    assert (key.read_text(), key.stat().st_mode & 0o777) == ("brought", 0o440)
+
+
+def pin_images(folder: Path, docker: str) -> subprocess.CompletedProcess[str]:
+    """`pin-images.sh`, with a stand-in for docker, since it asks registries."""
+    (folder / "docker").write_text(f"#!/bin/sh\n{docker}\n")
+    (folder / "docker").chmod(0o755)
+    for name in ("pin-images.sh", "compose.prod.yaml"):
+        shutil.copy(DEPLOY / name, folder)
+    return subprocess.run(
+        ["sh", str(folder / "pin-images.sh"), "registry.example/eventshop:0.2.0", "https://shop.example"],
+        env={"PATH": f"{folder}:{os.environ['PATH']}"},
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+    )  # fmt: skip
+
+
+def test_all_images_are_pinned_by_one_command(tmp_path: Path) -> None:
+    done = pin_images(tmp_path, 'echo "sha256:$4" | tr -d "/:." | sed s/sha256/sha256:/')
+    assert done.returncode == 0, done.stderr
+    written = dict(
+        line.split("=", 1) for line in (tmp_path / "images.env").read_text().splitlines()
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    asked = set(re.findall(r"\$\{(\w+):\?", (DEPLOY / "compose.prod.yaml").read_text()))
+    assert written.keys() == asked
+    assert written.pop("SHOP_ISSUER") == "https://shop.example"
+    assert written.pop("SHOP_IMAGE").startswith("registry.example/eventshop:0.2.0@sha256:")
+    assert all(digest.startswith("sha256:") for digest in written.values())
 
 
-class Production:
-    """The file's services as processes: the same commands, environments, secrets, roles and rights.
-
-    Hosts become ports of this machine, at which TLS is terminated with the file's certificates.
-    """
-
-    def __init__(self, folder: Path, stops: ExitStack) -> None:
-        self.secrets, self._stops = folder / "secrets", stops
-        self.secrets.mkdir()
-        make_secrets(self.secrets)
-        self._data = folder
-        self.processes: dict[str, Process] = {}
-        self.relay = "polling"
-        self.hosts: dict[str, str] = {}
-        self._sockets: dict[str, str] = {}
-        self.api_ports = dict(zip(SHIPPED, free_ports(len(SHIPPED)), strict=True))
-        for name in SHIPPED:
-            self._start_postgres(f"{name}-db")
-        self.kafka = self._start_kafka()
-        self.run("kafka-roles")
-        for name in SHIPPED:
-            self.run(f"{name}-roles")
-        self.run("migrate", SHOP_ACCEPT_DATA_LOSS="")
-
-    def environment(self, name: str) -> dict[str, str]:
-        found = {"PATH": os.environ["PATH"], "SHOP_SERVICES": "shop.services"}
-        for key, text in SERVICES[name]["environment"].items():
-            found[key] = self._here(text, name)
-        owner = name.partition("-")[0]
-        if name.endswith("-api"):
-            found[f"SHOP_{owner.upper()}__PORT"] = str(self.api_ports[owner])
-        return found
-
-    def run(self, name: str, *words: str, **more: str) -> None:
-        """Until it ends; with another command, if words are given, as `docker compose run` does."""
-        done = subprocess.run(
-            shop_command(*words) if words else self._command(name),
-            env={**self.environment(name), **{k: v for k, v in more.items() if v}},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert done.returncode == 0, f"{name}: {done.stdout}{done.stderr}"
-
-    def start_all(self) -> None:
-        """The APIs and workers, and wait until the APIs are ready."""
-        if self.processes:
-            return
-        for name in SHIPPED:
-            self.start(f"{name}-api")
-            self.start(f"{name}-worker")
-        for name in SHIPPED:
-            with self.to(name) as client:
-                until(lambda client=client: answers(client), f"{name} answers", 60)
-                ready = partial(client.get, "/health/ready")
-                until(lambda ready=ready: ready().is_success, f"{name} is ready", 90)
-
-    def relay_by_debezium(self) -> Process:
-        """As `--profile cdc` and SHOP_RELAY=cdc do it. Returns Kafka Connect, which has started."""
-        self.relay = "cdc"
-        for name in ("kafka-roles", *(f"{each}-roles" for each in SHIPPED), "migrate", "cdc-begin"):
-            self.run(name)
-        for name in SHIPPED:
-            self.processes[f"{name}-worker"].stop(10)
-            self.start(f"{name}-worker")
-        connect = Process(
-            "connect", ["sh", "-euc", self._connect_script()], log=self._data / "connect.log",
-            env={"PATH": os.environ["PATH"], **self._connect_environment()},
-        )  # fmt: skip
-        connect.start()
-        self._stops.callback(connect.stop, 10)
-        return connect
-
-    def to(self, name: str) -> AbstractContextManager[httpx.Client]:
-        return closing(
-            httpx.Client(base_url=f"http://127.0.0.1:{self.api_ports[name]}", timeout=30)
-        )
-
-    def start(self, name: str) -> Process:
-        process = Process(
-            name, self._command(name), log=self._data / f"{name}.log", env=self.environment(name)
-        )
-        process.start()
-        self._stops.callback(process.stop, 10)
-        self.processes[name] = process
-        return process
-
-    def _connect_script(self) -> str:
-        """The file's, on a copy of `deploy/connect` that has the places of this machine in it."""
-        here = self._data / "connect"
-        here.mkdir()
-        (rest,) = free_ports(1)
-        for file in (DEPLOY / "connect").glob("*.properties"):
-            text = file.read_text().replace("/run/secrets", str(self.secrets / "connect"))
-            text = text.replace("${env:CONNECT_HOST}:8083", f"${{env:CONNECT_HOST}}:{rest}")
-            if file.stem in SHIPPED:
-                port = self.hosts[f"{file.stem}-db"].rpartition(":")[2]
-                text = text.replace("database.port=5432", f"database.port={port}")
-                text = text.replace(":5432/", f":{port}/")
-                # As in `_here`.
-                text = text.replace(
-                    "sslmode=verify-full&", "sslmode=verify-full&sslNegotiation=direct&"
-                )
-                text += "driver.sslNegotiation=direct\n"
-            (here / file.name).write_text(text)
-        [script] = SERVICES["connect"]["command"]
-        jars = "/etc/connect/target/*:/etc/connect/target/jars/*"
-        assert jars in script
-        script = script.replace(jars, f"{fetched()}/*").replace("/tmp/", f"{here}/")
-        return str(script.replace("/etc/connect", str(here)))
-
-    def _connect_environment(self) -> dict[str, str]:
-        found = dict(SERVICES["connect"]["environment"])
-        for name in SHIPPED:
-            # Its port is in the copy of the file.
-            assert found[f"{name.upper()}_DATABASE_HOST"] == f"{name}-db"
-            found[f"{name.upper()}_DATABASE_HOST"] = "localhost"
-        return found | {"KAFKA_BOOTSTRAP_SERVERS": self._here("kafka:9093", "connect")}
-
-    def row(self, service: str, sql: str) -> tuple[Any, ...] | None:
-        """As the administrator of a service's database."""
-        where = self._sockets[f"{service}-db"].replace("dbname=postgres", f"dbname={service}")
-        with closing(psycopg.connect(where, autocommit=True)) as admin:
-            return admin.execute(sql.encode()).fetchone()
-
-    def logged_in(self, name: str) -> set[str]:
-        """The roles that have a connection to this database server, but for its administrator."""
-        with closing(psycopg.connect(self._sockets[name], autocommit=True)) as admin:
-            rows = admin.execute("SELECT usename FROM pg_stat_activity WHERE usename <> 'postgres'")
-            return {role for (role,) in rows}
-
-    def client(self, user: str) -> dict[str, Any]:
-        """librdkafka's settings of a Kafka user."""
-        return {
-            "bootstrap.servers": self.kafka,
-            "security.protocol": "SASL_SSL",
-            "ssl.ca.location": str(self.secrets / "authority/ca.crt"),
-            "sasl.mechanism": "SCRAM-SHA-512",
-            "sasl.username": user,
-            "sasl.password": (self.secrets / f"passwords/kafka_{user}_password")
-            .read_text()
-            .strip(),
-            "log_level": 0,
-        }
-
-    def _command(self, name: str) -> list[str]:
-        words = [self._here(word, name) for word in SERVICES[name]["command"]]
-        return shop_command(*words)
-
-    def _here(self, text: str, name: str) -> str:
-        text = text.replace("/run/secrets", str(self.secrets / name))
-        text = text.replace("/tmp/heartbeat", str(self._data / f"{name}.heartbeat"))
-        text = text.replace("${SHOP_RELAY:-polling}", self.relay)
-        text = re.sub(r"\$\{SHOP_ISSUER:.*?\}", "https://shop.example", text).replace(
-            "0.0.0.0", "127.0.0.1"
-        )
-        for host, address in self.hosts.items():
-            text = re.sub(rf"(?<![\w-]){re.escape(host)}(?=$|[/:?])(:\d+)?", address, text)
-        # What stands before the server here speaks TLS from the first byte on.
-        return text.replace("sslmode=verify-full", "sslmode=verify-full&sslnegotiation=direct")
-
-    def _start_postgres(self, name: str) -> None:
-        port, plain = free_ports(2)
-        words = [word.removeprefix("-c") for word in SERVICES[name]["command"][1:]]
-        settings = dict(word.split("=") for word in words)
-        settings = {
-            k: v for k, v in settings.items() if not k.startswith("ssl") and k != "hba_file"
-        }
-        data = Path(self._stops.enter_context(TemporaryDirectory(prefix="eventshop-test-")))
-        data.chmod(0o711)
-        server = LocalPostgres(
-            data / name,
-            settings=settings | {"listen_addresses": "127.0.0.1", "port": str(plain)},
-        )
-        server.start()
-        self._stops.callback(server.stop)
-        server.wait_ready()
-        password = (self.secrets / name / "administrator_password").read_text().strip()
-        where = f"host={server.socket_dir} port={plain} user=postgres dbname=postgres"
-        self._sockets[name] = where
-        with closing(psycopg.connect(where, autocommit=True)) as admin:
-            admin.execute(psycopg.sql.SQL("ALTER ROLE postgres PASSWORD {}").format(password))
-            access = (DEPLOY / "postgres/pg_hba.conf").read_text()
-            access = access.replace("hostssl", "host").replace("peer", "trust")
-            (server.data_dir / "pg_hba.conf").write_text(access)
-            admin.execute("SELECT pg_reload_conf()")
-        folder = self.secrets / name
-        terminator = TlsTerminator(folder / "server.crt", folder / "server.key", port, plain)
-        self._stops.callback(terminator.close)
-        self.hosts[name] = f"localhost:{port}"
-
-    def _start_kafka(self) -> str:
-        (port,) = free_ports(1)
-        named = {
-            key.removeprefix("KAFKA_").lower().replace("___", "-").replace("_", "."): text
-            for key, text in SERVICES["kafka"]["environment"].items()
-            if key.startswith("KAFKA_") and key != "KAFKA_HEAP_OPTS"
-        }
-        plain = LocalKafka(self._data / "kafka").settings
-        for placed in ("listeners", "advertised.listeners"):
-            named[placed] = f"{plain[placed]},SECURE://localhost:{port}"
-        for placed in ("controller.quorum.voters", "log.dirs"):
-            del named[placed]
-        named = {key: self._here(text, "kafka") for key, text in named.items()}
-        broker = start_broker(self._stops, self._data / "kafka", named)
-        self.hosts["localhost:9092"] = broker.bootstrap_servers
-        self.hosts["kafka:9093"] = f"localhost:{port}"
-        return f"localhost:{port}"
+@pytest.mark.parametrize(
+    "docker",
+    ["exit 1", "exit 0", 'case $4 in nginx*) exit 1 ;; *) echo "sha256:0" ;; esac'],
+    ids=["no docker", "an old docker", "one image that is not there"],
+)
+def test_images_without_a_digest_are_not_pinned(tmp_path: Path, docker: str) -> None:
+    """An empty digest would be found out by Compose alone, in words of its own."""
+    done = pin_images(tmp_path, docker)
+    assert done.returncode == 1
+    assert "there is no digest of" in done.stderr
+    assert not list(tmp_path.glob("images.env*"))
 
 
 @pytest.fixture(scope="module")
@@ -381,7 +202,8 @@ def test_every_process_starts_with_its_own_secrets_roles_and_rights(production: 
 def test_the_six_steps_in_production_with_a_token(production: Production) -> None:
     """Each API logs in to its database as its own role, as `users_api`, and nobody comes in without a token."""
     production.start_all()
-    production.run("users-api", "keys", "new", "--if-none")
+    for words in commands("First start in production", "keys"):
+        production.run("users-api", *words)
     with production.to("users") as users, production.to("orders") as orders:
         person = {"email": "setiadi@example.com", "name": "Setiadi", "password": PASSWORD}
         user = users.post("/users", json=person)
@@ -423,6 +245,77 @@ def test_the_six_steps_in_production_with_a_token(production: Production) -> Non
 
 @pytest.mark.kafka
 @pytest.mark.heavy
+@pytest.mark.timeout(300)
+def test_every_connection_to_a_database_has_tls_of_postgresql_itself(
+    production: Production,
+) -> None:
+    production.start_all()
+    for name in SHIPPED:
+        with closing(production.administrator(f"{name}-db")) as admin:
+            [(found,)] = admin.execute("SHOW server_version").fetchall()
+            assert SERVICES[f"{name}-db"]["image"].startswith(f"postgres:{found}-")
+            by_role = admin.execute(
+                "SELECT usename, bool_and(ssl), min(version) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid)"
+                " WHERE client_addr IS NOT NULL GROUP BY usename"
+            ).fetchall()
+            assert {f"{name}_api", f"{name}_worker"} <= {role for role, _, _ in by_role}
+            for role, encrypted, version in by_role:
+                assert encrypted and version in {"TLSv1.2", "TLSv1.3"}, (role, version)
+
+
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The certificate of another authority."""
+    path = tmp_path_factory.mktemp("stranger") / "ca.crt"
+    trustme.CA().cert_pem.write_to_path(str(path))
+    path.chmod(0o444)
+    return path
+
+
+@pytest.mark.kafka
+@pytest.mark.heavy
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("was", "now", "allowed", "said"),
+    [
+        (r"sslrootcert=\S+", "sslrootcert={stranger}", "", "certificate verify failed"),
+        ("localhost", "127.0.0.1", "", "does not match host name"),
+        ("sslmode=verify-full", "sslmode=disable", "database-without-tls", "no encryption"),
+    ],
+    ids=["another authority", "another name", "no TLS"],
+)
+def test_a_database_that_is_not_the_one_that_is_meant_is_refused_in_a_sentence(
+    production: Production, stranger: Path, was: str, now: str, allowed: str, said: str
+) -> None:
+    [port] = free_ports(1)
+    for name in ("users-api", "users-worker"):
+        url = production.environment(name)["SHOP_USERS__DATABASE_URL"]
+        wrong = re.sub(was, now.format(stranger=stranger), url)
+        assert wrong != url
+        more = {"SHOP_USERS__DATABASE_URL": wrong, "SHOP_USERS__PORT": str(port)}
+        more["SHOP_TELEMETRY__METRICS"] = "false"
+        if allowed:
+            asked = production.tried(name, **more)
+            assert asked.returncode == 2
+            assert "the connection may be without TLS" in asked.stderr
+            more["SHOP_PRODUCTION_ALLOWS"] = allowed
+        process = production.start(name, **more)
+        try:
+            text = process.log.path.read_text
+            until(lambda text=text: said in text(), f"{name} says {said!r}", 30)
+            assert process.ended() is None
+        finally:
+            process.stop(10)
+        told = [line for line in text().splitlines() if said in line]
+        assert "waiting" in told[0], told
+    listed = production.tried("users-api", "keys", "list", **more)
+    assert listed.returncode == 2
+    assert said in listed.stderr
+    assert "Traceback" not in listed.stderr
+
+
+@pytest.mark.kafka
+@pytest.mark.heavy
 def test_a_service_writes_to_its_own_topic_and_to_no_other(production: Production) -> None:
     for user in SHIPPED:
         for topic in SHIPPED:
@@ -450,6 +343,103 @@ def test_nobody_joins_the_group_of_another_service_or_reads_without_a_password(
     }
     with closing(Consumer({**plain})) as consumer, pytest.raises(KafkaException):
         consumer.list_topics(timeout=3)
+
+
+@pytest.mark.kafka
+@pytest.mark.heavy
+@pytest.mark.timeout(300)
+def test_passwords_are_replaced_by_the_steps_for_this_file_and_no_request_is_refused(
+    production: Production,
+) -> None:
+    """Those of docs/operations.md, "With `deploy/compose.prod.yaml`"."""
+    production.start_all()
+    url = f"http://127.0.0.1:{production.api_ports['users']}"
+
+    def write(name: str, *lines: str) -> None:
+        path = production.secrets / f"passwords/{name}_password"
+        path.with_suffix(".new").write_text("".join(f"{line}\n" for line in lines))
+        path.with_suffix(".new").replace(path)
+
+    names = ("users_api", "kafka_users")
+    old = {name: (production.secrets / f"passwords/{name}_password").read_text().strip() for name in names}  # fmt: skip
+    new = {name: new_password() for name in names}
+    with Newcomers(url) as first:
+        first.more()
+        for name in names:
+            write(name, old[name], new[name])
+        make_secrets(production.secrets)
+        first.more()
+        for name in ("users-roles", "kafka-roles"):
+            production.run(name)
+        first.more()
+    with closing(production.administrator("users-db")) as admin:
+        end_connections(admin, "users_api")
+        with Newcomers(url) as between:
+            between.more()
+            for name in names:
+                write(name, new[name])
+            make_secrets(production.secrets)
+            between.more()
+        end_connections(admin, "users_api")
+        with Newcomers(url) as last:
+            last.more()
+    assert {*first.answers, *between.answers, *last.answers} == {201}
+    for name, given in (("users_api", "users-api/database"), ("kafka_users", "users-worker/kafka")):
+        assert (production.secrets / f"{given}_password").read_text().strip() == new[name]
+    # A client with the new password alone is let in.
+    assert written(production.client("users"), "users")
+
+
+@pytest.mark.kafka
+@pytest.mark.heavy
+@pytest.mark.timeout(300)
+def test_certificate_and_authority_of_a_database_are_replaced_and_no_request_is_refused(
+    production: Production, tmp_path: Path
+) -> None:
+    """The steps of docs/operations.md, each under load."""
+    production.start_all()
+    make_secrets(tmp_path)
+    server, role = production.databases["users-db"], "users_api"
+    url = f"http://127.0.0.1:{production.api_ports['users']}"
+    old = (production.secrets / "authority/ca.crt").read_text()
+    new = (tmp_path / "authority/ca.crt").read_text()
+
+    def authorities(folder: str, *certificates: str) -> None:
+        path = production.secrets / folder / "ca.crt"
+        unfinished = path.with_suffix(".new")
+        unfinished.write_text("".join(certificates))
+        unfinished.chmod(0o440)
+        unfinished.replace(path)
+
+    with closing(production.administrator("users-db")) as admin:
+        with Newcomers(url) as first:
+            first.more()
+            for folder in ("users-api", "users-worker", "users-roles", "migrate"):
+                authorities(folder, old, new)
+            first.more()
+            server.use(tmp_path / "users-db/server.crt", tmp_path / "users-db/server.key")
+            admin.execute("SELECT pg_reload_conf()")
+            first.more()
+        end_connections(admin, role)
+        with Newcomers(url) as between:
+            between.more()
+            authorities("users-api", new)  # the others need the old one for Kafka
+            between.more()
+        end_connections(admin, role)
+        with Newcomers(url) as last:
+            last.more()
+    assert {*first.answers, *between.answers, *last.answers} == {201}
+    (tmp_path / "old.crt").write_text(old)
+    with pytest.raises(psycopg.OperationalError, match="certificate verify failed"):
+        production.administrator("users-db", authority=tmp_path / "old.crt")
+    production.administrator("users-db").close()
+    # As it was, for the next test.
+    for folder in ("users-api", "users-worker", "users-roles", "migrate"):
+        authorities(folder, new, old)
+    kept = production.secrets / "users-db"
+    server.use(kept / "server.crt", kept / "server.key")
+    with closing(production.administrator("users-db")) as admin:
+        admin.execute("SELECT pg_reload_conf()")
 
 
 # The last one: from here on, Debezium relays.

@@ -80,8 +80,9 @@ def test_the_agent_writes_credentials_that_work_and_writes_new_ones_before_they_
     with closing(secured.as_superuser()) as admin:
         admin.execute(f"CREATE ROLE openbao LOGIN CREATEROLE PASSWORD '{made}'".encode())
         admin.execute("GRANT users_api, users_worker TO openbao WITH ADMIN OPTION, INHERIT FALSE")
-    plain = f"postgresql://{{{{username}}}}:{{{{password}}}}@127.0.0.1:{secured.plain_port}/postgres?sslmode=disable"
-    setup = ["sh", str(DEPLOY / "openbao/setup.sh"), "users", plain, str(password)]
+    tls = f"sslmode=verify-full&sslrootcert={secured.certificate.authority}"
+    url = f"postgresql://{{{{username}}}}:{{{{password}}}}@localhost:{secured.port}/postgres?{tls}"
+    setup = ["sh", str(DEPLOY / "openbao/setup.sh"), "users", url, str(password)]
     for _ in range(2):  # it may be run again
         bao.run(*setup, SHOP_LIFETIME="20s")
     bao.run(

@@ -11,8 +11,9 @@ import httpx
 import psutil
 import pytest
 
-from tests.support.secured import ADMINISTRATOR, SERVICES, Secured
+from tests.support.secured import SERVICES, Secured
 from tests.support.shop import PARTS, Running, Shop, answers, free_ports, shop_command
+from tests.support.tls_postgres import ADMINISTRATOR
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.timeout(300)
@@ -44,7 +45,7 @@ def test_production_shows_no_secret_anywhere(secured: Secured, tmp_path: Path) -
     kek.write_text(b64encode(os.urandom(32)).decode())
     kek.chmod(0o400)
     secrets.add(kek.read_text())
-    (port,) = free_ports(1)
+    port, *metrics = free_ports(3)
     logs = tmp_path / "logs"
     shared = {
         "SHOP_ENV": "production",
@@ -58,8 +59,9 @@ def test_production_shows_no_secret_anywhere(secured: Secured, tmp_path: Path) -
     seen: list[str] = []
     with ExitStack() as stops:
         running = []
-        for part in ("api", "worker"):
+        for part, metrics_port in zip(("api", "worker"), metrics, strict=True):
             settings = {**secured.environment(part, "users"), **shared}
+            settings["SHOP_TELEMETRY__METRICS_PORT"] = str(metrics_port)
             running.append(Running(part, "users", by=shop_command, **settings))
             stops.callback(running[-1].stop)
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
@@ -70,12 +72,15 @@ def test_production_shows_no_secret_anywhere(secured: Secured, tmp_path: Path) -
                 "/users",
                 "/users/1",
                 "/health/ready",
-                "/metrics",
                 "/docs",
                 "/openapi.json",
             ):
                 answer = client.get(path)
                 seen.append(f"{answer.headers}{answer.text}")
+            for metrics_port in metrics:
+                answer = httpx.get(f"http://127.0.0.1:{metrics_port}/metrics")
+                assert answer.is_success
+                seen.append(answer.text)
             # A password that is wrong now, and a database that is away: both are logged.
             for role in ("users_api", "users_worker", "log_worker"):
                 secured.set_file(role, wrong := f"wrong-{os.urandom(8).hex()}")

@@ -10,8 +10,9 @@ import pytest
 from psycopg.rows import TupleRow
 
 from shop.platform.flow.outbox import outbox_now
-from tests.support.secured import ADMINISTRATOR, SERVICES, Secured
+from tests.support.secured import SERVICES, Secured
 from tests.support.shop import Running, answers, free_ports, shop_command
+from tests.support.tls_postgres import ADMINISTRATOR
 from tests.support.waiting import until
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(300)]
@@ -147,8 +148,8 @@ def test_passwords_are_kept_as_scram(secured: Secured) -> None:
         kept = admin.execute(
             "SELECT rolname, rolpassword FROM pg_authid WHERE rolcanlogin"
         ).fetchall()
-    assert all(password.startswith("SCRAM-SHA-256$4096:") for _, password in kept if password)
-    assert {name for name, password in kept if not password} == {"postgres"}
+    assert {"users", "users_api", "users_worker"} <= {name for name, _ in kept}
+    assert all(password.startswith("SCRAM-SHA-256$4096:") for _, password in kept)
 
 
 @pytest.mark.parametrize(

@@ -197,6 +197,13 @@ def test_it_says_that_it_is_ready_on_a_terminal_of_any_encoding(shop: Shop) -> N
     assert f" - data in {shop.data} - Ctrl-C stops" in ready
 
 
+def test_it_says_that_nobody_is_asked_for_a_token(shop: Shop) -> None:
+    assert "any request may do anything" in shop.up.output.until("no access token is required")
+    for name in ("users", "orders"):
+        log = shop.data.with_name("logs") / f"{name}-api.log"
+        assert "api.authentication_disabled" in log.read_text()
+
+
 def test_each_process_logs_json_to_a_file_of_its_own(shop: Shop) -> None:
     logs = shop.data.with_name("logs")
     assert {path.stem for path in logs.glob("*.log")} == {*PARTS, "migrate"}

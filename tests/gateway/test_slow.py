@@ -1,26 +1,22 @@
-"""Clients that take their time, or never end: they hold the gateway's memory for seconds, and no service at all.
+"""Clients that take their time, or never end: they hold the gateway's memory for seconds, and no service at all."""
 
-`GATEWAY_CONNECTIONS=10000` is the number of connections at once in the last test; 1000 if it is not set.
-"""
-
-import os
 import resource
 import socket
 import ssl
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import httpx
 import psutil
 import pytest
 
-from tests.support.gateway import Gateway, an_address, read_all
+from tests.support.gateway import Gateway, an_address, in_front_of_two, read_all
 from tests.support.upstream import respond
 from tests.support.waiting import SLOWER, at_best, until
 
 HEAD = b"POST /orders HTTP/1.1\r\nHost: localhost\r\n"
-MANY = int(os.environ.get("GATEWAY_CONNECTIONS", "1000"))
 
 
 def is_closed_within(connection: ssl.SSLSocket, seconds: float, drip: bytes = b"") -> float:
@@ -122,19 +118,42 @@ def test_a_client_that_does_not_read_keeps_no_service_waiting(stage: Gateway) ->
 
 
 @pytest.mark.heavy
-def test_others_are_answered_as_quickly_while_many_connections_say_nothing_or_half_a_head(
-    stage: Gateway,
+@pytest.mark.parametrize("asked", [False, True], ids=["nothing", "one request"])
+def test_idle_connections_give_way_when_there_is_no_more_room(
+    tmp_path: Path, *, asked: bool
 ) -> None:
-    allow_files(MANY + 500)
+    """Those of one client that said nothing yet, or keeps them after an answer: the limits count neither."""
+    room = 120
+    greedy = an_address()
+    with in_front_of_two(tmp_path, connections=room) as stage, ExitStack() as held:
+        context = stage.trust()
+        for n in range(2 * room):
+            connection = held.enter_context(stage.connect(context, address=greedy))
+            if asked and n < room:
+                connection.sendall(b"GET /orders HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert connection.recv(65536)
+            if n % 30 == 0:
+                with stage.client() as neighbour:
+                    assert neighbour.get("/orders").status_code == 200
+        assert connections_held(stage) <= room
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("many", [1000, pytest.param(10_000, marks=pytest.mark.alone)])
+def test_others_are_answered_as_quickly_while_many_connections_say_nothing_or_half_a_head(
+    stage: Gateway, many: int
+) -> None:
+    allow_files(many + 500)
     context = stage.trust()
-    at_best(lambda: slower_among_many(stage, context), 0.002, tries=5)
+    at_best(lambda: slower_among_many(stage, context, many), 0.002, tries=5)
 
 
-def slower_among_many(stage: Gateway, context: ssl.SSLContext) -> float:
+def slower_among_many(stage: Gateway, context: ssl.SSLContext, many: int) -> float:
     """Seconds by which the median is more than half as much again as without them."""
     with ExitStack() as held, stage.client() as client:
         alone = sorted(took(client) for _ in range(60))
-        for n in range(MANY):
+        for n in range(many):
             connection = socket.create_connection(
                 ("127.0.0.1", stage.port), 10, source_address=(f"127.3.0.{n % 200 + 1}", 0)
             )
@@ -148,7 +167,7 @@ def slower_among_many(stage: Gateway, context: ssl.SSLContext) -> float:
     print(
         f"median alone {alone[30] * 1000:.1f} ms, among {open_now}: {among_them[30] * 1000:.1f} ms"
     )
-    assert open_now > MANY / 2
+    assert open_now > many / 2
     return among_them[30] - 1.5 * alone[30]
 
 

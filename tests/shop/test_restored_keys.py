@@ -44,7 +44,7 @@ def test_a_new_key_signs_at_once_and_tokens_of_the_lost_one_stay_valid(
     monkeypatch.setenv("SHOP_AUTH__KEY_ENCRYPTION_KEY_FILE", str(file))
     auth = {"key_encryption_key_file": file}
     assert shop(copied, "keys", "new").exit_code == 0
-    shop(copied, "keys", "rotate")  # publishes the next
+    assert shop(copied, "keys", "rotate").exit_code == 0  # publishes the next
     listed = shop(copied, "keys", "list").output
     active, initial = (line.split()[0] for line in listed.splitlines())
     with serving("users", copied.users, auth=auth) as served:

@@ -99,8 +99,9 @@ def standing(
     *,
     proxies: str | None = None,
     rates: str | None = None,
+    connections: int | None = None,
 ) -> Iterator[Gateway]:
-    """`apis`, `proxies`, `rates`: see `gateway.Place`."""
+    """`apis`, `proxies`, `rates`: see `gateway.Place`. With `connections` there is one worker, which holds so many."""
     certificate = Certificate(folder / "certificate")
     certificate.make()
     [port] = free_ports(1)
@@ -108,6 +109,15 @@ def standing(
         [f"127.0.0.1:{port}"], apis, certificate, proxies=proxies, rates=rates
     )
     conf = gateway.lay_out(folder / "nginx", place, gateway.services(ROUTES))
+    if connections is not None:
+        text = conf.read_text()
+        for was, now in (
+            ("connections 8192", f"connections {connections}"),
+            ("processes auto", "processes 1"),
+        ):
+            assert was in text
+            text = text.replace(was, now)
+        conf.write_text(text)
     nginx = Nginx(conf, run=folder / "run", log=folder / "gateway.log", port=port)
     nginx.start()
     try:

@@ -12,7 +12,9 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import jwt
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
@@ -132,6 +134,22 @@ class Token:
         head = json.dumps({**self.all_headers(), "alg": "HS256"}).encode()
         signing = b".".join(map(b64, (head, json.dumps(self.all_claims()).encode())))
         return (signing + b"." + b64(hmac.digest(secret, signing, hashlib.sha256))).decode()
+
+    def encrypted(self) -> str:
+        """As a JWE for whoever has the private key (RFC 7516), around the signed token."""
+        head = {
+            "alg": "RSA-OAEP-256",
+            "enc": "A256GCM",
+            "kid": self.key.kid,
+            "typ": "at+jwt",
+            "cty": "JWT",
+        }
+        protected, secret, nonce = b64(json.dumps(head).encode()), bytes(32), bytes(12)
+        oaep = padding.OAEP(padding.MGF1(hashes.SHA256()), hashes.SHA256(), None)
+        wrapped = self.key.private.public_key().encrypt(secret, oaep)
+        sealed = AESGCM(secret).encrypt(nonce, self.signed().encode(), protected)
+        parts = (wrapped, nonce, sealed[:-16], sealed[-16:])
+        return b".".join([protected, *map(b64, parts)]).decode()
 
     def unsigned(self, alg: str) -> str:
         head = json.dumps({**self.all_headers(), "alg": alg}).encode()

@@ -150,12 +150,13 @@ def settings(urls: Databases) -> dict[str, Any]:
     }
 
 
-def shop(urls: Databases, *words: str) -> Result:
-    """A command, in this process."""
+def shop(urls: Databases, *words: str, typed: str | None = None) -> Result:
+    """A command, in this process; `typed` is what a person answers to its questions."""
     pool = logging.getLogger("psycopg.pool")
     level = pool.level
     try:
-        return CliRunner().invoke(app, [*words, "--data", "/nowhere"], env=settings(urls))
+        words = (*words, "--data", "/nowhere")
+        return CliRunner().invoke(app, words, input=typed, env=settings(urls))
     finally:
         pool.setLevel(level)
 

@@ -1,30 +1,20 @@
-"""The shop as production runs it, on this machine: TLS, passwords in files, and a role for each process.
+"""The shop as production runs it, on this machine: TLS, passwords in files, and a role for each process."""
 
-The PostgreSQL of the wheel can't do TLS. So a small proxy does it in front of that server, as a TLS
-terminator does it in production, and clients begin with TLS at once (`sslnegotiation=direct`).
-"""
-
-import asyncio
 import os
-import ssl
 import subprocess
 import sys
-import tempfile
-import threading
 from base64 import b64encode
 from collections.abc import Mapping
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 
 import psycopg
-from psycopg import sql
 
 from devstack.certificate import Certificate
-from devstack.postgres import LocalPostgres
 from shop.platform import roles
 from tests.support.shop import free_ports
+from tests.support.tls_postgres import ADMINISTRATOR, TlsPostgres
 
-ADMINISTRATOR = "administrator"
 SERVICES = ("users", "orders")
 
 
@@ -42,11 +32,16 @@ class Secured:
         self.key_encryption_key.chmod(0o400)
         self.certificate = Certificate(folder / "certificate")
         self.certificate.make()
-        self.port, self.plain_port = free_ports(2)
-        # Not below pytest's own folder, which another user, as whom PostgreSQL runs, may not pass.
-        data = Path(stops.enter_context(tempfile.TemporaryDirectory(prefix="eventshop-test-")))
-        data.chmod(0o711)
-        self.server = self._start(data / "postgres", stops)
+        [self.port] = free_ports(1)
+        self.set_file(ADMINISTRATOR, new_password())
+        self.server = TlsPostgres(
+            stops,
+            port=self.port,
+            certificate=self.certificate.chain,
+            key=self.certificate.key,
+            password=self.passwords(ADMINISTRATOR)[0],
+            settings={"fsync": "off", "ssl": "on", "password_encryption": "scram-sha-256"},
+        )
         for name in (*SERVICES, "log"):
             for role in roles.named(name):
                 self.set_file(role, new_password())
@@ -77,15 +72,11 @@ class Secured:
         return psycopg.connect(self.url(database, role), password=password, autocommit=True)
 
     def url(self, database: str, role: str) -> str:
-        tls = f"sslmode=verify-full&sslrootcert={self.certificate.authority}&sslnegotiation=direct"
+        tls = f"sslmode=verify-full&sslrootcert={self.certificate.authority}"
         return f"postgresql://{role}@localhost:{self.port}/{database}?{tls}"
 
     def as_superuser(self, database: str = "postgres") -> psycopg.Connection:
-        """By the socket."""
-        where = (
-            f"host={self.server.socket_dir} port={self.plain_port} user=postgres dbname={database}"
-        )
-        return psycopg.connect(where, autocommit=True)
+        return self.connect(database, ADMINISTRATOR)
 
     def environment(self, part: str, *services: str) -> dict[str, str]:
         """Of `migrate`, of an `api` or of a `worker`."""
@@ -124,85 +115,6 @@ class Secured:
             "SHOP_ADMIN_URL": self.url("postgres", ADMINISTRATOR),
             "SHOP_ADMIN_PASSWORD_FILE": str(self.file(ADMINISTRATOR)),
         }
-
-    def _start(self, data: Path, stops: ExitStack) -> LocalPostgres:
-        settings = {
-            "fsync": "off",
-            "listen_addresses": "localhost",
-            "port": str(self.plain_port),
-            "password_encryption": "scram-sha-256",
-        }
-        server = LocalPostgres(data, settings=settings)
-        server.start()
-        stops.callback(server.stop)
-        server.wait_ready()
-        terminating = TlsTerminator(
-            self.certificate.chain, self.certificate.key, self.port, self.plain_port
-        )
-        stops.callback(terminating.close)
-        (server.data_dir / "pg_hba.conf").write_text(
-            "local all postgres trust\nhost all all all scram-sha-256\n"
-        )
-        self.server = server
-        self.set_file(ADMINISTRATOR, new_password())
-        with closing(self.as_superuser()) as admin:
-            admin.execute("SELECT pg_reload_conf()")
-            admin.execute(
-                sql.SQL("CREATE ROLE {} SUPERUSER LOGIN PASSWORD {}").format(
-                    sql.Identifier(ADMINISTRATOR), self.passwords(ADMINISTRATOR)[0]
-                )
-            )
-        return server
-
-
-class TlsTerminator:
-    """TLS at `port`, and what comes through it goes on to `plain`; in threads of its own."""
-
-    def __init__(self, certificate: Path, key: Path, port: int, plain: int) -> None:
-        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._context.load_cert_chain(certificate, key)
-        self._context.set_alpn_protocols(["postgresql"])
-        self._ports = port, plain
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(10)
-
-    def close(self) -> None:
-        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(10)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(30)
-        self._loop.close()
-
-    async def _listen(self) -> None:
-        self._server = await asyncio.start_server(
-            self._pass_on, "localhost", self._ports[0], ssl=self._context
-        )
-
-    async def _end(self) -> None:
-        self._server.close()
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
-
-    async def _pass_on(self, near: asyncio.StreamReader, to_near: asyncio.StreamWriter) -> None:
-        far, to_far = await asyncio.open_connection("127.0.0.1", self._ports[1])
-
-        async def pump(source: asyncio.StreamReader, to: asyncio.StreamWriter) -> None:
-            while data := await source.read(65536):
-                to.write(data)
-                await to.drain()
-
-        ways = [asyncio.create_task(pump(near, to_far)), asyncio.create_task(pump(far, to_near))]
-        try:
-            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for way in ways:
-                way.cancel()
-            await asyncio.gather(*ways, return_exceptions=True)
-            to_far.close()
-            to_near.close()
 
 
 def new_password() -> str:

@@ -159,6 +159,7 @@ REFUSED: dict[str, Kind] = {
     "unknown crit": _header(crit=["exp"]),
     "b64 false": _header(b64=False, crit=["b64"]),
     "five parts": lambda good: bearer(good.signed() + ".AAAA.AAAA"),
+    "encrypted": lambda good: bearer(good.encrypted()),
     "two parts": lambda good: bearer(good.signed().rpartition(".")[0]),
     "padding": lambda good: bearer(good.signed() + "="),
     "id token": _header(typ="JWT"),
@@ -200,7 +201,10 @@ REFUSED: dict[str, Kind] = {
     "session ended": _claims(sid=str(ENDED)),
 }
 
-UNREADABLE: dict[str, Kind] = {"1 MB": _claims(more="x" * 1_000_000)}
+UNREADABLE: dict[str, Kind] = {
+    "1 MB": _claims(more="x" * 1_000_000),
+    "kid 1 MB": _header(kid="k" * 1_000_000),
+}
 """The server refuses such a head before there is a request."""
 
 KINDS = {**TAKEN, **REFUSED, **UNREADABLE}

@@ -53,7 +53,8 @@ def keys_rotate(
 ) -> None:
     """Let the next key sign, publish the one after it, and retire old ones. Run it every few weeks.
 
-    Exit status 1, if the next key has not been published for long enough (`SHOP_USERS__KEY_LEAD_S`).
+    The first time there is no next key yet, so it is only published. Exit status 1: it has not been published for
+    long enough (`SHOP_USERS__KEY_LEAD_S`), so nothing was activated.
     """
     keys = part("identity.keys")
 
@@ -78,11 +79,13 @@ def keys_rotate(
         typer.echo(f"{rotated.activated} active")
     if rotated.prepared and rotated.prepared != rotated.activated:
         typer.echo(f"{rotated.prepared} initial")
-    if rotated.activated is None:
-        refuse(
-            f"the next key may sign in {rotated.waits_s:.0f} s, when every service knows it;"
-            " run this again then"
-        )
+    if rotated.activated:
+        return
+    when = f"the next key may sign in {rotated.waits_s:.0f} s, when every service knows it"
+    if rotated.prepared:
+        typer.echo(f"{when}; the next `shop keys rotate` after that lets it sign")
+    else:
+        refuse(f"{when}; run this again then")
 
 
 @app.command("list")

@@ -45,6 +45,7 @@ REASONS = {
     "unknown crit": "its header has crit",
     "b64 false": "its header has crit",
     "five parts": FORM,
+    "encrypted": FORM,
     "two parts": FORM,
     "padding": FORM,
     "id token": "its typ is not",

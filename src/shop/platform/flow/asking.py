@@ -34,28 +34,40 @@ class Asking(Generic[_Answer]):
 
     async def answer(self, *about: Any) -> _Answer | NoAnswer:
         """The answer, if it comes in time."""
+        none = NoAnswer(f"no answer within {WITHIN:g} s")
         if self._under_way is not None:
             # Its answer would be old. So it only has to end before the next is asked.
-            late, _ = await asyncio.wait([self._under_way], timeout=WITHIN)
-            if not late:
+            late = self._under_way
+            if not (await asyncio.wait([late], timeout=WITHIN))[0]:
                 return NoAnswer("no answer")
             self._under_way = None
+            if not late.cancelled() and (error := late.exception()) is not None:
+                # It says why, if the next question gets no answer in time either.
+                none = _no_answer(error)
         # It is under way also if this is cancelled meanwhile, so that `close` ends it.
         task = self._under_way = asyncio.ensure_future(self._ask(*about))
         done, _ = await asyncio.wait([task], timeout=WITHIN)
         if not done:
-            return NoAnswer(f"no answer within {WITHIN:g} s")
+            return none
         self._under_way = None
         try:
             return task.result()
-        except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as error:
-            missing = error.diag.message_primary
-            return NoAnswer(f"the database is not migrated ({missing}); run `shop migrate`")
-        except (SpineError, LogUnavailable, psycopg.Error, OSError, EOFError) as error:
-            return NoAnswer(" ".join(str(error).split()) or type(error).__name__)
+        except Exception as error:  # noqa: BLE001 - what is not expected is raised again
+            return _no_answer(error)
 
     async def close(self) -> None:
         if self._under_way is not None:
             self._under_way.cancel()
             # Its error would otherwise be logged as one that nobody saw.
             await asyncio.gather(self._under_way, return_exceptions=True)
+
+
+def _no_answer(error: BaseException) -> NoAnswer:
+    """Raises an error that is none of the server's."""
+    match error:
+        case psycopg.errors.UndefinedTable() | psycopg.errors.UndefinedColumn():
+            missing = error.diag.message_primary
+            return NoAnswer(f"the database is not migrated ({missing}); run `shop migrate`")
+        case SpineError() | LogUnavailable() | psycopg.Error() | OSError() | EOFError():
+            return NoAnswer(" ".join(str(error).split()) or type(error).__name__)
+    raise error

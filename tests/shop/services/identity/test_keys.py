@@ -196,7 +196,9 @@ def test_each_algorithm_signs_what_a_library_verifies_by_the_published_key(
 
 
 @pytest.mark.heavy
-def test_a_rotation_under_load_refuses_nobody(users_url: str, tmp_path: Path) -> None:
+def test_rotations_of_both_kinds_of_keys_under_load_refuse_nobody(
+    users_url: str, tmp_path: Path
+) -> None:
     with issuing(users_url, tmp_path, auth={"required": True}) as issuer:
         user = issuer.user()
         seen: set[str] = set()
@@ -237,11 +239,23 @@ def test_a_rotation_under_load_refuses_nobody(users_url: str, tmp_path: Path) ->
                 later(issuer, 1000)
                 rotate(issuer, lead_s=1)
                 threading.Event().wait(1.5)
+            # And the key that encrypts them, by the steps of docs/operations.md.
+            file = tmp_path / "key-encryption-keys"
+            new = new_key_encryption_key() + "\n"
+            file.write_text(new + file.read_text())
+            both = read_key_encryption(file)
+            assert issuer.do(lambda tx: keys.rewrap(tx, both))
+            file.write_text(new)
+            later(issuer, 1000)
+            issuer.do(
+                lambda tx: keys.rotate(tx, read_key_encryption(file), lead_s=1, token_s=TOKEN_S)
+            )
+            threading.Event().wait(1.5)
         finally:
             stop.set()
             for load in loads:
                 load.join(30)
-        assert len(seen) >= 3
+        assert len(seen) >= 4
         assert set(answers) == {200}
 
 
