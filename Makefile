@@ -64,7 +64,7 @@ test: installed-dev
 	$(if $(ALL),$(BIN)/python -m pytest -m alone)
 
 test-fast: installed-dev
-	$(PYTEST) --numprocesses 2 -m "not kafka and not heavy and not slow"
+	$(PYTEST) --numprocesses 3 -m "not kafka and not heavy and not slow"
 
 # SEED=n repeats a storm.
 storm: installed-dev

@@ -121,7 +121,8 @@ _SLOW = (
     "eventspine/test_running_time.py", "eventspine/test_which_log.py", "shop/auth/test_matrix.py",
     "eventspine/test_crash.py", "eventspine/test_frozen.py", "eventspine/test_parking.py",
     "eventspine/test_held_keys.py", "shop/auth/test_known.py", "shop/services/identity/", "shop/services/console/",
-    "eventspine/test_silence.py", "eventspine/test_retrying.py", "eventspine/test_relay_leadership.py",
+    "eventspine/test_captured.py", "shop/platform/test_flow.py", "shop/platform/telemetry/test_looking.py",
+    "shop/platform/telemetry/test_traces_export.py", "eventspine/test_silence.py", "eventspine/test_retrying.py", "eventspine/test_relay_leadership.py",
     "eventspine/test_transaction_away.py", "eventspine/test_consumer_trouble.py",
 )  # fmt: skip
 """Beginnings of paths below `tests`: tests that start processes, wait, or try many examples. They are

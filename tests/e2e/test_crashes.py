@@ -109,6 +109,7 @@ def test_one_blow_after_the_other(witnessed: Witnessed) -> None:
     witnessed.check()
 
 
+@pytest.mark.heavy
 def test_ctrl_c_stops_everything_and_the_next_start_finds_it(witnessed: Witnessed) -> None:
     shop = witnessed.shop
     with witnessed.load():

@@ -150,6 +150,7 @@ def test_a_key_is_rotated_and_no_good_token_is_refused(parts: Parts) -> None:
     assert statuses(parts, by_new, id_) == (200, 200)
 
 
+@pytest.mark.heavy
 def test_orders_restarts_while_the_user_service_is_down_and_still_verifies(parts: Parts) -> None:
     id_, headers = signed_in(parts)
     _, locked_out = revoked = signed_in(parts)

@@ -75,6 +75,7 @@ def test_shop_up_and_what_is_run_beside_it_heed_none(hostile_shop: Shop) -> None
         assert not libpq_variables() & process.environ().keys(), process.cmdline()
 
 
+@pytest.mark.heavy
 def test_libpq_variables_only_say_who_connects_to_a_database_of_ones_own(
     new_database: NewDatabase,
 ) -> None:

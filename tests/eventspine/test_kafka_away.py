@@ -51,6 +51,7 @@ class TestAwayAndBack:
         assert ["kafka.waiting" in line for line in said] == [True, False], said
         assert "kafka.recovered" in said[1]
 
+    @pytest.mark.heavy
     async def test_giving_up_keeps_nothing_back_to_be_sent_later(
         self, mortal_kafka: LocalKafka, monkeypatch: pytest.MonkeyPatch
     ) -> None:

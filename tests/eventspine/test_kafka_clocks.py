@@ -60,6 +60,7 @@ def append(kafka: LocalKafka, topic: str, clock: Path, hours: list[int]) -> list
     return told
 
 
+@pytest.mark.heavy
 async def test_a_writer_is_heard_whatever_its_clock_says(kafka: LocalKafka, tmp_path: Path) -> None:
     # No clock is set back under a writer: its client would wait for as long (docs/operations.md, "Clocks").
     writers = ([0, 26], [0, 26])
