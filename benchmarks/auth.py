@@ -2,8 +2,6 @@
 
 import json
 import time
-from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -12,18 +10,17 @@ import psycopg
 from cryptography.hazmat.primitives.asymmetric import rsa
 from jwt.algorithms import RSAAlgorithm
 
-from benchmarks.load import CUSTOMERS, post_orders, require_wrk
-from benchmarks.orders_a_second import ratios
+from benchmarks.in_turn import measured
+from benchmarks.load import Load, post_orders, require_wrk
 from benchmarks.report import Row, Section, spread
-from benchmarks.shop_data import add_customers
 from benchmarks.stage import Shop, Stage
 from shop.platform.auth.settings import LONGEST_TOKEN_S, AuthSettings
 
 TITLE = "Access tokens"
 HOW = """\
-`POST /orders` over 64 kept-alive connections, as above, against two API processes in turn: one that asks nobody for a token, and
-one with `SHOP_AUTH__REQUIRED=true`, where each of 100 customers sends its own token (RS256) with its orders. All tokens have been
-verified before; each is verified anew once a minute.
+`POST /orders` over 64 kept-alive connections, as above, to one API process with `SHOP_AUTH__REQUIRED=true`, in turn: as it is,
+where each of 100 customers sends its own token (RS256) with its orders, and with the code taken out that looks at tokens, where
+none is sent. All tokens have been verified before; each is verified anew once a minute.
 """
 
 _CALLERS = 100
@@ -33,47 +30,30 @@ _PATIENT = {"SHOP_AUTH__REQUIRED": "true", "SHOP_AUTH__REQUESTS_A_SECOND": "1000
 
 def run(stage: Stage) -> Section:
     require_wrk()
-    rates: dict[str, list[float]] = {"open": [], "asking": []}
     tokens = stage.directory / "tokens"
-    with ExitStack() as held:
-        shops: dict[str, Shop] = {}
-        for kind in rates:
-            shop = stage.shop()
-            if kind == "asking":
-                shop = replace(shop, env={**shop.env, **_PATIENT})
-                _write_tokens(tokens, shop.orders)
-            add_customers(shop.orders, CUSTOMERS)
-            held.enter_context(
-                stage.running(f"orders-api-{kind}", "shop.cli", "api", "orders", env=shop.env)
-            )
-            shops[kind] = shop
-        sent = {"open": None, "asking": tokens}
-        for kind, shop in shops.items():
-            post_orders(
-                shop.orders_url, connections=64, seconds=2, customers=_CALLERS, tokens=sent[kind]
-            )
-        # Short and many: a percent is less than what this machine does from one second to the next.
-        for number in range(3 * stage.rounds):
-            stage.say(f"tokens: round {number + 1} of {3 * stage.rounds}")
-            kinds = list(rates) if number % 2 else list(reversed(rates))
-            for kind in kinds:
-                stage.settle()
-                load = post_orders(
-                    shops[kind].orders_url,
-                    connections=64, seconds=stage.seconds(2),
-                    customers=_CALLERS, tokens=sent[kind],
-                )  # fmt: skip
-                rates[kind].append(load.per_second)
-    asking, free = (spread(rates[kind], "/s") for kind in ("asking", "open"))
+
+    def send(shop: Shop, with_part: bool, seconds: float) -> Load:
+        return post_orders(
+            shop.orders_url,
+            connections=64, seconds=seconds, customers=_CALLERS, tokens=tokens if with_part else None,
+        )  # fmt: skip
+
+    both = measured(
+        stage, "guard", _PATIENT, send=send, prepare=lambda shop: _write_tokens(tokens, shop.orders)
+    )
     return Section(
         TITLE,
         HOW,
         [
             Row(
                 "orders a second with tokens that were verified before, against without tokens",
-                ratios(rates["asking"], rates["open"]), "×", at_least=0.97,
-                measured=f"{asking} against {free}",
-            )
+                both.rate, "×", at_least=0.97,
+                measured=f"{spread(both.rate_with, '/s')} against {spread(both.rate_without, '/s')}",
+            ),
+            Row(
+                "the same, CPU time of an order", both.cpu, "×", less_is_better=True,
+                measured=f"{spread(both.cpu_with, 'µs')} against {spread(both.cpu_without, 'µs')}",
+            ),
         ],
     )  # fmt: skip
 

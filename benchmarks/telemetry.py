@@ -5,90 +5,59 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
-from benchmarks import cpu
-from benchmarks.load import CUSTOMERS, post_orders, require_wrk
-from benchmarks.orders_a_second import ratios
+from benchmarks.in_turn import Both, measured
+from benchmarks.load import require_wrk
 from benchmarks.report import Row, Section, spread
-from benchmarks.shop_data import add_customers
 from benchmarks.stage import HOST, PROJECT, Stage
 
 TITLE = "Telemetry"
 HOW = """\
-CPU time (user and system) of an API process for each `POST /orders`, over 64 kept-alive connections, against three API
-processes in turn: one without telemetry (`SHOP_TELEMETRY__METRICS=false`), one as it is by default, with
-metrics, and one with traces besides: one request of a hundred, sent to a collector in the benchmark's own process.
-What is *added*, and the table, are of a fast route alone, without a network and a database (`benchmarks/traced_requests.py`):
-that is exact also where a machine is busy.
+CPU time (user and system) of an API process for each `POST /orders`, over 64 kept-alive connections, in turn: with metrics, as it
+is by default, and with those taken out; then another process with traces of one request of a hundred, sent to a
+collector in the benchmark's own process, and with those taken out. What is *added*, and the table, are of a fast route alone, without a network and a
+database (`benchmarks/traced_requests.py`): that is exact also where a machine is busy.
 """
 
 
 def run(stage: Stage) -> Section:
     require_wrk()
-    if not Path("/proc/self/stat").exists():
-        return Section(TITLE, HOW, left_out="CPU time of a process is read from Linux's /proc")
-    costs: dict[str, list[float]] = {"none": [], "metrics": [], "traces": []}
-    with ExitStack() as held:
-        collector = held.enter_context(_collector())
-        of_kind: Mapping[str, Mapping[str, str]] = {
-            "none": {"SHOP_TELEMETRY__METRICS": "false"},
-            "metrics": {},
-            "traces": {
-                "SHOP_TELEMETRY__OTLP_ENDPOINT": collector,
-                "SHOP_TELEMETRY__TRACES_RATIO": "0.01",
-            },
-        }
-        pids, urls = {}, {}
-        for kind, settings in of_kind.items():
-            shop = stage.shop()
-            add_customers(shop.orders, CUSTOMERS)
-            name, env = f"telemetry-api-{kind}", {**shop.env, **settings}
-            running = stage.running(name, "shop.cli", "api", "orders", env=env)
-            pid = held.enter_context(running).pid
-            assert pid is not None
-            pids[kind], urls[kind] = pid, shop.orders_url
-            post_orders(shop.orders_url, connections=64, seconds=1)
+    with _collector() as collector:
         stage.say("telemetry: a route alone")
         alone = _alone(collector)
-        # Many short rounds in turn, because the speed of a machine varies from second to second.
-        for number in range(3 * stage.rounds):
-            stage.say(f"telemetry: round {number + 1} of {3 * stage.rounds}")
-            for kind in list(costs) if number % 2 else list(reversed(costs)):
-                stage.settle()
-                before = cpu.seconds(pids[kind])
-                load = post_orders(urls[kind], connections=64, seconds=stage.seconds(2))
-                costs[kind].append((cpu.seconds(pids[kind]) - before) / load.requests * 1e6)
-    none, metrics, traces = (spread(costs[kind], "µs") for kind in costs)
+        metrics = measured(stage, "interceptors")
+        traces = measured(
+            stage,
+            "traces",
+            {"SHOP_TELEMETRY__OTLP_ENDPOINT": collector, "SHOP_TELEMETRY__TRACES_RATIO": "0.01"},
+        )
     return Section(
         TITLE,
         HOW,
         [
-            Row(
-                "CPU time that metrics add to a request, against an order's",
-                [(alone["metrics"] - alone["none"]) / cost for cost in costs["none"]],
-                "×", at_least=0.04, less_is_better=True,
-                measured=f"{alone['metrics'] - alone['none']:.2f} µs against {none}",
-            ),
-            Row(
-                "CPU time of an order without telemetry, against one with metrics",
-                ratios(costs["none"], costs["metrics"]), "×", at_least=0.96,
-                measured=f"{none} against {metrics}",
-            ),
-            Row(
-                "CPU time of an order with metrics, against one with traces besides",
-                ratios(costs["metrics"], costs["traces"]), "×", at_least=0.97,
-                measured=f"{metrics} against {traces}",
-            ),
-            Row(
-                "CPU time that 1 % traced requests add to a request, against an order's",
-                [_added(alone) / cost for cost in costs["metrics"]], "×", at_least=0.03, less_is_better=True,
-                measured=f"{_added(alone):.2f} µs against {metrics}",
-            ),
+            _row("CPU time of an order with metrics, against none", metrics, 1.04),
+            _added_row("metrics", alone["metrics"] - alone["none"], metrics, 0.04),
+            _row("CPU time of an order with metrics and traces, against metrics", traces, 1.03),
+            _added_row("1 % traced requests", _added(alone), traces, 0.03),
         ],
         more=_table(alone),
+    )
+
+
+def _row(what: str, both: Both, most: float) -> Row:
+    return Row(
+        what, both.cpu, "×", at_least=most, less_is_better=True,
+        measured=f"{spread(both.cpu_with, 'µs')} against {spread(both.cpu_without, 'µs')}",
+    )  # fmt: skip
+
+
+def _added_row(what: str, added: float, both: Both, most: float) -> Row:
+    return Row(
+        f"CPU time that {what} add to a request, against an order's",
+        [added / cost for cost in both.cpu_without], "×", at_least=most, less_is_better=True,
+        measured=f"{added:.2f} µs against {spread(both.cpu_without, 'µs')}",
     )  # fmt: skip
 
 
