@@ -108,6 +108,11 @@ def ratios(ours: list[float], theirs: list[float]) -> list[float]:
     return [a / b for a, b in zip(ours, theirs, strict=True)]
 
 
+def unchanged(values: list[float]) -> list[float]:
+    """What the machine does by itself: the ratio of rounds of one kind that followed each other, as A does in B A, A B, B A, …"""
+    return [after / before for before, after in zip(values[::2], values[1::2], strict=False)]
+
+
 def _orders(stage: Stage, url: str, database: str, seconds: float, *, keyed: bool = False) -> float:
     stage.settle()
     tables = ["orders", "idempotency_keys"] if keyed else ["orders"]
