@@ -302,7 +302,7 @@ def test_a_database_that_is_not_the_one_that_is_meant_is_refused_in_a_sentence(
         process = production.start(name, **more)
         try:
             text = process.log.path.read_text
-            until(lambda text=text: said in text(), f"{name} says {said!r}", 30)
+            until(lambda text=text: said in text(), f"{name} says {said!r}", 90)
             assert process.ended() is None
         finally:
             process.stop(10)
