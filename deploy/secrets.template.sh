@@ -78,7 +78,7 @@ for service; do
     random "passwords/${service}_administrator_password" "$shop"
     same "passwords/${service}_administrator_password" "$service-db/administrator_password" "$postgres"
     same "passwords/${service}_administrator_password" "$service-roles/administrator_password" "$shop"
-    for role in "$service" "${service}_api" "${service}_worker" "${service}_cdc"; do
+    for role in "$service" "${service}_api" "${service}_worker" "${service}_front" "${service}_cdc"; do
         random "passwords/${role}_password" "$shop"
         same "passwords/${role}_password" "$service-roles/${role}_password" "$shop"
     done
@@ -91,6 +91,15 @@ for service; do
     random "passwords/kafka_${service}_password" "$shop"
     same "passwords/kafka_${service}_password" "kafka-roles/kafka_${service}_password" "$shop"
     same "passwords/kafka_${service}_password" "$service-worker/kafka_password" "$shop"
+done
+for front in @fronts@; do
+    folder "$front" "$shop" && same authority/ca.crt "$front/ca.crt" "$shop"
+    random "passwords/kafka_${front}_password" "$shop"
+    same "passwords/kafka_${front}_password" "kafka-roles/kafka_${front}_password" "$shop"
+    same "passwords/kafka_${front}_password" "$front/kafka_password" "$shop"
+    for service; do
+        same "passwords/${service}_front_password" "$front/${service}_password" "$shop"
+    done
 done
 for service in @issuers@; do
     random "$service-api/key_encryption_key" "$shop"

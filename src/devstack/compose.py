@@ -5,7 +5,8 @@
 
 In a template, the lines from `# {each service}` to `# {end}` are repeated for every service. In them,
 `@service@`, `@SERVICE@` (in names of settings) and `@port@` are replaced. `@services@` stands for all names, `@issuers@` for those that sign tokens. Lines from
-`# {if it issues tokens}` to `# {fi}` are for these alone.
+`# {if it issues tokens}` to `# {fi}` are for these alone. Lines from `# {each front}` to `# {end of front}` are repeated for
+every front, with `@front@`, `@FRONT@` and `@front_port@`; `@fronts@` stands for their names, and `@apis@` for the addresses of the APIs, by the names of their containers.
 """
 
 import re
@@ -36,6 +37,7 @@ _HEAD = "# Written by `make compose` from {template}: change that.\n"
 _IF_ISSUER = re.compile(
     r"^ *# \{if it issues tokens\}\n(.*?)^ *# \{fi\}\n", re.MULTILINE | re.DOTALL
 )
+_FRONT = re.compile(r"^ *# \{each front\}\n(.*?)^ *# \{end of front\}\n", re.MULTILINE | re.DOTALL)
 _EACH = re.compile(r"^ *# \{each service\}\n(.*?)^ *# \{end\}\n", re.MULTILINE | re.DOTALL)
 
 
@@ -76,6 +78,12 @@ def ports() -> dict[str, int]:
     }
 
 
+def front_ports() -> dict[str, int]:
+    """The port of every front, by name. Raises `NotAService`."""
+    sections = discovery.sections()
+    return {name: sections[name].model_fields["port"].default for name in discovery.fronts()}
+
+
 def rendered(file: str, services: Mapping[str, int]) -> str:
     """The content of the file for these services and their ports."""
     template = template_of(file)
@@ -83,7 +91,15 @@ def rendered(file: str, services: Mapping[str, int]) -> str:
     def for_each(block: re.Match[str]) -> str:
         return "".join(_of_service(block[1], *service) for service in services.items())
 
-    text = _EACH.sub(for_each, template.read_text()).replace("@services@", " ".join(services))
+    def for_each_front(block: re.Match[str]) -> str:
+        return "".join(_of_front(block[1], *front) for front in front_ports().items())
+
+    # Its lines may repeat some for each service.
+    text = _FRONT.sub(for_each_front, template.read_text())
+    text = _EACH.sub(for_each, text).replace("@services@", " ".join(services))
+    text = text.replace("@fronts@", " ".join(front_ports()))
+    apis = ",".join(f"{name}=http://{name}-api:{port}" for name, port in services.items())
+    text = text.replace("@apis@", apis)
     text = text.replace("@issuers@", " ".join(name for name in services if name in issuers()))
     return _HEAD.format(template=template.name) + text.rstrip("\n") + "\n"
 
@@ -96,6 +112,13 @@ def issuers() -> list[str]:
 def template_of(file: str) -> Path:
     name, _, kind = file.rpartition(".")
     return _DEPLOY / f"{name}.template.{kind}"
+
+
+def _of_front(block: str, name: str, port: int) -> str:
+    values = {"@front@": name, "@FRONT@": name.upper(), "@front_port@": str(port)}
+    for placeholder, value in values.items():
+        block = block.replace(placeholder, value)
+    return block
 
 
 def _of_service(block: str, name: str, port: int) -> str:

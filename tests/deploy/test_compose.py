@@ -22,7 +22,7 @@ from shop.platform import discovery
 from shop.platform.settings import Settings
 from tests.support.compose import DEPLOY, Here, instructions, kafka_settings, load, read
 from tests.support.kafka import StartKafka
-from tests.support.services import SHIPPED
+from tests.support.services import FRONTS, SHIPPED
 from tests.support.shop import free_ports
 from tests.support.waiting import until
 
@@ -34,6 +34,8 @@ LONG_RUNNING = SERVICES.keys() - ONE_SHOT
 KNOWN = [name for name in SHIPPED if f"{name}-api" in SERVICES]
 """One that is not is named by the first test, and need not fail the others."""
 SHOP = {f"{name}-{part}" for name in KNOWN for part in ("api", "worker")}
+RUN = SHOP | set(FRONTS)
+"""The shop's own processes."""
 
 
 def requirement(name: str, file: str) -> str:
@@ -72,13 +74,16 @@ def test_one_more_service_is_one_more_of_everything() -> None:
         assert "greetings" in json.dumps(more["services"][name]), name
     for kind in ("networks", "volumes"):
         assert [name for name in more[kind] if name.startswith("greetings")], kind
+    for front in FRONTS:
+        assert {"greetings", "events"} <= set(more["services"][front]["networks"])
+        assert "SHOP_GREETINGS__DATABASE_URL" in more["services"][front]["environment"]
     over = read(compose.rendered("compose.dev.yaml", compose.ports()))
     assert over["services"].keys() >= new - {"greetings-db"}
 
 
 def test_every_service_has_its_databases_its_api_and_its_workers() -> None:
     databases = {f"{name}-db" for name in KNOWN}
-    assert SERVICES.keys() == SHOP | databases | ONE_SHOT | {"kafka"}
+    assert SERVICES.keys() == RUN | databases | ONE_SHOT | {"kafka"}
 
 
 @pytest.mark.parametrize("files", [("compose.yaml",), FILES])
@@ -124,7 +129,7 @@ def test_long_running_containers_are_checked_restarted_and_given_time_to_stop(na
     service = SERVICES[name]
     assert service["restart"] == "unless-stopped"
     assert int(service["stop_grace_period"].removesuffix("s")) > (
-        Settings().stop_within() if name in SHOP else 10
+        Settings().stop_within() if name in RUN else 10
     )
     assert service["healthcheck"]["test"][0] in {"CMD", "CMD-SHELL"}
     assert {"interval", "timeout", "retries", "start_period"} <= service["healthcheck"].keys()
@@ -151,9 +156,22 @@ def test_workers_can_be_many_and_only_apis_are_published_on_this_machine_alone(n
         assert service["environment"]["SHOP_HOST"] == "0.0.0.0"
 
 
-def test_nothing_but_the_apis_is_published() -> None:
-    published = {name for name in SERVICES if "ports" in SERVICES[name]}
-    assert published == {f"{name}-api" for name in KNOWN}
+def test_nothing_but_the_apis_and_the_pages_is_published_and_on_this_machine_alone() -> None:
+    published = {name: SERVICES[name]["ports"] for name in SERVICES if "ports" in SERVICES[name]}
+    assert published.keys() == {f"{name}-api" for name in KNOWN} | set(FRONTS)
+    assert all(port.startswith("127.0.0.1:") for ports in published.values() for port in ports)
+
+
+@pytest.mark.parametrize("name", FRONTS)
+def test_pages_reach_every_database_the_log_and_the_apis(name: str) -> None:
+    service = SERVICES[name]
+    assert service["depends_on"].keys() == {f"{each}-db" for each in KNOWN} | {"kafka", "migrate"}
+    assert set(service["networks"]) == {*KNOWN, "events"}
+    assert sorted(service["volumes"]) == [
+        f"{each}-password:/run/secrets/{each}:ro" for each in sorted(KNOWN)
+    ]
+    apis = dict(each.split("=") for each in service["environment"]["SHOP_CONSOLE__APIS"].split(","))
+    assert apis == {each: f"http://{each}-api:{compose.ports()[each]}" for each in KNOWN}
 
 
 @pytest.mark.parametrize("name", sorted(SHOP))
@@ -179,7 +197,7 @@ def test_no_password_stands_in_any_file() -> None:
                     assert f"{volume}:{folder}:ro" in service["volumes"], (name, key)
 
 
-@pytest.mark.parametrize("name", sorted(SHOP | ONE_SHOT))
+@pytest.mark.parametrize("name", sorted(RUN | ONE_SHOT))
 def test_the_shops_containers_may_do_nothing_that_they_need_not(name: str) -> None:
     service = SERVICES[name]
     assert service["read_only"] is True
@@ -245,11 +263,11 @@ def test_files_that_the_image_copies_are_there_and_not_ignored() -> None:
 
 def test_development_runs_the_source_as_it_is() -> None:
     over = load("compose.dev.yaml")["services"]
-    assert over.keys() == SHOP | {"migrate"}
+    assert over.keys() == RUN | {"migrate"}
     for name, service in over.items():
         assert service["volumes"] == ["../src:/src:ro"]
         assert service["environment"]["PYTHONPATH"] == "/src"
-        if name in SHOP:
+        if name in RUN:
             (watch,) = service["develop"]["watch"]
             assert (watch["action"], watch["path"]) == ("restart", "../src")
 
@@ -261,7 +279,7 @@ def test_the_services_as_processes_walk_the_six_steps(
     tmp_path: Path, start_kafka: StartKafka
 ) -> None:
     tmp_path.chmod(0o711)
-    with Here(tmp_path, free_ports(2 * len(KNOWN))) as here:
+    with Here(tmp_path, free_ports(2 * len(KNOWN) + len(FRONTS))) as here:
         here.up(start_kafka)
         passwords = sorted(tmp_path.glob("secrets/*/password"))
         made = [password.read_text() for password in passwords]
@@ -280,16 +298,30 @@ def test_the_services_as_processes_walk_the_six_steps(
             _walk_the_six_steps(users, orders)
             _all_partitions_are_read(users, orders)
 
-        for name in SHOP:
+        for name in FRONTS:
+            _shows_a_shop_that_is_well(here.url(name))
+        for name in RUN:
             assert here.healthy(name) == (True, "well")
         # At the next start there are passwords already.
         here.run("passwords")
         assert [password.read_text() for password in passwords] == made
         _stop_in_time(here)
-        for name in sorted(SHOP):
+        for name in sorted(RUN):
             well, why = here.healthy(name)
-            if name.endswith("-api"):
+            if not name.endswith("-worker"):
                 assert not well, why
+
+
+def _shows_a_shop_that_is_well(url: str) -> None:
+    """It may read each database, the log and the readiness of each API."""
+    with closing(httpx.Client(base_url=url, timeout=30)) as pages:
+
+        def well() -> bool:
+            page = pages.get("/")
+            return page.status_code == 200 and "Everything moves" in page.text
+
+        until(well, "the page of the flow says that all is well", timeout=120)
+        assert "order.placed" in pages.get("/log").text
 
 
 def _only_the_password_opens(here: Here) -> None:

@@ -13,7 +13,7 @@ import httpx
 import psycopg
 import pytest
 import trustme
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
+from confluent_kafka import Consumer, KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
 from shop.platform import discovery
@@ -21,9 +21,9 @@ from tests.support.capture import need_debezium
 from tests.support.compose import DEPLOY
 from tests.support.documented import commands
 from tests.support.newcomers import Newcomers, end_connections
-from tests.support.production import FILE, SERVICES, Production, make_secrets
+from tests.support.production import FILE, SERVICES, Production, make_secrets, written
 from tests.support.secured import new_password
-from tests.support.services import SHIPPED
+from tests.support.services import FRONTS, SHIPPED
 from tests.support.shop import free_ports
 from tests.support.waiting import until
 
@@ -34,6 +34,7 @@ OURS = {
     "migrate",
     "kafka-roles",
     "cdc-begin",
+    *FRONTS,
 }
 
 
@@ -73,8 +74,12 @@ def test_each_runs_an_image_by_digest_and_may_do_little(name: str) -> None:
         assert volume.endswith(":ro") or not volume.startswith("."), volume
 
 
-def test_the_gateway_alone_is_published() -> None:
-    assert {name for name in SERVICES if "ports" in SERVICES[name]} == {"gateway"}
+def test_the_gateway_alone_is_published_and_pages_for_staff_on_this_machine_alone() -> None:
+    published = {name: SERVICES[name]["ports"] for name in SERVICES if "ports" in SERVICES[name]}
+    assert published.keys() == {"gateway", *FRONTS}
+    for name in FRONTS:
+        assert all(port.startswith("127.0.0.1:") for port in published[name])
+        assert not {*SERVICES[name]["networks"]} & {*SERVICES["gateway"]["networks"]}
     assert FILE["networks"]["events"]["internal"] is True
     assert all(FILE["networks"][name]["internal"] for name in SHIPPED)
 
@@ -302,7 +307,7 @@ def test_a_database_that_is_not_the_one_that_is_meant_is_refused_in_a_sentence(
         process = production.start(name, **more)
         try:
             text = process.log.path.read_text
-            until(lambda text=text: said in text(), f"{name} says {said!r}", 90)
+            until(lambda text=text: said in text(), f"{name} says {said!r}", 30)
             assert process.ended() is None
         finally:
             process.stop(10)
@@ -312,6 +317,31 @@ def test_a_database_that_is_not_the_one_that_is_meant_is_refused_in_a_sentence(
     assert listed.returncode == 2
     assert said in listed.stderr
     assert "Traceback" not in listed.stderr
+
+
+@pytest.mark.kafka
+@pytest.mark.heavy
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", FRONTS)
+def test_pages_read_every_database_and_the_log_with_roles_of_their_own(
+    production: Production, name: str
+) -> None:
+    production.start_all()
+    with production.to(name) as pages:
+        assert pages.get("/").headers["location"] == "/login"
+    given = production.environment(name)["SHOP_CONSOLE__APIS"].split(",")
+    apis = [word for each in given for word in ("--api", each)]
+
+    def well() -> bool:
+        return production.tried(name, "top", "--once", *apis).returncode == 0
+
+    # What its pages are made of, with its settings. It fails if something is away.
+    until(well, "all is well in its eyes", 120)
+    production.run(name, "events", "--topic", "users", "--no-follow")
+    for each in SHIPPED:
+        production.run(name, "parked", "list", each)
+        assert f"{each}_front" in production.logged_in(f"{each}-db")
+        assert not written(production.client(name), each)
 
 
 @pytest.mark.kafka
@@ -414,7 +444,7 @@ def test_certificate_and_authority_of_a_database_are_replaced_and_no_request_is_
     with closing(production.administrator("users-db")) as admin:
         with Newcomers(url) as first:
             first.more()
-            for folder in ("users-api", "users-worker", "users-roles", "migrate"):
+            for folder in ("users-api", "users-worker", "users-roles", "migrate", *FRONTS):
                 authorities(folder, old, new)
             first.more()
             server.use(tmp_path / "users-db/server.crt", tmp_path / "users-db/server.key")
@@ -434,7 +464,7 @@ def test_certificate_and_authority_of_a_database_are_replaced_and_no_request_is_
         production.administrator("users-db", authority=tmp_path / "old.crt")
     production.administrator("users-db").close()
     # As it was, for the next test.
-    for folder in ("users-api", "users-worker", "users-roles", "migrate"):
+    for folder in ("users-api", "users-worker", "users-roles", "migrate", *FRONTS):
         authorities(folder, new, old)
     kept = production.secrets / "users-db"
     server.use(kept / "server.crt", kept / "server.key")
@@ -467,13 +497,3 @@ def test_debezium_sends_with_its_own_secrets_roles_and_rights(production: Produc
         said = production.processes[f"{name}-worker"].log.tail()
         assert any("captured.following" in line for line in said), said
         assert not any("relay.leading" in line for line in said), said
-
-
-def written(client: Mapping[str, Any], topic: str) -> bool:
-    errors: list[KafkaError | None] = []
-    producer = Producer({**client, "message.timeout.ms": 15_000})
-    producer.produce(topic, b"forged", on_delivery=lambda error, _: errors.append(error))
-    producer.flush(20)
-    (error,) = errors
-    assert error is None or error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED, error
-    return error is None

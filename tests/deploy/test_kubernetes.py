@@ -9,7 +9,7 @@ import yaml
 from shop.platform import discovery
 from shop.platform.settings import Settings, read_settings
 from tests.support.compose import DEPLOY
-from tests.support.services import SHIPPED
+from tests.support.services import FRONTS, SHIPPED
 
 FILE = DEPLOY / "kubernetes/shop.yaml"
 OBJECTS: list[dict[str, Any]] = list(yaml.safe_load_all(FILE.read_text()))
@@ -40,7 +40,8 @@ def test_they_are_valid_by_kubernetes_own_schemas() -> None:
 
 def test_every_service_has_two_of_each_and_may_lose_one() -> None:
     parts = {f"{name}-{part}" for name in SHIPPED for part in ("api", "worker")}
-    assert of("Deployment").keys() == parts == of("PodDisruptionBudget").keys()
+    assert of("Deployment").keys() == parts | set(FRONTS)
+    assert of("PodDisruptionBudget").keys() == parts
     assert of("Service").keys() == {f"{name}-api" for name in SHIPPED}
     for name in parts:
         assert of("Deployment")[name]["spec"]["replicas"] == 2
@@ -93,7 +94,16 @@ def test_nothing_is_open_but_what_a_policy_opens() -> None:
         assert needs == ("database" if name.endswith("-api") else "log")
     assert policies["to-kafka"]["spec"]["podSelector"]["matchLabels"] == {"needs": "log"}
     inward = [name for name, each in policies.items() if "ingress" in each["spec"]]
-    assert inward == ["from-the-gateway", "from-prometheus"]
+    assert inward == [
+        "from-the-gateway",
+        "from-prometheus",
+        *(f"from-the-{name}" for name in FRONTS),
+    ]
+    for name in FRONTS:
+        # Nothing leads to pages for staff but a port-forward; they ask the APIs.
+        assert policies[f"from-the-{name}"]["spec"]["podSelector"] == {
+            "matchLabels": {"needs": "database"}
+        }
     [scraped] = policies["from-prometheus"]["spec"]["ingress"]
     assert scraped["ports"] == [{"protocol": "TCP", "port": 9464}]
     assert policies["from-the-gateway"]["spec"]["podSelector"]["matchLabels"] == {

@@ -91,7 +91,7 @@ NEVER = [
 ]
 
 
-@pytest.mark.parametrize("part", ["api", "worker"])
+@pytest.mark.parametrize("part", ["api", "worker", "front"])
 @pytest.mark.parametrize("owner", SERVICES)
 def test_no_process_creates_drops_or_takes_more(secured: Secured, owner: str, part: str) -> None:
     role = f"{owner}_{part}"
@@ -106,6 +106,31 @@ def test_an_api_does_not_read_what_is_not_its_own(secured: Secured) -> None:
         for table in ("cursors", "parked", "spine_version", "alembic_version"):
             with pytest.raises(DENIED):
                 connection.execute(f"SELECT * FROM {table}".encode())
+
+
+@pytest.mark.parametrize("owner", SERVICES)
+def test_pages_move_no_relay_and_no_checkpoint_and_keep_the_history(
+    secured: Secured, owner: str
+) -> None:
+    with closing(secured.connect(owner, f"{owner}_front")) as connection:
+        for statement in (
+            "UPDATE relay SET position = 0",
+            "DELETE FROM cursors",
+            "INSERT INTO idempotency_keys DEFAULT VALUES",
+            "UPDATE outbox SET data = '{}'",
+            "DELETE FROM outbox",
+            "SELECT * FROM alembic_version",
+        ):
+            with pytest.raises(DENIED):
+                connection.execute(statement.encode())
+    with closing(secured.connect("log", "log_front")) as connection:
+        connection.execute("SELECT FROM log_records")
+        for statement in (
+            "INSERT INTO log_heads DEFAULT VALUES",
+            "UPDATE log_heads SET next_offset = 0",
+        ):
+            with pytest.raises(DENIED):
+                connection.execute(statement.encode())
 
 
 @pytest.mark.parametrize("owner", SERVICES)
@@ -179,7 +204,7 @@ def test_production_refuses_a_role_that_may_do_too_much(
 
 def test_the_sql_can_be_run_by_an_administrator_and_has_no_password(secured: Secured) -> None:
     printed = secured.shop("roles", "users", "--passwords", secured.secrets).stdout
-    for role in ("users", "users_api", "users_worker"):
+    for role in ("users", "users_api", "users_worker", "users_front"):
         assert f'ALTER ROLE "{role}" LOGIN NOSUPERUSER' in printed
         assert secured.passwords(role)[0] not in printed
-    assert len(re.findall(r"SCRAM-SHA-256\$4096:", printed)) == 3
+    assert len(re.findall(r"SCRAM-SHA-256\$4096:", printed)) == 4

@@ -5,7 +5,6 @@ they are wrong.
 import asyncio
 import shlex
 import shutil
-import ssl
 import subprocess
 import time
 import uuid
@@ -20,9 +19,6 @@ from confluent_kafka.admin import (
     AclOperation,
     AclPermissionType,
     AdminClient,
-    AlterConfigOpType,
-    ConfigEntry,
-    ConfigResource,
     ResourcePatternType,
     ResourceType,
     ScramCredentialInfo,
@@ -59,7 +55,7 @@ class Secure:
     def __init__(self, directory: Path, stops: ExitStack) -> None:
         certificate, key = _certificate(directory, "broker")
         self.stranger, _ = _certificate(directory, "stranger")
-        self.keystore = keystore = directory / "keystore.pem"
+        keystore = directory / "keystore.pem"
         keystore.write_text(key.read_text() + certificate.read_text())
         (port,) = free_ports(1)
         self.servers = f"localhost:{port}"
@@ -105,21 +101,6 @@ class Secure:
         secret = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096)
         new = UserScramCredentialUpsertion(user, secret, password.encode())
         self.admin.alter_user_scram_credentials([new])[user].result()
-
-    def use(self, keystore: str) -> None:
-        """Another certificate and its key, as an operator has a running broker read them."""
-        new = self.keystore.with_suffix(".new")
-        new.write_text(keystore)
-        new.replace(self.keystore)
-        read_again = ConfigEntry(
-            "listener.name.secure.ssl.keystore.location", str(self.keystore),
-            incremental_operation=AlterConfigOpType.SET,
-        )  # fmt: skip
-        broker = ConfigResource(
-            ConfigResource.Type.BROKER, self.kafka.settings["node.id"], incremental_configs=[read_again]
-        )  # fmt: skip
-        [done] = self.admin.incremental_alter_configs([broker]).values()
-        done.result()
 
     def environment_of(self, principal: str) -> dict[str, str]:
         """Of one with the same password, and no rights but those it is given."""
@@ -280,52 +261,6 @@ async def test_a_password_is_replaced_while_events_flow(
     assert sum((await right.end_offsets(topic)).values()) == appended
     await log.close()
     await right.close()
-
-
-async def test_the_brokers_certificate_is_replaced_while_events_flow(
-    secure: Secure, tmp_path: Path
-) -> None:
-    """As docs/operations.md says: clients trust both authorities, and then the broker gets the new certificate."""
-    trusted, used = tmp_path / "ca.crt", secure.keystore.read_text()
-    certificate, key = _certificate(tmp_path, "broker")  # of another name it would not be taken
-    authority = Path(secure.environment["SHOP_KAFKA__SSL_CA_LOCATION"]).read_text()
-    trusted.write_text(authority + certificate.read_text())
-    log = open_with({**secure.environment, "SHOP_KAFKA__SSL_CA_LOCATION": str(trusted)})
-    topic = f"topic-{uuid.uuid4().hex[:12]}"
-    await log.create_topic(topic)
-    member = log.subscribe(f"group-{topic}", [topic], from_offsets())
-    appended = 0
-
-    async def move_for(seconds: float) -> None:
-        """Longer than a login is valid, so that clients connect anew."""
-        nonlocal appended
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            await log.append(topic, numbered(1, first=appended))
-            appended += 1
-            await asyncio.sleep(0.05)
-
-    try:
-        await move_for(0.5)
-        secure.use(key.read_text() + certificate.read_text())
-
-        async def is_shown() -> bool:
-            """The controller tells the broker a moment later."""
-            shown = await asyncio.to_thread(shown_certificate, secure.servers)
-            return shown.split() == certificate.read_text().split()
-
-        await eventually(is_shown, what="the new certificate")
-        await move_for(5)
-        received = numbers(await poll_until(member, appended))
-        assert sorted(received) == list(range(appended))
-    finally:
-        secure.use(used)
-        await log.close()
-
-
-def shown_certificate(server: str) -> str:
-    host, _, port = server.rpartition(":")
-    return ssl.get_server_certificate((host, int(port)), timeout=10)
 
 
 def allow(secure: Secure, principal: str, topic: str) -> None:

@@ -58,7 +58,9 @@ class Here:
     def __init__(self, directory: Path, free_ports: list[int]) -> None:
         self.services: dict[str, Service] = load()["services"]
         self.processes: dict[str, Process] = {}
-        listening = [name for name in self.services if name.endswith(("-db", "-api"))]
+        listening = [
+            name for name, each in self.services.items() if name.endswith("-db") or "ports" in each
+        ]
         self.ports = dict(zip(listening, free_ports, strict=True))
         published = [port for each in self.services.values() for port in each.get("ports", ())]
         self._in_containers = {port.rpartition(":")[2] for port in published}
@@ -195,6 +197,8 @@ class Here:
             return str(self.ports[name])
         for old, new in replacements.items():
             text = text.replace(old, new)
+        for each, port in self.ports.items():
+            text = re.sub(rf"//{each}:\d+", f"//127.0.0.1:{port}", text)
         return text
 
     def _start_postgres(self, name: str, service: Service) -> None:

@@ -1,5 +1,7 @@
 """The console, served in a thread, over the databases of a test."""
 
+import html
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -42,3 +44,30 @@ def console(urls: Databases, **given: Any) -> Iterator[httpx.Client]:
         thread.join(30)
         listener.close()
     assert not thread.is_alive(), "the console did not stop"
+
+
+def fields(page: str) -> dict[str, list[str]]:
+    """The hidden fields of the page's last form."""
+    form = page[page.rindex('<form class="card stack wide"') :]
+    found: dict[str, list[str]] = {}
+    for name, value in re.findall(r'type="hidden" name="([^"]+)" value="([^"]*)"', form):
+        found.setdefault(name, []).append(html.unescape(value))
+    return found
+
+
+def tick(page: str, *of: str) -> list[str]:
+    """The ids of the keys, as their boxes have them."""
+    boxes = dict(re.findall(r'name="id" value="([^"]+)" aria-label="users (\S+) of orders"', page))
+    by_key = {key: id_ for id_, key in boxes.items()}
+    return [by_key[each] for each in of]
+
+
+def confirmed(client: httpx.Client, given: dict[str, object], **more: str) -> str:
+    """The page of the deed, once it has ended."""
+    question = client.post("/parked/confirm", data=given)
+    assert question.status_code == 200, question.text
+    begun = client.post("/parked/do", data={**fields(question.text), **more})
+    assert begun.status_code == 303, begun.text
+    path = begun.headers["location"]
+    until(lambda: "under way" not in client.get(path).text)
+    return client.get(path).text

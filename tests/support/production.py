@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack, closing
 from functools import partial
 from itertools import count
@@ -14,13 +15,14 @@ import httpx
 import psycopg
 import pytest
 import yaml
+from confluent_kafka import KafkaError, Producer
 
 from devstack.connect import fetched
 from devstack.kafka import LocalKafka
 from devstack.process import Process
 from tests.support.compose import DEPLOY
 from tests.support.kafka import start_broker
-from tests.support.services import SHIPPED
+from tests.support.services import FRONTS, SHIPPED
 from tests.support.shop import answers, free_ports, shop_command
 from tests.support.tls_postgres import ADMINISTRATOR, TlsPostgres
 from tests.support.waiting import until
@@ -43,6 +45,17 @@ def make_secrets(folder: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def written(client: Mapping[str, Any], topic: str) -> bool:
+    """Whether a Kafka user may write to this topic."""
+    errors: list[KafkaError | None] = []
+    producer = Producer({**client, "message.timeout.ms": 15_000})
+    producer.produce(topic, b"forged", on_delivery=lambda error, _: errors.append(error))
+    producer.flush(20)
+    (error,) = errors
+    assert error is None or error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED, error
+    return error is None
+
+
 class Production:
     """The file's services as processes: the same commands, environments, secrets, roles and rights.
 
@@ -58,7 +71,8 @@ class Production:
         self.relay = "polling"
         self.hosts: dict[str, str] = {}
         self.databases: dict[str, TlsPostgres] = {}
-        self.api_ports = dict(zip(SHIPPED, free_ports(len(SHIPPED)), strict=True))
+        names = (*SHIPPED, *FRONTS)
+        self.api_ports = dict(zip(names, free_ports(len(names)), strict=True))
         for name in SHIPPED:
             self._start_postgres(f"{name}-db")
         self.kafka = self._start_kafka()
@@ -72,7 +86,7 @@ class Production:
         for key, text in SERVICES[name]["environment"].items():
             found[key] = self._here(text, name)
         owner = name.partition("-")[0]
-        if name.endswith("-api"):
+        if name.endswith("-api") or name in FRONTS:
             found[f"SHOP_{owner.upper()}__PORT"] = str(self.api_ports[owner])
         return found
 
@@ -96,13 +110,15 @@ class Production:
         )
 
     def start_all(self) -> None:
-        """The APIs and workers, and wait until the APIs are ready."""
+        """The APIs, workers and pages, and wait until they are ready."""
         if self.processes:
             return
         for name in SHIPPED:
             for part in (f"{name}-api", f"{name}-worker"):
                 self.processes[part] = self.start(part)
-        for name in SHIPPED:
+        for name in FRONTS:
+            self.processes[name] = self.start(name)
+        for name in (*SHIPPED, *FRONTS):
             with self.to(name) as client:
                 until(lambda client=client: answers(client), f"{name} answers", 60)
                 ready = partial(client.get, "/health/ready")
@@ -220,6 +236,8 @@ class Production:
         text = re.sub(r"\$\{SHOP_ISSUER:.*?\}", "https://shop.example", text).replace(
             "0.0.0.0", "127.0.0.1"
         )
+        for api, port in self.api_ports.items():
+            text = re.sub(rf"//{api}-api:\d+", f"//127.0.0.1:{port}", text)
         for host, address in self.hosts.items():
             text = re.sub(rf"(?<![\w-]){re.escape(host)}(?=$|[/:?])(:\d+)?", address, text)
         return text

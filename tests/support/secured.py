@@ -79,7 +79,7 @@ class Secured:
         return self.connect(database, ADMINISTRATOR)
 
     def environment(self, part: str, *services: str) -> dict[str, str]:
-        """Of `migrate`, of an `api` or of a `worker`."""
+        """Of `migrate`, of an `api`, of a `worker`, or of a front."""
         suffix = "" if part == "migrate" else f"_{part}"
         found = {"SHOP_SERVICES": "shop.services"}
         for name in services:
@@ -87,7 +87,7 @@ class Secured:
             found[f"{prefix}_URL"] = self.url(name, f"{name}{suffix}")
             found[f"{prefix}_PASSWORD_FILE"] = str(self.file(f"{name}{suffix}"))
         if part != "api":
-            role = "log" if part == "migrate" else "log_worker"
+            role = "log" if part == "migrate" else f"log_{part}"
             found["SHOP_EVENT_LOG_URL"] = self.url("log", role)
             found["SHOP_EVENT_LOG_PASSWORD_FILE"] = str(self.file(role))
         if part == "migrate":

@@ -92,7 +92,7 @@ def _kafka(folder: Path | None, *, apply: bool) -> None:
 
 
 def kafka_rights(settings: Settings) -> "list[Rights]":
-    """Of each service, and of `migrate`. Under change data capture also of `connect`, and what `shop cdc` needs."""
+    """Of each service and front, and of `migrate`. Under change data capture also of `connect`, and what `shop cdc` needs."""
     from eventspine.kafka_log.rights import Rights  # noqa: PLC0415 - only this needs librdkafka
 
     services = discovery.load_all()
@@ -121,6 +121,8 @@ def kafka_rights(settings: Settings) -> "list[Rights]":
                 ],
             )
         )
+    # A front reads, and joins no group.
+    found += [Rights(name, reads=sorted(topics)) for name in discovery.fronts()]
     return found
 
 

@@ -3,6 +3,7 @@
     NAME           owns the database and its tables: `shop migrate`, `shop audit`
     NAME_api       reads and writes the service's tables, and publishes: `shop api`
     NAME_worker    that, and the spine's tables: `shop worker`
+    NAME_front     reads all that pages over the services show, and applies or discards parked events: `shop api console`
     NAME_cdc       reads the outbox and replication slots: Debezium and `shop cdc`, if there is change data capture
 
 NAME is the name of the service. If the log is a table, it is also `log`, which has no API.
@@ -24,8 +25,8 @@ from eventspine.address import Address
 from eventspine.database import Connection, connect, translated
 from eventspine.server import Unfit
 
-API, WORKER, CDC = "api", "worker", "cdc"
-PARTS = (API, WORKER)
+API, WORKER, FRONT, CDC = "api", "worker", "front", "cdc"
+PARTS = (API, WORKER, FRONT)
 
 _ALL = "SELECT, INSERT, UPDATE, DELETE"
 
@@ -37,14 +38,26 @@ _SPINE_API: Mapping[str, str] = {
     "running_time": "SELECT",
     "relay": "SELECT",  # for /health/ready
 }
+# To retry a parked event is to apply it: its effect, the event that it may cause, and the lock of the checkpoint. A front moves
+# neither relay nor checkpoints forward, and stores no answers.
+_SPINE_FRONT: Mapping[str, str] = {
+    "outbox_head": "SELECT, UPDATE",
+    "outbox": "SELECT, INSERT",
+    "parked": _ALL,
+    "cursors": "SELECT, UPDATE",
+    "relay": "SELECT",
+    "idempotency_keys": "SELECT",
+    "running_time": "SELECT",
+}
 _SPINE_CDC: Mapping[str, str] = {"outbox": "SELECT", "relay": "SELECT"}
 _LOG_WORKER: Mapping[str, str] = {"log_heads": "SELECT, UPDATE", "log_records": "SELECT, INSERT"}
+_LOG_FRONT: Mapping[str, str] = {"log_heads": "SELECT", "log_records": "SELECT"}
 _ITERATIONS = 4096  # PostgreSQL's default
 
 
 def named(database: str, *, cdc: bool = False) -> list[str]:
     """The roles of a service's database or of the log's. The owner comes first. With `cdc`, also Debezium's."""
-    parts = [WORKER] if database == "log" else [*PARTS, *([CDC] if cdc else [])]
+    parts = [WORKER, FRONT] if database == "log" else [*PARTS, *([CDC] if cdc else [])]
     return [database, *(f"{database}_{part}" for part in parts)]
 
 
@@ -76,11 +89,11 @@ def grants(
 
 def _rights(part: str, table: str, spine: Collection[str], *, log: bool) -> str:
     if log:
-        return _LOG_WORKER.get(table, "")
+        return (_LOG_WORKER if part == WORKER else _LOG_FRONT).get(table, "")
     if part == CDC:
         return _SPINE_CDC.get(table, "")
-    if part == API and table in spine:
-        return _SPINE_API.get(table, "")
+    if table in spine and part != WORKER:
+        return (_SPINE_API if part == API else _SPINE_FRONT).get(table, "")
     return _ALL
 
 

@@ -1,6 +1,5 @@
 """The page of parked keys: what is stuck, why, what waits behind it; retry, discard, undo."""
 
-import html
 import re
 from collections.abc import Iterator
 
@@ -10,10 +9,9 @@ import pytest
 
 from shop.services.console import access
 from shop.services.console.stuck import Key
-from tests.support.consoles import console
+from tests.support.consoles import confirmed, console, fields, tick
 from tests.support.databases import Databases, NewDatabase
 from tests.support.living import living, plant
-from tests.support.waiting import until
 
 BREAK = "ALTER TABLE customers ADD CONSTRAINT unlucky CHECK (name NOT LIKE 'U %')"
 MEND = "ALTER TABLE customers DROP CONSTRAINT unlucky"
@@ -62,33 +60,6 @@ def parked(urls: Databases) -> list[tuple[object, ...]]:
 
 def keys(page: str) -> list[str]:
     return re.findall(r'class="mono">(users/[^<]+)</a>', page)
-
-
-def fields(page: str) -> dict[str, list[str]]:
-    """The hidden fields of the page's last form."""
-    form = page[page.rindex('<form class="card stack wide"') :]
-    found: dict[str, list[str]] = {}
-    for name, value in re.findall(r'type="hidden" name="([^"]+)" value="([^"]*)"', form):
-        found.setdefault(name, []).append(html.unescape(value))
-    return found
-
-
-def tick(page: str, *of: str) -> list[str]:
-    """The ids of the keys, as their boxes have them."""
-    boxes = dict(re.findall(r'name="id" value="([^"]+)" aria-label="users (\S+) of orders"', page))
-    by_key = {key: id_ for id_, key in boxes.items()}
-    return [by_key[each] for each in of]
-
-
-def confirmed(client: httpx.Client, given: dict[str, object], **more: str) -> str:
-    """The page of the deed, once it has ended."""
-    question = client.post("/parked/confirm", data=given)
-    assert question.status_code == 200, question.text
-    begun = client.post("/parked/do", data={**fields(question.text), **more})
-    assert begun.status_code == 303, begun.text
-    path = begun.headers["location"]
-    until(lambda: "under way" not in client.get(path).text)
-    return client.get(path).text
 
 
 def test_it_shows_each_key_with_its_cause_and_what_waits_behind(client: httpx.Client) -> None:
