@@ -61,13 +61,13 @@ class Customer(asyncio.Protocol):
             case b"201":
                 self._clock.accepted += counts
                 self._send()
-            case b"503":
+            case b"503" if _RETRY_AFTER in head.lower():
                 if counts:
                     self._clock.refused.append((now - self._sent) * 1000)
                 after = _number(head, _RETRY_AFTER) * random.uniform(0.5, 1.5)
                 asyncio.get_running_loop().call_later(after, self._send)
             case _:
-                raise RuntimeError(head.decode())
+                raise RuntimeError((head + end + body).decode())
 
     def _send(self) -> None:
         if self._clock.is_over():
