@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal
 
+import psycopg
 import structlog
 
 from eventspine import dead_letters
 from eventspine.database import Database
 from eventspine.dead_letters import PASSING, Parked
+from eventspine.error_text import text_of
 from eventspine.reactions import Reaction
 from shop.services.console.reading import Reading
 from shop.services.console.stuck import Key, consumer_of, grouped, records_of
@@ -158,9 +160,12 @@ class Deeds:
     async def _run(self, deed: Deed) -> None:
         async with self._turn:
             _LOG.info("console.deed_started", deed=deed.id, kind=deed.kind, keys=deed.total)
-            for name, keys in grouped(deed.keys).items():
-                await self._in_service(deed, name, keys)
-        deed.state = "stopped" if deed.done < deed.total else "done"
+            try:
+                for name, keys in grouped(deed.keys).items():
+                    await self._in_service(deed, name, keys)
+            finally:
+                # Whatever happens, the page must not show it as under way for ever.
+                deed.state = "stopped" if deed.done < deed.total else "done"
         _LOG.info(
             "console.deed_ended",
             deed=deed.id, state=deed.state, keys=deed.done, records=deed.records, failed=deed.failed,
@@ -174,8 +179,9 @@ class Deeds:
                     return
                 try:
                     await do(deed, key, database)
-                except PASSING as error:
-                    deed.fail(key, str(error) or type(error).__name__)
+                except (*PASSING, psycopg.Error) as error:
+                    # Of the database, for instance: a role that may not do it.
+                    deed.fail(key, text_of(error) or type(error).__name__)
                 deed.done += 1
 
     async def _retry(self, deed: Deed, key: Key, database: Database) -> None:

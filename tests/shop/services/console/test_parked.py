@@ -121,6 +121,17 @@ def test_a_key_that_fails_again_says_why_and_stays(client: httpx.Client, copied:
     assert len(parked(copied)) == 8
 
 
+def test_a_deed_that_the_database_refuses_ends_and_says_why(
+    client: httpx.Client, copied: Databases
+) -> None:
+    page = client.get("/parked").text
+    # A retry locks the place of its partition, and the pages do not read it.
+    plant(copied.orders, "ALTER TABLE cursors RENAME TO hidden")
+    done = confirmed(client, {"act": "retry", "id": tick(page, "3")})
+    assert '<b class="figure">1</b> key failed' in done
+    assert "relation &#34;cursors&#34; does not exist" in done
+
+
 def test_all_that_match_are_retried_and_the_others_are_not(
     client: httpx.Client, copied: Databases
 ) -> None:
