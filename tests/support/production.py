@@ -163,7 +163,9 @@ class Production:
         here.mkdir()
         (rest,) = free_ports(1)
         for file in (DEPLOY / "connect").glob("*.properties"):
-            text = file.read_text().replace("/run/secrets", str(self.secrets / "connect"))
+            # A container has a folder /tmp of its own. The machine's may have another run's offsets.
+            text = file.read_text().replace("/tmp/", f"{here}/")
+            text = text.replace("/run/secrets", str(self.secrets / "connect"))
             text = text.replace("${env:CONNECT_HOST}:8083", f"${{env:CONNECT_HOST}}:{rest}")
             if file.stem in SHIPPED:
                 port = self.hosts[f"{file.stem}-db"].rpartition(":")[2]
