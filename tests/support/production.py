@@ -175,7 +175,8 @@ class Production:
         [script] = SERVICES["connect"]["command"]
         jars = "/etc/connect/target/*:/etc/connect/target/jars/*"
         assert jars in script
-        script = script.replace(jars, f"{fetched()}/*").replace("/tmp/", f"{here}/")
+        # First what is in the file: these folders may themselves be in /tmp.
+        script = script.replace("/tmp/", "/etc/connect/").replace(jars, f"{fetched()}/*")
         return str(script.replace("/etc/connect", str(here)))
 
     def _connect_environment(self) -> dict[str, str]:
