@@ -101,13 +101,17 @@ def main(arguments: Sequence[str]) -> int:
     def say(line: str) -> None:
         console.print(f"[dim]{time.monotonic() - started:4.0f} s[/dim] {line}", highlight=False)
 
+    sections: list[report.Section] = []
     try:
         with LocalPostgres(directory / "postgres") as postgres:
             stage = Stage(
                 postgres, directory, rounds=1 if options.quick else options.rounds,
                 effort=0.1 if options.quick else 1.0, say=say,
             )  # fmt: skip
-            sections = [BENCHMARKS[name](stage) for name in options.names]
+            for name in options.names:
+                sections.append(BENCHMARKS[name](stage))
+                for row in sections[-1].rows:  # a later one may fail, or be interrupted
+                    say(f"{row.what}: {report.spread(row.values, row.unit)}")
     except Missing as missing:
         console.print(f"benchmarks: {missing}", style="red")
         return 1
