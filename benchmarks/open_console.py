@@ -5,7 +5,7 @@ import signal
 import threading
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -149,11 +149,14 @@ def _round(stage: Stage, shop: Shop, api: int, console: int) -> _Round:
     assert postgres is not None
     with psycopg.connect(shop.orders) as connection:
         others = [conninfo_to_dict(url)["dbname"] for url in (shop.users, shop.log)]
-        sessions = [pid for (pid,) in connection.execute(_SESSIONS, [others])]
+        sessions = {pid: 0.0 for (pid,) in connection.execute(_SESSIONS, [others])}
 
     def spent() -> tuple[float, float]:
         """Of the console, and of all else, in CPU seconds so far."""
-        theirs = cpu.seconds(console) + sum(map(cpu.seconds, sessions))
+        for pid in sessions:
+            with suppress(OSError):  # a session that has ended keeps what it had
+                sessions[pid] = cpu.seconds(pid)
+        theirs = cpu.seconds(console) + sum(sessions.values())
         everything = cpu.seconds(api) + cpu.seconds(console) + cpu.of_children(postgres)
         return theirs, everything - theirs
 
