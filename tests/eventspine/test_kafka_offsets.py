@@ -2,13 +2,17 @@
 
 import asyncio
 from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from devstack.kafka import LocalKafka
 from eventspine.kafka_log import OffsetNotInLog, subscription
+from eventspine.kafka_log.client import Reach
+from eventspine.kafka_log.reader import Reader
 from eventspine.log import LogUnavailable, Message, Record
 from tests.support.records import from_offsets, numbered, numbers, poll_until, read_all
 from tests.support.topics import cut, log_on, make_topic
@@ -171,3 +175,48 @@ class TestOffsetsThatAreNotThere:
         await log.append(topic, numbered(50, first=50))
         assert sorted(numbers(await poll_until(member, 50))) == list(range(50, 100))
         await log.close()
+
+
+class Failed(NamedTuple):
+    """A partition that the broker does not lead any more."""
+
+    error: KafkaError
+
+
+class ChangingLeaders:
+    """A client that hears twice of a changed leader, first for all partitions, then for one."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self.asked = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    def offsets_for_times(self, wanted: list[TopicPartition], timeout: float) -> list[Any]:
+        error = KafkaError(KafkaError.NOT_LEADER_FOR_PARTITION)
+        self.asked += 1
+        if self.asked == 1:
+            raise KafkaException(error)
+        found: list[Any] = self._client.offsets_for_times(wanted, timeout=timeout)
+        return [*found[1:], Failed(error)] if self.asked == 2 else found
+
+
+@pytest.mark.kafka
+async def test_a_leader_that_has_just_changed_is_asked_again(kafka: LocalKafka, topic: str) -> None:
+    log = log_on(kafka)
+    await log.append(topic, numbered(30))
+    right = await log.end_offsets(topic)
+    await log.close()
+    reader = Reader({"bootstrap.servers": kafka.bootstrap_servers}, Reach(kafka.bootstrap_servers))
+    for ask in (
+        lambda: reader.end_offsets(topic) == right,
+        lambda: (
+            reader.appended_from(topic, [*right], datetime(2020, 1, 1, tzinfo=UTC))
+            == dict.fromkeys(right, 0)
+        ),
+    ):
+        reader._consumer = client = ChangingLeaders(reader._consumer)  # type: ignore[assignment]
+        assert await asyncio.to_thread(ask)
+        assert client.asked == 3
+    reader.close()

@@ -86,11 +86,10 @@ class Reader:
         milliseconds = max(0, (time - _EPOCH) // timedelta(milliseconds=1))
         wanted = [TopicPartition(topic, each, milliseconds) for each in partitions]
         try:
-            found = self._consumer.offsets_for_times(wanted, timeout=ANSWER_WITHIN)
+            found = self._offsets(wanted)
         except KafkaException as error:
             raise self._unavailable(f"find a time in {topic}", error) from error
-        self._reach.back()
-        return {one.partition: one.offset for one in found if one.error is None and one.offset >= 0}
+        return {one.partition: one.offset for one in found if one.offset >= 0}
 
     def read(self, topic: str, partition: int, offset: int, limit: int, take: TakeMessages) -> int:
         """The offset to read next: after what `take` was given, and what is never given to anybody."""
@@ -163,18 +162,24 @@ class Reader:
 
     def _ends(self, topic: str, partitions: Sequence[int]) -> dict[int, int]:
         """By one request to each broker that leads some of the partitions. Raises `KafkaException`."""
+        # As a time, this means the end.
+        wanted = [TopicPartition(topic, each, OFFSET_END) for each in partitions]
+        return {one.partition: one.offset for one in self._offsets(wanted)}
+
+    def _offsets(self, wanted: list[TopicPartition]) -> list[TopicPartition]:
+        """The offsets of these times. Asks again while leaders change. Raises `KafkaException`."""
         deadline = time.monotonic() + ANSWER_WITHIN
         while True:
-            # As a time, this means the end.
-            wanted = [TopicPartition(topic, each, OFFSET_END) for each in partitions]
-            found = self._consumer.offsets_for_times(wanted, timeout=ANSWER_WITHIN)
-            failed = next((one.error for one in found if one.error is not None), None)
-            if failed is None:
+            try:
+                found = self._consumer.offsets_for_times(wanted, timeout=ANSWER_WITHIN)
+                _raise_errors(found)
+            except KafkaException as error:
+                if code(error) not in LEADER_CHANGES or time.monotonic() > deadline:
+                    raise
+                time.sleep(SLICE)
+            else:
                 self._reach.back()
-                return {one.partition: one.offset for one in found}
-            if failed.code() not in LEADER_CHANGES or time.monotonic() > deadline:
-                raise KafkaException(failed)
-            time.sleep(SLICE)
+                return found
 
     def _bounds(self, topic: str, partition: int) -> tuple[int, int]:
         """The first offset in the partition, and the offset of the next record."""
@@ -190,3 +195,10 @@ class Reader:
             else:
                 self._reach.back()
                 return bounds
+
+
+def _raise_errors(found: Sequence[TopicPartition]) -> None:
+    """If all partitions fail, the client raises. Otherwise each may have an error of its own."""
+    for one in found:
+        if one.error is not None:
+            raise KafkaException(one.error)
