@@ -38,7 +38,7 @@ _FEW = 500  # events that are left to the swap
 _FOLLOW_AT_MOST = 20  # rounds before the swap is tried all the same
 
 LOCK_WITHIN = "50ms"
-"""That the swap waits for each table. Whoever comes meanwhile waits behind it."""
+"""That the swap waits for each table. Later transactions wait behind it."""
 _TRIES = 200
 _PAUSE = 0.2  # seconds between them, so that those who waited have had their turn
 

@@ -1,4 +1,4 @@
-"""Where a time is: whatever is between the commit of an event and its append, the first event at that time is found."""
+"""The first event at a time is found, however long after its commit it was appended."""
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta

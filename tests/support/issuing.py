@@ -136,7 +136,7 @@ class Token:
         return (signing + b"." + b64(hmac.digest(secret, signing, hashlib.sha256))).decode()
 
     def encrypted(self) -> str:
-        """As a JWE for whoever has the private key (RFC 7516), around the signed token."""
+        """The signed token inside a JWE (RFC 7516), for the owner of the private key."""
         head = {
             "alg": "RSA-OAEP-256",
             "enc": "A256GCM",

@@ -31,6 +31,7 @@ from eventspine.log import LogUnavailable
 
 TakeMessages = Callable[[Sequence[KafkaMessage]], None]
 Made = TypeVar("Made")
+_Answer = TypeVar("_Answer")
 
 
 def taking(
@@ -167,34 +168,35 @@ class Reader:
         return {one.partition: one.offset for one in self._offsets(wanted)}
 
     def _offsets(self, wanted: list[TopicPartition]) -> list[TopicPartition]:
-        """The offsets of these times. Asks again while leaders change. Raises `KafkaException`."""
-        deadline = time.monotonic() + ANSWER_WITHIN
-        while True:
-            try:
-                found = self._consumer.offsets_for_times(wanted, timeout=ANSWER_WITHIN)
-                _raise_errors(found)
-            except KafkaException as error:
-                if code(error) not in LEADER_CHANGES or time.monotonic() > deadline:
-                    raise
-                time.sleep(SLICE)
-            else:
-                self._reach.back()
-                return found
+        """The offsets of these times. Raises `KafkaException`."""
+
+        def ask() -> list[TopicPartition]:
+            found = self._consumer.offsets_for_times(wanted, timeout=ANSWER_WITHIN)
+            _raise_errors(found)
+            return found
+
+        return self._answered(ask)
 
     def _bounds(self, topic: str, partition: int) -> tuple[int, int]:
         """The first offset in the partition, and the offset of the next record."""
-        deadline = time.monotonic() + ANSWER_WITHIN
         at = TopicPartition(topic, partition)
+        return self._answered(
+            lambda: self._consumer.get_watermark_offsets(at, timeout=ANSWER_WITHIN)
+        )
+
+    def _answered(self, ask: Callable[[], _Answer]) -> _Answer:
+        """Ask again while leaders change. Raises `KafkaException`."""
+        deadline = time.monotonic() + ANSWER_WITHIN
         while True:
             try:
-                bounds = self._consumer.get_watermark_offsets(at, timeout=ANSWER_WITHIN)
+                answer = ask()
             except KafkaException as error:
                 if code(error) not in LEADER_CHANGES or time.monotonic() > deadline:
                     raise
                 time.sleep(SLICE)
             else:
                 self._reach.back()
-                return bounds
+                return answer
 
 
 def _raise_errors(found: Sequence[TopicPartition]) -> None:

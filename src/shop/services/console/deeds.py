@@ -164,7 +164,7 @@ class Deeds:
                 for name, keys in grouped(deed.keys).items():
                     await self._in_service(deed, name, keys)
             finally:
-                # Whatever happens, the page must not show it as under way for ever.
+                # Also after an error: otherwise the page shows it as under way for ever.
                 deed.state = "stopped" if deed.done < deed.total else "done"
         _LOG.info(
             "console.deed_ended",
