@@ -54,6 +54,7 @@ _SAVE_EVERY = 0.5  # seconds
 _LOOK_WHICH_LOG_EVERY = 10.0  # seconds
 _PAGE = 1000  # records read back at a time
 _AT_ONCE = 5000  # records
+_GAP_WITHIN = 30.0  # seconds that a gap may last; a partition that is away makes one too
 _MOST_ABOVE = 1_000_000  # positions above a gap that are kept in memory
 _MOST_PLACES = 100_000
 
@@ -155,12 +156,15 @@ class Captured:
                 self.leads = True
                 _LOG.info("captured.following", source=self._source, position=self.position)
                 confirmed, saved_at, looked_at = Confirmed(), 0.0, time.monotonic()
+                upto, moved_at = self._whole.upto, looked_at
                 while True:
                     for record in await subscription.poll(_AT_ONCE, timeout=_SAVE_EVERY / 2):
                         self._whole.add(self._position(record))
-                    if self._whole.above > _MOST_ABOVE:
-                        raise MissingPositions(self._hole())
                     now = time.monotonic()
+                    if self._whole.upto > upto or not self._whole.above:
+                        upto, moved_at = self._whole.upto, now
+                    if self._whole.above > _MOST_ABOVE or now - moved_at > _GAP_WITHIN:
+                        raise MissingPositions(self._hole())
                     if now - saved_at >= _SAVE_EVERY:
                         saved_at = now
                         await self._save(connection, confirmed, log_id)
@@ -206,19 +210,22 @@ class Captured:
         return found.position if found.source == self._source else 0
 
     async def _start_at(self, topic: str, partition: int) -> int:
-        """The offset after the last record that is not above the saved position.
+        """The offset of the first record above the saved position, or the end of the partition.
 
-        Positions before it that are above were repeated, or will be: every writer goes on without a gap.
+        Old records may follow it, because a writer may repeat them at any time. So this looks back until a whole page
+        has only old ones.
         """
-        end = (await self._log.end_offsets(topic)).get(partition, 0)
+        first = end = (await self._log.end_offsets(topic)).get(partition, 0)
         while end > 0:
             self._backoff.comes_round()
             start = max(0, end - _PAGE)
-            for record in reversed(await self._log.read(topic, partition, start, end - start)):
-                if 0 < self._position(record) <= self.position:
-                    return record.offset + 1
-            end = start
-        return 0
+            page = await self._log.read(topic, partition, start, end - start)
+            positions = {record.offset: self._position(record) for record in page}
+            above = [offset for offset, position in positions.items() if position > self.position]
+            if not above and any(positions.values()):
+                break
+            first, end = min(above, default=first), start
+        return first
 
     def _hole(self) -> str:
         return (

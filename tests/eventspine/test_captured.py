@@ -97,6 +97,10 @@ async def test_what_is_saved_is_the_lower_of_slot_and_topic(notes_url: str, copy
                 # Anybody may write what looks like the next events.
                 await send(log, [6, 7, 8])
                 await eventually(lambda: is_saved(6, 8), what="no more than the slot confirms")
+            # A writer repeats an old event behind newer ones.
+            await log.append(
+                notes.TOPIC, [notes.wire(1, notes.event(number, 1)) for number in (7, 8)]
+            )
             # Another worker takes over from what is saved.
             again = Captured(
                 notes_url,
