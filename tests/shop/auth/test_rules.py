@@ -23,7 +23,7 @@ from shop.platform.service import Endpoints
 from shop.platform.settings import NotConfigured
 from shop.services.orders import actions, queries
 from shop.services.orders.errors import OrderNotFound
-from shop.services.orders.schemas import CancelOrder, GetOrder, Order
+from shop.services.orders.schemas import CancelOrder, GetOrder, Order, StoredOrder
 from shop.services.users import queries as user_queries
 from shop.services.users.schemas import GetUser
 from tests.shop.auth import matrix
@@ -185,7 +185,7 @@ async def test_neighbours_in_a_batch_are_each_given_their_own(orders: Served) ->
     await database.open()
     asked = [GetOrder(21, 21), GetOrder(21, 22), GetOrder(22, 21), GetOrder(22), GetOrder(23, 21)]
     found = await queries.get(database, asked)
-    assert [isinstance(each, Order) for each in found] == [True, False, False, True, False]
+    assert [isinstance(each, StoredOrder) for each in found] == [True, False, False, True, False]
     async with transaction(database) as tx:
         done = await actions.cancel(
             tx,

@@ -39,6 +39,7 @@ from shop.services.orders.schemas import (
     Orders,
     PlacedOrder,
     PlaceOrder,
+    StoredOrder,
 )
 
 
@@ -46,7 +47,7 @@ def routes(
     *,
     placing: Batcher[Request[PlaceOrder], PlacedOrder | Answer],
     cancelling: Batcher[Request[CancelOrder], Order | Answer],
-    getting: Batcher[GetOrder, Order],
+    getting: Batcher[GetOrder, StoredOrder],
     listing: Batcher[ListOrders, Orders],
     arrivals: Arrivals,
     customer_grace: float,
@@ -100,7 +101,8 @@ def routes(
     @admitted_by(getting.admit)
     async def get_order(order_id: PathId, caller: WhoAsks = None) -> Reply:
         """Get an order by its id."""
-        return _shown(await getting.submit(GetOrder(order_id, reads(caller))))
+        order = await getting.submit(GetOrder(order_id, reads(caller)))
+        return Reply(order.body, etag=order.version, about=order.user_id)
 
     @router.get("/orders", response_model=Orders, responses=documented(*READS))
     @allowed("orders:read", rows=OWN)

@@ -3,9 +3,10 @@
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 from psycopg.rows import TupleRow
+from pydantic_core import to_json
 from sqlalchemy import (
     BigInteger,
     DateTime,
@@ -32,6 +33,7 @@ from shop.services.orders.schemas import (
     ListOrders,
     Order,
     Orders,
+    StoredOrder,
 )
 from shop.services.orders.tables import customers, orders
 
@@ -45,7 +47,10 @@ _CUSTOMER = (
 _WITH_CUSTOMER: Select[Any] = select(orders, _CUSTOMER.c.name, _CUSTOMER.c.email).join_from(
     orders, _CUSTOMER, true(), isouter=True
 )
-_COLUMNS = orders.columns.keys()
+# SQLAlchemy's names are a subclass of `str`, and `to_json` needs about 3 µs for each of those.
+_COLUMNS = [str(column.name) for column in orders.columns]
+if [*_COLUMNS, "customer"] != [*Order.model_fields]:
+    raise TypeError("an order's JSON has the columns of its row, in their order, and the customer")
 
 _THESE = _WITH_CUSTOMER.where(orders.c.id == func.any(bindparam("ids")))
 # Of these users; and those that are asked for whosever they are. What is another's is found no more than
@@ -56,6 +61,9 @@ _OWNED = _THESE.where(
         orders.c.id == func.any(bindparam("anybodys")),
     )
 )
+
+
+_Seen = TypeVar("_Seen", Order, StoredOrder)
 
 
 def _locking(statement: Select[Any]) -> Select[Any]:
@@ -132,10 +140,10 @@ def _by_time(*, status: Status | None, product: bool) -> Query:
     return query(statement.order_by(orders.c.placed_at.desc(), orders.c.id.desc()).limit(_LIMIT))
 
 
-async def get(database: Database, asked: Sequence[GetOrder]) -> list[Order | OrderNotFound]:
+async def get(database: Database, asked: Sequence[GetOrder]) -> list[StoredOrder | OrderNotFound]:
     """In the order asked for, in one statement."""
     rows = await database.fetch(*_chosen(_MANY, _MANY_OWNED, asked))
-    found = {each.id: each for each in map(order, rows)}
+    found = {row[0]: _stored(row) for row in rows}
     return [seen(found, each) or not_found(each) for each in asked]
 
 
@@ -156,7 +164,7 @@ def _chosen(
     return owned, {"ids": ids, "owners": owners, "anybodys": anybodys}
 
 
-def seen(found: Mapping[int, Order], asked: GetOrder | CancelOrder) -> Order | None:
+def seen(found: Mapping[int, _Seen], asked: GetOrder | CancelOrder) -> _Seen | None:
     """What this one of a batch may see of what was found for all."""
     order = found.get(asked.order_id)
     return order if order and (asked.owner is None or asked.owner == order.user_id) else None
@@ -209,6 +217,14 @@ async def _going_on(database: Database, end: datetime, below: int) -> tuple[date
 async def known(database: Database, ids: Collection[int]) -> set[int]:
     """The ids of these that are customers and may order."""
     return {id_ for (id_,) in await database.fetch(_KNOWN, {"ids": list(ids)})}
+
+
+def _stored(row: TupleRow) -> StoredOrder:
+    """The same as JSON. A model of it would cost seven times as much."""
+    *columns, name, email = row
+    fields: dict[str, Any] = dict(zip(_COLUMNS, columns, strict=True))
+    fields["customer"] = None if name is None else {"name": name, "email": email}
+    return StoredOrder(fields["user_id"], fields["version"], to_json(fields))
 
 
 def order(row: TupleRow) -> Order:

@@ -91,6 +91,14 @@ class PlacedOrder(NamedTuple):
     body: bytes
 
 
+class StoredOrder(NamedTuple):
+    """An order that was read. `body` is the JSON of an `Order`."""
+
+    user_id: int
+    version: int
+    body: bytes
+
+
 class GetOrder(NamedTuple):
     """`owner` is the user whose orders the caller may see; None for everybody's."""
 
