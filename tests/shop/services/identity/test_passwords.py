@@ -8,7 +8,6 @@ from pathlib import Path
 import httpx
 import pytest
 
-from eventspine.errors import Overloaded
 from shop.services.users.identity.passwords import Passwords
 from tests.support.issuer import PASSWORD, Issuer, issuing
 from tests.support.serving import problem, wrong_fields
@@ -182,18 +181,3 @@ def test_one_login_too_many_is_refused_at_once_and_nothing_else_is(
                 problem(first.result(), 401, "wrong-credentials")
         finally:
             going_on.set()
-
-
-@pytest.mark.anyio
-async def test_hashes_run_one_at_a_time_and_the_queue_has_an_end() -> None:
-    passwords = Passwords(max_waiting=1)
-    first = asyncio.create_task(passwords.hash("first password"))
-    await asyncio.sleep(0)
-    second = asyncio.create_task(passwords.hash("second password"))
-    await asyncio.sleep(0)
-    with pytest.raises(Overloaded):
-        passwords.admit()
-    assert await passwords.verify(await first, "first password") is True
-    assert await passwords.verify(await second, "first password") is False
-    assert await passwords.verify(None, "first password") is False
-    await passwords.close()

@@ -1,10 +1,12 @@
 """A login and a change of a password: limits first, then the hash, then the transaction."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 from eventspine.batching import Batcher
 from eventspine.context import Request
+from eventspine.errors import Unavailable
 from shop.platform.http.peer import Asking, Network
 from shop.services.users.errors import TooManyAttempts, WrongCredentials
 from shop.services.users.identity.limits import Limits, Try, network
@@ -37,37 +39,46 @@ class Logins(NamedTuple):
 
     async def open(self, new: NewSession, asks: Asking) -> OpenedSession:
         """Raises `WrongCredentials`. The error and the work are the same, whether or not the user exists."""
+        deadline = self.finding.deadline()
         given = new.device_token
         device = None if given is None else given.get_secret_value()
         hashed = None if device is None else opaque_hash(device)
-        found = await self.finding.submit(FindCredential(new.email, None, hashed))
+        found = await self.finding.submit(FindCredential(new.email, None, hashed), deadline)
         known_device = device if found is not None and found.knows_device else None
         password = new.password.get_secret_value()
-        stored = await self._checked(
-            found, password, self._try(new.email.lower(), asks, known_device)
-        )
-        better = await self.passwords.hash(password) if self.passwords.is_outdated(stored) else None
+        one = self._try(new.email.lower(), asks, known_device)
+        stored = await self._checked(found, password, one, deadline)
+        better = None
+        if self.passwords.is_outdated(stored):
+            # The password is right, so a full queue refuses nobody: the next login will do it.
+            with suppress(Unavailable):
+                better = await self.passwords.hash(password, deadline)
         assert found is not None
         command = OpenSession(found.user_id, stored, better, asks.device(), known_device)
-        opened: OpenedSession = await self.issuing.submit(Request(command, asks.context))
+        opened: OpenedSession = await self.issuing.submit(
+            Request(command, asks.context), deadline
+        )
         self._count("succeeded")
         return opened
 
     async def change(self, user_id: int, change: PasswordChange, asks: Asking) -> None:
         """Raises `WrongCredentials`."""
+        deadline = self.finding.deadline()
         one = self._try(f"id {user_id}", asks, None)
-        stored = reset = None
+        new = change.new_password.get_secret_value()
         if "current_password" in change.model_fields_set:
-            found = await self.finding.submit(FindCredential(None, user_id, None))
-            stored = await self._checked(found, change.current_password.get_secret_value(), one)
-        else:
-            self._begin(one)
-            reset = opaque_hash(change.reset_token.get_secret_value())
-        new_hash = await self.passwords.hash(change.new_password.get_secret_value())
-        command = ChangePassword(user_id, stored, reset, new_hash)
-        await self.issuing.submit(Request(command, asks.context))
-        if reset is not None:
-            self.limits.right(one)
+            current = change.current_password.get_secret_value()
+            found = await self.finding.submit(FindCredential(None, user_id, None), deadline)
+            stored = await self._checked(found, current, one, deadline)
+            new_hash = await self.passwords.hash(new, deadline)
+            command = ChangePassword(user_id, stored, None, new_hash)
+            await self.issuing.submit(Request(command, asks.context), deadline)
+            return
+        reset = opaque_hash(change.reset_token.get_secret_value())
+        with self._counted(one):
+            new_hash = await self.passwords.hash(new, deadline)
+            command = ChangePassword(user_id, None, reset, new_hash)
+            await self.issuing.submit(Request(command, asks.context), deadline)
 
     def _try(self, account: str, asks: Asking, device: str | None) -> Try:
         return Try(account, network(asks.address(self.proxies)), device)
@@ -75,25 +86,32 @@ class Logins(NamedTuple):
     def _count(self, outcome: str) -> None:
         self.counts[outcome] += 1
 
-    def _begin(self, one: Try) -> None:
+    @contextmanager
+    def _counted(self, one: Try) -> Iterator[None]:
+        """Counts the attempt as wrong if the block raises `WrongCredentials`, and while it lasts."""
         wait = self.limits.wait(one)
         if wait > 0:
             self._count("limited")
             raise TooManyAttempts(wait)
         self.limits.begin(one)
-
-    async def _checked(self, found: Credential | None, password: str, one: Try) -> str:
-        """Returns the stored hash, if the password matches it."""
-        self._begin(one)
-        stored = None if found is None else found.password_hash
         try:
-            right = await self.passwords.verify(stored, password)
+            yield
+        except WrongCredentials:
+            raise
         except BaseException:
-            # No password was compared, so the attempt does not count.
+            # Nothing was compared.
             self.limits.right(one)
             raise
-        if not right or stored is None:
-            self._count("refused")
-            raise WrongCredentials
         self.limits.right(one)
+
+    async def _checked(
+        self, found: Credential | None, password: str, one: Try, deadline: float
+    ) -> str:
+        """Returns the stored hash, if the password matches it."""
+        stored = None if found is None else found.password_hash
+        with self._counted(one):
+            right = await self.passwords.verify(stored, password, deadline)
+            if not right or stored is None:
+                self._count("refused")
+                raise WrongCredentials
         return stored
