@@ -4,10 +4,13 @@ import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+from eventspine.errors import Overloaded
+from shop.services.users.identity.logins import Logins
 from shop.services.users.identity.passwords import Passwords
 from tests.support.issuer import PASSWORD, Issuer, issuing
 from tests.support.serving import problem, wrong_fields
@@ -105,28 +108,91 @@ def test_a_repeated_creation_with_a_key_is_one_although_each_hash_is_another(
     assert issuer.log_in("repeated@example.com").status_code == 201
 
 
-def test_a_password_hashed_with_lower_parameters_is_hashed_again_at_login(
-    issuer: Issuer,
-) -> None:
-    user = issuer.user()
+def store_weakly(issuer: Issuer, user: dict[str, Any]) -> None:
+    """Store the password's hash with lower parameters, as an earlier version would have."""
 
-    async def hash_weakly() -> str:
+    async def hashed() -> str:
         weak = Passwords(memory_kib=8 * 1024, passes=1)
         try:
             return await weak.hash(PASSWORD)
         finally:
             await weak.close()
 
-    stored = f"SELECT password_hash FROM credentials WHERE user_id = {user['id']}"
     issuer.served.connection.execute(
         "UPDATE credentials SET password_hash = %s WHERE user_id = %s",
-        [asyncio.run(hash_weakly()), user["id"]],
+        [asyncio.run(hashed()), user["id"]],
     )
+
+
+def test_a_password_hashed_with_lower_parameters_is_hashed_again_at_login(
+    issuer: Issuer,
+) -> None:
+    user = issuer.user()
+    stored = f"SELECT password_hash FROM credentials WHERE user_id = {user['id']}"
+    store_weakly(issuer, user)
     issuer.session(user)
     [(now,)] = issuer.served.rows(stored)
     assert now.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
     issuer.session(user)
     assert issuer.served.rows(stored) == [(now,)]
+
+
+def test_of_two_logins_that_hash_the_password_again_both_succeed(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = issuer.user()
+    store_weakly(issuer, user)
+    both_found = threading.Barrier(2)
+    checked = Logins._checked
+
+    async def after_both(self: Logins, *given: Any) -> Any:
+        await asyncio.to_thread(both_found.wait, 60)
+        return await checked(self, *given)
+
+    monkeypatch.setattr(Logins, "_checked", after_both)
+    with ThreadPoolExecutor(2) as pool:
+        answers = list(pool.map(issuer.log_in, [user["email"]] * 2))
+    assert [answer.status_code for answer in answers] == [201, 201]
+
+
+def test_a_login_succeeds_although_there_is_no_turn_to_hash_the_password_again(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = issuer.user()
+    store_weakly(issuer, user)
+
+    async def full(*_: object) -> str:
+        raise Overloaded("64 callers are waiting already")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Passwords, "hash", full)
+        issuer.session(user)
+    issuer.session(user)
+    [(now,)] = issuer.served.rows(
+        f"SELECT password_hash FROM credentials WHERE user_id = {user['id']}"
+    )
+    assert "m=19456" in now
+
+
+def test_a_reset_that_could_not_be_tried_is_no_wrong_attempt(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = issuer.user()
+    token = issuer.client.post(f"/users/{user['id']}/password-reset").json()["reset_token"]
+
+    async def full(*_: object) -> str:
+        raise Overloaded("64 callers are waiting already")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Passwords, "hash", full)
+        for _ in range(6):
+            problem(
+                change(issuer, user["id"], reset_token=token), 503, "temporarily-unavailable"
+            )
+    assert change(issuer, user["id"], reset_token=token).status_code == 204
+    for _ in range(5):
+        problem(change(issuer, user["id"], reset_token=token), 401, "wrong-credentials")
+    problem(change(issuer, user["id"], reset_token=token), 429, "too-many-attempts")
 
 
 @pytest.mark.parametrize("account", ["there", "without a password", "unknown"])

@@ -19,7 +19,7 @@ from shop.services.users.identity.schemas import (
 from shop.services.users.tables import LETTERS
 
 _FIND = """
-SELECT u.id, c.password_hash, EXISTS (
+SELECT u.id, c.password_hash, c.changed_at, EXISTS (
     SELECT FROM devices d WHERE d.user_id = u.id AND d.token_hash = %(device)s
 )
 FROM users u LEFT JOIN credentials c ON c.user_id = u.id
@@ -38,7 +38,7 @@ ON CONFLICT (user_id) DO UPDATE SET password_hash = excluded.password_hash, chan
 
 _REPLACE = """
 UPDATE credentials SET password_hash = %(hash)s, changed_at = now()
-WHERE user_id = %(user_id)s AND password_hash = %(was)s
+WHERE user_id = %(user_id)s AND changed_at = %(of)s
 """
 
 _MAKE_RESET = """
@@ -84,7 +84,7 @@ async def change(
     user_id = command.user_id
     if not await tx.fetch(_THERE, {"user_id": user_id}):
         return WrongCredentials()
-    given = {"user_id": user_id, "was": command.password_hash, "hash": command.new_hash}
+    given = {"user_id": user_id, "of": command.password_of, "hash": command.new_hash}
     if command.reset_hash is None:
         if not (await tx.execute(_REPLACE, given)).rowcount:
             return WrongCredentials()

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from eventspine.batching import Batcher
@@ -22,6 +23,12 @@ from shop.services.users.identity.schemas import (
     OpenSession,
     PasswordChange,
 )
+
+
+class _Right(NamedTuple):
+    user_id: int
+    password_hash: str
+    password_of: datetime
 
 
 class Logins(NamedTuple):
@@ -47,14 +54,13 @@ class Logins(NamedTuple):
         known_device = device if found is not None and found.knows_device else None
         password = new.password.get_secret_value()
         one = self._try(new.email.lower(), asks, known_device)
-        stored = await self._checked(found, password, one, deadline)
+        known, stored, password_of = await self._checked(found, password, one, deadline)
         better = None
         if self.passwords.is_outdated(stored):
             # The password is right, so a full queue refuses nobody: the next login will do it.
             with suppress(Unavailable):
                 better = await self.passwords.hash(password, deadline)
-        assert found is not None
-        command = OpenSession(found.user_id, stored, better, asks.device(), known_device)
+        command = OpenSession(known, password_of, better, asks.device(), known_device)
         opened: OpenedSession = await self.issuing.submit(
             Request(command, asks.context), deadline
         )
@@ -69,9 +75,9 @@ class Logins(NamedTuple):
         if "current_password" in change.model_fields_set:
             current = change.current_password.get_secret_value()
             found = await self.finding.submit(FindCredential(None, user_id, None), deadline)
-            stored = await self._checked(found, current, one, deadline)
+            right = await self._checked(found, current, one, deadline)
             new_hash = await self.passwords.hash(new, deadline)
-            command = ChangePassword(user_id, stored, None, new_hash)
+            command = ChangePassword(user_id, right.password_of, None, new_hash)
             await self.issuing.submit(Request(command, asks.context), deadline)
             return
         reset = opaque_hash(change.reset_token.get_secret_value())
@@ -106,12 +112,12 @@ class Logins(NamedTuple):
 
     async def _checked(
         self, found: Credential | None, password: str, one: Try, deadline: float
-    ) -> str:
-        """Returns the stored hash, if the password matches it."""
+    ) -> _Right:
+        """Returns what is stored, if the password matches it."""
         stored = None if found is None else found.password_hash
         with self._counted(one):
             right = await self.passwords.verify(stored, password, deadline)
-            if not right or stored is None:
+            if not right or found is None or stored is None or found.password_of is None:
                 self._count("refused")
                 raise WrongCredentials
-        return stored
+        return _Right(found.user_id, stored, found.password_of)

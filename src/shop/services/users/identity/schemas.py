@@ -131,13 +131,15 @@ class FindCredential(NamedTuple):
 class Credential(NamedTuple):
     user_id: int
     password_hash: str | None
+    password_of: datetime | None
+    """When the password was set. It stays when the same password is hashed again."""
     knows_device: bool
 
 
 class OpenSession(NamedTuple):
     user_id: int
-    password_hash: str
-    """The hash that the password was compared with. The stored one may have changed since."""
+    password_of: datetime
+    """When the password that was compared was set. It may have been changed since."""
     better_hash: str | None
     """A hash of the same password with the current parameters."""
     device: str | None
@@ -168,8 +170,8 @@ class ListSessions(NamedTuple):
 
 class ChangePassword(NamedTuple):
     user_id: int
-    password_hash: str | None
-    """The current hash, with which the password was compared."""
+    password_of: datetime | None
+    """When the password that was compared was set."""
     reset_hash: bytes | None
     new_hash: str
 

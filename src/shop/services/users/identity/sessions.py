@@ -41,24 +41,23 @@ _MOST_DEVICES = 20
 _MOST_IN_GRACE = 10
 """The most refreshes of a session within the time in which each can be repeated."""
 
-_HASH = "SELECT password_hash FROM credentials WHERE user_id = %(user_id)s FOR UPDATE"
+_PASSWORD_OF = "SELECT changed_at FROM credentials WHERE user_id = %(user_id)s FOR UPDATE"
 
 _BETTER_HASH = "UPDATE credentials SET password_hash = %(hash)s WHERE user_id = %(user_id)s"
 
+# One statement, because each costs the API and the server as much as the rows do. Its parts do not see each other's
+# rows: so the oldest of the other devices are forgotten.
 _OPEN = """
-INSERT INTO sessions (id, user_id, family_hash, token_hash, device)
-VALUES (%(id)s, %(user_id)s, %(family_hash)s, %(token_hash)s, %(device)s)
-"""
-
-_REMEMBER_DEVICE = """
-INSERT INTO devices (token_hash, user_id) VALUES (%(hash)s, %(user_id)s)
-ON CONFLICT (token_hash) DO UPDATE SET running_ms = running_ms()
-"""
-
-_FORGET_DEVICES = """
+WITH opened AS (
+    INSERT INTO sessions (id, user_id, family_hash, token_hash, device)
+    VALUES (%(id)s, %(user_id)s, %(family_hash)s, %(token_hash)s, %(device)s)
+), remembered AS (
+    INSERT INTO devices (token_hash, user_id) VALUES (%(device_hash)s, %(user_id)s)
+    ON CONFLICT (token_hash) DO UPDATE SET running_ms = running_ms()
+)
 DELETE FROM devices WHERE token_hash IN (
-    SELECT token_hash FROM devices WHERE user_id = %(user_id)s
-    ORDER BY running_ms DESC, token_hash = %(hash)s DESC OFFSET %(most)s
+    SELECT token_hash FROM devices WHERE user_id = %(user_id)s AND token_hash <> %(device_hash)s
+    ORDER BY running_ms DESC OFFSET %(most_others)s
 )
 """
 
@@ -124,7 +123,7 @@ async def open_session(
 ) -> OpenedSession | WrongCredentials | AccountLocked:
     command = request.command
     user_id = command.user_id
-    if await tx.fetch(_HASH, {"user_id": user_id}) != [(command.password_hash,)]:
+    if await tx.fetch(_PASSWORD_OF, {"user_id": user_id}) != [(command.password_of,)]:
         return WrongCredentials()
     granted = await access.access(tx, of_user(user_id))
     if granted.locked:
@@ -132,6 +131,7 @@ async def open_session(
     if command.better_hash is not None:
         await tx.execute(_BETTER_HASH, {"user_id": user_id, "hash": command.better_hash})
     token = refresh_tokens.first(uuid4())
+    device_token = command.device_token or opaque("device")
     await tx.execute(
         _OPEN,
         {
@@ -140,6 +140,8 @@ async def open_session(
             "family_hash": token.family_hash(),
             "token_hash": token.hash(),
             "device": command.device,
+            "device_hash": opaque_hash(device_token),
+            "most_others": _MOST_DEVICES - 1,
         },
     )
     tokens = await _tokens(tx, signer, user_id, token, granted, None)
@@ -147,16 +149,8 @@ async def open_session(
         **dict(tokens),
         session_id=token.session_id,
         user_id=user_id,
-        device_token=await _remembered(tx, user_id, command.device_token),
+        device_token=device_token,
     )
-
-
-async def _remembered(tx: Transaction, user_id: int, device_token: str | None) -> str:
-    token = device_token or opaque("device")
-    given = {"hash": opaque_hash(token), "user_id": user_id, "most": _MOST_DEVICES}
-    await tx.execute(_REMEMBER_DEVICE, given)
-    await tx.execute(_FORGET_DEVICES, given)
-    return token
 
 
 async def refresh(
