@@ -16,7 +16,7 @@ class UsersSettings(ServiceSettings):
     port: Port = 8001
     password_threads: Annotated[int, Field(ge=1, le=64)] = Field(
         default=1,
-        description="passwords that an API hashes at a time. Each takes a processor for some 35 ms, and 19 MiB",
+        description="passwords that an API hashes at a time. Each takes a processor for some 12 ms, and 19 MiB",
     )
     max_waiting_passwords: Annotated[int, Field(ge=1, le=10_000)] = Field(
         default=64,

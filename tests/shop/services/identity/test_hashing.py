@@ -18,7 +18,9 @@ THE_SAME = "$argon2id$v=19$m=19456,t=2,p=1$IhRQbfCWXf/6BF6C6reRtg$o/2licmf4OpOqF
 FOUR_LANES = "$argon2id$v=19$m=8192,t=1,p=4$g+IqpYj/Rk+NRIXwq1KIRg$LoG36J4rdJwHZFqfL7Lvo0XsGGBjGrbcqhIyxwdLPX0"
 OTHER_SIZES = "$argon2id$v=19$m=8192,t=1,p=1$2Vo2+tltFsM$pvyPQXdgX3Y7JGX6X8bM+1GBI6MEGt55"
 # Of "Café 🐎", a NUL and an "x".
-ANY_TEXT = "$argon2id$v=19$m=64,t=1,p=1$MDEyMzQ1Njc4OWFiY2RlZg$DwbHqAKYFhqfz2RdfXg1qS46OsZsmQNvhvXwN6u5Aqk"
+ANY_TEXT = (
+    "$argon2id$v=19$m=64,t=1,p=1$MDEyMzQ1Njc4OWFiY2RlZg$DwbHqAKYFhqfz2RdfXg1qS46OsZsmQNvhvXwN6u5Aqk"
+)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -186,9 +187,7 @@ def test_a_reset_that_could_not_be_tried_is_no_wrong_attempt(
     with monkeypatch.context() as patched:
         patched.setattr(Passwords, "hash", full)
         for _ in range(6):
-            problem(
-                change(issuer, user["id"], reset_token=token), 503, "temporarily-unavailable"
-            )
+            problem(change(issuer, user["id"], reset_token=token), 503, "temporarily-unavailable")
     assert change(issuer, user["id"], reset_token=token).status_code == 204
     for _ in range(5):
         problem(change(issuer, user["id"], reset_token=token), 401, "wrong-credentials")
@@ -247,3 +246,19 @@ def test_one_login_too_many_is_refused_at_once_and_nothing_else_is(
                 problem(first.result(), 401, "wrong-credentials")
         finally:
             going_on.set()
+
+
+def test_a_login_has_one_deadline_for_all_its_steps(
+    users_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with issuing(users_url, tmp_path) as issuer:
+        user = issuer.user()
+
+    def slow(self: Passwords, stored: str, password: str) -> bool:
+        time.sleep(0.6)
+        return True
+
+    monkeypatch.setattr(Passwords, "_verify", slow)
+    with issuing(users_url, tmp_path, request_timeout_ms=500) as issuer:
+        problem(issuer.log_in(user["email"]), 503, "temporarily-unavailable")
+        assert issuer.served.rows(f"SELECT FROM sessions WHERE user_id = {user['id']}") == []

@@ -7,6 +7,8 @@ import httpx
 import jwt
 import pytest
 
+from shop.services.users.identity import sessions
+from shop.services.users.identity.refresh_tokens import opaque_hash
 from tests.support.issuer import AUDIENCE, ISSUER, PASSWORD, Issuer
 from tests.support.serving import problem, wrong_fields
 
@@ -252,3 +254,22 @@ def test_a_refresh_may_ask_for_fewer_scopes_and_not_for_others(issuer: Issuer) -
     tokens = issuer.refresh(token, scope="orders:read").json()
     assert tokens["scope"] == "orders:read"
     assert issuer.claims(tokens["access_token"])["scope"] == "orders:read"
+
+
+def test_the_newest_devices_of_a_user_are_remembered(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "_MOST_DEVICES", 3)
+    user = issuer.user()
+
+    def remembered() -> list[str]:
+        known = issuer.served.rows(f"SELECT token_hash FROM devices WHERE user_id = {user['id']}")
+        return [token for token in tokens if (opaque_hash(token),) in known]
+
+    tokens = [issuer.session(user)["device_token"] for _ in range(3)]
+    assert remembered() == tokens
+    issuer.served.connection.execute("UPDATE devices SET running_ms = running_ms - 1000")
+    assert issuer.log_in(user["email"], device_token=tokens[0]).status_code == 201
+    assert remembered() == tokens
+    tokens += [issuer.session(user)["device_token"] for _ in range(2)]
+    assert remembered() == [tokens[0], *tokens[3:]]

@@ -61,9 +61,7 @@ class Logins(NamedTuple):
             with suppress(Unavailable):
                 better = await self.passwords.hash(password, deadline)
         command = OpenSession(known, password_of, better, asks.device(), known_device)
-        opened: OpenedSession = await self.issuing.submit(
-            Request(command, asks.context), deadline
-        )
+        opened: OpenedSession = await self.issuing.submit(Request(command, asks.context), deadline)
         self._count("succeeded")
         return opened
 

@@ -112,7 +112,9 @@ class Passwords:
             return [await loop.run_in_executor(self._pool, work) for work in works]
         except Failed as error:
             # Memory is the one thing that can be missing. It does not mean that the password is wrong.
-            raise Unavailable(f"no {self._memory_kib} KiB of memory for a password's hash") from error
+            raise Unavailable(
+                f"no {self._memory_kib} KiB of memory for a password's hash"
+            ) from error
 
     def _hash(self, password: str) -> str:
         hashed = sodium.crypto_pwhash_str_alg(

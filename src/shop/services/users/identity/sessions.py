@@ -41,7 +41,7 @@ _MOST_DEVICES = 20
 _MOST_IN_GRACE = 10
 """The most refreshes of a session within the time in which each can be repeated."""
 
-_PASSWORD_OF = "SELECT changed_at FROM credentials WHERE user_id = %(user_id)s FOR UPDATE"
+_CURRENT = "SELECT changed_at FROM credentials WHERE user_id = %(user_id)s FOR UPDATE"
 
 _BETTER_HASH = "UPDATE credentials SET password_hash = %(hash)s WHERE user_id = %(user_id)s"
 
@@ -123,7 +123,7 @@ async def open_session(
 ) -> OpenedSession | WrongCredentials | AccountLocked:
     command = request.command
     user_id = command.user_id
-    if await tx.fetch(_PASSWORD_OF, {"user_id": user_id}) != [(command.password_of,)]:
+    if await tx.fetch(_CURRENT, {"user_id": user_id}) != [(command.password_of,)]:
         return WrongCredentials()
     granted = await access.access(tx, of_user(user_id))
     if granted.locked:
