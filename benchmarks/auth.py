@@ -40,11 +40,10 @@ def run(stage: Stage) -> Section:
     added = alone["asking"] - alone["open"]
     tokens = stage.directory / "tokens"
 
-    def send(shop: Shop, with_part: bool, seconds: float) -> Load:
+    def send(shop: Shop, seconds: float) -> Load:
         return post_orders(
-            shop.orders_url,
-            connections=64, seconds=seconds, customers=CALLERS, tokens=tokens if with_part else None,
-        )  # fmt: skip
+            shop.orders_url, connections=64, seconds=seconds, customers=CALLERS, tokens=tokens
+        )
 
     both = measured(
         stage, "guard", _PATIENT, send=send, prepare=lambda shop: _write_tokens(tokens, shop.orders)

@@ -1,57 +1,45 @@
 """Measures what one part of an API process costs: the same process, with the part and without it, in turn.
 
-Two processes of one program differ by some percent in CPU time a request, with the same load. That is more than the
-parts that are measured here cost.
+Two processes of one program differ by some percent in CPU time a request, with the same load. So do two measurements
+of one process that are seconds apart. Both are more than the parts that are measured here cost. So the process itself
+takes the part out and puts it back, twice a second, while the load goes on (`benchmarks/switched.py`).
 """
 
-import os
-import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-from benchmarks import cpu
 from benchmarks.load import CUSTOMERS, Load, post_orders
 from benchmarks.shop_data import add_customers
 from benchmarks.stage import Shop, Stage
+from benchmarks.windows import Measured, read
 
-_TAKES_EFFECT_S = 0.1
+_LOADS = 3  # in a round
+_SECONDS = 10.0  # of each load
+_WARM = 1.5  # seconds of each load that are not measured
 
 
 class Both(NamedTuple):
-    """What was measured: each list has one value a round, and rounds with the same index follow each other."""
+    """What was measured: each list has one value a load, the median of its windows."""
 
     cpu_without: list[float]
     """µs of CPU time a request, of the API process."""
     cpu_with: list[float]
+    cpu: list[float]
+    """The ratio of windows that follow each other: with the part, against without it."""
     rate_without: list[float]
     """Requests a second."""
     rate_with: list[float]
-
-    @property
-    def cpu(self) -> list[float]:
-        return _pairs(self.cpu_with, self.cpu_without)
-
-    @property
-    def rate(self) -> list[float]:
-        return _pairs(self.rate_with, self.rate_without)
+    rate: list[float]
 
 
-def _pairs(ours: list[float], theirs: list[float]) -> list[float]:
-    """A ratio for each three pairs, of medians: a single pair says what the machine did in these seconds."""
-    return [
-        median(ours[first : first + 3]) / median(theirs[first : first + 3])
-        for first in range(0, len(ours) - 2, 3)
-    ]
+Send = Callable[[Shop, float], Load]
+"""Sends requests for so many seconds."""
 
 
-Send = Callable[[Shop, bool, float], Load]
-"""Sends requests for so many seconds, with the part (True) or without it."""
-
-
-def orders(shop: Shop, with_part: bool, seconds: float) -> Load:
+def orders(shop: Shop, seconds: float) -> Load:
     return post_orders(shop.orders_url, connections=64, seconds=seconds)
 
 
@@ -64,39 +52,36 @@ def measured(
     prepare: Callable[[Shop], None] = lambda _: None,
 ) -> Both:
     """Measure `POST /orders` with and without the part, in turn, in one process."""
-    both = Both([], [], [], [])
-    with _running(stage, part, env or {}, prepare) as (shop, pid):
-        for kept in (False, True):
-            _switch(pid, kept)
-            send(shop, kept, 2)
-        rounds = 6 * stage.rounds
-        for number in range(rounds):
-            stage.say(f"{part}: round {number + 1} of {rounds}")
-            for kept in (True, False) if number % 2 else (False, True):
-                _switch(pid, kept)
-                stage.settle()
-                before = cpu.seconds(pid)
-                load = send(shop, kept, stage.seconds(1))
-                spent = (cpu.seconds(pid) - before) / load.requests * 1e6
-                (both.cpu_with if kept else both.cpu_without).append(spent)
-                (both.rate_with if kept else both.rate_without).append(load.per_second)
-    return both
-
-
-def _switch(pid: int, kept: bool) -> None:
-    os.kill(pid, signal.SIGUSR2 if kept else signal.SIGUSR1)
-    time.sleep(_TAKES_EFFECT_S)
-
-
-@contextmanager
-def _running(
-    stage: Stage, part: str, env: Mapping[str, str], prepare: Callable[[Shop], None]
-) -> Iterator[tuple[Shop, int]]:
+    both = Both([], [], [], [], [], [])
     shop = stage.shop()
     prepare(shop)
     add_customers(shop.orders, CUSTOMERS)
     words = ("benchmarks.switched", "api", "orders")
-    given = {**shop.env, **env, "SWITCHED": part}
-    with stage.running(f"orders-api-{part}", *words, env=given) as process:
-        assert process.pid is not None
-        yield shop, process.pid
+    windows = Path(stage.directory, f"windows-{part}-{stage.made}")
+    given = {**shop.env, **(env or {}), "SWITCHED": part, "SWITCHED_WINDOWS": str(windows)}
+    with stage.running(f"orders-api-{part}", *words, env=given):
+        send(shop, 2)
+        for number in range(_LOADS * stage.rounds):
+            stage.say(f"{part}: load {number + 1} of {_LOADS * stage.rounds}")
+            stage.settle()
+            began = time.monotonic()
+            send(shop, max(3.0, stage.seconds(_SECONDS)))
+            _add(both, read(windows, began + _WARM, time.monotonic()))
+    return both
+
+
+def _add(both: Both, windows: list[Measured]) -> None:
+    """A window and the one before it are a pair if only one of them has the part."""
+    pairs = [
+        (one, other) if one.has_part else (other, one)
+        for one, other in zip(windows, windows[1:], strict=False)
+        if one.has_part is not other.has_part
+    ]
+    both.cpu.append(median(ours.cpu / theirs.cpu for ours, theirs in pairs))
+    both.rate.append(median(ours.rate / theirs.rate for ours, theirs in pairs))
+    for has_part, cpu, rate in (
+        (True, both.cpu_with, both.rate_with),
+        (False, both.cpu_without, both.rate_without),
+    ):
+        cpu.append(median(each.cpu for each in windows if each.has_part is has_part))
+        rate.append(median(each.rate for each in windows if each.has_part is has_part))

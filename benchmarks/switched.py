@@ -1,17 +1,19 @@
-"""Runs `shop api` with one part that can be taken out and put back while it runs, for `benchmarks/in_turn.py`.
+"""Runs `shop api`, and takes one part out of it and puts it back in turn, for `benchmarks/in_turn.py`.
 
-SIGUSR1 takes the part out, and SIGUSR2 puts it back. `SWITCHED` names it: `seams` is the code that calls interceptors,
-`interceptors` are all interceptors, `traces` are those of traces, and `guard` verifies tokens.
+`SWITCHED` names the part: `seams` is the code that calls interceptors, `interceptors` are all interceptors, `traces`
+are those of traces, and `guard` verifies tokens. `SWITCHED_WINDOWS` names the file for what was measured.
 """
 
 import os
-import signal
 from collections.abc import Mapping
 from functools import reduce
+from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
+from benchmarks.windows import take_turns
 from eventspine.answers import Answer
 from eventspine.context import Context
 from eventspine.database import Database
@@ -63,18 +65,23 @@ def _switched(service: Service, settings: Settings) -> ServiceApp:
             super().__init__(*given, **named)
             databases.append(self)
 
+    class Counting(api.Server):
+        def __init__(self, *given: Any, **named: Any) -> None:
+            super().__init__(*given, **named)
+            windows = Path(os.environ["SWITCHED_WINDOWS"])
+            words = (change, lambda: self.server_state.total_requests, windows)
+            Thread(target=take_turns, args=words, daemon=True).start()
+
+    def change(has_part: bool) -> None:
+        for thing, name, value in whole if has_part else without:
+            setattr(thing, name, value)
+
     api.Database = Noted  # type: ignore[attr-defined]
+    api.Server = Counting  # type: ignore[misc]
     app = _make_app(service, settings)
     without = _changes(os.environ["SWITCHED"], app, databases)
     whole = [(thing, name, getattr(thing, name)) for thing, name, _ in without]
-    signal.signal(signal.SIGUSR1, lambda *_: _apply(without))
-    signal.signal(signal.SIGUSR2, lambda *_: _apply(whole))
     return app
-
-
-def _apply(changes: list[Change]) -> None:
-    for thing, name, value in changes:
-        setattr(thing, name, value)
 
 
 async def _answer(
