@@ -7,6 +7,7 @@ takes the part out and puts it back, twice a second, while the load goes on (`be
 
 import time
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -17,7 +18,7 @@ from benchmarks.stage import Shop, Stage
 from benchmarks.windows import Measured, read
 
 _LOADS = 3  # in a round
-_SECONDS = 10.0  # of each load
+_SECONDS = 6.0  # of each load
 _WARM = 1.5  # seconds of each load that are not measured
 
 
@@ -74,7 +75,7 @@ def _add(both: Both, windows: list[Measured]) -> None:
     """A window and the one before it are a pair if only one of them has the part."""
     pairs = [
         (one, other) if one.has_part else (other, one)
-        for one, other in zip(windows, windows[1:], strict=False)
+        for one, other in pairwise(windows)
         if one.has_part is not other.has_part
     ]
     both.cpu.append(median(ours.cpu / theirs.cpu for ours, theirs in pairs))

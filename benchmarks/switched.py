@@ -77,7 +77,7 @@ def _switched(service: Service, settings: Settings) -> ServiceApp:
             setattr(thing, name, value)
 
     api.Database = Noted  # type: ignore[attr-defined]
-    api.Server = Counting  # type: ignore[misc]
+    api.Server = Counting
     app = _make_app(service, settings)
     without = _changes(os.environ["SWITCHED"], app, databases)
     whole = [(thing, name, getattr(thing, name)) for thing, name, _ in without]
