@@ -13,7 +13,6 @@ import yaml
 from devstack.kafka import PROJECT
 from shop.platform.telemetry.declared import ALL
 from tests.support.compose import DEPLOY, read
-from tests.support.services import SHIPPED
 
 HERE = DEPLOY / "observability"
 DASHBOARD: dict[str, Any] = json.loads((HERE / "grafana/dashboards/eventshop.json").read_text())
@@ -145,13 +144,31 @@ def test_promtool_finds_nothing(words: tuple[str, ...]) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def runs_for_long(container: dict[str, Any]) -> bool:
+    """A process of the shop, and no database and no command that ends."""
+    return container.get("command", [""])[0] in {"api", "worker"}
+
+
+def labels_given(rules: list[dict[str, Any]], name: str) -> dict[str, str]:
+    """As Prometheus gives them to the target of this name."""
+    found = {}
+    for rule in rules:
+        assert rule["source_labels"] == ["__meta_dns_name"]
+        if match := re.fullmatch(rule["regex"], name):
+            found[rule["target_label"]] = match.expand(rule["replacement"].replace("$", "\\"))
+    return found
+
+
 def test_the_overlay_shows_every_process_of_the_shop_to_prometheus_alone() -> None:
     overlay = read((HERE / "compose.yaml").read_text())
     services = overlay["services"]
     scraped = yaml.safe_load((HERE / "prometheus.yml").read_text())["scrape_configs"][0]
     [names] = [each["names"] for each in scraped["dns_sd_configs"]]
-    of_shop = [f"{name}-{part}" for name in sorted(SHIPPED) for part in ("api", "worker")]
-    assert sorted(names) == [name for name in of_shop if name in services]
+    shop = read((DEPLOY / "compose.yaml").read_text())["services"]
+    running = {name: each["command"] for name, each in shop.items() if runs_for_long(each)}
+    assert sorted(names) == sorted(running)
+    for name, (part, service) in running.items():
+        assert labels_given(scraped["relabel_configs"], name) == {"service": service, "part": part}
     for name in names:
         environment = services[name]["environment"]
         assert environment["SHOP_TELEMETRY__METRICS_PORT"] == "9464"
