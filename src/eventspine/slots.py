@@ -17,6 +17,10 @@ PUBLICATION = "outbox"
 HEARTBEATS = "__debezium-heartbeat."
 """Before the name of a service's connector: the topic of Debezium's heartbeats."""
 
+CONNECT_GROUP = "eventshop-connect"
+CONNECT_TOPICS = tuple(f"{CONNECT_GROUP}-{what}" for what in ("config", "offsets", "status"))
+"""What several Kafka Connect processes share, as `deploy/connect/distributed.properties` names it."""
+
 # The columns that a record is made of. `publish`: rows are pruned, and nobody needs to know.
 _PUBLISH = """
 CREATE PUBLICATION outbox FOR TABLE outbox (position, topic, key, type, schema_version, time, data, headers)

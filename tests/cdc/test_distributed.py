@@ -1,4 +1,6 @@
-"""Two Kafka Connect processes that share the connectors, with the files of `deploy/connect`."""
+"""Two Kafka Connect processes that share the connectors, with the files of `deploy/connect`, on a Kafka with TLS, passwords
+and the rights that `shop roles kafka` gives.
+"""
 
 import json
 import os
@@ -14,40 +16,58 @@ import pytest
 
 from devstack.connect import FOLDER, Captured, connector, fetched, read_properties
 from devstack.java import properties, utf_8
-from devstack.kafka import QUICK_START, LocalKafka, require_java
+from devstack.kafka import QUICK_START, require_java
 from devstack.process import Process
+from eventspine.slots import CONNECT_GROUP, CONNECT_TOPICS
 from tests.support.capture import SERVICES, CaptureStage, need_debezium
 from tests.support.kafka import need_kafka
+from tests.support.secure_kafka import PASSWORD, Secure
 from tests.support.shop import free_ports
-from tests.support.topics import forget_topics
 from tests.support.waiting import until
 
 pytestmark = [pytest.mark.kafka, pytest.mark.heavy, pytest.mark.timeout(400)]
 
 
 @pytest.fixture
-def stage(kafka: LocalKafka, tmp_path: Path) -> Iterator[CaptureStage]:
+def secure(tmp_path: Path) -> Iterator[Secure]:
     need_kafka()
     need_debezium()
-    if shutil.which("curl") is None:
-        pytest.skip("left out, since there is no `curl`, which register.sh needs")
-    forget_topics(kafka.bootstrap_servers)
-    with CaptureStage(kafka, tmp_path, {}) as stage:
+    for program in ("curl", "openssl"):
+        if shutil.which(program) is None:
+            pytest.skip(f"left out, since there is no `{program}`")
+    with ExitStack() as stops:
+        yield Secure(tmp_path, stops)
+
+
+@pytest.fixture
+def stage(secure: Secure, tmp_path: Path) -> Iterator[CaptureStage]:
+    with CaptureStage(secure.kafka, tmp_path, {}) as stage:
         stage.begin()
         stage.relay_by("cdc")
         yield stage
 
 
 class Distributed(Process):
-    """One of them. Only its port is not that of the file, since two can't have the same one here."""
+    """One of them. Only its port is not that of the file, since two can't have the same one here, and the folder of its
+    secrets.
+    """
 
-    def __init__(self, directory: Path, kafka: LocalKafka, port: int) -> None:
+    def __init__(self, directory: Path, secure: Secure, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
+        secrets = directory / "secrets"
+        secrets.mkdir(exist_ok=True)
+        (secrets / "kafka_password").write_text(PASSWORD)
+        shutil.copy(secure.certificate, secrets / "ca.crt")
+        settings = {"listeners": self.url}
+        for name in ("distributed", "secured"):
+            of_file = read_properties(FOLDER / f"{name}.properties")
+            settings = {
+                key: value.replace("/run/secrets", str(secrets)) for key, value in of_file.items()
+            } | settings
         file = directory / f"worker-{port}.properties"
-        settings = read_properties(FOLDER / "distributed.properties") | {"listeners": self.url}
         file.write_text(properties(settings))
         where = {
-            "KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap_servers,
+            "KAFKA_BOOTSTRAP_SERVERS": secure.servers,
             "CONNECT_HOST": "127.0.0.1",
             "CONNECT_REPLICATION_FACTOR": "1",
         }
@@ -92,11 +112,22 @@ def positions(stage: CaptureStage) -> set[int]:
     return {int(dict(record.headers)["ce_id"]) for records in found for record in records}
 
 
+def test_the_rights_are_those_of_the_group_and_the_topics_that_the_file_names() -> None:
+    named = read_properties(FOLDER / "distributed.properties")
+    assert named["group.id"] == CONNECT_GROUP
+    assert {named[f"{what}.storage.topic"] for what in ("config", "offset", "status")} == set(
+        CONNECT_TOPICS
+    )
+
+
 def test_one_takes_over_from_the_other_and_begin_repairs_a_slot(
-    stage: CaptureStage, tmp_path: Path
+    stage: CaptureStage, secure: Secure, tmp_path: Path
 ) -> None:
+    secure.set_password(PASSWORD, "connect")
+    done = stage.run("roles", "kafka", "--apply")
+    assert done.returncode == 0, done.stderr
     with ExitStack() as stops:
-        workers = [Distributed(tmp_path, stage.kafka, port) for port in free_ports(2)]
+        workers = [Distributed(tmp_path, secure, port) for port in free_ports(2)]
         for worker in workers:
             worker.start()
             stops.callback(worker.stop, 10)

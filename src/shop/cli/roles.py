@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from eventspine.database import connect, translated
-from eventspine.slots import HEARTBEATS, slot_of
+from eventspine.slots import CONNECT_GROUP, CONNECT_TOPICS, HEARTBEATS, slot_of
 from shop.cli.common import one_line, say_it_once, settings_or_stop, stop, what_is_away
 from shop.platform import discovery, secret_files
 from shop.platform import roles as platform
@@ -102,7 +102,14 @@ def kafka_rights(settings: Settings) -> "list[Rights]":
         # `shop cdc begin` sends from the outbox what no slot has any more.
         found = [
             Rights("migrate", creates=[*topics, *beats], writes=topics, reads=topics),
-            Rights("connect", writes=[*topics, *beats]),
+            # The group and its topics are for several processes of Connect; one alone does not use them.
+            Rights(
+                "connect",
+                writes=[*topics, *beats, *CONNECT_TOPICS],
+                reads=CONNECT_TOPICS,
+                creates=CONNECT_TOPICS,
+                groups=[CONNECT_GROUP],
+            ),
         ]
     else:
         found = [Rights("migrate", creates=topics)]
