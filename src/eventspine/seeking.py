@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import Protocol, runtime_checkable
 
 from eventspine.log import Record
@@ -37,6 +38,16 @@ class KnowsWhenAppended(Protocol):
         ...
 
 
+@dataclass
+class _Spread:
+    """How a topic's times are spread over one of its partitions: over the others nearly the same, as keys are."""
+
+    begin: datetime = EARLIEST
+    end: datetime = LATEST
+    share: float | None = None
+    """Where in the partition the wanted time is. None if the log's own times said it."""
+
+
 async def offsets_at(log: Reads, ends: Mapping[Place, int], time: datetime) -> dict[Place, int]:
     """For each partition, the offset of its first event that was committed at `time` or later; its end if none was.
 
@@ -44,15 +55,28 @@ async def offsets_at(log: Reads, ends: Mapping[Place, int], time: datetime) -> d
     a reader that must be exact still compares each event's time. A log that knows when it appended a record is
     asked that first: an event is appended soon after its commit, so one look at what is there is then enough. Without
     that, or where it does not hold (in a log that was copied, or after its writer was away), three to five looks are
-    usual, whatever the size. Raises `LogUnavailable`.
+    usual in the longest partition of a topic, whatever the size, and two in each other one. Raises `LogUnavailable`.
     """
     hints: dict[Place, int] = {}
     if isinstance(log, KnowsWhenAppended):
         hints = await _hints(log, ends, time)
-    found = await asyncio.gather(
-        *(_first(log, place, end, time, hints.get(place)) for place, end in ends.items())
-    )
-    return dict(zip(ends, found, strict=True))
+    topics: dict[str, list[Place]] = {}
+    for place in ends:
+        topics.setdefault(place[0], []).append(place)
+    found: dict[Place, int] = {}
+
+    async def find(place: Place, spread: _Spread) -> None:
+        found[place] = await _first(log, place, ends[place], time, hints.get(place), spread)
+
+    async def of_topic(places: list[Place]) -> None:
+        longest = max(places, key=lambda place: ends[place])
+        spread = _Spread()
+        await find(longest, spread)
+        others = (place for place in places if place != longest)
+        await asyncio.gather(*(find(place, replace(spread)) for place in others))
+
+    await asyncio.gather(*(of_topic(places) for places in topics.values()))
+    return {place: found[place] for place in ends}
 
 
 async def _hints(
@@ -72,41 +96,67 @@ async def _hints(
     return hints
 
 
-async def _first(log: Reads, place: Place, end: int, time: datetime, hint: int | None) -> int:
-    """Looks where the hint is, then at the beginning and at the end, then guesses from the times between which it must
-    be.
+@dataclass
+class _Between:
+    """Where the time must be: from `low` up to `high`. The times there, as far as they are known or can be assumed."""
+
+    low: int
+    high: int
+    low_time: datetime
+    high_time: datetime
+
+    def guess(self, time: datetime, looks: int) -> int:
+        """Where the next look begins, after so many of them."""
+        low, high = self.low, self.high
+        if looks >= _GUESSES:  # a guess may be bad again and again; halving never is
+            return (low + high - _WINDOW) // 2
+        if self.low_time == EARLIEST:
+            return low
+        if self.high_time == LATEST:
+            return high - _WINDOW
+        lasted = self.high_time - self.low_time
+        share = (time - self.low_time) / lasted if lasted > timedelta() else 0.5
+        return low + int((high - low) * share) - _WINDOW // 2
+
+
+async def _first(
+    log: Reads, place: Place, end: int, time: datetime, hint: int | None, spread: _Spread
+) -> int:
+    """Looks where the time is in another partition, or where the hint is; then, if it does not know their times, at the
+    beginning and at the end; then it guesses from the times between which it must be. Tells `spread` what it found.
     """
-    low, high = 0, end
-    low_time, high_time = EARLIEST, LATEST
-    for looks in range(_LOOKS):
-        if low >= high:
-            break
-        if looks == 0 and hint is not None:
-            # What was committed shortly before was appended shortly before.
-            start = hint - _WINDOW // 2
-        elif looks < _GUESSES and low_time == EARLIEST:
-            start = low
-        elif looks < _GUESSES and high_time == LATEST:
-            start = high - _WINDOW
-        elif looks < _GUESSES:
-            share = (time - low_time) / (high_time - low_time) if high_time > low_time else 0.5
-            start = low + int((high - low) * share) - _WINDOW // 2
-        else:  # a guess may be bad again and again; halving never is
-            start = (low + high - _WINDOW) // 2
+    by_hint = hint is not None and spread.share is None
+    looks = 0
+    # What was committed shortly before was appended shortly before.
+    middle = hint if spread.share is None else int(end * spread.share)
+    between = _Between(0, end, spread.begin, spread.end)
+    while between.low < between.high and looks < _LOOKS:
+        low, high = between.low, between.high
+        start = between.guess(time, looks)
+        if looks == 0 and middle is not None:
+            start = middle - _WINDOW // 2
+        looks += 1
         start = min(max(low, start), high - 1)
         found = await read_between(log, place, start, min(high, start + _WINDOW))
         if not found:
-            high = start
+            between.high = start
             continue
         timed = with_times(found)
         first = next((at for at, _ in timed if at > EARLIEST), EARLIEST)
+        if start == 0:
+            spread.begin = first
+        if start + _WINDOW >= end:
+            spread.end = timed[-1][0]
         if timed[-1][0] < time:
-            low, low_time = found[-1].offset + 1, timed[-1][0]
+            between.low, between.low_time = found[-1].offset + 1, timed[-1][0]
         elif first >= time and start > low:
-            high, high_time = found[0].offset, first
+            between.high, between.high_time = found[0].offset, first
         else:
-            return next(record.offset for at, record in timed if at >= time)
-    return low
+            between.low = next(record.offset for at, record in timed if at >= time)
+            break
+    if end and not (by_hint and looks == 1):
+        spread.share = between.low / end
+    return between.low
 
 
 async def read_between(log: Reads, place: Place, start: int, end: int) -> list[Record]:

@@ -3,7 +3,8 @@
 They go into the same temporary table as those of a rebuild (`staging.py`).
 """
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -72,14 +73,28 @@ class WholeLog:
         await execute(self._connection, CREATE)
         left_out = set(parked)
         own = {self._of.topic} if self._of.topic else set()
-        for topic in sorted({*self._of.consumer.topics, *own}):
-            await self._take(topic, left_out, progress)
+        names = sorted({*self._of.consumer.topics, *own})
+        # All asked at once: each answer takes as long as some thousand records.
+        found = await asyncio.gather(
+            *(self._log.end_offsets(name) for name in names),
+            *(self._log.identity(name) for name in names),
+        )
+        for name, ends, identity in zip(
+            names, found[: len(names)], found[len(names) :], strict=True
+        ):
+            await self._take(name, ends, identity, left_out, progress)
         for statement in INDEXED:
             await execute(self._connection, statement)
 
-    async def _take(self, name: str, left_out: set[tuple[str, int]], progress: Progress) -> None:
-        ends = await self._log.end_offsets(name)
-        topic = self.topics[name] = Topic(await self._log.identity(name))
+    async def _take(
+        self,
+        name: str,
+        ends: Mapping[int, int],
+        identity: TopicIdentity,
+        left_out: set[tuple[str, int]],
+        progress: Progress,
+    ) -> None:
+        topic = self.topics[name] = Topic(identity)
         topic.places = {partition: Place(end) for partition, end in ends.items()}
         of = self._of
         is_own = name == of.topic

@@ -93,4 +93,4 @@ class TestOnKafka:
             times[-1],
             began + timedelta(days=90),
         ):
-            assert await found_and_right(log, topic, time) <= 4 * PARTITIONS
+            assert await found_and_right(log, topic, time) <= 5 + 2 * (PARTITIONS - 1)

@@ -31,7 +31,7 @@ from eventspine.kafka_log.client import (
     share_one_heap,
 )
 from eventspine.kafka_log.passwords import Passwords
-from eventspine.kafka_log.reader import Reader, TakeMessages, taking
+from eventspine.kafka_log.reader import FEW, Reader, TakeMessages, taking
 from eventspine.kafka_log.subscription import KafkaSubscription
 from eventspine.kafka_log.topics import Topics
 from eventspine.log import Message, Record, StartAt, Take, TopicIdentity
@@ -90,7 +90,7 @@ class KafkaLog:
         return await asyncio.to_thread(self._read, topic, partition, offset, limit, take_raw)
 
     def _read(self, topic: str, partition: int, offset: int, limit: int, take: TakeMessages) -> int:
-        reader = self._reader((topic, partition, offset))
+        reader = self._reader((topic, partition, offset), limit <= FEW)
         following = reader.read(topic, partition, offset, limit, take)
         self._idle_readers.append(reader)
         return following
@@ -133,14 +133,24 @@ class KafkaLog:
         while self._idle_readers:
             await asyncio.to_thread(self._idle_readers.pop().close)
 
-    def _reader(self, at: tuple[str, int, int] | None) -> Reader:
-        """An idle reader, preferably one that is already at this place; a new one if all are busy.
+    def _reader(self, at: tuple[str, int, int] | None, few: bool | None = None) -> Reader:
+        """An idle reader: one that is already at this place, or else at none, or else the last one that was used.
+        A new one if all are busy.
 
+        With `few` one for few records, or for many; None means either. So whoever reads some partitions in turn keeps a reader for each, and none begins its partition twice.
         A reader that fails is not reused. The next call starts with a new one.
         """
-        with suppress(IndexError):  # other threads take from the list too
-            for index, reader in enumerate(self._idle_readers):
-                if reader.next == at:
-                    return self._idle_readers.pop(index)
-            return self._idle_readers.pop(0)
-        return Reader(self._config, self._reach)
+        for place in (at, None):
+            for reader in self._idle(few):
+                if reader.next == place:
+                    with suppress(ValueError):  # other threads take from the list too
+                        self._idle_readers.remove(reader)
+                        return reader
+        for reader in reversed(self._idle(few)):
+            with suppress(ValueError):
+                self._idle_readers.remove(reader)
+                return reader
+        return Reader(self._config, self._reach, few=bool(few))
+
+    def _idle(self, few: bool | None) -> list[Reader]:
+        return [reader for reader in self._idle_readers.copy() if few in {None, reader.few}]

@@ -44,6 +44,17 @@ def taking(
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
+FEW = 200
+"""Records of one read, at most, for which a reader of its own asks for no more than it needs."""
+
+# A response with thousands of records would be unpacked for nothing. While enough is queued, the client asks for
+# nothing, and looks again after the last of these times, even if it has been told to read elsewhere.
+_ASKING_FOR_FEW = {
+    "fetch.message.max.bytes": 32 * 1024,
+    "queued.min.messages": FEW,
+    "fetch.queue.backoff.ms": 1,
+}
+
 _OWN = {
     # The client requires a group's name and asks for its coordinator. It joins no group and commits
     # nothing. So reading works without permission for the group (`NO_RIGHT_TO_GROUP`).
@@ -60,11 +71,13 @@ class Reader:
     """A consumer of one partition at a time, used by one thread at a time.
 
     Between two reads it keeps records that it has received and not returned. So reading on from `next`
-    needs neither a request nor a seek.
+    needs neither a request nor a seek. With `few` it keeps nothing, and reads `FEW` records at most.
     """
 
-    def __init__(self, config: Settings, reach: Reach) -> None:
-        settings = {**READING, **config, **READING_SAFELY, **_OWN}
+    def __init__(self, config: Settings, reach: Reach, *, few: bool = False) -> None:
+        self.few = few
+        asking = _ASKING_FOR_FEW if few else {}
+        settings = {**READING, **asking, **config, **READING_SAFELY, **_OWN}
         self._heard = Heard()
         self._consumer = Consumer(quiet(settings, self._heard))
         self._reach = reach
@@ -103,10 +116,10 @@ class Reader:
             if code(error) in NO_SUCH_TOPIC:
                 return offset
             raise self._unavailable(f"read {topic}/{partition}", error) from error
-        if offset < following < self._end:
+        if offset < following < self._end and not self.few:
             self.next = (topic, partition, following)
         else:
-            # At the end of the partition, stop fetching.
+            # At the end of the partition, or with all that was wanted, stop fetching.
             self.next = None
             self._consumer.unassign()
         return following
