@@ -75,14 +75,12 @@ class WholeLog:
         own = {self._of.topic} if self._of.topic else set()
         names = sorted({*self._of.consumer.topics, *own})
         # All asked at once: each answer takes as long as some thousand records.
-        found = await asyncio.gather(
-            *(self._log.end_offsets(name) for name in names),
-            *(self._log.identity(name) for name in names),
+        ends, identities = await asyncio.gather(
+            asyncio.gather(*(self._log.end_offsets(name) for name in names)),
+            asyncio.gather(*(self._log.identity(name) for name in names)),
         )
-        for name, ends, identity in zip(
-            names, found[: len(names)], found[len(names) :], strict=True
-        ):
-            await self._take(name, ends, identity, left_out, progress)
+        for found in zip(names, ends, identities, strict=True):
+            await self._take(*found, left_out, progress)
         for statement in INDEXED:
             await execute(self._connection, statement)
 
