@@ -16,6 +16,7 @@ second arrives, and until then none of its timeouts runs.)
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import lru_cache
 from json.encoder import encode_basestring_ascii as quoted
 
 import psycopg
@@ -91,13 +92,11 @@ class Transaction:
         """
         if self.steps.publish is not None:
             context = self.steps.publish(event, context)
-        caused = context.headers()
-        headers = to_json(caused).decode() if caused else "null"
         data = event.as_json()
         self._events.append(
             f'{{"t":"{event.topic}","k":{quoted(event.key)},"y":"{event.type}",'
             f'"s":{event.schema_version},"v":{event.version},"d":{data},'
-            f'"h":{headers}}}'
+            f'"h":{_headers(context)}}}'
         )
         return data
 
@@ -131,6 +130,20 @@ class Transaction:
             if connection.closed or error.diag.severity_nonlocalized in {"FATAL", "PANIC"}:
                 raise OutcomeUnknown(f"the connection was lost in COMMIT: {error}") from error
             raise
+
+
+def _headers(context: Context) -> str:
+    """An event's headers, as JSON."""
+    traceparent, _, caller, key_hash, key, _ = context
+    if traceparent is None and key_hash is None and key is None:
+        return "null" if caller is None else _headers_of(caller)
+    return to_json(context.headers()).decode()
+
+
+@lru_cache(4096)
+def _headers_of(caller: str) -> str:
+    """The headers if nothing but the caller is known. A caller sends many requests."""
+    return to_json(Context(caller=caller).headers()).decode()
 
 
 @asynccontextmanager

@@ -14,7 +14,7 @@ import httpx
 import psycopg
 import pytest
 
-from shop.platform.http import route
+from shop.platform.http import body
 from shop.platform.settings import Settings
 from tests.support.databases import NewDatabase
 from tests.support.serving import Served, problem, serving, stalled, waits_for_locks
@@ -209,7 +209,7 @@ def test_a_request_whose_turn_does_not_come_in_time_is_refused_and_not_done(url:
 def test_a_body_that_does_not_come_is_refused_in_time_and_holds_nothing_up(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(route, "_BODY_WITHIN", 1.5)
+    monkeypatch.setattr(body, "_BODY_WITHIN", 1.5)
     head = (
         b"POST /orders HTTP/1.1\r\nHost: shop\r\nContent-Type: application/json\r\n"
         b"Content-Length: 100\r\n\r\n{"

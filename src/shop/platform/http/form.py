@@ -11,9 +11,9 @@ from pydantic_core import to_json
 from starlette.types import Message, Receive, Scope
 
 from eventspine.answers import Answer
+from shop.platform.http.body import read_json_body
 from shop.platform.http.interceptors import Exchange
 from shop.platform.http.peer import PeerRoute
-from shop.platform.http.route import read_json_body
 from shop.platform.problems import Invalid, Problem, RequestTooSlow, UnsupportedMediaType
 from shop.platform.settings import BODY_WITHIN
 

@@ -6,6 +6,7 @@ unused. An answer with data about a subject is kept until the subject is erased.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 from eventspine.answers import Answer, Key
@@ -29,14 +30,16 @@ async def answer_once(
 
     A key belongs to its first caller. The caller may authenticate in another way for a repeat.
     """
-
-    def answer(result: Result | Exception) -> Answer | None:
-        if isinstance(result, Problem):
-            return None if result.may_pass else result.answer()
-        return None if isinstance(result, Exception) else reply(result).answer()
-
     key = None
     if context.idempotency_key is not None:
-        key = Key(context.idempotency_key, canonical(command, context.caller), answer)
+        asked = canonical(command, context.caller)
+        key = Key(context.idempotency_key, asked, partial(_stored, reply))
     outcome = await batcher.submit(Request(command, context, key), context.deadline)
     return outcome if isinstance(outcome, Answer) else reply(outcome)
+
+
+# A function inside the other one would evaluate its annotations for each request.
+def _stored(reply: Callable[[Result], Reply], result: Result | Exception) -> Answer | None:
+    if isinstance(result, Problem):
+        return None if result.may_pass else result.answer()
+    return None if isinstance(result, Exception) else reply(result).answer()

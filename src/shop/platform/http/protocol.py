@@ -13,22 +13,17 @@ ordinary request is a check that its head is complete.
 
 import re
 import select
-from asyncio import BaseTransport, Future, Task, TimerHandle, Transport
-from collections.abc import Callable, Sized
-from functools import lru_cache
-from typing import Any, NamedTuple
+from asyncio import BaseTransport, Future, Task, TimerHandle
+from typing import Any
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
-from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import (
-    HEADER_RE,
-    HEADER_VALUE_RE,
     STATUS_LINE,
     HttpToolsProtocol,
-    RequestResponseCycle,
 )
 
 from shop.platform.http.crowd import Crowd
+from shop.platform.http.cycle import ARRIVED, BROKEN_OFF, Cycle, Flow, Lingering
 from shop.platform.problems import (
     HeadTooLarge,
     MalformedRequest,
@@ -36,12 +31,6 @@ from shop.platform.problems import (
     RequestTooSlow,
     TemporarilyUnavailable,
 )
-
-BROKEN_OFF = "shop.broken_off"
-"""Set in the scope of a request whose body is incomplete. The received part may look complete."""
-
-ARRIVED = "shop.arrived"
-"""Set in the scope of a request whose body is complete: when, by the event loop's clock. Nothing waits then."""
 
 MAX_AHEAD = 16
 """Pipelined requests that may wait behind the one being answered. Hardly any client pipelines: curl sent 5 at
@@ -71,62 +60,6 @@ def _path(target: bytes) -> bytes:
     return rest if rest.startswith(b"/") else b"/" + rest
 
 
-class _Flow(FlowControl):
-    """Stops reading while requests wait. uvicorn would resume after each answer and for each body."""
-
-    def __init__(self, transport: Transport, pipeline: Sized) -> None:
-        super().__init__(transport)
-        self._pipeline = pipeline
-
-    def resume_reading(self) -> None:
-        if not self._pipeline:
-            super().resume_reading()
-
-
-class _Lingering(NamedTuple):
-    """The transport of the last answer; it closes the connection later.
-
-    The client may still be sending. An immediate close would reset the connection, and the client might lose
-    the answer (RFC 9112, 9.6).
-    """
-
-    write: Callable[[bytes], None]
-    is_closing: Callable[[], bool]
-    close: Callable[[], None]
-
-
-class Cycle(RequestResponseCycle):
-    """Can write an answer at once. uvicorn writes head and body apart, which is two system calls."""
-
-    def write(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> bool:
-        """Write the whole answer, with its length. Returns False, and does nothing, if anything is special."""
-        headers = [*self.default_headers, *headers, (b"content-length", b"%d" % len(body))]
-        names, values = zip(*headers, strict=True)
-        if (
-            not self.keep_alive
-            or self.response_started
-            or self.disconnected
-            or self.flow.write_paused
-            or self.access_log
-            or self.scope["method"] == "HEAD"
-            or b"connection" in names
-        ):
-            return False
-        if not all(map(_is_name, names)) or HEADER_VALUE_RE.search(b"".join(values)):
-            raise RuntimeError("an answer has a header that is not valid")
-        self.response_started = self.response_complete = True
-        lines = [b"%b: %b\r\n" % header for header in headers]
-        self.transport.write(b"".join([STATUS_LINE[status], *lines, b"\r\n", body]))
-        self.message_event.set()
-        self.on_response()
-        return True
-
-
-@lru_cache(256)
-def _is_name(name: bytes) -> bool:
-    return not HEADER_RE.search(name)
-
-
 class HttpProtocol(HttpToolsProtocol):
     """The protocol. A head with an upgrade offer is parsed again without the offer, by a new parser."""
 
@@ -154,7 +87,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
-        self.flow = _Flow(self.transport, self.pipeline)
+        self.flow = Flow(self.transport, self.pipeline)
         self._head_timer = self.loop.call_later(_HEAD_WITHIN, self._head_is_late)
         surplus = self._crowd.surplus(self.connections)  # type: ignore[arg-type]
         if surplus > self._crowd.told:
@@ -311,7 +244,7 @@ class HttpProtocol(HttpToolsProtocol):
             self.cycle.message_event.set()
         self.cycle.keep_alive = False
         transport = self.transport
-        self.cycle.transport = _Lingering(transport.write, transport.is_closing, self._linger)
+        self.cycle.transport = Lingering(transport.write, transport.is_closing, self._linger)
 
     def _write(self, problem: Problem) -> None:
         answer = problem.answer()

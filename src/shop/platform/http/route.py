@@ -10,8 +10,6 @@ of its service by closure (see a service's `api.py`).
 """
 
 import asyncio
-import json
-from codecs import BOM_UTF8
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import inf
@@ -30,25 +28,20 @@ from eventspine.context import Context
 from eventspine.errors import OutcomeUnknown, Overloaded, SpineError, Unavailable
 from eventspine.idempotency import KeyReused
 from shop.platform.auth.caller import Caller, who_asks
+from shop.platform.http.body import body_in_time, model_of, read_json_body
 from shop.platform.http.context import asked, trace_of
+from shop.platform.http.cycle import ARRIVED, Cycle
 from shop.platform.http.interceptors import Exchange, Proceed, RouteInterceptor
-from shop.platform.http.protocol import ARRIVED, BROKEN_OFF, Cycle
 from shop.platform.http.surplus import Surplus
 from shop.platform.problems import (
-    BodyTooLarge,
     IdempotencyKeyReused,
     InternalError,
     Invalid,
-    MalformedBody,
     Problem,
-    RequestTooSlow,
     TemporarilyUnavailable,
     UnknownOutcome,
-    UnsupportedMediaType,
-    invalid,
     reason,
 )
-from shop.platform.settings import BODY_WITHIN
 
 if TYPE_CHECKING:
     # It loads what verifies tokens: ten megabytes, where none are required.
@@ -59,15 +52,6 @@ Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 _LOG = structlog.get_logger("shop.web")
 
 _JSON = ("content-type", "application/json")
-
-_UTF_8 = {b"utf-8", b"utf8", b"us-ascii"}
-"""ASCII is a subset of UTF-8. `utf8` is not a registered name, but many clients send it."""
-
-MAX_BODY = 64 * 1024  # bytes; a user with every character escaped has about 4000
-_BODY_WITHIN = BODY_WITHIN
-# If a client sends too much, this much more is read, so that it sees the answer instead of a reset
-# connection.
-_DRAIN = 64 * 1024 * 1024
 
 
 class Reply(NamedTuple):
@@ -267,16 +251,10 @@ class FastRoute(APIRoute):
             for parameter in self._headers:
                 arguments[parameter.name] = _header(parameter, given)
         if self._body is not None and self._body_name is not None:
-            read = read_json_body if ARRIVED in scope else _body_in_time
-            body = (await read(scope, receive)).removeprefix(BOM_UTF8)
-            try:
-                arguments[self._body_name] = model = self._body.validator.validate_json(body)
-            except ValidationError as error:
-                _check_encoding(scope)
-                raise _refused(self._body, body, error) from None
-            # A repeated member means an extra colon. A string may have colons too, so check further.
-            if body.count(b":") > len(model.model_fields_set):
-                _check_members(body)
+            read = read_json_body if ARRIVED in scope else body_in_time
+            arguments[self._body_name] = model_of(
+                await read(scope, receive), self._body, scope["headers"]
+            )
         if self._context_name is not None:
             trace = trace_of(given) if exchange is None else exchange.context_from(given)
             arguments[self._context_name] = Context(
@@ -320,98 +298,6 @@ class FastRoute(APIRoute):
         return answer
 
 
-async def read_json_body(scope: Scope, receive: Receive) -> bytes:
-    """The whole body. Raises `UnsupportedMediaType`, `BodyTooLarge` or `MalformedBody`.
-
-    It raises `MalformedBody` if the body is incomplete or the client disconnects. The received part may look
-    complete, and must not be executed.
-    """
-    media_type = b""
-    for name, value in scope["headers"]:
-        if name == b"content-type":
-            media_type = value
-    if media_type != b"application/json":
-        _check_media_type(media_type)
-    cycle = getattr(receive, "__self__", None)
-    # The server's own `receive`, which nothing wraps, has nothing to wait for.
-    if isinstance(cycle, Cycle) and ARRIVED in scope and not cycle.disconnected:
-        whole = bytes(cycle.body)
-        if len(whole) <= MAX_BODY:
-            return whole
-    message = await receive()
-    parts = [message.get("body", b"")]
-    size = len(parts[0])
-    while message.get("more_body", False) and size <= _DRAIN:
-        message = await receive()
-        part = message.get("body", b"")
-        size += len(part)
-        if size <= MAX_BODY:
-            parts.append(part)
-    if size > MAX_BODY:
-        raise BodyTooLarge(f"At most {MAX_BODY} bytes are accepted")
-    if message["type"] == "http.disconnect" or BROKEN_OFF in scope:
-        raise MalformedBody("The body ends too early")
-    return b"".join(parts)
-
-
-async def _body_in_time(scope: Scope, receive: Receive) -> bytes:
-    try:
-        async with asyncio.timeout(_BODY_WITHIN):
-            return await read_json_body(scope, receive)
-    except TimeoutError:
-        raise RequestTooSlow(f"The body must arrive within {_BODY_WITHIN} s") from None
-
-
-def _check_media_type(media_type: bytes) -> None:
-    essence, _, parameters = media_type.lower().partition(b";")
-    essence = essence.strip()
-    if essence != b"application/json" and not (
-        essence.startswith(b"application/") and essence.endswith(b"+json")
-    ):
-        raise UnsupportedMediaType("Send it with Content-Type: application/json")
-    for parameter in parameters.split(b";"):
-        name, _, value = parameter.partition(b"=")
-        if name.strip() == b"charset" and value.strip(b' \t"') not in _UTF_8:
-            raise UnsupportedMediaType("JSON must be sent in UTF-8")
-
-
-def _check_encoding(scope: Scope) -> None:
-    """Raises `UnsupportedMediaType` for a compressed body (RFC 9110, 8.4)."""
-    for name, value in scope["headers"]:
-        if name == b"content-encoding" and value.strip().lower() != b"identity":
-            raise UnsupportedMediaType("Send it without a Content-Encoding")
-
-
-def _refused(adapter: TypeAdapter[Any], body: bytes, error: ValidationError) -> Problem:
-    problem = invalid(error, "body")
-    if isinstance(problem, MalformedBody):
-        # A lone surrogate or a number with thousands of digits is valid JSON, but no valid value. Python's
-        # slower parser accepts it, so that the error can name the field.
-        try:
-            adapter.validate_python(json.loads(body.decode(), parse_int=_integer))
-        except ValidationError as named:
-            return invalid(named, "body")
-        except (ValueError, RecursionError):
-            pass
-    return problem
-
-
-def _integer(digits: str) -> float:
-    return int(digits) if len(digits) < 1000 else float(digits)  # noqa: PLR2004 - int() ends at 4300
-
-
-def _check_members(body: bytes) -> None:
-    """Raises `Invalid` for a repeated member, because its meaning is unclear."""
-
-    def unique(members: list[tuple[str, Any]]) -> None:
-        names = [name for name, _ in members]
-        for name in names:
-            if names.count(name) > 1:
-                raise Invalid.field("body", name[:200], "Given more than once")
-
-    json.loads(body, object_pairs_hook=unique)
-
-
 def _is_known(scope: Scope, answer: Answer) -> bool:
     """Whether the client already has this version."""
     name, value = answer.headers[0]
@@ -440,12 +326,12 @@ async def send_problem(send: Send, problem: Problem) -> None:
 
 async def send_answer(send: Send, answer: Answer) -> None:
     status, named, body, _ = answer
+    cycle = getattr(send, "__self__", None)
+    # The server's own `send`, which nothing wraps: then two messages can be spared.
+    if isinstance(cycle, Cycle) and cycle.write(status, named, body):
+        return
     headers = [(name.encode(), value.encode()) for name, value in named]
     if status not in {204, 304}:
-        cycle = getattr(send, "__self__", None)
-        # The server's own `send`, which nothing wraps: then two messages can be spared.
-        if isinstance(cycle, Cycle) and cycle.write(status, headers, body):
-            return
         headers.append((b"content-length", b"%d" % len(body)))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

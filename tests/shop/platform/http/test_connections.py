@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 
-from shop.platform.http.route import MAX_BODY
+from shop.platform.http.body import MAX_BODY
 from tests.support.raw_http import (
     ALIVE,
     BODY,
