@@ -8,7 +8,7 @@ from typing import Any, overload
 from psycopg.pq.abc import PGresult
 
 from eventspine.database import Connection, execute
-from eventspine.event import message
+from eventspine.event import encoded_message
 from eventspine.log import Message
 
 MOST_BYTES = 16 * 1024 * 1024
@@ -48,7 +48,7 @@ class Batch:
 
     def __init__(self, rows: PGresult, source: str, *, limit: int) -> None:
         self._rows = rows
-        self._source = source
+        self._source = source.encode()
         self._limit = limit
 
     def __len__(self) -> int:
@@ -92,7 +92,7 @@ class Batch:
 class _Messages(Sequence[Message]):
     """Creates each message when it is accessed."""
 
-    def __init__(self, rows: PGresult, source: str, numbers: Sequence[int]) -> None:
+    def __init__(self, rows: PGresult, source: bytes, numbers: Sequence[int]) -> None:
         self._rows = rows
         self._source = source
         self._numbers = numbers
@@ -117,13 +117,13 @@ class _Messages(Sequence[Message]):
     def _message(self, number: int) -> Message:
         value: Any = self._rows.get_value  # no column is null but the headers
         headers = value(number, _HEADERS)
-        return message(
+        return encoded_message(
             self._source,
-            value(number, _POSITION).decode(),
-            value(number, _KEY).decode(),
-            value(number, _TYPE).decode(),
-            value(number, _SCHEMA_VERSION).decode(),
-            value(number, _TIME).decode(),
+            value(number, _POSITION),
+            value(number, _KEY),
+            value(number, _TYPE),
+            value(number, _SCHEMA_VERSION),
+            value(number, _TIME),
             value(number, _DATA),
             None if headers is None else json.loads(headers),
         )

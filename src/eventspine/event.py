@@ -109,7 +109,36 @@ class NotAnEvent(ValueError):
     """A record that is not an event of our publishers, or that can't be decoded."""
 
 
-def message(  # the relay's only knowledge of the wire format
+def encoded_message(  # the relay's only knowledge of the wire format
+    source: bytes,
+    position: bytes,
+    key: bytes,
+    type_: bytes,
+    schema_version: bytes,
+    time: bytes,
+    data: bytes,
+    extra: Mapping[str, str] | None,
+) -> Message:
+    """The log message of an outbox row. `time` is RFC 3339, in UTC.
+
+    Its headers are bytes, as they come from the database and go to Kafka.
+    """
+    headers = {
+        "ce_specversion": b"1.0",
+        "ce_id": position,
+        "ce_source": source,
+        "ce_type": type_,
+        "ce_time": time,
+        "ce_subject": key,
+        "ce_dataversion": schema_version,
+        "content-type": b"application/json",
+    }
+    if extra:
+        headers.update({name: value.encode() for name, value in extra.items()})
+    return Message(key.decode(), data, headers)
+
+
+def message(
     source: str,
     position: str,
     key: str,
@@ -119,20 +148,14 @@ def message(  # the relay's only knowledge of the wire format
     data: bytes,
     extra: Mapping[str, str] | None,
 ) -> Message:
-    """The log message of an outbox row. `time` is RFC 3339, in UTC."""
-    headers = {
-        "ce_specversion": "1.0",
-        "ce_id": position,
-        "ce_source": source,
-        "ce_type": type_,
-        "ce_time": time,
-        "ce_subject": key,
-        "ce_dataversion": schema_version,
-        "content-type": "application/json",
-    }
-    if extra:
-        headers.update(extra)
-    return Message(key, data, headers)
+    """The same with headers as text, as they are read."""
+    encoded = encoded_message(
+        source.encode(), position.encode(), key.encode(), type_.encode(), schema_version.encode(),
+        time.encode(), data, extra,
+    )  # fmt: skip
+    return encoded._replace(
+        headers={name: value.decode() for name, value in encoded.headers.items()}
+    )
 
 
 def envelope(record: Record) -> Envelope:

@@ -17,15 +17,15 @@ Every log guarantees:
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 
 class Message(NamedTuple):
-    """What is appended: a record that has no offset yet."""
+    """What is appended: a record that has no offset yet. A header is text, or its UTF-8 bytes."""
 
     key: str
     value: bytes | None
-    headers: Mapping[str, str]
+    headers: Mapping[str, Any]
 
 
 class Record(NamedTuple):

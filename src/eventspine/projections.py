@@ -86,7 +86,7 @@ class Projection:
         same = " AND ".join(f"t.{name} = e.{name}" for name in self.key)
         return f"""
         WITH e AS MATERIALIZED (
-            SELECT {self.selected} FROM jsonb_to_recordset(%(events)s::jsonb) AS r({self.record})
+            SELECT {self.selected} FROM json_to_recordset(%(events)s::json) AS r({self.record})
         ), kept AS (
             INSERT INTO {self.table} AS t ({every}) SELECT {every} FROM e ORDER BY {key}
             ON CONFLICT ({key}) DO UPDATE SET {replaced} WHERE t.version < excluded.version

@@ -18,6 +18,10 @@ Cuts = Sequence[int]
 """How many records of each partition."""
 
 
+def _text(header: str | bytes) -> str:
+    return header if isinstance(header, str) else header.decode()
+
+
 class MemoryLog:
     """`EventLog`, with one topic. While it is `away`, everything raises."""
 
@@ -32,7 +36,8 @@ class MemoryLog:
         """None for a record that has nothing at all."""
         key, value, headers = message or (None, None, {})
         records = self.partitions[partition]
-        records.append(Record(TOPIC, partition, len(records), key, value, headers))
+        text = {name: _text(given) for name, given in headers.items()}
+        records.append(Record(TOPIC, partition, len(records), key, value, text))
 
     async def create_topic(self, topic: str, partitions: int | None = None) -> None: ...
 

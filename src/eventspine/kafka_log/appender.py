@@ -5,7 +5,6 @@ import threading
 import time
 from collections.abc import Sequence
 from types import MappingProxyType
-from typing import Any, cast
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka import Message as KafkaMessage
@@ -121,9 +120,9 @@ class Appender:
                 if count and (size > room or count == _AT_ONCE):
                     self._send(producer, count, stop)
                     room, count = _BYTES_AT_ONCE, 0
+                key, value, headers = message
                 # The client's type stubs allow only a dict.
-                headers = cast("dict[str, Any]", message.headers)
-                producer.produce(topic, message.value, message.key, headers=headers)
+                producer.produce(topic, value, key, headers=headers)  # type: ignore[arg-type]
                 room -= size
                 count += 1
             self._send(producer, count, stop)
@@ -202,6 +201,12 @@ class _Progress:
 def _size(message: Message) -> int:
     """The bytes that the message needs in a request, rounded up."""
     key, value, headers = message
-    text = f"{key}{''.join(headers)}{''.join(headers.values())}"
-    size = len(text) if text.isascii() else len(text.encode())
+    text = f"{key}{''.join(headers)}"
+    try:
+        size = len(b"".join(headers.values()))
+    except TypeError:
+        size = sum(
+            len(each if isinstance(each, bytes) else each.encode()) for each in headers.values()
+        )
+    size += len(text) if text.isascii() else len(text.encode())
     return _ABOUT_A_MESSAGE + len(headers) * _ABOUT_A_HEADER + size + len(value or b"")
