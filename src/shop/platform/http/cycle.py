@@ -1,5 +1,6 @@
 """One request and its answer on a connection, and what they need of the connection."""
 
+import re
 from asyncio import Transport
 from collections.abc import Callable, Sequence, Sized
 from functools import lru_cache
@@ -20,6 +21,18 @@ ARRIVED = "shop.arrived"
 """Set in the scope of a request whose body is complete: when, by the event loop's clock. Nothing waits then."""
 
 _WITHOUT_BODY = {204, 304}
+
+
+def path_of(target: bytes) -> bytes:
+    """The path of a request target. It may be a whole URL, as for proxies (RFC 9112, 3.2.2).
+
+    uvicorn rejects such a URL if it has no path.
+    """
+    whole = re.match(rb"https?://[^/?#]*", target, re.IGNORECASE)
+    if whole is None:
+        return target
+    rest = target[whole.end() :]
+    return rest if rest.startswith(b"/") else b"/" + rest
 
 
 class Flow(FlowControl):

@@ -11,7 +11,6 @@ answers in time, and the numbers of connections and of pipelined requests are li
 ordinary request is a check that its head is complete.
 """
 
-import re
 import select
 from asyncio import BaseTransport, Future, Task, TimerHandle
 from typing import Any
@@ -23,7 +22,7 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 from shop.platform.http.crowd import Crowd
-from shop.platform.http.cycle import ARRIVED, BROKEN_OFF, Cycle, Flow, Lingering
+from shop.platform.http.cycle import ARRIVED, BROKEN_OFF, Cycle, Flow, Lingering, path_of
 from shop.platform.problems import (
     HeadTooLarge,
     MalformedRequest,
@@ -46,18 +45,6 @@ _DRAIN = 1024 * 1024  # bytes from a refused client that are still read
 
 class _Refused(Exception):
     """Raised to stop the parser."""
-
-
-def _path(target: bytes) -> bytes:
-    """The path of a request target. It may be a whole URL, as for proxies (RFC 9112, 3.2.2).
-
-    uvicorn rejects such a URL if it has no path.
-    """
-    whole = re.match(rb"https?://[^/?#]*", target, re.IGNORECASE)
-    if whole is None:
-        return target
-    rest = target[whole.end() :]
-    return rest if rest.startswith(b"/") else b"/" + rest
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -362,7 +349,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._why = MalformedRequest(f"The request names {hosts} hosts: send one Host header")
             raise _Refused
         if not self.url.startswith(b"/"):
-            self.url = _path(self.url)
+            self.url = path_of(self.url)
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
