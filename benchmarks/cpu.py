@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 _TICKS = 100  # a second, in /proc
@@ -15,9 +16,12 @@ def seconds(pid: int) -> float:
 
 def of_children(pid: int) -> float:
     """The CPU time of a process's children, those that have ended included. For all sessions of PostgreSQL."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    ended = (int(fields[13]) + int(fields[14])) / _TICKS
-    return ended + sum(seconds(child) for child in _children(pid))
+    while True:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ended = (int(fields[13]) + int(fields[14])) / _TICKS
+        # One that ends meanwhile, such as an autovacuum worker, is among those that have ended next time.
+        with suppress(OSError):
+            return ended + sum(seconds(child) for child in _children(pid))
 
 
 def _children(pid: int) -> Iterator[int]:
