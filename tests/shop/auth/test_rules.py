@@ -219,11 +219,12 @@ def test_a_caller_that_sends_too_many_requests_is_told_when_to_come_again(
 ) -> None:
     url = new_database(templates["orders"])
     matrix.fill("orders", url)
-    slow = {"required": True, "requests_a_second": 0.5}
+    slow = {"required": True, "requests_a_second": 0.2}  # two in ten seconds
     with serving("orders", url, auth=slow) as served:
-        answers = [served.client.get("/orders/1", headers=by(1)) for _ in range(7)]
+        answers = [served.client.get("/orders/1", headers=by(1)) for _ in range(4)]
+        assert [answer.status_code for answer in answers[:2]] == [200, 200]
         problem(answers[-1], 429, "too-many-requests")
-        assert 1 <= int(answers[-1].headers["retry-after"]) <= 2
+        assert 1 <= int(answers[-1].headers["retry-after"]) <= 5
         assert served.client.get("/orders/2", headers=by(2)).status_code == 200
         assert served.client.get("/health/live").status_code == 200
 
