@@ -219,7 +219,8 @@ def _delivered_once(stage: Stage, evidence: Evidence) -> Iterable[str]:
 def _audit(stage: Stage) -> Iterable[str]:
     done = stage.run("audit")
     if done.returncode:
-        yield f"exit status {done.returncode}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
+        wrong = [line for line in done.stdout.splitlines() if not line.startswith("✓")]
+        yield "\n    ".join([f"exit status {done.returncode}:", *wrong, done.stderr[-2000:]])
 
 
 def _keep(stage: Stage, evidence: Evidence, sent: Sequence[Sent]) -> None:
