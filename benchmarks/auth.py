@@ -20,7 +20,7 @@ from shop.platform.auth.settings import LONGEST_TOKEN_S, AuthSettings
 
 TITLE = "Access tokens"
 HOW = """\
-`POST /orders` over 64 kept-alive connections, as above, to one API process with `SHOP_AUTH__REQUIRED=true`, in turn: as it is,
+`POST /orders` over 64 kept-alive connections to one API process with `SHOP_AUTH__REQUIRED=true`, in turn, as interceptors are measured: as it is,
 where each of 100 customers sends its own token (RS256) with its orders, and with the code taken out that looks at tokens, where
 none is sent. All tokens have been verified before; each is verified anew once a minute. A request with a token is longer by some 800 bytes, which the client and
 the service have to write and to read. The last row is what the gate itself costs: CPU time of a route alone

@@ -7,11 +7,12 @@ from benchmarks.stage import Stage
 
 TITLE = "Interceptors"
 HOW = """\
-CPU time (user and system) of an API process for each `POST /orders`, over 64 kept-alive connections. **In turn** means: one
-process is measured with a part and without it, many times in alternation, since two processes differ by more than such a
-part costs (`benchmarks/in_turn.py`). The first process has no interceptors; the part is the code that calls them. The other one has
-interceptors that do nothing, around each request, each commit and each event; they are the part. Neither has metrics,
-which are an interceptor too.
+CPU time (user and system) of an API process for each `POST /orders`, over 64 kept-alive connections. **In turn** means: while
+the load goes on, one process takes a part out and puts it back, every half second. Two processes, and two measurements that are seconds
+apart, differ by more than such a part costs (`benchmarks/in_turn.py`). A ratio is that of two half seconds that follow each other, and a figure
+the median of a load of six seconds. The first process has no interceptors; the part is the code that calls them. The other
+one has interceptors that do nothing, around each request, each commit and each event; they are the part. Neither has
+metrics, which are an interceptor too.
 """
 
 _BARE = {"SHOP_TELEMETRY__METRICS": "false"}
