@@ -24,6 +24,7 @@ from shop.platform import discovery
 from tests.support.load import TIMEOUT, Action, Outcome, Sent
 
 _SHOWN = 5
+_CURSORS = "SELECT consumer, topic, partition, next_offset FROM cursors"
 """Faults of one kind that are listed; when one thing is wrong, thousands often are."""
 _COMMITS_WITHIN = 21.0
 """Seconds after a request was sent, after which it can't commit any more: 19.5, and the time that a busy machine takes."""
@@ -81,7 +82,6 @@ def until_quiet(sources: Sources, timeout: float = 90) -> None:
 
 
 def _not_quiet(sources: Sources) -> str:
-    ends: dict[str, dict[int, int]] = {}
     try:
         for service, url in sources.databases.items():
             with psycopg.connect(url, row_factory=dict_row) as db:
@@ -89,15 +89,19 @@ def _not_quiet(sources: Sources) -> str:
                 if outbox.relayed < outbox.head:
                     return f"{service} has {outbox.head} events, and {outbox.relayed} are relayed"
         topics = {name: discovery.load(name).handlers.topics for name in sources.databases}
-        ends = asyncio.run(_ends(sources.open_log(), topics))
-        for service, url in sources.databases.items():
+        reached: dict[tuple[str, str], dict[int, int]] = {
+            (name, topic): {} for name, of_service in topics.items() for topic in of_service
+        }
+        for url in sources.databases.values():
             with psycopg.connect(url) as db:
-                cursors = db.execute("SELECT topic, partition, next_offset FROM cursors").fetchall()
-            reached = {(topic, partition): offset for topic, partition, offset in cursors}
-            for topic in topics[service]:
-                for partition, end in ends[topic].items():
-                    if (at := reached.get((topic, partition), 0)) < end:
-                        return f"{service} has read {topic}/{partition} up to {at} of {end}"
+                # A service's reactions are consumers too.
+                for consumer, topic, partition, offset in db.execute(_CURSORS):
+                    reached.setdefault((consumer, topic), {})[partition] = offset
+        ends = asyncio.run(_ends(sources.open_log(), {topic for _, topic in reached}))
+        for (consumer, topic), offsets in reached.items():
+            for partition, end in ends[topic].items():
+                if (at := offsets.get(partition, 0)) < end:
+                    return f"{consumer} has read {topic}/{partition} up to {at} of {end}"
     except psycopg.OperationalError as error:
         return f"a database that answers: {error}"
     return ""
