@@ -84,8 +84,8 @@ def _overriding(interceptors: Sequence[Interceptor], step: str) -> list[Callable
 
 
 def _publish(chain: Sequence[Callable[..., Context]]) -> Publish | None:
-    if not chain:
-        return None
+    if len(chain) <= 1:
+        return chain[0] if chain else None
 
     def publish(event: Event, context: Context) -> Context:
         for one in chain:

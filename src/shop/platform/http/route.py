@@ -169,16 +169,16 @@ class FastRoute(APIRoute):
         self, scope: Scope, receive: Receive, send: Send, path_params: Mapping[str, str]
     ) -> None:
         """Answer one request: with the endpoint's result, or with one problem."""
-        if not self.interceptors:
+        interceptors = self.interceptors
+        if not interceptors:
             answer = await self._respond(scope, receive, path_params, None)
         else:
             exchange = Exchange(scope, self.path_format)
             proceed = partial(self._respond, scope, receive, path_params, exchange)
-            outermost, *others = self.interceptors
-            for interceptor in reversed(others):
+            for interceptor in interceptors[:0:-1]:
                 proceed = partial(self._intercepted, interceptor, exchange, proceed)
             try:
-                answer = await outermost(exchange, proceed)
+                answer = await interceptors[0](exchange, proceed)
             except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer
                 answer = self._refusal(scope, error)
         await send_answer(send, answer)
