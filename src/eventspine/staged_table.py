@@ -33,6 +33,12 @@ TIME = "CASE WHEN pg_input_is_valid(event_time, 'timestamptz') THEN event_time::
 INDEXED = (
     # Topics are copied one after the other. This index is made as quickly as the table is read once.
     "CREATE INDEX ON staged_events USING brin (topic)",
+    # A sample of 9,000 rows says enough of them. The default, 30,000, reads most of the table.
+    "ALTER TABLE staged_events "
+    + ", ".join(
+        f"ALTER {column} SET STATISTICS 30"
+        for column in ("topic", "position", "type", "key", "version")
+    ),
     # Without the data, which no plan goes by.
     "ANALYZE staged_events (topic, position, type, key, version)",
 )
