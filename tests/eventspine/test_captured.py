@@ -1,5 +1,6 @@
 """What change data capture has sent is saved: never more than the slot confirms, nor than the topic has without a gap."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
@@ -7,7 +8,7 @@ import psycopg
 import pytest
 
 from eventspine import slots
-from eventspine.captured import Captured, Confirmed, Whole
+from eventspine.captured import Captured, Confirmed, MissingPositions, Whole
 from eventspine.database import Connection, Database, connect
 from eventspine.log import EventLog
 from eventspine.slots import NoCapture
@@ -112,6 +113,20 @@ async def test_what_is_saved_is_the_lower_of_slot_and_topic(notes_url: str, copy
             )
             async with notes.Running(again.run()):
                 await eventually(lambda: is_saved(7, 8, connection), what="it goes on")
+
+
+async def test_a_gap_that_stays_is_said(
+    notes_url: str, copy_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eventspine.captured._GAP_WITHIN", 0.3)
+    async with opened_log(copy_url) as log, captured(notes_url):
+        await begun(notes_url, log)
+        await send(log, [2])
+        follower = Captured(
+            notes_url, log, source=notes.SOURCE, topic=notes.TOPIC, slot=SLOT, group="notes.relay"
+        )
+        with pytest.raises(MissingPositions, match=r"position 1 of /notes is not in the topic"):
+            await asyncio.wait_for(follower._lead(), 30)
 
 
 async def begun(url: str, log: EventLog) -> None:

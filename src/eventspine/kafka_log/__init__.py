@@ -137,7 +137,8 @@ class KafkaLog:
         """An idle reader: one that is already at this place, or else at none, or else the last one that was used.
         A new one if all are busy.
 
-        With `few` one for few records, or for many; None means either. So whoever reads some partitions in turn keeps a reader for each, and none begins its partition twice.
+        `few` says whether it is for few records or for many; None means either. Somebody who reads some partitions in
+        turn thus keeps one reader for each, and no partition is begun twice.
         A reader that fails is not reused. The next call starts with a new one.
         """
         for place in (at, None):

@@ -164,7 +164,7 @@ class Deeds:
                 for name, keys in grouped(deed.keys).items():
                     await self._in_service(deed, name, keys)
             finally:
-                # Also after an error: otherwise the page shows it as under way for ever.
+                # This is also done after an error. Otherwise the page would always show it as running.
                 deed.state = "stopped" if deed.done < deed.total else "done"
         _LOG.info(
             "console.deed_ended",
