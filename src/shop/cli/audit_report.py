@@ -9,8 +9,8 @@ from functools import partial
 from eventspine.audit import audit
 from eventspine.audit_sections import Audited, Section
 from eventspine.log import EventLog
+from shop.cli.console import Console
 from shop.cli.progress import shown
-from shop.cli.streams import Console
 from shop.platform.terminal import plain
 
 

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from eventspine.log import EventLog, LogUnavailable, Record
 from eventspine.seeking import committed_at, offsets_at
-from shop.cli.streams import Console
+from shop.cli.console import Console
 from shop.platform.terminal import plain
 
 _LAST = 10

@@ -14,7 +14,7 @@ from eventspine.dead_letters import Parked
 from eventspine.handlers import Handlers
 from eventspine.reactions import Reaction
 from eventspine.steps import NO_STEPS, Steps
-from shop.cli.streams import Console
+from shop.cli.console import Console
 from shop.platform.terminal import plain
 
 

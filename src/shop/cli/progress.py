@@ -22,7 +22,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from shop.cli.streams import Console, tell
+from shop.cli.console import Console
+from shop.cli.streams import tell
 
 AS_LINES = "EVENTSHOP_PROGRESS"
 LINE = "progress: "

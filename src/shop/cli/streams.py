@@ -4,18 +4,8 @@ import io
 import os
 import sys
 from contextlib import suppress
-from typing import NoReturn
-
-from rich.console import Console as RichConsole
 
 from shop.platform.terminal import accept_any_character
-
-
-class Console(RichConsole):
-    """A console that does not end the process with status 1 if the reader of its output closes the pipe."""
-
-    def on_broken_pipe(self) -> NoReturn:
-        raise BrokenPipeError
 
 
 class Output(io.TextIOWrapper):

@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from shop.cli.streams import Console
+from shop.cli.console import Console
 from shop.platform.flow import ConsumerFlow, Flow, FlowReader, ServiceFlow, State
 from shop.platform.flow.model import MOST_COUNTED
 from shop.platform.terminal import plain

@@ -10,11 +10,12 @@ from typing import NamedTuple
 from rich.text import Text
 
 from shop.cli.common import NOT_DONE
+from shop.cli.console import Console
 from shop.cli.demo.calls import Client, NoAnswer
 from shop.cli.demo.story import Story
 from shop.cli.login import kept_token
 from shop.cli.progress import shown
-from shop.cli.streams import Console, tell
+from shop.cli.streams import tell
 from shop.platform.terminal import plain
 
 _INTERRUPTED = 130
