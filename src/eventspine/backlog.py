@@ -2,14 +2,18 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import repeat
 from typing import Any, overload
 
+from psycopg.adapt import Transformer
+from psycopg.pq import Format
 from psycopg.pq.abc import PGresult
 
 from eventspine.database import Connection, execute
-from eventspine.event import encoded_message
-from eventspine.log import Message
+from eventspine.event import encoded_message, message_of, source_header
+from eventspine.log import Encoded, Message
 
 MOST_BYTES = 16 * 1024 * 1024
 """The largest size of the data of one batch, as stored. It limits the relay's memory if events are
@@ -30,7 +34,10 @@ FROM (
 WHERE bytes - pg_column_size(data) < %(most_bytes)s ORDER BY position
 """
 
-_POSITION, _TOPIC, _KEY, _TYPE, _SCHEMA_VERSION, _TIME, _DATA, _HEADERS, _BYTES = range(9)
+_POSITION, _TOPIC, _HEADERS, _BYTES = 0, 1, 7, 8
+
+_ROWS_AT_ONCE = 200
+_BYTEA = 17  # the type's number
 
 
 # In the text of a jsonb. A quote in a value is escaped there.
@@ -42,13 +49,13 @@ _SAMPLED = re.compile(
 class Batch:
     """Consecutive rows of the outbox, in the form in which the server sent them.
 
-    A row becomes Python objects only when it is needed. Ten thousand rows converted at once would
-    cost as much time, in CPU caches and garbage collection, as the rest of the relay's work.
+    Few rows at a time become Python objects. Ten thousand rows converted at once would cost as much time, in
+    CPU caches and garbage collection, as the rest of the relay's work.
     """
 
     def __init__(self, rows: PGresult, source: str, *, limit: int) -> None:
         self._rows = rows
-        self._source = source.encode()
+        self._source = source_header(source)
         self._limit = limit
 
     def __len__(self) -> int:
@@ -79,54 +86,53 @@ class Batch:
                 )
 
     def by_topic(self) -> Mapping[str, Sequence[Message]]:
-        numbers: dict[bytes, list[int]] = {}
-        for number in range(len(self)):
-            topic = self._rows.get_value(number, _TOPIC) or b""
-            numbers.setdefault(topic, []).append(number)
+        topics = Counter(map(self._rows.get_value, range(len(self)), repeat(_TOPIC)))
         return {
-            topic.decode(): _Messages(self._rows, self._source, of_topic)
-            for topic, of_topic in numbers.items()
+            topic.decode(): _Messages(self, topic, count, self._source)
+            for topic, count in topics.items()
+            if topic is not None
         }
+
+    def pages(self) -> Iterator[list[tuple[Any, ...]]]:
+        """The columns of some rows at a time, as bytes; null is None."""
+        # psycopg copies each column in C. The loader of a bytea changes nothing.
+        loader = Transformer()
+        loader.set_pgresult(self._rows, set_loaders=False)
+        loader.set_loader_types([_BYTEA] * self._rows.nfields, Format.BINARY)
+        for first in range(0, len(self), _ROWS_AT_ONCE):
+            yield loader.load_rows(first, min(first + _ROWS_AT_ONCE, len(self)), tuple)
 
 
 class _Messages(Sequence[Message]):
-    """Creates each message when it is accessed."""
+    """The messages of a batch to one topic. Each is made when its turn comes."""
 
-    def __init__(self, rows: PGresult, source: bytes, numbers: Sequence[int]) -> None:
-        self._rows = rows
+    def __init__(self, batch: Batch, topic: bytes, count: int, source: tuple[str, bytes]) -> None:
+        self._batch = batch
+        self._topic = topic
+        self._count = count
         self._source = source
-        self._numbers = numbers
 
     def __len__(self) -> int:
-        return len(self._numbers)
+        return self._count
+
+    def __iter__(self) -> Iterator[Message]:
+        return map(message_of, self.encoded())
 
     @overload
     def __getitem__(self, index: int) -> Message: ...
 
     @overload
-    def __getitem__(self, index: slice) -> "Sequence[Message]": ...
+    def __getitem__(self, index: slice) -> Sequence[Message]: ...
 
-    def __getitem__(self, index: int | slice) -> "Message | Sequence[Message]":
-        if isinstance(index, slice):
-            return _Messages(self._rows, self._source, self._numbers[index])
-        return self._message(self._numbers[index])
+    def __getitem__(self, index: int | slice) -> Message | Sequence[Message]:
+        return [*self][index]
 
-    def __iter__(self) -> Iterator[Message]:
-        return map(self._message, self._numbers)
-
-    def _message(self, number: int) -> Message:
-        value: Any = self._rows.get_value  # no column is null but the headers
-        headers = value(number, _HEADERS)
-        return encoded_message(
-            self._source,
-            value(number, _POSITION),
-            value(number, _KEY),
-            value(number, _TYPE),
-            value(number, _SCHEMA_VERSION),
-            value(number, _TIME),
-            value(number, _DATA),
-            None if headers is None else json.loads(headers),
-        )
+    def encoded(self) -> Iterator[Encoded]:
+        topic, source = self._topic, self._source
+        for page in self._batch.pages():
+            for position, of, key, type_, version, time, data, headers, _ in page:
+                if of == topic:
+                    yield encoded_message(source, position, key, type_, version, time, data, headers)
 
 
 async def following(connection: Connection, source: str, position: int, limit: int) -> Batch:

@@ -8,6 +8,7 @@ In the log an event is a CloudEvent 1.0 in binary mode: the JSON data is the rec
 headers (https://github.com/cloudevents/spec, Kafka protocol binding).
 """
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
@@ -15,7 +16,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from eventspine.log import Message, Record
+from eventspine.log import HEADER_FRAME, MESSAGE_FRAME, Encoded, Message, Record
 
 # The range of PostgreSQL's bigint. A number outside it could be neither applied nor parked.
 _END = 2**63
@@ -109,33 +110,46 @@ class NotAnEvent(ValueError):
     """A record that is not an event of our publishers, or that can't be decoded."""
 
 
+_SPECVERSION = ("ce_specversion", b"1.0")
+_CONTENT_TYPE = ("content-type", b"application/json")
+
+# The size of what every message has, with the longest position, schema version and time.
+_SIZE = MESSAGE_FRAME + 8 * HEADER_FRAME + 200
+
+
 def encoded_message(  # the relay's only knowledge of the wire format
-    source: bytes,
+    source: tuple[str, bytes],
     position: bytes,
     key: bytes,
     type_: bytes,
     schema_version: bytes,
     time: bytes,
     data: bytes,
-    extra: Mapping[str, str] | None,
-) -> Message:
-    """The log message of an outbox row. `time` is RFC 3339, in UTC.
+    extra: bytes | None,
+) -> Encoded:
+    """The log message of an outbox row, of the columns' text. `time` is RFC 3339, in UTC; `extra` is JSON.
 
-    Its headers are bytes, as they come from the database and go to Kafka.
+    `source` is a header: `source_header` makes it once for all messages.
     """
-    headers = {
-        "ce_specversion": b"1.0",
-        "ce_id": position,
-        "ce_source": source,
-        "ce_type": type_,
-        "ce_time": time,
-        "ce_subject": key,
-        "ce_dataversion": schema_version,
-        "content-type": b"application/json",
-    }
-    if extra:
-        headers.update({name: value.encode() for name, value in extra.items()})
-    return Message(key.decode(), data, headers)
+    headers = [
+        _SPECVERSION,
+        ("ce_id", position),
+        source,
+        ("ce_type", type_),
+        ("ce_time", time),
+        ("ce_subject", key),
+        ("ce_dataversion", schema_version),
+        _CONTENT_TYPE,
+    ]
+    size = _SIZE + len(source[1]) + len(type_) + 2 * len(key) + len(data)
+    if extra is not None:
+        headers += [(name, value.encode()) for name, value in json.loads(extra).items()]
+        size += 2 * len(extra)  # an empty header has fewer bytes in JSON
+    return key, data, headers, size
+
+
+def source_header(source: str) -> tuple[str, bytes]:
+    return "ce_source", source.encode()
 
 
 def message(
@@ -148,14 +162,17 @@ def message(
     data: bytes,
     extra: Mapping[str, str] | None,
 ) -> Message:
-    """The same with headers as text, as they are read."""
+    """The same as it is read, with texts."""
     encoded = encoded_message(
-        source.encode(), position.encode(), key.encode(), type_.encode(), schema_version.encode(),
-        time.encode(), data, extra,
+        source_header(source), position.encode(), key.encode(), type_.encode(),
+        schema_version.encode(), time.encode(), data, json.dumps(extra).encode() if extra else None,
     )  # fmt: skip
-    return encoded._replace(
-        headers={name: value.decode() for name, value in encoded.headers.items()}
-    )
+    return message_of(encoded)
+
+
+def message_of(encoded: Encoded) -> Message:
+    key, data, headers, _ = encoded
+    return Message(key.decode(), data, {name: value.decode() for name, value in headers})
 
 
 def envelope(record: Record) -> Envelope:

@@ -16,8 +16,8 @@ Every log guarantees:
 * Nothing is ever rewritten or compacted.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 
 class Message(NamedTuple):
@@ -26,6 +26,22 @@ class Message(NamedTuple):
     key: str
     value: bytes | None
     headers: Mapping[str, Any]
+
+
+MESSAGE_FRAME = 64
+HEADER_FRAME = 8
+"""The most bytes in a request for a message, and for each of its headers, in addition to their texts."""
+
+Encoded = tuple[bytes, bytes | None, list[tuple[str, bytes]], int]
+"""A message as Kafka's client takes it: key, value and headers. Last comes a size: it needs no more bytes in a
+request."""
+
+
+@runtime_checkable
+class EncodedMessages(Protocol):
+    """Messages that can be had as `Encoded` too. For a relay: a `Message` takes 1 µs more."""
+
+    def encoded(self) -> Iterator[Encoded]: ...
 
 
 class Record(NamedTuple):

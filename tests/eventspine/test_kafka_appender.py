@@ -5,6 +5,7 @@ is lost, though it stands in the log.
 """
 
 import asyncio
+import json
 import logging
 import socket
 import threading
@@ -15,11 +16,12 @@ import pytest
 from confluent_kafka import KafkaError
 from confluent_kafka import Message as KafkaMessage
 
+from eventspine.event import encoded_message, message_of, source_header
 from eventspine.kafka_log import KafkaLog
-from eventspine.kafka_log.appender import Appender, _size
+from eventspine.kafka_log.appender import Appender, encoded
 from eventspine.kafka_log.client import Reach
 from eventspine.kafka_log.reader import Reader
-from eventspine.log import LogUnavailable, Message
+from eventspine.log import Encoded, LogUnavailable, Message
 from tests.support.mock_kafka import TOPIC, MockKafka, mock_kafka
 from tests.support.notes import cancel
 from tests.support.waiting import at_best_async
@@ -27,6 +29,7 @@ from tests.support.waiting import at_best_async
 MANY_AND_SMALL = (3000, 10)
 FEW_AND_LARGE = (8, 300_000)
 MORE_THAN_ONE_REQUEST = (20, 300_000)
+ONE_FULL_REQUEST = (6_000, 450)
 """How many, and of how many bytes. By itself librdkafka sends a second request to a partition before
 the first has an answer, as long as they hold fewer than five messages."""
 
@@ -40,7 +43,9 @@ def broker() -> Iterator[MockKafka]:
 FOR_GOOD, FOR_NOW = KafkaError.UNKNOWN, KafkaError.NOT_ENOUGH_REPLICAS
 
 
-@pytest.mark.parametrize(("count", "size"), [MANY_AND_SMALL, FEW_AND_LARGE, MORE_THAN_ONE_REQUEST])
+@pytest.mark.parametrize(
+    ("count", "size"), [MANY_AND_SMALL, FEW_AND_LARGE, MORE_THAN_ONE_REQUEST, ONE_FULL_REQUEST]
+)
 @pytest.mark.parametrize("refusal", [FOR_GOOD, FOR_NOW])
 def test_a_refused_record_is_not_overtaken(
     broker: MockKafka, refusal: int, count: int, size: int
@@ -119,6 +124,34 @@ def read(reader: Reader) -> Iterator[int]:
 def test_a_message_is_taken_for_no_smaller_than_it_is() -> None:
     """Or what is sent at once could be more than one request."""
     for text in ("key", "ключ", "鍵"):
-        message = Message(text * 100, b"value", {"ce_subject": text * 100, text: ""})
-        sent = 2 * len(text.encode()) * 100 + len(b"valuece_subject") + len(text.encode())
-        assert _size(message) > sent
+        message = Message(text * 100, b"value", {"ce_subject": text * 100, text: "", "b": b"\0"})
+        assert encoded(message)[3] >= bytes_of(encoded(message))
+
+
+@pytest.mark.parametrize("extra", [None, {"a": ""}, {f"{n}ü": "" for n in range(99)}, {"a": '"ü"'}])
+@pytest.mark.parametrize("key", ["1", "ключ" * 1000])
+def test_neither_is_an_event(key: str, extra: dict[str, str] | None) -> None:
+    longest = "294276-12-31T23:59:59.999999Z"
+    event = encoded_message(
+        source_header("/notes"), b"%d" % (2**63 - 1), key.encode(), b"note.taken",
+        b"%d" % -(2**31), longest.encode(), b"x" * 70_000, extra and json.dumps(extra, ensure_ascii=False).encode(),
+    )  # fmt: skip
+    assert len(event[2]) == 8 + len(extra or {})
+    assert event[3] >= bytes_of(event)
+    assert event[:3] == encoded(message_of(event))[:3]
+
+
+def bytes_of(event: Encoded) -> int:
+    """Of a record in a batch of the format 2, with numbers of the length that they have in a batch of 4 MiB that is
+    open for a month (https://kafka.apache.org/documentation/#record)."""
+    key, value, headers, _ = event
+    texts = [key, value or b"", *(name.encode() for name, _ in headers), *(of for _, of in headers)]
+    length, attributes, time, offset, count = 4, 1, 5, 3, 2
+    return (
+        length + attributes + time + offset + count + sum(varint(len(of)) + len(of) for of in texts)
+    )
+
+
+def varint(number: int) -> int:
+    """The bytes of a number, which is signed there and has 7 bits a byte."""
+    return max(1, -(-(2 * number).bit_length() // 7))

@@ -11,7 +11,9 @@ import pytest
 
 from eventspine import backlog
 from eventspine.context import NOBODY, Context
-from eventspine.log import LogUnavailable, Message
+from eventspine.database import connect
+from eventspine.event import message_of
+from eventspine.log import EncodedMessages, LogUnavailable, Message
 from eventspine.migrations import PUBLISH_EVENTS
 from eventspine.outbox import transaction
 from tests.support import notes
@@ -57,6 +59,46 @@ async def test_a_record_carries_what_was_published(notes_url: str) -> None:
             "traceparent": "00-1-2-01",
         }
         assert len(time) == len("2026-01-01T00:00:00.000000Z") and time.endswith("Z")
+
+
+async def test_the_messages_that_a_relay_gives_to_kafka_are_those_that_it_gives_to_any_log(
+    notes_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backlog, "_ROWS_AT_ONCE", 7)
+    async with opened(notes_url) as database, transaction(database) as tx:
+        for n in range(1, 31):
+            tx.publish(
+                notes.event(n, 1, "ü" * n),
+                Context("00-1-2-01", caller=f"user:ü{n}") if n % 2 else NOBODY,
+            )
+    connection = await connect(notes_url)
+    batch = await backlog.following(connection, "/notes", 0, 29)
+    await connection.close()
+    assert batch.last_position == len(batch) == 29
+    ((topic, messages),) = batch.by_topic().items()
+    assert topic == notes.TOPIC
+    assert isinstance(messages, EncodedMessages)
+    assert [message_of(each) for each in messages.encoded()] == [*messages]
+    assert [message.headers["ce_id"] for message in messages] == [str(n) for n in range(1, 30)]
+    assert messages[0].headers["ce_authid"] == "ü1"
+    assert [*messages][3:5] == messages[3:5]
+    assert len(messages) == 29
+
+
+async def test_a_batch_of_several_topics_is_given_apart(notes_url: str) -> None:
+    async with opened(notes_url) as database:
+        await notes.publish_notes(database, 1, 10)
+        await database.fetch(
+            "UPDATE outbox SET topic = 'other' WHERE position %% 3 = 0 RETURNING 1", {}
+        )
+    connection = await connect(notes_url)
+    batch = await backlog.following(connection, "/notes", 0, 100)
+    await connection.close()
+    ids = {
+        topic: [int(message.headers["ce_id"]) for message in messages]
+        for topic, messages in batch.by_topic().items()
+    }
+    assert ids == {notes.TOPIC: [1, 2, 4, 5, 7, 8, 10], "other": [3, 6, 9]}
 
 
 @pytest.mark.parametrize("notified", [True, False])

@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import MappingProxyType
 
 from confluent_kafka import KafkaError, KafkaException, Producer
@@ -21,7 +21,14 @@ from eventspine.kafka_log.client import (
     unavailable,
 )
 from eventspine.kafka_log.passwords import Renewal
-from eventspine.log import LogUnavailable, Message
+from eventspine.log import (
+    HEADER_FRAME,
+    MESSAGE_FRAME,
+    Encoded,
+    EncodedMessages,
+    LogUnavailable,
+    Message,
+)
 
 GIVE_UP_AFTER = 30.0
 """Seconds without one confirmation after which `append` raises."""
@@ -37,8 +44,6 @@ _TUNED: Defaults = MappingProxyType({"compression.type": "lz4"})
 
 _AT_ONCE = 10_000  # the most unconfirmed messages
 _BYTES_AT_ONCE = 3 * 1024 * 1024
-_ABOUT_A_MESSAGE = 64  # bytes of a message in addition to its key, value and headers
-_ABOUT_A_HEADER = 8
 
 RULE = "murmur2"
 """How keys are spread over partitions: like Kafka's Java clients, so that other producers choose the same
@@ -114,15 +119,12 @@ class Appender:
             return
         producer = self._producer or self._begin()
         try:
-            room, count = _BYTES_AT_ONCE, 0
-            for message in messages:
-                size = _size(message)
+            room, count, produce = _BYTES_AT_ONCE, 0, producer.produce
+            for key, value, headers, size in _encoded(messages):
                 if count and (size > room or count == _AT_ONCE):
                     self._send(producer, count, stop)
                     room, count = _BYTES_AT_ONCE, 0
-                key, value, headers = message
-                # The client's type stubs allow only a dict.
-                producer.produce(topic, value, key, headers=headers)  # type: ignore[arg-type]
+                produce(topic, value, key, headers=headers)  # type: ignore[arg-type] # its stubs want more
                 room -= size
                 count += 1
             self._send(producer, count, stop)
@@ -198,15 +200,16 @@ class _Progress:
             self._reach.away(heard)
 
 
-def _size(message: Message) -> int:
-    """The bytes that the message needs in a request, rounded up."""
-    key, value, headers = message
-    text = f"{key}{''.join(headers)}"
-    try:
-        size = len(b"".join(headers.values()))
-    except TypeError:
-        size = sum(
-            len(each if isinstance(each, bytes) else each.encode()) for each in headers.values()
-        )
-    size += len(text) if text.isascii() else len(text.encode())
-    return _ABOUT_A_MESSAGE + len(headers) * _ABOUT_A_HEADER + size + len(value or b"")
+def _encoded(messages: Sequence[Message]) -> Iterator[Encoded]:
+    return messages.encoded() if isinstance(messages, EncodedMessages) else map(encoded, messages)
+
+
+def encoded(message: Message) -> Encoded:
+    key, value, named = message
+    key_bytes = key.encode()
+    headers = [
+        (name, text if isinstance(text, bytes) else text.encode()) for name, text in named.items()
+    ]
+    size = MESSAGE_FRAME + len(key_bytes) + len(value or b"")
+    size += sum(HEADER_FRAME + len(name.encode()) + len(text) for name, text in headers)
+    return key_bytes, value, headers, size
