@@ -11,7 +11,7 @@ from psycopg.adapt import Transformer
 from psycopg.pq import Format
 from psycopg.pq.abc import PGresult
 
-from eventspine.database import Connection, execute
+from eventspine.database import Connection, read_whole
 from eventspine.event import encoded_message, message_of, source_header
 from eventspine.log import Encoded, Message
 
@@ -21,17 +21,17 @@ large; most outboxes never reach it."""
 
 # It always returns the first row, even if that alone exceeds the limit. Sizes are as stored, so that
 # measuring them needs no decompression.
-_NEXT = """
+_NEXT = b"""
 SELECT position, topic, key, type, schema_version,
     to_char(time AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), data::text, headers::text,
     bytes
 FROM (
     SELECT *, sum(pg_column_size(data)) OVER (ORDER BY position ROWS UNBOUNDED PRECEDING) AS bytes
     FROM (
-        SELECT * FROM outbox WHERE position > %(position)s ORDER BY position LIMIT %(limit)s
+        SELECT * FROM outbox WHERE position > $1 ORDER BY position LIMIT $2
     ) AS following
 ) AS counted
-WHERE bytes - pg_column_size(data) < %(most_bytes)s ORDER BY position
+WHERE bytes - pg_column_size(data) < $3 ORDER BY position
 """
 
 _POSITION, _TOPIC, _HEADERS, _BYTES = 0, 1, 7, 8
@@ -132,13 +132,12 @@ class _Messages(Sequence[Message]):
         for page in self._batch.pages():
             for position, of, key, type_, version, time, data, headers, _ in page:
                 if of == topic:
-                    yield encoded_message(source, position, key, type_, version, time, data, headers)
+                    yield encoded_message(
+                        source, position, key, type_, version, time, data, headers
+                    )
 
 
 async def following(connection: Connection, source: str, position: int, limit: int) -> Batch:
     """The next events of the outbox: at most `limit`, and about `MOST_BYTES` of data."""
-    found = await execute(
-        connection, _NEXT, {"position": position, "limit": limit, "most_bytes": MOST_BYTES}
-    )
-    assert found.pgresult is not None
-    return Batch(found.pgresult, source, limit=limit)
+    values = [b"%d" % value for value in (position, limit, MOST_BYTES)]
+    return Batch(await read_whole(connection, _NEXT, values), source, limit=limit)

@@ -14,7 +14,7 @@ cancelled the statement.
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from math import inf
@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 import psycopg
 from psycopg import AsyncConnection, errors
 from psycopg.abc import PQGen
+from psycopg.pq import ConnStatus, ExecStatus
+from psycopg.pq.abc import PGresult
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
@@ -149,6 +151,39 @@ async def execute(
     if isinstance(sql, Query):
         return await connection.execute(sql.sql, {**sql.constants, **(params or {})})
     return await connection.execute(sql if isinstance(sql, bytes) else sql.encode(), params)
+
+
+async def read_whole(connection: Connection, sql: bytes, values: Sequence[bytes]) -> PGresult:
+    """The result of one statement, read whole by a thread.
+
+    For results of megabytes. The event loop would be woken for every 8 KB of them, and would wait for the GIL
+    each time. The thread needs the GIL only at the end.
+    """
+    async with connection.lock:
+        asked = asyncio.ensure_future(asyncio.to_thread(connection.pgconn.exec_params, sql, values))
+        within = min(connection.silent_after, connection.until - monotonic())
+        try:
+            # The second wait is for an answer that has arrived while this process was frozen.
+            for seconds in (within, _LOOKS_EVERY):
+                if not asked.done():
+                    await asyncio.wait([asked], timeout=None if seconds == inf else seconds)
+            connection.fell_silent = not asked.done()
+        finally:
+            if not asked.done():
+                connection.cut()
+            while (
+                not asked.done()
+            ):  # even if cancelled again, because the thread uses the connection
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait([asked])
+        result = asked.result()
+    if connection.fell_silent:
+        raise Silent("the server does not answer")
+    if result.status != ExecStatus.TUPLES_OK:
+        if connection.pgconn.status == ConnStatus.BAD:
+            raise psycopg.OperationalError(result.get_error_message())
+        raise errors.error_from_result(result)
+    return result
 
 
 @contextmanager

@@ -134,7 +134,7 @@ def test_neither_is_an_event(key: str, extra: dict[str, str] | None) -> None:
     longest = "294276-12-31T23:59:59.999999Z"
     event = encoded_message(
         source_header("/notes"), b"%d" % (2**63 - 1), key.encode(), b"note.taken",
-        b"%d" % -(2**31), longest.encode(), b"x" * 70_000, extra and json.dumps(extra, ensure_ascii=False).encode(),
+        b"%d" % -(2**31), longest.encode(), b"x" * 70_000, None if extra is None else json.dumps(extra, ensure_ascii=False).encode(),
     )  # fmt: skip
     assert len(event[2]) == 8 + len(extra or {})
     assert event[3] >= bytes_of(event)

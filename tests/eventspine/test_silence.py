@@ -2,6 +2,7 @@
 everything, a frozen server. Nobody waits for it for ever."""
 
 import asyncio
+import ctypes
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -13,7 +14,7 @@ import pytest
 from devstack.postgres import LocalPostgres
 from eventspine import database as database_module
 from eventspine.context import NOBODY
-from eventspine.database import Connection, Database, connect
+from eventspine.database import Connection, Database, connect, read_whole, translated
 from eventspine.errors import OutcomeUnknown, SpineError, Unavailable
 from eventspine.outbox import transaction
 from tests.support import notes
@@ -188,6 +189,75 @@ async def test_an_answer_that_came_while_this_process_was_frozen_is_taken(
         asyncio.get_running_loop().call_soon(time.sleep, 2 * LIMIT)
         async with asyncio.timeout(60):
             assert await asking == [("x" * 1_000_000,)]
+
+
+@asynccontextmanager
+async def one_connection(proxy: Proxy, url: str) -> AsyncIterator[Connection]:
+    connection = await connect(by(proxy, url))
+    try:
+        yield connection
+    finally:
+        proxy.heal()
+        await connection.close()
+
+
+async def read_much(connection: Connection, count: bytes = b"1000") -> int:
+    """How many rows of 1 kB came."""
+    with translated():
+        result = await read_whole(
+            connection, b"SELECT repeat('x', 1000) FROM generate_series(1, $1::int)", [count]
+        )
+    return result.ntuples
+
+
+async def test_a_result_that_a_thread_reads_is_given_up_likewise(
+    proxy: Proxy, notes_url: str
+) -> None:
+    async with one_connection(proxy, notes_url) as connection:
+        assert await read_much(connection) == 1000
+        proxy.hold()
+        error = await failed(read_much(connection), within=LIMIT + SLOWER)
+        assert type(error) is Unavailable and "does not answer" in str(error)
+
+
+async def test_a_result_that_a_thread_reads_and_nobody_wants_any_more_keeps_nobody_waiting(
+    proxy: Proxy, notes_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Connection, "silent_after", 60.0)
+    async with one_connection(proxy, notes_url) as connection:
+        proxy.hold()
+        reading = asyncio.create_task(read_much(connection))
+        await asyncio.sleep(0.2)
+        reading.cancel()
+        await asyncio.wait([reading], timeout=SLOWER)
+        assert reading.cancelled()
+
+
+async def test_a_result_that_came_while_this_process_was_frozen_is_taken(
+    proxy: Proxy, notes_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database_module, "_LOOKS_EVERY", SLOWER)
+    async with one_connection(proxy, notes_url) as connection:
+        reading = asyncio.create_task(
+            read_whole(connection, b"SELECT pg_sleep($1::float8)", [b"%g" % (LIMIT / 2)])
+        )
+        await asyncio.sleep(LIMIT / 5)
+        # As SIGSTOP would: no thread runs, because this call keeps the GIL.
+        ctypes.PyDLL(None).usleep(int(2 * LIMIT * 1e6))
+        async with asyncio.timeout(60):
+            assert (await reading).ntuples == 1
+
+
+async def test_a_thread_that_reads_a_result_raises_what_the_server_says(
+    proxy: Proxy, notes_url: str
+) -> None:
+    async with one_connection(proxy, notes_url) as connection:
+        with pytest.raises(psycopg.errors.InvalidTextRepresentation):
+            await read_much(connection, b"many")
+        assert await read_much(connection) == 1000
+        with psycopg.connect(notes_url, autocommit=True) as admin:
+            admin.execute("SELECT pg_terminate_backend(%s, 5000)", [connection.info.backend_pid])
+        assert type(await failed(read_much(connection), within=SLOWER)) is Unavailable
 
 
 async def test_a_query_that_waits_can_be_told_that_no_answer_will_come(
