@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from eventspine.address import Address
 from eventspine.database import connect, translated
 from eventspine.slots import CONNECT_GROUP, CONNECT_TOPICS, HEARTBEATS, slot_of
 from shop.cli.common import one_line, say_it_once, settings_or_stop, stop, what_is_away
@@ -171,7 +172,8 @@ async def _apply(database: str, verifiers: Mapping[str, str], *, cdc: bool) -> N
         await connection.close()
 
 
-def _administrator() -> str:
+def _administrator() -> Address:
+    """Every password of the file is tried, so that it can be replaced at any time."""
     found = secret_files.files(os.environ, "SHOP_ADMIN_")
     try:
         url, password = (
@@ -184,4 +186,4 @@ def _administrator() -> str:
         stop(
             f"{ADMIN} is not set: postgresql://administrator@host/postgres, and SHOP_ADMIN_PASSWORD_FILE"
         )
-    return with_password(url, lines(password)[0])
+    return lambda: [with_password(url, each) for each in lines(password)]

@@ -1,5 +1,8 @@
 """`POST /token`: every error body is that of RFC 6749, and secrets of clients can be replaced."""
 
+import threading
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -7,8 +10,10 @@ import pytest
 
 from shop.services.users.identity import clients
 from shop.services.users.identity.clients import ClientRefused
-from tests.support.issuer import Issuer
+from tests.support.issuer import Issuer, issuing
 from tests.support.serving import stalled
+from tests.support.shop import run_shop
+from tests.support.waiting import until
 
 GRANT = {"grant_type": "client_credentials"}
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
@@ -139,6 +144,70 @@ def test_two_secrets_work_until_the_older_one_is_dropped(issuer: Issuer) -> None
     third = issuer.do(lambda tx: clients.new(tx, "shipping", ["orders:read"]))
     token = issuer.client.post("/token", data=GRANT, auth=("shipping", third)).json()
     assert issuer.claims(token["access_token"])["gen"] == 2
+
+
+@pytest.mark.heavy
+def test_a_clients_secret_is_replaced_under_load_and_no_request_is_refused(
+    users_url: str, tmp_path: Path
+) -> None:
+    auth = {"required": True, "service_requests_a_second": 100_000}
+    with issuing(users_url, tmp_path, auth=auth) as issuer:
+        user = issuer.user()["id"]
+
+        def command(*words: str) -> str:
+            done = run_shop("clients", *words, SHOP_USERS__DATABASE_URL=issuer.served.database_url)
+            assert done.returncode == 0, done.stderr
+            return done.stdout.strip()
+
+        old = command("new", "shipping", "--scope", "users:read")
+        given = [old]
+        """What the service has been given last."""
+        codes: set[int] = set()
+        served: list[Counter[str]] = [Counter(), Counter()]
+        """How often each process of the service was served, by its secret."""
+        stop = threading.Event()
+
+        def use(count: Counter[str]) -> None:
+            with httpx.Client(base_url=issuer.client.base_url, timeout=20) as client:
+                while not stop.is_set():
+                    [secret] = given
+                    granted = client.post("/token", data=GRANT, auth=("shipping", secret))
+                    token = granted.json().get("access_token")
+                    headers = {"Authorization": f"Bearer {token}"}
+                    read = client.get(f"/users/{user}", headers=headers)
+                    codes.update([granted.status_code, read.status_code])
+                    count[secret] += 1
+
+        def more(secret: str) -> None:
+            """Wait until each has been served by this secret some more times."""
+            goals = [count[secret] + 10 for count in served]
+            until(
+                lambda: all(count[secret] >= goal for count, goal in zip(served, goals, strict=True))
+                or codes - {200},
+                "answers", 60,
+            )  # fmt: skip
+            assert codes == {200}
+
+        loads = [threading.Thread(target=use, args=[count]) for count in served]
+        for load in loads:
+            load.start()
+        try:
+            # The steps of docs/operations.md.
+            more(old)
+            new = command("new", "shipping")
+            more(old)
+            given[:] = [new]
+            more(new)
+            command("retire", "shipping", "--oldest-secret")
+            more(new)
+        finally:
+            stop.set()
+            for load in loads:
+                load.join(30)
+        assert codes == {200}
+        refused(
+            issuer.client.post("/token", data=GRANT, auth=("shipping", old)), 401, "invalid_client"
+        )
 
 
 def test_a_secret_is_not_stored(issuer: Issuer, secret: str) -> None:
