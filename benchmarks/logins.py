@@ -31,8 +31,8 @@ TITLE = "Logins"
 HOW = """\
 `POST /orders` over 64 kept-alive connections, as above, without tokens; and the same while the user service's API, on the same
 machine, is asked for 1,000 logins a minute (`POST /sessions`). Each login compares a password by Argon2id, opens a session, and
-signs a token (RS256). Passwords are compared at a lower priority. So where orders take all processors, logins are fewer: the rate
-says how many were answered, and the second row how much processor time they took.
+signs a token (RS256). The rate says how many were answered, and the last row how much processor time they took. A hash on one half
+of a core slows orders on the other, whatever its priority (`docs/decisions/0031`).
 """
 
 A_MINUTE = 1000

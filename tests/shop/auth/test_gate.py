@@ -57,10 +57,10 @@ class Door:
     gate: Gate
     verified: int = 0
 
-    def ask(self, token: str | None, rule: Rule = READ, **more: str) -> str:
+    def ask(self, token: str | None, rule: Rule = READ, scheme: str = "Bearer") -> str:
         headers = [(b"host", b"x")]
         if token is not None:
-            headers.append((b"authorization", f"Bearer {token}".encode()))
+            headers.append((b"authorization", f"{scheme} {token}".encode()))
         request: Scope = {"headers": headers}
         guard = self.gate.guard(rule)
         assert guard
@@ -68,9 +68,9 @@ class Door:
         assert asks
         return asks.subject
 
-    def refusal(self, token: str | None, rule: Rule = READ) -> Problem:
+    def refusal(self, token: str | None, rule: Rule = READ, **more: str) -> Problem:
         with pytest.raises(Problem) as refused:
-            self.ask(token, rule)
+            self.ask(token, rule, **more)
         return refused.value
 
 
@@ -163,6 +163,44 @@ def test_so_many_are_remembered_and_no_more(door: Door, monkeypatch: pytest.Monk
         door.ask(each)
     assert len(door.gate._taken) == 3
     assert door.ask(tokens[0]) == "user:1"
+
+
+def test_a_token_that_ends_like_a_remembered_one_is_verified(door: Door) -> None:
+    good, other = token(), token(subject="user:2")
+    door.ask(good)
+    end = good[-2 * gates._END :]
+    head, payload, _ = other.split(".")
+    signature = good.rpartition(".")[2]
+    for forged in (f"{head}.{payload}.{signature}", f"A{good[1:]}", end, f"x{good}"):
+        assert isinstance(door.refusal(forged), Unauthenticated)
+        assert door.ask(good) == "user:1"
+    for scheme in ("bearer", "BEARER"):
+        assert door.ask(good, scheme=scheme) == "user:1"
+    assert isinstance(door.refusal(good, scheme="Basic"), Unauthenticated)
+    assert door.ask(good) == "user:1"
+
+
+def test_so_many_are_found_without_a_hash_and_no_more(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gates, "RECENT", 3)
+    tokens = [token(subject=f"user:{n}") for n in range(1, 6)]
+    for _ in range(3):
+        assert [door.ask(each) for each in tokens] == [f"user:{n}" for n in range(1, 6)]
+    assert len(door.gate._recent) == 3
+    assert door.verified == 5
+    door.gate._forget()
+    assert (len(door.gate._recent), len(door.gate._taken)) == (0, 0)
+
+
+def test_each_token_is_counted_once(door: Door, clock: Clock) -> None:
+    good = token()
+    for _ in range(3):
+        door.ask(good)
+    door.refusal(token(claims={"aud": "another"}))
+    clock.ahead = 301
+    door.refusal(good)
+    assert door.gate.counts == [5, 1, 2]
 
 
 @pytest.mark.parametrize(("generation", "taken"), [(4, True), (5, True), (6, False), (inf, False)])

@@ -3,6 +3,9 @@
 A token's signature is verified once. Then the token is found in a cache, by its SHA-256. What can change is checked at
 every hit: `exp` and `nbf`, the subject's generation, the session. Only accepted tokens are cached, for a minute at
 most. A change of the keys empties the cache.
+
+In front of the cache, the tokens that were used last are found without a hash: by the end of the header, and then all
+of it is compared (`docs/decisions/0033`).
 """
 
 import asyncio
@@ -37,12 +40,22 @@ REMEMBERED = 10_000
 """The most tokens in the cache. One more replaces the oldest."""
 REMEMBERED_S = 60.0
 
+RECENT = 2000
+"""The most tokens that are found without a hash. Each is kept as a whole, with up to 8 KiB."""
+
+_END = 32
+"""Bytes at the end of a header by which it is looked for: of a signature. What has another signature is not found."""
+
 _BEARER = b"Bearer "
 
 
 class _Taken(NamedTuple):
     """A verified token. It holds all that a hit needs, so that a hit looks nothing up in `caller`."""
 
+    header: bytes
+    """The whole header, where the token is found without a hash."""
+    until: float
+    """When it must be verified again, by the monotonic clock."""
     caller: Caller
     subject: str
     session: str
@@ -50,8 +63,6 @@ class _Taken(NamedTuple):
     scopes: frozenset[str]
     not_before: float
     expires: float
-    until: float
-    """When it must be verified again, by the monotonic clock."""
     limits: Limits
 
 
@@ -64,6 +75,7 @@ class Gate:
         self._issuers[own.name] = own
         self._own = own
         self._taken: dict[bytes, _Taken] = {}
+        self._recent: dict[bytes, _Taken] = {}
         self.counts = [0, 0, 0]
         """Counts of tokens: all, those that were verified, those that were refused."""
         self._limits = Limits(settings.requests_a_second)
@@ -97,22 +109,23 @@ class Gate:
         if scope is None:
             return None
         any_role = roles == ROLES
-        taken, verified, known = self._taken, self._verified, self.known
+        recent, looked_up, verified = self._recent, self._looked_up, self._verified
+        known = self.known
         generations, ended = known.generations, known.ended
         monotonic, wall = time.monotonic, time.time
         counts = self.counts
 
         def guard(request: Scope) -> Caller:
-            token = _token(request)
-            counts[0] += 1
+            given = _authorization(request)
             now = monotonic()
-            found = taken.get(sha256(token).digest())
-            if found is None or now >= found.until:
-                found = verified(token, now)
-            caller, subject, session, generation, scopes, not_before, expires, _, limits = found
+            found = recent.get(given[-_END:])
+            if found is None or found[0] != given or now >= found[1]:
+                found = looked_up(given, now)
+            _, _, caller, subject, session, generation, scopes, not_before, expires, limits = found
             # These may have changed since the token was verified.
             if not not_before <= wall() < expires:
-                found = verified(token, now)
+                verified(_token(given), now)
+            counts[0] += 1
             if generations.get(subject, -1) > generation:
                 raise Unauthenticated("its subject's access has changed since it was issued")
             if session in ended:
@@ -127,19 +140,32 @@ class Gate:
 
         return guard
 
+    def _looked_up(self, given: bytes, now: float) -> _Taken:
+        token = _token(given)
+        found = self._taken.get(sha256(token).digest())
+        if found is None or now >= found.until:
+            found = self._verified(token, now)
+        recent = self._recent
+        if len(recent) >= RECENT:
+            del recent[next(iter(recent))]
+        found = recent[given[-_END:]] = found._replace(header=given)
+        return found
+
     def _verified(self, token: bytes, now: float) -> _Taken:
         try:
             caller, expires, not_before = verify(token, self._issuers, time.time())
         except UnknownKey as error:
-            self.counts[2] += 1
+            self._count_refused()
             self._unknown_key(error)
         except Refused as error:
-            self.counts[2] += 1
+            self._count_refused()
             raise Unauthenticated(str(error)) from None
         self.counts[1] += 1
         if len(self._taken) >= REMEMBERED:
             del self._taken[next(iter(self._taken))]
         found = self._taken[sha256(token).digest()] = _Taken(
+            b"",
+            now + REMEMBERED_S,
             caller,
             caller.subject,
             caller.session,
@@ -147,10 +173,13 @@ class Gate:
             caller.scopes,
             not_before,
             expires,
-            now + REMEMBERED_S,
             self._service_limits if "service" in caller.roles else self._limits,
         )
         return found
+
+    def _count_refused(self) -> None:
+        self.counts[0] += 1
+        self.counts[2] += 1
 
     def _unknown_key(self, error: UnknownKey) -> NoReturn:
         outside = self._outside.get(error.issuer.name)
@@ -160,11 +189,12 @@ class Gate:
 
     def _forget(self) -> None:
         self._taken.clear()
+        self._recent.clear()
 
 
-def _token(request: Scope) -> bytes:
-    """Raises `Unauthenticated`."""
-    given = None
+def _authorization(request: Scope) -> bytes:
+    """The header's value. Raises `Unauthenticated`."""
+    given: bytes | None = None
     for name, value in request["headers"]:
         if name == b"authorization":
             if given is not None:
@@ -172,8 +202,12 @@ def _token(request: Scope) -> bytes:
             given = value
     if given is None:
         raise Unauthenticated
+    return given
+
+
+def _token(given: bytes) -> bytes:
+    """Raises `Unauthenticated`."""
     scheme = given[:7]
     if scheme != _BEARER and scheme.lower() != b"bearer ":
         raise Unauthenticated("the Authorization header is not of the form Bearer token")
-    token: bytes = given[7:]
-    return token
+    return given[7:]
