@@ -18,14 +18,14 @@ help:
 	@echo "make docs    the documentation site, in build/docs; a dead link fails"
 	@echo "make coverage   the share of the code that the tests run; a report in htmlcov"
 	@echo "make clients   installs the generators of OpenAPI clients, for their tests"
-	@echo "make browser   installs what looks for mistakes of accessibility, for the tests of the console"
+	@echo "make browser   installs the accessibility checker that the tests of the console use"
 	@echo "make screenshots   pictures of each page of the console, in docs/console; needs Chromium"
 	@echo "make vulnerabilities   known ones in what is installed; needs the network"
 	@echo "make sbom    what is in the image, as CycloneDX, in build/sbom.json"
 	@echo "make hooks   runs the checks before each commit"
 	@echo "make migration   writes a migration from the changes in tables.py: SERVICE=, NAME="
 	@echo "make compose   writes the Compose files and the gateway's for the services there are"
-	@echo "make contracts   records new events and writes their documents; refuses a change that old events do not survive"
+	@echo "make contracts   records new events and writes their documents; refuses a change with which old events can't be read"
 	@echo "make bench   the benchmarks; writes docs/benchmarks.md"
 	@echo "make bench-history   the shop after five million events, and their restore; writes docs/benchmarks-history.md"
 
@@ -41,7 +41,9 @@ installed-%:
 
 # exec, so that Ctrl-C and signals reach the shop itself and not a shell in between. KAFKA=1 starts a Kafka broker
 # here; KAFKA=host:port uses an existing one. CDC=1 lets Debezium feed it. GATEWAY=1 puts nginx in front. AUTH=1 requires access tokens.
-UP_OPTIONS = $(if $(KAFKA),--kafka $(patsubst 1,local,$(KAFKA))) $(if $(CDC),--cdc) $(if $(COPY_LOG_FROM),--copy-log-from $(COPY_LOG_FROM)) $(if $(GATEWAY),--gateway) $(if $(AUTH),--auth)
+# 0, no and false leave one out.
+on = $(filter-out 0 no false,$(1))
+UP_OPTIONS = $(if $(call on,$(KAFKA)),--kafka $(patsubst 1,local,$(KAFKA))) $(if $(call on,$(CDC)),--cdc) $(if $(COPY_LOG_FROM),--copy-log-from $(COPY_LOG_FROM)) $(if $(call on,$(GATEWAY)),--gateway) $(if $(call on,$(AUTH)),--auth)
 up: installed-local
 	@exec $(BIN)/shop up $(UP_OPTIONS)
 

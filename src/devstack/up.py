@@ -85,7 +85,10 @@ def run(options: UpOptions, command: Callable[..., list[str]] = shop_command) ->
     except PermissionError as error:
         say(f"eventshop did not start: {locked_out(Path(error.filename or data), data)}")
     except OSError as error:
-        say(f"eventshop did not start: {error.strerror}: {error.filename or data}")
+        say(
+            f"eventshop did not start: {error.strerror}: {error.filename or data}; all data is in {data},"
+            " and --data or SHOP_DATA_DIR names another directory"
+        )
     return 1
 
 

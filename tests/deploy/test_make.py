@@ -88,6 +88,8 @@ def test_make_makes_anew_what_is_not_right(clone: Path, tmp_path: Path) -> None:
 
     for kafka, option in [("1", "local"), ("broker:9091", "broker:9091")]:
         assert said(start(clone, KAFKA=kafka)) == [from_here(clone, "--kafka", option)]
+    off = {"KAFKA": "0", "CDC": "no", "GATEWAY": "false"}
+    assert said(start(clone, AUTH="1", **off)) == [from_here(clone, "--auth")]
 
     # Copied; the copy's code is another.
     copy = tmp_path / "copy"

@@ -84,13 +84,13 @@ def test_the_six_steps_with_a_token(shop: Shop) -> None:
 @pytest.mark.heavy
 def test_a_person_logs_in_at_the_terminal_and_gets_fresh_tokens(shop: Shop, tmp_path: Path) -> None:
     session = member(shop, "terminal")
-    env = {"XDG_STATE_HOME": tmp_path, "SHOP_AUTH__ISSUER": f"http://127.0.0.1:{shop.users_port}"}
-    wrong = words(shop, "login", "terminal@example.com", "--password-stdin", stdin="wrong\n", **env)
+    env = {"XDG_STATE_HOME": tmp_path}
+    # It finds the running shop in the folder of its data, whatever its ports are.
+    command = ("login", "terminal@example.com", "--password-stdin", "--data", shop.data)
+    wrong = words(shop, *command, stdin="wrong\n", **env)
     assert wrong.returncode == 1
     assert "is wrong" in wrong.stderr
-    login = words(
-        shop, "login", "terminal@example.com", "--password-stdin", stdin=f"{PASSWORD}\n", **env
-    )
+    login = words(shop, *command, stdin=f"{PASSWORD}\n", **env)
     assert login.returncode == 0, login.stderr
     file = tmp_path / "eventshop" / "login.json"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600

@@ -167,6 +167,20 @@ def test_what_is_wrong_is_one_sentence(
     assert capsys.readouterr().err == f"shop: {said}\n"
 
 
+def test_settings_of_a_running_shop_that_cannot_be_read_are_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "running.json").mkdir()
+    monkeypatch.setattr(sys, "argv", ["shop", "events", "--data", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == (
+        f"shop: cannot read {tmp_path}/running.json: Is a directory; run this as the user who runs `shop up`,"
+        " or name another folder with --data\n"
+    )
+
+
 @pytest.mark.parametrize("trouble", ["no rights", "another's table", "an old server"])
 def test_the_reason_why_a_database_cannot_be_migrated_is_one_sentence(
     new_database: NewDatabase,

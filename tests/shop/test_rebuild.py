@@ -53,13 +53,16 @@ def everything(url: str) -> dict[str, list[tuple[object, ...]]]:
         return found
 
 
-def test_tables_that_are_right_stay_as_they_are(copied: Databases) -> None:
+def test_tables_that_are_right_stay_as_they_are(copied: Databases, tmp_path: Path) -> None:
     before = {name: everything(copied[name]) for name in ("users", "orders")}
+    file = tmp_path / "differences"
+    file.write_text("of an earlier run")
     for service in ("users", "orders"):
-        for options in ([], ["--dry-run"]):
+        for options in ([], ["--dry-run", "--differences", str(file)]):
             done = shop(copied, "rebuild", service, *options)
             assert done.exit_code == 0, done.output
             assert "every table is what the log says, so nothing was changed" in done.output
+    assert file.read_text() == ""
     assert {name: everything(copied[name]) for name in before} == before
     assert rows(copied.orders, "SELECT FROM pg_namespace WHERE nspname = 'rebuild'") == []
 
@@ -207,3 +210,9 @@ def test_what_cannot_be_done_is_said_in_one_sentence(copied: Databases) -> None:
     done = shop(copied, "rebuild", "orders")
     assert "no declaration of the table orders says what gift must be" in done.output
     assert done.exit_code == 2
+    nowhere = shop(copied, "rebuild", "orders", "--differences", "/nowhere/differences")
+    assert nowhere.exit_code == 2
+    assert (
+        "--differences /nowhere/differences: cannot write it: No such file or directory; name another file"
+        in nowhere.output
+    )

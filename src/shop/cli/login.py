@@ -15,8 +15,9 @@ from typing import Annotated, Any
 
 import typer
 
-from shop.cli.common import NOT_DONE, stop
+from shop.cli.common import DEFAULT_DATA, NOT_DONE, DataDir, stop
 from shop.cli.identity import password_from, refuse
+from shop.platform.running import use_running_shop
 
 DEFAULT_ISSUER = "http://127.0.0.1:8001"
 
@@ -25,19 +26,30 @@ _SPARE = 30
 """Seconds that a token must be valid for, or it is refreshed: what is done with it takes its time."""
 
 Server = Annotated[
-    str, typer.Option("--server", envvar="SHOP_AUTH__ISSUER", help="the user service")
+    str | None,
+    typer.Option(
+        "--server",
+        metavar="URL",
+        envvar="SHOP_AUTH__ISSUER",
+        help="the user service's API; default: that of the shop that `shop up` runs here,"
+        f" or {DEFAULT_ISSUER}",
+    ),
 ]
 
 
 def login(
     email: Annotated[str, typer.Argument(metavar="EMAIL")],
-    server: Server = DEFAULT_ISSUER,
+    server: Server = None,
     password_stdin: Annotated[
         bool,
         typer.Option("--password-stdin", help="read the password from the first line of stdin"),
     ] = False,
+    data: DataDir = DEFAULT_DATA,
 ) -> None:
     """Log in, and keep the tokens in a file of yours. `shop token` prints one."""
+    if server is None:
+        use_running_shop(data)
+        server = os.environ.get("SHOP_AUTH__ISSUER", DEFAULT_ISSUER)
     if password_stdin:
         password = password_from("", from_stdin=True)
     else:

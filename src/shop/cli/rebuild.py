@@ -29,7 +29,9 @@ def rebuild(
     ] = False,
     differences: Annotated[
         Path | None,
-        typer.Option(help="write every difference to this file, as one JSON object per line"),
+        typer.Option(
+            metavar="FILE", help="write every difference to this file, as one JSON object per line"
+        ),
     ] = None,
     data: DataDir = DEFAULT_DATA,
 ) -> None:
@@ -68,6 +70,8 @@ def rebuild(
         finally:
             await log.close()
 
+    if differences is not None:
+        _emptied(differences)
     say_it_once()
     with garbage.settled(), what_is_away("not rebuilt"):
         try:
@@ -75,3 +79,11 @@ def rebuild(
         except SpineError as error:
             stop(f"not rebuilt: {error}")
     raise typer.Exit(0 if well else 1)
+
+
+def _emptied(file: Path) -> None:
+    """Before the long work: so an error is seen at once, and no differences of an earlier run stay in it."""
+    try:
+        file.write_bytes(b"")
+    except OSError as error:
+        stop(f"--differences {file}: cannot write it: {error.strerror}; name another file")

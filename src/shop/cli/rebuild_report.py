@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import typer
@@ -11,6 +12,7 @@ from eventspine.log import EventLog
 from eventspine.rebuilding import Compared, Difference, Rebuild, Rebuilt
 from eventspine.recomputing import Recomputed
 from eventspine.staging import Source
+from shop.cli.common import stop
 from shop.cli.progress import shown
 from shop.platform import discovery
 from shop.platform.service import Service
@@ -68,9 +70,14 @@ async def _show(service: Service, rebuild: Rebuild, file: Path | None) -> None:
                 _say(service, _difference(difference))
             if out is not None:
                 out.write(json.dumps(difference._asdict(), default=str) + "\n")
+        if out is not None:
+            out.flush()
+    except OSError as error:  # a full disk; nothing was replaced yet
+        stop(f"not rebuilt: cannot write {file}: {error.strerror}")
     finally:
         if out is not None:
-            out.close()
+            with suppress(OSError):
+                out.close()
     for table, count in told.items():
         if count > _SHOWN:
             all_of_them = f"all are in {file}" if file else "--differences FILE writes all"

@@ -8,7 +8,7 @@ Problem
 ├── RequestTooSlow         408
 ├── HeadTooLarge           431
 ├── UnsupportedMediaType   415
-├── Unauthenticated        401   a token is missing, or is not taken
+├── Unauthenticated        401   a token is missing, or is not accepted
 ├── InsufficientScope      403
 ├── Forbidden              403
 ├── TooManyRequests        429
@@ -158,8 +158,8 @@ class Unauthenticated(Problem):
     slug = "unauthenticated"
 
     def __init__(self, reason: str = "") -> None:
-        """`reason`: why the token that was sent is not taken; plain ASCII, without quotation marks."""
-        super().__init__(f"The token is not taken: {reason}" if reason else "")
+        """`reason`: why the token that was sent is not accepted; plain ASCII, without quotation marks."""
+        super().__init__(f"The token is not accepted: {reason}" if reason else "")
         self.reason = reason
 
     def headers(self) -> Headers:
@@ -169,13 +169,13 @@ class Unauthenticated(Problem):
 
 
 class InsufficientScope(Problem):
-    """The access token has not the scope that is needed."""
+    """The access token does not have the scope that is needed."""
 
     status = 403
     slug = "insufficient-scope"
 
     def __init__(self, scope: str) -> None:
-        super().__init__(f"It needs the scope {scope}", scope=scope)
+        super().__init__(f"The request needs the scope {scope}", scope=scope)
         self.scope = scope
 
     def headers(self) -> Headers:

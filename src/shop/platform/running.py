@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from shop.platform.libpq import forget_libpq_variables
+from shop.platform.settings import NotConfigured
 
 RUNNING = "running.json"
 """The file in the data directory of `shop up` with the settings of its processes."""
@@ -13,12 +14,18 @@ RUNNING = "running.json"
 def use_running_shop(data: Path) -> bool:
     """Use the settings of the shop that `shop up` runs there. Settings of this process override them.
 
-    Returns whether a shop runs there.
+    Returns whether a shop runs there. Raises `NotConfigured` if its settings can't be read.
     """
     with_settings = data / RUNNING
-    if not with_settings.exists():
+    try:
+        settings = json.loads(with_settings.read_text())
+    except (FileNotFoundError, NotADirectoryError):
         return False
-    settings = json.loads(with_settings.read_text())
+    except OSError as error:
+        raise NotConfigured(
+            f"cannot read {with_settings}: {error.strerror}; run this as the user who runs `shop up`, or name"
+            " another folder with --data"
+        ) from error
     if not settings.keys() & os.environ.keys():
         # All databases belong to that shop, and need no password and no certificate.
         forget_libpq_variables()

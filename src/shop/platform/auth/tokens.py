@@ -187,7 +187,7 @@ def _ours(claims: Mapping[str, Any], subject: str, expires: int) -> Caller:
 def _outside(claims: Mapping[str, Any], subject: str, issuer: Issuer) -> Caller:
     """It is never a user of this shop, whatever its `sub` is, because two issuers may use the same ids."""
     if not _OUTSIDE_SUBJECT.fullmatch(subject):
-        raise Refused("its sub has characters that are not taken")
+        raise Refused("its sub has characters that are not allowed")
     scope = claims.get("scope", claims.get("scp", ""))
     scopes = scope if isinstance(scope, list) else str(scope).split()
     return caller(
