@@ -26,7 +26,7 @@ Processes = Annotated[
 
 
 def api(service: Name, processes: Processes = 1) -> None:
-    """Run the HTTP API of one service, or the pages over them, such as the console."""
+    """Run the HTTP API of one service, or the console."""
     from shop.platform.processes.api import run_api, run_front  # noqa: PLC0415 - only this needs uvicorn
 
     try:
@@ -36,7 +36,7 @@ def api(service: Name, processes: Processes = 1) -> None:
             run_front(*front_part(service))
         else:
             stop(
-                f"{service} has pages for a few people: it has one process, so leave --processes out"
+                f"{service} runs as one process: leave --processes out"
             )
     except PortTaken as error:
         stop(f"{error}; choose another with SHOP_{service.upper()}__PORT")

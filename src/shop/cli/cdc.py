@@ -34,10 +34,10 @@ ServiceOrAll = Annotated[str | None, typer.Argument(help="one service; default: 
 
 @app.command()
 def begin(service: ServiceOrAll = None, data: DataDir = DEFAULT_DATA) -> None:
-    """Begin, or repair: have a publication and a slot, and wait until all earlier events are in Kafka.
+    """Begin, or repair: make the publication and the slot, and wait until all earlier events are in Kafka.
 
-    Run it again after any trouble: a lost slot is made anew, and what it missed is sent from the outbox. If no
-    worker relays, this command does it. At the first time, then set SHOP_RELAY=cdc, restart the workers, and start
+    Run it again after any trouble: a lost slot is made again, and what it missed is sent from the outbox. If no
+    worker relays, this command does it. After the first time, set SHOP_RELAY=cdc, restart the workers, and start
     the connectors.
     """
     from shop.cli import capturing  # noqa: PLC0415 - only this needs it

@@ -46,7 +46,7 @@ def login(
     ] = False,
     data: DataDir = DEFAULT_DATA,
 ) -> None:
-    """Log in, and keep the tokens in a file of yours. `shop token` prints one."""
+    """Log in, and keep the tokens in a file that only you can read. `shop token` prints one."""
     if server is None:
         use_running_shop(data)
         server = os.environ.get("SHOP_AUTH__ISSUER", DEFAULT_ISSUER)

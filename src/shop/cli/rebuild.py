@@ -35,7 +35,7 @@ def rebuild(
     ] = None,
     data: DataDir = DEFAULT_DATA,
 ) -> None:
-    """Make tables anew from the event log, while the service goes on, and replace those in use.
+    """Compute tables again from the event log, while the service runs, and replace those in use.
 
     Run it after a bug in a handler was fixed, or for a new column. It publishes nothing. It can be stopped or
     killed at any moment, and run again.
@@ -56,7 +56,7 @@ def rebuild(
         names = [each.name for each in tables]
         if table not in names:
             stop(
-                f"{service} declares no table {table} that could be made anew; it declares:"
+                f"{service} declares no table {table} that could be recomputed; it declares:"
                 f" {', '.join(names) or 'none'}"
             )
         tables = [each for each in tables if each.name == table]

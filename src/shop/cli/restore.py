@@ -52,8 +52,8 @@ def restore(
 ) -> None:
     """Restore a database that is lost, or came back from an old backup, from the event log.
 
-    Stop the service's APIs and workers first; of a lost database, create it and run `shop migrate`. To an old backup
-    it only adds what is missing. It can be killed at any moment, and run again.
+    Stop the service's APIs and workers first. If the database is lost, create it and run `shop migrate`. To an old
+    backup it only adds what is missing. It can be killed at any moment, and run again.
     Exit status: 0 if it was restored, 2 if it could not be done; then nothing was changed.
     """
     from eventspine import restoring  # noqa: PLC0415 - only this needs it

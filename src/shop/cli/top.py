@@ -31,7 +31,7 @@ def top(
         bool, typer.Option("--json", help="print the flow once, as one JSON object, and end")
     ] = False,
     every: Annotated[
-        float, typer.Option(min=0.2, max=3600, help="seconds between two looks")
+        float, typer.Option(min=0.2, max=3600, help="seconds between two readings")
     ] = 1.0,
     api: Annotated[
         list[str] | None,

@@ -29,9 +29,9 @@ def demo(
     ] = None,
     data: DataDir = DEFAULT_DATA,
 ) -> None:
-    """Send believable requests to a shop: customers, orders, cancellations, mistakes, and impatient repeats.
+    """Send realistic requests to a shop: customers, orders, cancellations, mistakes, and repeats.
 
-    It writes into that shop: use it for one that is there to be tried out. Where tokens are required, log in first
+    It writes into that shop, so use it only to try one out. Where tokens are required, log in first
     as an admin (`shop login`). Ctrl-C ends it and says what was done.
     Exit status: 0 if each answer was as it must be, 1 if one was not, 2 if the shop could not be reached.
     """
