@@ -201,7 +201,10 @@ def test_data_is_where_it_was_told_to_be(
         ("x/" * 500, "has more than the 900 bytes that PostgreSQL supports"),
         ("y" * 300, "File name too long"),
         ("loop", "can.t be resolved|Too many levels of symbolic links"),
-        ("file/data", "Not a directory: .*; all data is in .*, and --data or SHOP_DATA_DIR names another"),
+        (
+            "file/data",
+            "Not a directory: .*; all data is in .*, and --data or SHOP_DATA_DIR names another",
+        ),
     ],
 )
 def test_data_that_cannot_be_there_is_one_sentence(

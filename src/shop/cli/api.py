@@ -35,9 +35,7 @@ def api(service: Name, processes: Processes = 1) -> None:
         elif processes == 1:
             run_front(*front_part(service))
         else:
-            stop(
-                f"{service} runs as one process: leave --processes out"
-            )
+            stop(f"{service} runs as one process: leave --processes out")
     except PortTaken as error:
         stop(f"{error}; choose another with SHOP_{service.upper()}__PORT")
     except AllEnded as ended:
