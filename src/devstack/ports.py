@@ -1,7 +1,6 @@
 """The ports that `shop up` needs on this machine."""
 
 import errno
-import os
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -32,24 +31,28 @@ def check_ports(wanted: Iterable[WantedPort], pause: Pause, within: float) -> No
                 f"{twin} and {one.owner} were both given port {one.port}: {one.way_out}"
             )
         owners[one.port] = one.owner
-        while (error := _port_error(one.host, one.port)) == errno.EADDRINUSE:
+        while (error := _error(one.host, one.port)) and error.errno == errno.EADDRINUSE:
             if time.monotonic() >= deadline:
                 raise StartFailed(
                     f"port {one.port}, which {one.owner} wants, is in use: stop what "
                     f"listens there, or {one.way_out}"
                 )
             pause(0.05)
+        if error and error.is_elsewhere:
+            raise StartFailed(
+                f"{one.host} is not an address of this machine ({error.reason}): set SHOP_HOST to one that is"
+            )
         if error:
             raise StartFailed(
                 f"port {one.port}, which {one.owner} wants, can't be used "
-                f"({os.strerror(error)}): {one.way_out}"
+                f"({error.reason}): {one.way_out}"
             )
 
 
-def _port_error(host: str, port: int) -> int:
+def _error(host: str, port: int) -> PortTaken | None:
     try:
         for listener in bind(host, port):
             listener.close()
     except PortTaken as error:
-        return error.errno
-    return 0
+        return error
+    return None

@@ -203,7 +203,10 @@ class LocalPostgres:
         )
 
     def ensure_databases(self, names: Iterable[str]) -> None:
-        """Create for each name a role and a database that only this role may use."""
+        """Create for each name a role and a database that only this role may use.
+
+        The role may create other databases, for `shop restore … --into NAME`.
+        """
         with psycopg.connect(self.dsn("postgres"), autocommit=True) as connection:
             connection.execute(*pinned(MIGRATION_SETTINGS))
             for name in ["postgres", *names]:
@@ -212,6 +215,7 @@ class LocalPostgres:
                 is_role = "SELECT 1 FROM pg_roles WHERE rolname = %(name)s"
                 if not connection.execute(is_role, known).fetchone():
                     connection.execute(sql.SQL("CREATE ROLE {} LOGIN").format(role))
+                connection.execute(sql.SQL("ALTER ROLE {} CREATEDB").format(role))
                 is_database = "SELECT 1 FROM pg_database WHERE datname = %(name)s"
                 if not connection.execute(is_database, known).fetchone():
                     connection.execute(sql.SQL("CREATE DATABASE {0} OWNER {0}").format(role))

@@ -211,7 +211,9 @@ def _once(work: Process, pause: Pause, failed: str) -> None:
         work.stop(STOP_TIMEOUT / 2)
     if status:
         for line in work.log.tail():
-            say(f"  {line}")
+            # Its last words are in the sentence; what went well before does not help.
+            if line != work.last_words() and '"level": "info"' not in line:
+                say(f"  {line}")
         raise StartFailed(f"{failed} ({work.ended()}); {work.log.path} has its output")
     for line in work.log.tail():
         if line.startswith(FOR_PEOPLE):

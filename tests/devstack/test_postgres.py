@@ -55,6 +55,9 @@ def test_each_database_opens_only_to_its_own_role(server: LocalPostgres) -> None
     server.ensure_databases(["users", "orders"])
     assert ask(server, "SELECT current_user::text", "users") == "users"
     assert ask(server, "SHOW is_superuser", "users") == "off"
+    with psycopg.connect(server.dsn("users"), autocommit=True) as connection:
+        connection.execute("CREATE DATABASE past")  # as `shop restore users --into past` does
+        connection.execute("DROP DATABASE past")
     for other in ("orders", "postgres"):
         with pytest.raises(psycopg.OperationalError, match="permission denied"):
             psycopg.connect(server.dsn(other, user="users"))

@@ -102,6 +102,18 @@ def test_a_taken_port_is_one_sentence_that_names_the_way_out(
     )
 
 
+def test_a_host_that_is_not_this_machine_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = UpOptions(tmp_path / "data", [LocalService("users", 1024)], host="nowhere.invalid")
+    assert run(options, never) == 1
+    assert re.fullmatch(
+        r"eventshop did not start: nowhere\.invalid is not an address of this machine \(.+\): set SHOP_HOST to one"
+        r" that is\n",
+        capsys.readouterr().err,
+    )
+
+
 def test_a_port_that_is_taken_on_the_other_localhost_is_taken(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

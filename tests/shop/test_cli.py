@@ -128,6 +128,19 @@ pytestmark = pytest.mark.usefixtures("logging_as_it_was")
             "settings: SHOP_USERS__PORT: Input should be less than or equal to 65535",
         ),
         (
+            "up",
+            {"AUTH__ISSUERS": "nonsense"},
+            "settings: SHOP_AUTH__ISSUERS: it is not a JSON list: Expecting value: line 1 column 1 (char 0)",
+        ),
+        (
+            "api users",
+            {
+                "USERS__DATABASE_URL": NOWHERE,
+                "HOST": "192.0.2.1",
+            },
+            "cannot listen on 192.0.2.1:8001: Cannot assign requested address; set SHOP_HOST to an address of this machine",
+        ),
+        (
             "worker users",
             {"EVENT_LOG": "rabbit"},
             "settings: SHOP_EVENT_LOG: Input should be 'postgres' or 'kafka'",

@@ -37,6 +37,8 @@ def api(service: Name, processes: Processes = 1) -> None:
         else:
             stop(f"{service} runs as one process: leave --processes out")
     except PortTaken as error:
+        if error.is_elsewhere:
+            stop(f"{error}; set SHOP_HOST to an address of this machine")
         stop(f"{error}; choose another with SHOP_{service.upper()}__PORT")
     except AllEnded as ended:
         raise typer.Exit(ended.status) from None

@@ -102,6 +102,9 @@ async def status(service: Service, settings: Settings) -> bool:
     finally:
         await connection.close()
     connector = connect_.find(name) if connect_ else None
+    if slot is None and connector is None and settings.relay != "cdc":
+        _say(service, "change data capture is off: SHOP_RELAY is polling, and there is no slot")
+        return True
     wrong = []
     _say(service, f"slot {name}: {_slot_line(slot)}")
     if slot is None or slot.is_lost:

@@ -132,7 +132,7 @@ def settings_or_stop() -> Settings:
         return read_settings(discovery.sections())
     except ValidationError as error:
         wrong = "; ".join(
-            f"SHOP_{'__'.join(str(part) for part in detail['loc']).upper()}: {detail['msg']}"
+            f"SHOP_{'__'.join(str(part) for part in detail['loc']).upper()}: {detail['msg'].removeprefix('Value error, ')}"
             for detail in error.errors(include_url=False)
         )
         stop(f"settings: {wrong}")

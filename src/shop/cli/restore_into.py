@@ -25,7 +25,7 @@ def prepared(into: str, url: str, service: Service) -> str:
         if conninfo_to_dict(url).get("dbname") == into:
             stop(f"--into {into} is the service's own database: name another")
         target = make_conninfo(url, dbname=into)
-        _create(into, make_conninfo(url, dbname="postgres"))
+        _create(into, url)
     try:
         migrate(target, service.tables(), service.migrations)
     except (NotMigrated, Unavailable) as error:
@@ -33,9 +33,10 @@ def prepared(into: str, url: str, service: Service) -> str:
     return target
 
 
-def _create(name: str, server: str) -> None:
+def _create(name: str, own: str) -> None:
+    # By the service's own database: its role may have no access to `postgres`.
     try:
-        with psycopg.connect(server, autocommit=True) as connection:
+        with psycopg.connect(own, autocommit=True) as connection:
             found = connection.execute("SELECT FROM pg_database WHERE datname = %s", [name])
             if not found.rowcount:
                 connection.execute(
@@ -44,7 +45,7 @@ def _create(name: str, server: str) -> None:
                     )
                 )
     except psycopg.errors.InsufficientPrivilege:
-        role = conninfo_to_dict(server).get("user", "its role")
+        role = conninfo_to_dict(own).get("user", "its role")
         stop(
             f"cannot create the database {name}: {role} may not create databases (CREATEDB); have an administrator create"
             f" it empty, with {role} as its owner, and run this again"

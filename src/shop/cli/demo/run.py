@@ -63,7 +63,9 @@ def _trouble(client: Client) -> str:
                     " and run it again"
                 )
     except NoAnswer as error:
-        return f"the shop gives no answer: {error}"
+        return (
+            f"the shop gives no answer: {error}; `shop up` starts one, --users and --orders-api name another"
+        )
     finally:
         client.close()
     return ""
@@ -154,7 +156,7 @@ def _say(story: Story, crowd: _Crowd, seconds: float) -> None:
     for what, count in story.mistakes.most_common():
         console.print(Text.assemble((f"{count:8}", "yellow"), f"  refused, as it must be: {what}"))
     console.print(f"{story.repeats:8}  sent again with the same key by an impatient customer")
-    console.print(f"{story.retries:8}  sent again with the same key, for want of an answer")
+    console.print(f"{story.retries:8}  sent again with the same key, because no answer came")
     wrong = [*story.wrong, *crowd.unanswered]
     if wrong:
         console.print(Text(f"{len(wrong):8}  not as it must be:", "red"))

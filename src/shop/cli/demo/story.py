@@ -167,7 +167,7 @@ class Story:
         if answer.status in {404, 410}:
             self._count_mistake("a customer who has just left is looked up")
         else:
-            self._is(answer, 200, "pages looked at")
+            self._is(answer, 200, "lists read")
 
     def _change(self, client: Client) -> None:
         name, email = self._person()

@@ -9,11 +9,14 @@ _ABSENT = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}
 
 
 class PortTaken(Exception):
-    """Another process listens there, or listening is not allowed."""
+    """Another process listens there, or listening is not allowed; or the host is not this machine."""
 
     def __init__(self, address: str, port: int, error: OSError) -> None:
         super().__init__(f"cannot listen on {address}:{port}: {error.strerror}")
         self.errno = error.errno or errno.EIO
+        self.reason = error.strerror
+        self.is_elsewhere = isinstance(error, socket.gaierror) or error.errno in _ABSENT
+        """Whether another host is the way out, and not another port."""
 
 
 def bind(host: str, port: int, *, shared: bool = False) -> list[socket.socket]:

@@ -78,6 +78,18 @@ def test_a_password_that_is_not_taken_is_named_and_not_shown(issuer: Issuer, pas
     assert password not in answer.text
 
 
+def test_the_length_of_a_password_is_counted_in_characters(issuer: Issuer) -> None:
+    def said(path: str, **body: str) -> str:
+        answer = problem(issuer.client.post(path, json=body), 422, "invalid")
+        return str(answer["errors"][0]["detail"])
+
+    short = said("/users", email="new@example.com", name="New", password="short")
+    assert short == "must have 8 to 128 characters, and has 5"
+    assert said("/sessions", email="a@example.com", password="") == (
+        "must have 1 to 1000 characters"
+    )
+
+
 @pytest.mark.parametrize("password", ["12345678x", "x1" * 64, "pässwörter 🔑 mit Leerzeichen"])
 def test_a_password_of_8_to_128_characters_of_any_script_logs_in(
     issuer: Issuer, password: str

@@ -59,7 +59,7 @@ def read_key_encryption(file: Path | None) -> KeyEncryption:
     """Raises `NotConfigured`."""
     if file is None:
         raise NotConfigured(
-            f"{SETTING} is not set: it names the file whose key encrypts signing keys"
+            f"{SETTING} is not set: it names the file whose key encrypts signing keys (`shop up --auth` makes one)"
         )
     try:
         lines = file.read_text(encoding="ascii").split()

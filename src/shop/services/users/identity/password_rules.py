@@ -9,6 +9,8 @@ SHORTEST = 8
 LONGEST = 128
 """Characters. NIST SP 800-63B-4 asks for at least 64. A limit keeps requests small."""
 
+_LONGEST_GIVEN = 1000
+
 # The most frequent ones of that length in lists of leaked passwords. NIST asks for such a list; a long one would
 # refuse little more, as logins are limited (`limits.py`).
 _COMMON = frozenset(
@@ -36,8 +38,17 @@ def _text(password: SecretStr) -> SecretStr:
     return password
 
 
+def _bounded(password: SecretStr) -> SecretStr:
+    # Not by Field: of a secret, Pydantic's message would say "at least 1 item after validation".
+    if not 1 <= len(password) <= _LONGEST_GIVEN:
+        raise ValueError(f"must have 1 to {_LONGEST_GIVEN} characters")
+    return password
+
+
 def _acceptable(password: SecretStr) -> SecretStr:
     given = password.get_secret_value()
+    if not SHORTEST <= len(given) <= LONGEST:
+        raise ValueError(f"must have {SHORTEST} to {LONGEST} characters, and has {len(given)}")
     if any(unicodedata.category(char) == "Cc" for char in given):
         raise ValueError("must not contain control characters, like U+0000 or a line break")
     if len(set(given)) == 1:
@@ -50,14 +61,21 @@ def _acceptable(password: SecretStr) -> SecretStr:
 NewPassword = Annotated[
     SecretStr,
     Field(
-        min_length=SHORTEST,
-        max_length=LONGEST,
         description=f"{SHORTEST} to {LONGEST} characters, none of them a control character; no common password",
         examples=["correct horse battery staple"],
-        json_schema_extra={"pattern": r"^[^\x00-\x1f\x7f-\x9f]*$"},
+        json_schema_extra={
+            "minLength": SHORTEST,
+            "maxLength": LONGEST,
+            "pattern": r"^[^\x00-\x1f\x7f-\x9f]*$",
+        },
     ),
     AfterValidator(_acceptable),
     AfterValidator(_text),
 ]
 
-GivenPassword = Annotated[SecretStr, Field(min_length=1, max_length=1000), AfterValidator(_text)]
+GivenPassword = Annotated[
+    SecretStr,
+    Field(json_schema_extra={"minLength": 1, "maxLength": _LONGEST_GIVEN}),
+    AfterValidator(_bounded),
+    AfterValidator(_text),
+]
