@@ -8,6 +8,7 @@ from pathlib import Path
 
 from devstack.files import make_folder, write_whole
 from devstack.supervisor import StartFailed
+from shop.platform.running import LOCK
 
 FORMAT = "1"
 """The format of the data directory. A release uses only directories of its own format."""
@@ -41,7 +42,7 @@ def locked(data: Path) -> Iterator[bool]:
     only if the process was killed.
     """
     make_folder(data, 0o711)
-    with (data / "lock").open("a+", encoding="utf-8", errors="replace") as lock:
+    with (data / LOCK).open("a+", encoding="utf-8", errors="replace") as lock:
         lock.seek(0)
         last_holder = lock.read(32).strip()
         try:

@@ -194,6 +194,18 @@ def test_settings_of_a_running_shop_that_cannot_be_read_are_one_sentence(
     )
 
 
+def test_a_shop_that_was_killed_does_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "running.json").write_text(f'{{"SHOP_EVENT_LOG_URL": "{NOWHERE}"}}')
+    (tmp_path / "lock").write_text("2147483647\n")  # no process has this id
+    monkeypatch.setattr(sys, "argv", ["shop", "events", "--data", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith(f"shop: no shop runs in {tmp_path} (`shop up`")
+
+
 @pytest.mark.parametrize("trouble", ["no rights", "another's table", "an old server"])
 def test_the_reason_why_a_database_cannot_be_migrated_is_one_sentence(
     new_database: NewDatabase,

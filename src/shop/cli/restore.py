@@ -152,7 +152,8 @@ def _report(restored: "Restored", reactions: list[tuple[str, str]], into: str | 
     )
     if into is not None:
         lines.append(_drop(into))
-    lines.append("check it with `shop audit`, then start the service")
+    else:
+        lines.append("check it with `shop audit`, then start the service")
     return lines
 
 

@@ -63,9 +63,7 @@ def _trouble(client: Client) -> str:
                     " and run it again"
                 )
     except NoAnswer as error:
-        return (
-            f"the shop gives no answer: {error}; `shop up` starts one, --users and --orders-api name another"
-        )
+        return f"the shop gives no answer: {error}; `shop up` starts one, --users and --orders-api name another"
     finally:
         client.close()
     return ""
