@@ -31,6 +31,7 @@ from devstack.up_settings import (
     capturing,
     environment_around,
     other_log,
+    overridden,
     process_settings,
 )
 from shop.platform.processes import files
@@ -118,6 +119,10 @@ def _bring_up(
     settings = process_settings(options, data, supervisor, postgres)
     capture, connect = capturing(options, data, postgres, settings)
     logs += [connect.log] if connect else []
+    if ignored := overridden(settings):
+        say(
+            f"ignored: {', '.join(ignored)}; `shop up` sets these itself (--kafka and --cdc choose the log)"
+        )
     other = other_log(options, data, supervisor, postgres)
     # For `shop events` and similar commands, which run at the same time.
     write_whole(data / RUNNING, json.dumps(settings, indent=2) + "\n")

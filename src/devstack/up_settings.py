@@ -83,6 +83,18 @@ def _behind_gateway() -> dict[str, str]:
     }
 
 
+_WHERE = ("DATABASE_URL", "EVENT_LOG", "EVENT_LOG_URL", "BOOTSTRAP_SERVERS", "RELAY")
+
+
+def overridden(settings: Mapping[str, str]) -> list[str]:
+    """The variables of the environment that name another database or log than those that run here."""
+    return [
+        name
+        for name, value in settings.items()
+        if name.endswith(_WHERE) and os.environ.get(name, value) != value
+    ]
+
+
 def environment_around(settings: Mapping[str, str], secrets: Path) -> dict[str, str]:
     """The environment, without variables that would override these settings (`SHOP_…_FILE`), and without secrets.
 

@@ -76,13 +76,18 @@ def test_a_stop_while_it_still_starts_is_heard(start: Callable[[], subprocess.Po
 
 
 @pytest.mark.heavy
-def test_it_serves_its_own_database_whatever_files_name_others(
+def test_it_serves_its_own_database_whatever_the_environment_names(
     start: Callable[[], subprocess.Popen[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "url").write_text("postgresql://nobody@127.0.0.1:1/elsewhere")
     monkeypatch.setenv("SHOP_USERS__DATABASE_URL_FILE", str(tmp_path / "url"))
+    monkeypatch.setenv("SHOP_EVENT_LOG", "kafka")
     up = start()
-    read_until(up, "eventshop is ready")
+    lines = read_until(up, "eventshop is ready")
+    ignored = (
+        "ignored: SHOP_EVENT_LOG; `shop up` sets these itself (--kafka and --cdc choose the log)"
+    )
+    assert ignored in lines
     stop(up)
 
 

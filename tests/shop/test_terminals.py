@@ -176,6 +176,21 @@ def test_an_unforeseen_error_is_status_70(
     assert type(error).__name__ in last
 
 
+def test_a_file_that_does_not_compile_is_named_and_not_to_be_reported(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def failing(*_: object) -> None:
+        compile("place(", "orders.py", "exec")
+
+    monkeypatch.setattr(common, "read_settings", failing)
+    monkeypatch.setattr(sys, "argv", ["shop", "worker", "users"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 70
+    *_, last = capsys.readouterr().err.splitlines()
+    assert last == "shop: '(' was never closed (orders.py, line 1): correct the file"
+
+
 def test_files_and_folders_of_any_name_are_found_and_files_are_utf_8(
     told: dict[str, str], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
