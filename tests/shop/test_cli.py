@@ -129,6 +129,28 @@ pytestmark = pytest.mark.usefixtures("logging_as_it_was")
         ),
         (
             "up",
+            {"USERS__TRUSTED_PROXIES": "everyone"},
+            (
+                "settings: SHOP_USERS__TRUSTED_PROXIES: Input is not a valid IPv4 network;"
+                " SHOP_USERS__TRUSTED_PROXIES: Input is not a valid IPv6 network"
+            ),
+        ),
+        (
+            "restore users --into=",
+            {"USERS__DATABASE_URL": NOWHERE, "EVENT_LOG_URL": NOWHERE},
+            "--into needs the name or the URL of a database",
+        ),
+        (
+            "events --no-follow",
+            {
+                "EVENT_LOG": "kafka",
+                "KAFKA__BOOTSTRAP_SERVERS": "127.0.0.1:1",
+                "KAFKA__NONSENSE": "1",
+            },
+            'SHOP_KAFKA__…: No such configuration property: "nonsense"',
+        ),
+        (
+            "up",
             {"AUTH__ISSUERS": "nonsense"},
             "settings: SHOP_AUTH__ISSUERS: it is not a JSON list: Expecting value: line 1 column 1 (char 0)",
         ),

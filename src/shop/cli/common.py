@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
@@ -132,12 +133,17 @@ def settings_or_stop() -> Settings:
         return read_settings(discovery.sections())
     except ValidationError as error:
         wrong = "; ".join(
-            f"SHOP_{'__'.join(str(part) for part in detail['loc']).upper()}: {detail['msg'].removeprefix('Value error, ')}"
+            f"SHOP_{'__'.join(takewhile(_is_name, map(str, detail['loc']))).upper()}: {detail['msg'].removeprefix('Value error, ')}"
             for detail in error.errors(include_url=False)
         )
         stop(f"settings: {wrong}")
     except SettingsError as error:
         stop(f"settings: {error}")
+
+
+def _is_name(part: str) -> bool:
+    """Not an index in a list, or a type that Pydantic tried."""
+    return part.isidentifier()
 
 
 def stop(sentence: str) -> NoReturn:

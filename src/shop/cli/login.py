@@ -15,11 +15,10 @@ from typing import Annotated, Any
 
 import typer
 
-from shop.cli.common import DEFAULT_DATA, NOT_DONE, DataDir, stop
-from shop.cli.identity import password_from, refuse
+from shop.cli.common import DEFAULT_DATA, NOT_DONE, DataDir, settings_or_stop, stop
+from shop.cli.identity import issuer, password_from, refuse
+from shop.platform.apis import local_apis
 from shop.platform.running import use_running_shop
-
-DEFAULT_ISSUER = "http://127.0.0.1:8001"
 
 _WITHIN = 30  # seconds
 _SPARE = 30
@@ -31,8 +30,7 @@ Server = Annotated[
         "--server",
         metavar="URL",
         envvar="SHOP_AUTH__ISSUER",
-        help="the user service's API; default: that of the shop that `shop up` runs here,"
-        f" or {DEFAULT_ISSUER}",
+        help="the user service's API; default: the one on this machine",
     ),
 ]
 
@@ -49,7 +47,8 @@ def login(
     """Log in, and keep the tokens in a file that only you can read. `shop token` prints one."""
     if server is None:
         use_running_shop(data)
-        server = os.environ.get("SHOP_AUTH__ISSUER", DEFAULT_ISSUER)
+        own = issuer() or stop("there is no service that issues tokens")
+        server = os.environ.get("SHOP_AUTH__ISSUER") or local_apis(settings_or_stop())[own]
     if password_stdin:
         password = password_from("", from_stdin=True)
     else:
@@ -196,7 +195,9 @@ def _send(
             return error.code, _json(error.read())
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
-        typer.echo(f"shop: cannot reach {url}: {reason}", err=True)
+        typer.echo(
+            f"shop: cannot reach {url}: {reason}; --server names another user service", err=True
+        )
         raise typer.Exit(NOT_DONE) from None
 
 

@@ -124,7 +124,9 @@ class Parking:
                 f"{'would discard' if dry_run else 'discarding'} {self._place(of, each)}"
                 f"  key {each.key}  {each.cause}"
             )
-        if not dry_run:
+        if not found:
+            self._say("no parked record matches")
+        elif not dry_run:
             gone = 0
             for handlers in self._consumers:
                 theirs = [each for of, each in found if of is handlers]

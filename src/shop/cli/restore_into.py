@@ -19,6 +19,8 @@ def named(into: str) -> str:
 
 def prepared(into: str, url: str, service: Service) -> str:
     """Its URL. It is created, if it is named and not there, and migrated."""
+    if not into:
+        stop("--into needs the name or the URL of a database")
     if into.startswith(("postgresql://", "postgres://")):
         target = into
     else:

@@ -121,9 +121,21 @@ def _status_after(error: BaseException) -> int:
         error, SystemExit
     ):  # Rich raises it if the reader of Typer's help has closed the pipe
         return NOBODY_READS
+    if said := _refused_by_kafka(error):
+        streams.tell(f"shop: SHOP_KAFKA__…: {said}")
+        return NOT_DONE
     if isinstance(error, OSError) and streams.flush():
         return NOT_DONE  # `main` prints the reason
     return _unforeseen(error)
+
+
+def _refused_by_kafka(error: BaseException) -> str:
+    """What librdkafka says of a property that it does not know, or of its value. Only Kafka's users have it loaded."""
+    kafka = sys.modules.get("confluent_kafka")
+    if kafka is None or not isinstance(error, kafka.KafkaException):
+        return ""
+    reason = error.args[0]
+    return str(reason.str()) if reason.name() == "_INVALID_ARG" else ""
 
 
 def _not_written(error: OSError) -> int:
