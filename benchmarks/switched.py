@@ -1,12 +1,13 @@
 """Runs `shop api`, and takes one part out of it and puts it back in turn, for `benchmarks/in_turn.py`.
 
 `SWITCHED` names the part: `seams` is the code that calls interceptors, `interceptors` are all interceptors, `traces`
-are those of traces, and `guard` verifies tokens. `SWITCHED_WINDOWS` names the file for what was measured.
+are those of traces, and `guard` verifies tokens. `SWITCHED_WINDOWS` names the file for what was measured, and
+`SWITCHED_LENGTH` is the length of a window in seconds.
 """
 
 import os
 from collections.abc import Mapping
-from functools import reduce
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -23,6 +24,7 @@ from eventspine.outbox import Transaction
 from eventspine.steps import NO_STEPS
 from shop.cli.main import main
 from shop.platform.http.app import ServiceApp
+from shop.platform.http.context import HEADERS, headers_of
 from shop.platform.http.interceptors import Exchange
 from shop.platform.http.interceptors import Proceed as Respond
 from shop.platform.http.route import FastRoute, send_answer
@@ -30,7 +32,6 @@ from shop.platform.interceptors import Interceptors
 from shop.platform.processes import api
 from shop.platform.service import Service
 from shop.platform.settings import Settings
-from shop.platform.telemetry.process import _nested
 
 _make_app = api.make_app
 
@@ -47,12 +48,11 @@ def _changes(part: str, app: ServiceApp, databases: list[Database]) -> list[Chan
         case "seams":
             return [(FastRoute, "answer", _answer), (Transaction, "_end", Transaction._commit)]
         case "traces":
-            around: tuple[Any, ...] = (reduce(_nested, metrics.routes()),)
-            steps = chained(metrics.steps())
+            empty, steps = ["choosers"], chained(metrics.steps())
         case _:
-            around, steps = (), NO_STEPS
+            empty, steps = ["interceptors", "choosers", "observers"], NO_STEPS
     return [
-        *((route, "interceptors", around) for route in routes),
+        *((route, name, ()) for route in routes for name in empty),
         *((database, "steps", steps) for database in databases),
     ]
 
@@ -68,8 +68,9 @@ def _switched(service: Service, settings: Settings) -> ServiceApp:
     class Counting(api.Server):
         def __init__(self, *given: Any, **named: Any) -> None:
             super().__init__(*given, **named)
-            windows = Path(os.environ["SWITCHED_WINDOWS"])
-            words = (change, lambda: self.server_state.total_requests, windows)
+            windows, length = os.environ["SWITCHED_WINDOWS"], os.environ["SWITCHED_LENGTH"]
+            requests = partial(getattr, self.server_state, "total_requests")
+            words = (change, requests, Path(windows), float(length))
             Thread(target=take_turns, args=words, daemon=True).start()
 
     def change(has_part: bool) -> None:
@@ -87,6 +88,7 @@ def _switched(service: Service, settings: Settings) -> ServiceApp:
 async def _answer(
     self: FastRoute, scope: Scope, receive: Receive, send: Send, path_params: Mapping[str, str]
 ) -> None:
+    scope[HEADERS] = headers_of(scope["headers"])
     await send_answer(send, await self._respond(scope, receive, path_params, None))
 
 

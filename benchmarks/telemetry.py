@@ -12,6 +12,7 @@ from benchmarks.in_turn import Both, measured
 from benchmarks.load import require_wrk
 from benchmarks.report import Row, Section, spread
 from benchmarks.stage import HOST, PROJECT, Stage
+from benchmarks.windows import SHORT
 
 TITLE = "Telemetry"
 HOW = """\
@@ -27,11 +28,13 @@ def run(stage: Stage) -> Section:
     with _collector() as collector:
         stage.say("telemetry: a route alone")
         alone = _alone(collector)
-        metrics = measured(stage, "interceptors")
+        metrics = measured(stage, "interceptors", seconds=10, window=SHORT)
         traces = measured(
             stage,
             "traces",
             {"SHOP_TELEMETRY__OTLP_ENDPOINT": collector, "SHOP_TELEMETRY__TRACES_RATIO": "0.01"},
+            seconds=10,
+            window=SHORT,
         )
     return Section(
         TITLE,

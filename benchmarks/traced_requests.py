@@ -53,7 +53,7 @@ async def _send(_: Message) -> None:
 
 def _route(telemetry: Telemetry) -> FastRoute:
     route = FastRoute("/orders", _place, methods=["POST"], response_model=None)
-    route.interceptors = telemetry.routes()
+    route.choosers, route.observers = telemetry.choosers(), telemetry.observers()
     return route
 
 

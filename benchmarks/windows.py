@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 LENGTH = 0.5  # seconds
-_EDGE = 0.08  # seconds at both ends of a window that are not measured
+SHORT = 0.1
+"""For parts that only the process knows of. What slows the machine down lasts longer, and weighs on both sides alike."""
+_EDGE = 0.16  # of a window, at both ends: it is not measured
 
 
 class Measured(NamedTuple):
@@ -40,17 +42,19 @@ def has_part(window: int) -> bool:
     return (window + 1) // 2 % 2 == 1
 
 
-def take_turns(change: Callable[[bool], None], requests: Callable[[], int], path: Path) -> None:
+def take_turns(
+    change: Callable[[bool], None], requests: Callable[[], int], path: Path, length: float
+) -> None:
     """Put the part in and take it out at each window, and write what was measured. Never returns."""
     with path.open("a", buffering=1) as file:
         while True:
-            change(has_part(int(time.time() / LENGTH)))  # this woke up late if it changes anything
-            window = int(time.time() / LENGTH) + 1
-            _sleep_until(window * LENGTH)
+            change(has_part(int(time.time() / length)))  # this woke up late if it changes anything
+            window = int(time.time() / length) + 1
+            _sleep_until(window * length)
             change(has_part(window))
-            _sleep_until(window * LENGTH + _EDGE)
+            _sleep_until((window + _EDGE) * length)
             began, done, spent = time.monotonic(), requests(), time.process_time()
-            _sleep_until((window + 1) * LENGTH - _EDGE)
+            _sleep_until((window + 1 - _EDGE) * length)
             seconds = time.monotonic() - began
             measured = (seconds, requests() - done, time.process_time() - spent)
             file.write(json.dumps([has_part(window), began, *measured]) + "\n")

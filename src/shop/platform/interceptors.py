@@ -39,7 +39,7 @@ def interceptors(
     Raises `NotConfigured`.
     """
     steps: list[Interceptor] = [] if telemetry is None else [*telemetry.steps()]
-    routes: list[RouteInterceptor] = [] if telemetry is None else [*telemetry.routes()]
+    routes: list[RouteInterceptor] = []
     for name in names.split(","):
         if name.strip():
             found = _factory(name.strip())(part, service)

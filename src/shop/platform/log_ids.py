@@ -12,7 +12,7 @@ from typing import Any
 from eventspine.context import trace_id
 
 TRACEPARENT = "shop.traceparent"
-"""Set in the scope of a request that has a span of its own: the span's `traceparent`."""
+"""Set in the scope of a request: the `traceparent` of its span, or else of its context."""
 
 # A client without a gateway can send anything, and it would be in the log.
 _ID = re.compile(rb"[A-Za-z0-9_.:-]{1,128}")

@@ -20,9 +20,16 @@ from starlette.types import Message, Receive, Scope, Send
 from eventspine.answers import Answer
 from eventspine.errors import SpineError
 from shop.platform.auth.rules import SCHEMES, Rule, documentation, rule_of
+from shop.platform.http.context import HEADERS, headers_of
 from shop.platform.http.docs import add_docs
 from shop.platform.http.fields import MAX_BIGINT
-from shop.platform.http.interceptors import Exchange, Proceed, RouteInterceptor
+from shop.platform.http.interceptors import (
+    Choose,
+    Exchange,
+    Observe,
+    Proceed,
+    RouteInterceptor,
+)
 from shop.platform.http.route import FastRoute, backoff_at, not_done, send_answer, send_problem
 from shop.platform.log_ids import note_request
 from shop.platform.problems import (
@@ -81,7 +88,8 @@ class ServiceApp(FastAPI):
         port: int,
         request_timeout: float = inf,
         interceptors: Sequence[RouteInterceptor] = (),
-        around_others: Sequence[RouteInterceptor] = (),
+        choosers: Sequence[Choose] = (),
+        observers: Sequence[Observe] = (),
         docs: bool = True,
         gate: "Gate | None" = None,
     ) -> None:
@@ -110,7 +118,7 @@ class ServiceApp(FastAPI):
         """The deadline of accepted requests after a stop, by `time.monotonic()`."""
         self.include_router(router)
         self._rules = {} if gate is None else _rules(router)
-        self._around_others = around_others
+        self._choosers = choosers
         self._ready = ready
         self._said: Mapping[str, str] = {}
         self._backoff = backoff_at("GET /health/ready")
@@ -122,6 +130,8 @@ class ServiceApp(FastAPI):
             if isinstance(route, FastRoute):
                 route.request_timeout = request_timeout
                 route.interceptors = interceptors
+                route.choosers = choosers
+                route.observers = observers
                 rule = rule_of(route)
                 if gate is not None and rule is not None:
                     route.guard = gate.guard(rule)
@@ -162,12 +172,16 @@ class ServiceApp(FastAPI):
                 await send_problem(self._counting(send), NotFound())
                 return
             send = self._counting(send)
-            if self._around_others:
-                await self._traced(scope, receive, send)
+            scope[HEADERS] = headers_of(scope["headers"])
+            chosen = [one for choose in self._choosers if (one := choose(scope)) is not None]
+            if chosen:
+                await self._intercepted(chosen, scope, receive, send)
                 return
         await super().__call__(scope, receive, send)
 
-    async def _traced(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _intercepted(
+        self, interceptors: list[RouteInterceptor], scope: Scope, receive: Receive, send: Send
+    ) -> None:
         """Answer a request that no fast route answers."""
         exchange = Exchange(scope, "")
         status = 0
@@ -186,7 +200,7 @@ class ServiceApp(FastAPI):
             return Answer(status, (), b"")
 
         proceed: Proceed = answer
-        for interceptor in reversed(self._around_others):
+        for interceptor in reversed(interceptors):
             proceed = partial(interceptor, exchange, proceed)
         await proceed()
 

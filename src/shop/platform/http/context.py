@@ -1,7 +1,7 @@
 """Reads a request's context from its headers."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 from fastapi import Depends, Header
@@ -51,6 +51,19 @@ Asked = Annotated[Context, Depends(asked)]
 idempotency key if the client sent one."""
 
 
+HEADERS = "shop.headers"
+"""In the scope of a request: its headers as a mapping, which is made once."""
+
+
+def headers_of(pairs: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Headers by name. A repeated header is one list in two parts (RFC 9110, 5.3)."""
+    given = dict(pairs)
+    if len(given) < len(pairs):
+        for name in given:
+            given[name] = b",".join(value for each, value in pairs if each == name)
+    return given
+
+
 def trace_of(headers: Mapping[bytes, bytes]) -> Context:
     """A context with the request's trace and nothing else. Never raises."""
     traceparent = headers.get(b"traceparent")
@@ -60,14 +73,6 @@ def trace_of(headers: Mapping[bytes, bytes]) -> Context:
     if tracestate is not None and not _TRACESTATE.fullmatch(tracestate):
         tracestate = None
     return Context(traceparent.decode(), None if tracestate is None else tracestate.decode())
-
-
-def trace_in(headers: Iterable[tuple[bytes, bytes]]) -> Context:
-    """The same, of headers that are not in a mapping yet."""
-    for name, _ in headers:
-        if name == b"traceparent":
-            return trace_of(dict(headers))
-    return _NO_TRACE
 
 
 _NO_TRACE = Context()

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from starlette.types import Receive, Scope, Send
 
 from eventspine.context import Context
-from shop.platform.http.context import trace_of
+from shop.platform.http.context import headers_of, trace_of
 from shop.platform.http.route import FastRoute
 from shop.platform.log_ids import TRACEPARENT
 
@@ -56,9 +56,7 @@ def asking() -> Asking:
     """Of the request that is being answered. Only in an endpoint of a `PeerRoute`."""
     scope = _SCOPE.get()
     client = scope.get("client")
-    headers: dict[bytes, bytes] = {}
-    for name, value in scope["headers"]:
-        headers[name] = headers[name] + b"," + value if name in headers else value
+    headers = headers_of(scope["headers"])
     context = trace_of(headers)
     if TRACEPARENT in scope:
         context = context._replace(traceparent=scope[TRACEPARENT])

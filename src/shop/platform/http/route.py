@@ -13,6 +13,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import inf
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl
 
@@ -29,10 +30,17 @@ from eventspine.errors import OutcomeUnknown, Overloaded, SpineError, Unavailabl
 from eventspine.idempotency import KeyReused
 from shop.platform.auth.caller import Caller, who_asks
 from shop.platform.http.body import body_in_time, model_of, read_json_body
-from shop.platform.http.context import asked, trace_of
+from shop.platform.http.context import HEADERS, asked, headers_of, trace_of
 from shop.platform.http.cycle import ARRIVED, Cycle
-from shop.platform.http.interceptors import Exchange, Proceed, RouteInterceptor
+from shop.platform.http.interceptors import (
+    Choose,
+    Exchange,
+    Observe,
+    Proceed,
+    RouteInterceptor,
+)
 from shop.platform.http.surplus import Surplus
+from shop.platform.log_ids import TRACEPARENT
 from shop.platform.problems import (
     IdempotencyKeyReused,
     InternalError,
@@ -124,6 +132,8 @@ class FastRoute(APIRoute):
         self.request_timeout = inf
         """Seconds from a request's arrival, with its whole body, to its deadline."""
         self.interceptors: Sequence[RouteInterceptor] = ()
+        self.choosers: Sequence[Choose] = ()
+        self.observers: Sequence[Observe] = ()
         self.guard: Guard | None = None
         """Verifies the token of each request, before anything else. None if no token is required."""
         self._backoff = backoff_at(f"{'|'.join(sorted(self.methods or ()))} {self.path}")
@@ -169,7 +179,12 @@ class FastRoute(APIRoute):
         self, scope: Scope, receive: Receive, send: Send, path_params: Mapping[str, str]
     ) -> None:
         """Answer one request: with the endpoint's result, or with one problem."""
+        began = perf_counter()
+        scope[HEADERS] = headers_of(scope["headers"])
         interceptors = self.interceptors
+        for choose in self.choosers:
+            if (chosen := choose(scope)) is not None:
+                interceptors = (chosen, *interceptors)
         if not interceptors:
             answer = await self._respond(scope, receive, path_params, None)
         else:
@@ -181,6 +196,8 @@ class FastRoute(APIRoute):
                 answer = await interceptors[0](exchange, proceed)
             except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer
                 answer = self._refusal(scope, error)
+        for observe in self.observers:
+            observe(scope, self.path_format, answer, perf_counter() - began)
         await send_answer(send, answer)
 
     async def _intercepted(
@@ -243,20 +260,18 @@ class FastRoute(APIRoute):
         for parameter in self._path:
             arguments[parameter.name] = _validated(parameter, path_params[parameter.alias], "path")
         self._take_query(scope["query_string"], arguments)
-        given: dict[bytes, bytes] = {}
-        if self._headers or self._context_name is not None:
-            for name, value in scope["headers"]:
-                # A repeated header is one list in two parts (RFC 9110, 5.3).
-                given[name] = given[name] + b"," + value if name in given else value
-            for parameter in self._headers:
-                arguments[parameter.name] = _header(parameter, given)
+        given = scope[HEADERS]
+        for parameter in self._headers:
+            arguments[parameter.name] = _header(parameter, given)
         if self._body is not None and self._body_name is not None:
             read = read_json_body if ARRIVED in scope else body_in_time
             arguments[self._body_name] = model_of(
                 await read(scope, receive), self._body, scope["headers"]
             )
         if self._context_name is not None:
-            trace = trace_of(given) if exchange is None else exchange.context_from(given)
+            trace = trace_of(given) if exchange is None else exchange.context
+            if trace.traceparent is not None:
+                scope[TRACEPARENT] = trace.traceparent
             arguments[self._context_name] = Context(
                 trace.traceparent,
                 trace.tracestate,

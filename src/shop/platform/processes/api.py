@@ -114,7 +114,8 @@ def make_app(service: Service, settings: Settings) -> ServiceApp:
         docs=settings.serves_docs,
         request_timeout=settings.request_timeout_ms / 1000,
         interceptors=chain.routes,
-        around_others=telemetry.others(),
+        choosers=telemetry.choosers(),
+        observers=telemetry.observers(),
         gate=gate,
     )
     app.state.database_connections = connections

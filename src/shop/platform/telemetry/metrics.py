@@ -7,7 +7,7 @@ the parts of the process add up plain numbers, all in one event loop, and a scra
 from bisect import bisect_left
 from collections.abc import Iterator
 from itertools import accumulate
-from time import perf_counter, time
+from time import time
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
@@ -22,6 +22,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Exemplar
 
 from eventspine.interceptors import Interceptor
+from shop.platform.log_ids import TRACEPARENT
 from shop.platform.telemetry import declared
 from shop.platform.telemetry.declared import Declared
 from shop.platform.telemetry.histogram import Histogram, Sample, Source
@@ -29,8 +30,10 @@ from shop.platform.telemetry.serving import Page
 from shop.platform.telemetry.steps import MeasuredSteps
 
 if TYPE_CHECKING:
+    from starlette.types import Scope
+
     from eventspine.answers import Answer
-    from shop.platform.http.interceptors import Exchange, Proceed, RouteInterceptor
+    from shop.platform.http.interceptors import Observe
 
 
 class Metrics:
@@ -55,7 +58,7 @@ class Metrics:
     def steps(self) -> tuple[Interceptor, ...]:
         return (self._steps,)
 
-    def routes(self) -> "tuple[RouteInterceptor, ...]":
+    def observers(self) -> "tuple[Observe, ...]":
         return (_measuring(self._requests),)
 
     def page(self, accept: str) -> Page:
@@ -83,24 +86,20 @@ _SAMPLED = frozenset("13579bdf")
 _TRACE_ID = slice(3, 35)
 
 
-def _measuring(requests: dict[tuple[str, str, int], Histogram]) -> "RouteInterceptor":
+def _measuring(requests: dict[tuple[str, str, int], Histogram]) -> "Observe":
     bounds = declared.REQUEST_SECONDS.bounds
 
-    async def measured(exchange: "Exchange", proceed: "Proceed") -> "Answer":
-        began = perf_counter()
-        answer = await proceed()
-        seconds = perf_counter() - began
-        key = (exchange.method, exchange.route, answer.status)
+    def measured(scope: "Scope", route: str, answer: "Answer", seconds: float) -> None:
+        key = (scope["method"], route, answer.status)
         histogram = requests.get(key)
         if histogram is None:
             histogram = requests[key] = Histogram(bounds)
         bucket = bisect_left(bounds, seconds)
         histogram.counts[bucket] += 1
         histogram.sum += seconds
-        trace = exchange.known_trace
+        trace = scope.get(TRACEPARENT)
         if trace is not None and trace[-1] in _SAMPLED:
             histogram.exemplars[bucket] = Exemplar({"trace_id": trace[_TRACE_ID]}, seconds, time())
-        return answer
 
     return measured
 

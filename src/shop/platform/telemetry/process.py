@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial, reduce
+from functools import partial
 from typing import TYPE_CHECKING
 
 from eventspine.interceptors import Interceptor
@@ -10,7 +10,7 @@ from shop.platform.settings import Settings
 from shop.platform.telemetry.serving import Page, Show, serving
 
 if TYPE_CHECKING:
-    from shop.platform.http.interceptors import RouteInterceptor
+    from shop.platform.http.interceptors import Choose, Observe
     from shop.platform.telemetry.metrics import Metrics
     from shop.platform.telemetry.tracing import Tracing
 
@@ -43,18 +43,13 @@ class Telemetry:
             *(() if self.traces is None else self.traces.steps()),
         )
 
-    def routes(self) -> "tuple[RouteInterceptor, ...]":
-        """Its interceptor around requests: one, because each further one would cost a request two calls more."""
-        found: list[RouteInterceptor] = []
-        if self.metrics is not None:
-            found += self.metrics.routes()
-        if self.traces is not None:
-            found += self.traces.routes()
-        return (reduce(_nested, found),) if found else ()
+    def choosers(self) -> "tuple[Choose, ...]":
+        """What chooses requests to be traced. Of the answer of another than a fast route, a span has the status alone."""
+        return () if self.traces is None else self.traces.choosers()
 
-    def others(self) -> "tuple[RouteInterceptor, ...]":
-        """Its interceptors around requests that no fast route answers. Of the answer, they see the status alone."""
-        return () if self.traces is None else self.traces.routes()
+    def observers(self) -> "tuple[Observe, ...]":
+        """What measures the requests of fast routes."""
+        return () if self.metrics is None else self.metrics.observers()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -78,10 +73,6 @@ class Telemetry:
     async def _show(self, headers: Mapping[str, str]) -> Page:
         assert self.metrics is not None
         return self.metrics.page(headers.get("accept", ""))
-
-
-def _nested(outer: "RouteInterceptor", inner: "RouteInterceptor") -> "RouteInterceptor":
-    return lambda exchange, proceed: outer(exchange, partial(inner, exchange, proceed))
 
 
 def _metrics(part: str) -> "Metrics":

@@ -1,6 +1,6 @@
 """The span of a request."""
 
-from collections.abc import Awaitable
+from functools import partial
 from http import HTTPMethod
 from random import getrandbits
 from typing import TYPE_CHECKING
@@ -8,37 +8,40 @@ from typing import TYPE_CHECKING
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
 from eventspine.answers import Answer
+from shop.platform.http.context import HEADERS, trace_of
 from shop.platform.log_ids import TRACEPARENT
 from shop.platform.telemetry.traces import SAMPLED, Traces, traceparent_of
 
 if TYPE_CHECKING:
-    from shop.platform.http.interceptors import Exchange, Proceed, RouteInterceptor
+    from starlette.types import Scope
+
+    from shop.platform.http.interceptors import Choose, Exchange, Proceed, RouteInterceptor
 
 _METHODS = frozenset(HTTPMethod)
 
 
-def traced(traces: Traces) -> "RouteInterceptor":
-    """An interceptor that gives a request a span, if its trace is recorded."""
+def choosing(traces: Traces) -> "Choose":
+    """Chooses requests whose trace is recorded, and gives each a span."""
     below = traces.below
 
-    # Not a coroutine of its own, which would cost each request that is not traced a quarter of a microsecond.
-    def intercept(exchange: "Exchange", proceed: "Proceed") -> Awaitable[Answer]:
-        traceparent = exchange.context.traceparent
+    def choose(scope: "Scope") -> "RouteInterceptor | None":
+        headers = scope[HEADERS]
+        traceparent = trace_of(headers).traceparent if b"traceparent" in headers else None
         trace = 0
         if traceparent is None:
             trace = getrandbits(64)
             if trace >= below:
-                return proceed()
+                return None
             trace |= (getrandbits(64) or 1) << 64
         elif traceparent[-1] not in SAMPLED:
-            return proceed()
-        return _in_span(traces, exchange, proceed, trace) if traces.admits() else proceed()
+            return None
+        return partial(_in_span, traces, trace) if traces.admits() else None
 
-    return intercept
+    return choose
 
 
 async def _in_span(
-    traces: Traces, exchange: "Exchange", proceed: "Proceed", new_trace: int
+    traces: Traces, new_trace: int, exchange: "Exchange", proceed: "Proceed"
 ) -> Answer:
     context, scope = exchange.context, exchange.scope
     parent = context if context.traceparent is not None else None

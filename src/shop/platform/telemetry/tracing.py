@@ -9,10 +9,10 @@ from eventspine.interceptors import Interceptor
 from shop.platform.settings import Settings
 from shop.platform.telemetry.traces import Traces
 from shop.platform.telemetry.traces_batches import TracedBatches
-from shop.platform.telemetry.traces_requests import traced
+from shop.platform.telemetry.traces_requests import choosing
 
 if TYPE_CHECKING:
-    from shop.platform.http.interceptors import RouteInterceptor
+    from shop.platform.http.interceptors import Choose
 
 
 class Tracing:
@@ -24,8 +24,8 @@ class Tracing:
     def steps(self) -> tuple[Interceptor, ...]:
         return (TracedBatches(self._traces),)
 
-    def routes(self) -> "tuple[RouteInterceptor, ...]":
-        return (traced(self._traces),)
+    def choosers(self) -> "tuple[Choose, ...]":
+        return (choosing(self._traces),)
 
     @asynccontextmanager
     async def sending(self) -> AsyncIterator[None]:

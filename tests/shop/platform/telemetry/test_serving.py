@@ -81,5 +81,6 @@ async def test_a_taken_port_stops_nothing_and_is_used_once_it_is_free(tmp_path: 
 async def test_without_metrics_nothing_is_served_and_nothing_intercepts(tmp_path: Path) -> None:
     telemetry = _telemetry(tmp_path / "target.json", metrics=False)
     async with telemetry.running():
-        assert (telemetry.steps(), telemetry.routes(), telemetry.pages) == ((), (), {})
+        assert (telemetry.steps(), telemetry.choosers(), telemetry.observers()) == ((), (), ())
+        assert telemetry.pages == {}
         assert not (tmp_path / "target.json").exists()
