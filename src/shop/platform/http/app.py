@@ -13,16 +13,14 @@ from math import inf
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from fastapi import APIRouter, FastAPI, Request, Response
-from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope, Send
 
 from eventspine.answers import Answer
 from eventspine.errors import SpineError
-from shop.platform.auth.rules import SCHEMES, Rule, documentation, rule_of
+from shop.platform.auth.rules import rule_of
 from shop.platform.http.context import HEADERS, headers_of
 from shop.platform.http.docs import add_docs
-from shop.platform.http.fields import MAX_BIGINT
 from shop.platform.http.interceptors import (
     Choose,
     Exchange,
@@ -30,18 +28,16 @@ from shop.platform.http.interceptors import (
     Proceed,
     RouteInterceptor,
 )
+from shop.platform.http.openapi import DESCRIPTION, complete, operation_id, rules, servers
 from shop.platform.http.route import FastRoute, backoff_at, not_done, send_answer, send_problem
 from shop.platform.log_ids import note_request
 from shop.platform.problems import (
     MEDIA_TYPE,
-    HeadTooLarge,
     InternalError,
-    MalformedRequest,
     MethodNotAllowed,
     NotFound,
     OtherHttpError,
     Problem,
-    ProblemDocument,
     TemporarilyUnavailable,
     UnknownOutcome,
 )
@@ -54,24 +50,6 @@ Ready = Callable[[], Awaitable[Mapping[str, str] | None]]
 
 _METHODS = "DELETE, GET, HEAD, OPTIONS, PATCH, POST"
 """All methods that any path supports."""
-
-_DESCRIPTION = """
-Errors are RFC 9457 problem details (`application/problem+json`), with a stable `type`.
-Unknown fields are refused. An `ETag` is the version; send it back in `If-Match`.
-
-In addition to the problems of each operation, any request may be answered with:
-
-""" + "\n".join(
-    f"* {problem.status} `{problem.type_uri()}`: {problem.title()}"
-    for problem in (
-        MalformedRequest,
-        NotFound,
-        MethodNotAllowed,
-        HeadTooLarge,
-        InternalError,
-        OtherHttpError,
-    )
-)
 
 
 class ServiceApp(FastAPI):
@@ -99,13 +77,13 @@ class ServiceApp(FastAPI):
         super().__init__(
             title=title,
             version=version,
-            description=_DESCRIPTION,
+            description=DESCRIPTION,
             openapi_url="/openapi.json" if docs else None,
             docs_url=None,
             redoc_url=None,
             lifespan=lifespan,
-            servers=_servers(port),
-            generate_unique_id_function=_operation_id,
+            servers=servers(port),
+            generate_unique_id_function=operation_id,
             exception_handlers={HTTPException: _http_exception, Exception: _exception},
             # Each resource has one address, so /users/ does not redirect to /users.
             redirect_slashes=False,
@@ -117,7 +95,7 @@ class ServiceApp(FastAPI):
         self.finish_by = inf
         """The deadline of accepted requests after a stop, by `time.monotonic()`."""
         self.include_router(router)
-        self._rules = {} if gate is None else _rules(router)
+        self._rules = {} if gate is None else rules(router)
         self._choosers = choosers
         self._ready = ready
         self._said: Mapping[str, str] = {}
@@ -241,81 +219,8 @@ class ServiceApp(FastAPI):
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
-            document = super().openapi()
-            schemas = document.setdefault("components", {}).setdefault("schemas", {})
-            problem = ProblemDocument.model_json_schema(
-                ref_template="#/components/schemas/{model}", mode="serialization"
-            )
-            schemas.update(problem.pop("$defs", {}))
-            schemas["Problem"] = problem
-            # FastAPI's own error format, which no route here uses.
-            schemas.pop("HTTPValidationError", None)
-            schemas.pop("ValidationError", None)
-            if self._rules:
-                _say_who_may(document, self._rules)
-            _make_exact(document)
+            complete(super().openapi(), self._rules)
         return super().openapi()
-
-
-def _servers(port: int) -> list[dict[str, Any]]:
-    """The OpenAPI servers. The documentation page sends its requests to the first one."""
-    return [
-        {"url": "/", "description": "the server that this document was read from"},
-        {
-            "url": "http://localhost:{port}",
-            "description": "a shop on this machine",
-            "variables": {"port": {"default": str(port)}},
-        },
-    ]
-
-
-def _rules(router: APIRouter) -> dict[tuple[str, str], Rule]:
-    """By path and method. Raises `TypeError` for a route that the gate would not guard."""
-    found: dict[tuple[str, str], Rule] = {}
-    for route in router.routes:
-        rule = rule_of(route)
-        if isinstance(route, APIRoute) and rule is not None:
-            if not (rule.public or isinstance(route, FastRoute)):
-                raise TypeError(f"{route.path} is guarded only as a FastRoute, or is public")
-            found |= {(route.path_format, method.lower()): rule for method in route.methods or ()}
-    return found
-
-
-def _say_who_may(document: dict[str, Any], rules: Mapping[tuple[str, str], Rule]) -> None:
-    document["components"]["securitySchemes"] = SCHEMES
-    for path, operations in document["paths"].items():
-        for method, operation in operations.items():
-            if rule := rules.get((path, method)):
-                said = documentation(rule)
-                operation.setdefault("responses", {}).update(said.pop("responses", {}))
-                operation.update(said)
-
-
-def _operation_id(route: APIRoute) -> str:
-    """The endpoint's name. Generated clients name their functions after it, so renaming it breaks them."""
-    return route.name
-
-
-def _make_exact(document: Any) -> None:
-    """Correct FastAPI's document.
-
-    FastAPI writes limits as floats, and rounds the largest bigint up by one. It also allows null for
-    parameters, which a URL can't express.
-    """
-    if isinstance(document, list):
-        for part in document:
-            _make_exact(part)
-    elif isinstance(document, dict):
-        for limit in {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"} & set(document):
-            document[limit] = min(int(document[limit]), MAX_BIGINT)
-        if "in" in document and "schema" in document:
-            schema = document["schema"]
-            match schema.get("anyOf"):
-                case [value, {"type": "null"}]:
-                    del schema["anyOf"]
-                    schema.update(value)
-        for part in document.values():
-            _make_exact(part)
 
 
 def _given_up(method: str) -> Problem:

@@ -20,7 +20,6 @@ from urllib.parse import parse_qsl
 import structlog
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, TypeAdapter
-from pydantic_core import ValidationError
 from starlette.types import Receive, Scope, Send
 
 from eventspine.answers import Answer
@@ -39,6 +38,7 @@ from shop.platform.http.interceptors import (
     Proceed,
     RouteInterceptor,
 )
+from shop.platform.http.parameters import header, parameters, validated
 from shop.platform.http.surplus import Surplus
 from shop.platform.log_ids import TRACEPARENT
 from shop.platform.problems import (
@@ -48,7 +48,6 @@ from shop.platform.problems import (
     Problem,
     TemporarilyUnavailable,
     UnknownOutcome,
-    reason,
 )
 
 if TYPE_CHECKING:
@@ -87,15 +86,6 @@ class Reply(NamedTuple):
             body = body.__pydantic_serializer__.to_json(body)
         about = None if self.about is None else str(self.about)
         return Answer(self.status, tuple(headers), body, about)
-
-
-class _Parameter(NamedTuple):
-    name: str
-    alias: str
-    required: bool
-    default: Any
-    adapter: TypeAdapter[Any]
-    wire_name: bytes
 
 
 def admitted_by(admit: Callable[[], None]) -> Callable[[Endpoint], Endpoint]:
@@ -139,13 +129,13 @@ class FastRoute(APIRoute):
         self._backoff = backoff_at(f"{'|'.join(sorted(self.methods or ()))} {self.path}")
         self._surplus = Surplus()
         self._admit: Callable[[], None] | None = getattr(endpoint, "admit", None)
-        self._path = _parameters(takes.path_params)
-        self._query = {parameter.alias: parameter for parameter in _parameters(takes.query_params)}
-        self._headers = _parameters(takes.header_params)
+        self._path = parameters(takes.path_params)
+        self._query = {parameter.alias: parameter for parameter in parameters(takes.query_params)}
+        self._headers = parameters(takes.header_params)
         self._key = [
             parameter
             for each in known
-            for parameter in _parameters(each.header_params)
+            for parameter in parameters(each.header_params)
             if parameter.name == "idempotency_key"
         ]
         self._body_name = takes.body_params[0].name if takes.body_params else None
@@ -258,11 +248,11 @@ class FastRoute(APIRoute):
     ) -> dict[str, Any]:
         arguments: dict[str, Any] = {}
         for parameter in self._path:
-            arguments[parameter.name] = _validated(parameter, path_params[parameter.alias], "path")
+            arguments[parameter.name] = validated(parameter, path_params[parameter.alias], "path")
         self._take_query(scope["query_string"], arguments)
         given = scope[HEADERS]
         for parameter in self._headers:
-            arguments[parameter.name] = _header(parameter, given)
+            arguments[parameter.name] = header(parameter, given)
         if self._body is not None and self._body_name is not None:
             read = read_json_body if ARRIVED in scope else body_in_time
             arguments[self._body_name] = model_of(
@@ -277,7 +267,7 @@ class FastRoute(APIRoute):
                 trace.tracestate,
                 trace.caller if caller is None else caller.subject,
                 trace.key_hash,
-                _header(self._key[0], given),
+                header(self._key[0], given),
                 # It starts when the body is there, because reading it has its own time limit.
                 (scope.get(ARRIVED) or asyncio.get_running_loop().time()) + self.request_timeout,
             )
@@ -295,7 +285,7 @@ class FastRoute(APIRoute):
             given[name] = value
         for alias, parameter in self._query.items():
             if alias in given:
-                arguments[parameter.name] = _validated(parameter, given[alias], "query")
+                arguments[parameter.name] = validated(parameter, given[alias], "query")
             elif parameter.required:
                 raise Invalid.field("query", alias, "Field required")
             else:
@@ -350,32 +340,3 @@ async def send_answer(send: Send, answer: Answer) -> None:
         headers.append((b"content-length", b"%d" % len(body)))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
-
-
-def _parameters(fields: list[Any]) -> list[_Parameter]:
-    return [
-        _Parameter(
-            field.name,
-            field.alias,
-            field.field_info.is_required(),
-            None if field.field_info.is_required() else field.field_info.get_default(),
-            TypeAdapter(field.field_info.rebuild_annotation()),
-            field.alias.lower().encode(),
-        )
-        for field in fields
-    ]
-
-
-def _header(parameter: _Parameter, given: Mapping[bytes, bytes]) -> Any:
-    raw = given.get(parameter.wire_name)
-    if raw is None:
-        return parameter.default
-    return _validated(parameter, raw.decode("latin-1"), "header")
-
-
-def _validated(parameter: _Parameter, raw: str, where: str) -> Any:
-    try:
-        return parameter.adapter.validator.validate_python(raw)
-    except ValidationError as error:
-        detail = error.errors(include_url=False, include_input=False)[0]
-        raise Invalid.field(where, parameter.alias, reason(detail)) from None
