@@ -24,6 +24,7 @@ from pydantic_settings import (
 
 from shop.platform import environment, secret_files
 from shop.platform.auth.settings import AuthSettings
+from shop.platform.settings_files import FromFiles
 from shop.platform.telemetry.settings import TelemetrySettings
 
 PREFIX = "SHOP_"
@@ -239,9 +240,9 @@ class Settings(BaseSettings):
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - no .env: it would be read by surprise
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - see _FromFiles
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - see FromFiles
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return (init_settings, _FromFiles(settings_cls), env_settings)
+        return (init_settings, FromFiles(settings_cls, PREFIX), env_settings)
 
     @field_validator("cors_origins", mode="before")
     @classmethod
@@ -325,28 +326,3 @@ def read_settings(sections: Mapping[str, type[ApiSettings]], **given: Any) -> Se
     if wrong := environment.unknown(variables.items(), known, PREFIX):
         raise SettingsError("; ".join(wrong))
     return model(**given)
-
-
-class _FromFiles(PydanticBaseSettingsSource):
-    """`SHOP_A__B_FILE=path` sets a.b to the content of the file. Raises `SettingsError`."""
-
-    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
-        raise NotImplementedError(field, field_name)
-
-    def __call__(self) -> dict[str, Any]:
-        values: dict[str, Any] = {}
-        known = set(environment.names(self.settings_cls, PREFIX))
-        for variable, path in secret_files.files(os.environ, PREFIX).items():
-            if f"{variable}_FILE" in known:
-                continue  # a setting that is a path itself
-            *parents, name = variable[len(PREFIX) :].lower().split("__")
-            into = values
-            for parent in parents:
-                into = into.setdefault(parent, {})
-            try:
-                into[name] = secret_files.content(path)
-            except (OSError, UnicodeDecodeError) as error:
-                why = getattr(error, "strerror", "it is not text")
-                named = f"{variable}_FILE" if f"{variable}_FILE" in os.environ else variable
-                raise SettingsError(f"{named}: cannot read {path}: {why}") from error
-        return values

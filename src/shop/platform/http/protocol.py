@@ -11,7 +11,6 @@ answers in time, and the numbers of connections and of pipelined requests are li
 ordinary request is a check that its head is complete.
 """
 
-import select
 from asyncio import BaseTransport, Future, Task, TimerHandle
 from typing import Any
 
@@ -23,6 +22,7 @@ from uvicorn.protocols.http.httptools_impl import (
 
 from shop.platform.http.crowd import Crowd
 from shop.platform.http.cycle import ARRIVED, BROKEN_OFF, Cycle, Flow, Lingering, path_of
+from shop.platform.http.keep_alive import LINGER, KeepAlive
 from shop.platform.problems import (
     HeadTooLarge,
     MalformedRequest,
@@ -39,7 +39,6 @@ MAX_HEAD = 64 * 1024  # bytes
 _PART = 16 * 1024  # bytes parsed at a time; the counted size of a head may be wrong by this
 _HEAD_WITHIN = 10.0  # seconds, from the connection or from the first byte
 _READ_WITHIN = 10.0  # seconds within which a client must read if the write buffer is full
-_LINGER = 2.0  # seconds for a refused client to read the reason; an immediate close could lose it
 _DRAIN = 1024 * 1024  # bytes from a refused client that are still read
 
 
@@ -47,27 +46,19 @@ class _Refused(Exception):
     """Raised to stop the parser."""
 
 
-class HttpProtocol(HttpToolsProtocol):
+class HttpProtocol(KeepAlive):
     """The protocol. A head with an upgrade offer is parsed again without the offer, by a new parser."""
-
-    # uvicorn declares narrower types and starts with None.
-    scope: Any
-    cycle: Any
 
     def __init__(self, crowd: Crowd, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._crowd = crowd
-        self._head_timer: TimerHandle | None = None
         self._read_timer: TimerHandle | None = None
         self._unread = 0
         """Bytes that were received but not passed on: of a head, or of the framing of a body."""
-        self._refused = False
         self._has_ended = False
         self._why = MalformedRequest()
         self._running: Any = None
         """The cycle that is being answered. `cycle` is the newest one, and may wait for it."""
-        self.idle_since = 0.0
-        """When the last answer was written, by the event loop's clock."""
         self._answering: Task[None] | None = None
         self._turn: Future[None] | None = None
         """What `_answering` waits for, after the last answer and before the next request."""
@@ -194,10 +185,6 @@ class HttpProtocol(HttpToolsProtocol):
         else:
             self._refuse(RequestTooSlow(f"The head must arrive within {_HEAD_WITHIN:g} s"))
 
-    def _is_busy(self) -> bool:
-        """Whether an earlier request is still being answered."""
-        return self.cycle is not None and not self.cycle.response_complete
-
     def _is_amid_a_body(self) -> bool:
         """Whether the next bytes belong to the body of the newest request."""
         return self.cycle is not None and self.cycle.scope is self.scope and self.cycle.more_body
@@ -221,7 +208,7 @@ class HttpProtocol(HttpToolsProtocol):
             self.transport.close()
         elif not self.transport.is_closing():
             self.transport.write_eof()
-            self.loop.call_later(_LINGER, self.transport.close)
+            self.loop.call_later(LINGER, self.transport.close)
 
     def _answer_what_was_accepted(self) -> None:
         """Answer all accepted requests and then close. The last answer announces the close."""
@@ -256,57 +243,6 @@ class HttpProtocol(HttpToolsProtocol):
         # One timer for many requests. uvicorn makes one for each.
         if self.timeout_keep_alive_task is None:
             self.timeout_keep_alive_handler()
-
-    def timeout_keep_alive_handler(self) -> None:
-        """Close the connection if its time is over, unless a request has just arrived that is not read yet.
-
-        After a close, the client could not know whether that request is executed.
-        """
-        self.timeout_keep_alive_task = None
-        if not self._is_idle():
-            return  # the next answer sets it again
-        left = self.idle_since + self.timeout_keep_alive - self.loop.time()
-        if left <= 0:
-            if not self._has_arrived():
-                self.transport.close()
-                return
-            left = _LINGER
-        self.timeout_keep_alive_task = self.loop.call_later(left, self.timeout_keep_alive_handler)
-
-    def _is_idle(self) -> bool:
-        """Whether it has answered, and waits for the next request."""
-        if self.cycle is None or self._is_busy() or self._refused:
-            return False
-        return self._head_timer is None and not self.transport.is_closing()
-
-    def idle_until(self) -> float | None:
-        # Unread data would keep it open.
-        if not self._is_idle() or self.transport.get_write_buffer_size():
-            return None
-        return self.idle_since + self.timeout_keep_alive
-
-    def close_idle(self) -> bool:
-        if self._has_arrived():
-            return False
-        self.connections.discard(self)
-        self.transport.close()
-        return True
-
-    def shutdown(self) -> None:
-        """The process is about to stop. Requests that have arrived are still answered."""
-        amid_a_head = self.scope is not None and "method" not in self.scope
-        if not self._is_busy() and (amid_a_head or self._has_arrived()):
-            self.loop.call_later(_LINGER, super().shutdown)
-        else:
-            super().shutdown()
-
-    def _has_arrived(self) -> bool:
-        """Whether there is data to read that the event loop has not read yet."""
-        if self.transport.is_closing():
-            return False
-        poll = select.poll()
-        poll.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN)
-        return bool(poll.poll(0))
 
     def pause_writing(self) -> None:
         """The client does not read its answers."""

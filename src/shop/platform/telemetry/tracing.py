@@ -9,7 +9,6 @@ from eventspine.interceptors import Interceptor
 from shop.platform.settings import Settings
 from shop.platform.telemetry.traces import Traces
 from shop.platform.telemetry.traces_batches import TracedBatches
-from shop.platform.telemetry.traces_requests import choosing
 
 if TYPE_CHECKING:
     from shop.platform.http.interceptors import Choose
@@ -25,6 +24,9 @@ class Tracing:
         return (TracedBatches(self._traces),)
 
     def choosers(self) -> "tuple[Choose, ...]":
+        # It loads the web framework, which a worker does not have.
+        from shop.platform.telemetry.traces_requests import choosing  # noqa: PLC0415
+
         return (choosing(self._traces),)
 
     @asynccontextmanager

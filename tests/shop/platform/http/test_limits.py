@@ -60,7 +60,7 @@ def test_a_refused_request_is_not_refused_once_more(
 ) -> None:
     """When the head that was too large would have been too late as well."""
     monkeypatch.setattr(protocol, "_HEAD_WITHIN", 0.2)
-    monkeypatch.setattr(protocol, "_LINGER", 0.4)
+    monkeypatch.setattr(protocol, "LINGER", 0.4)
     others = set(users.server.server_state.connections)
     with connected(users) as raw:
         raw.send(head(2 * MAX_HEAD)[:-2])

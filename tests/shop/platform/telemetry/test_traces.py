@@ -248,6 +248,7 @@ print(*sys.modules)
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     modules = set(ran.stdout.split())
     assert modules & {"opentelemetry.sdk", "requests", "google.protobuf"} == loaded
+    assert ("fastapi" in modules) == (part == "api")
     if part == "worker" and not loaded:
         assert "opentelemetry" not in modules  # FastAPI loads its API, and nothing else
 
