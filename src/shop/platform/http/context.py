@@ -59,8 +59,9 @@ def headers_of(pairs: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     """Headers by name. A repeated header is one list in two parts (RFC 9110, 5.3)."""
     given = dict(pairs)
     if len(given) < len(pairs):
-        for name in given:
-            given[name] = b",".join(value for each, value in pairs if each == name)
+        given = {}
+        for name, value in pairs:
+            given[name] = given[name] + b"," + value if name in given else value
     return given
 
 
