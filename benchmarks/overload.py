@@ -71,7 +71,7 @@ def run(stage: Stage) -> Section:
             ),
             Row(
                 "orders a second meanwhile, against without the surplus", ratios, "×",
-                at_least=0.8, want=0.9,
+                at_least=0.9, want=0.95,
                 measured=f"{spread(crowded, '/s')} against {spread(alone, '/s')}",
             ),
         ],
