@@ -77,7 +77,7 @@ class Projection:
         """SQL that stores the latest versions. It returns one event that skips a version, if there is one.
 
         The skip is judged by the table's state before the statement. (OFFSET 0 makes PostgreSQL do
-        one look-up for each event.)
+        one look-up for each event. Version 1 skips nothing, so it needs none.)
         """
         every = ", ".join([*self.key, "version", *self.columns])
         key = ", ".join(self.key)
@@ -95,7 +95,7 @@ class Projection:
         FROM e LEFT JOIN LATERAL (
             SELECT version FROM {self.table} t WHERE {same} OFFSET 0
         ) AS t ON true
-        WHERE e.version > coalesce(t.version, 0) + 1
+        WHERE e.version > 1 AND e.version > coalesce(t.version, 0) + 1
         LIMIT 1
         """  # noqa: S608 - names from the code, no user input
 
