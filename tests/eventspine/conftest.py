@@ -12,7 +12,7 @@ import structlog
 
 from devstack.kafka import LocalKafka
 from devstack.postgres import LocalPostgres
-from eventspine import backoff, consumer, relay, turning
+from eventspine import applying, backoff, consumer, relay, turning
 from eventspine.database import Database
 from tests.support.databases import NewDatabase
 from tests.support.spine import Said, make_tables
@@ -86,7 +86,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> Said:
         entries.append({**entry, "level": method})
         raise structlog.DropEvent
 
-    for module in (relay, consumer, turning):
+    for module in (relay, consumer, applying, turning):
         monkeypatch.setattr(module, "_LOG", structlog.wrap_logger(None, processors=[keep]))
     return entries
 

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventspine import dead_letters
-from eventspine.consumer import CheckpointConflict, Consumer
+from eventspine.applying import CheckpointConflict
+from eventspine.consumer import Consumer
 from eventspine.database import Database
 from eventspine.event import NotAnEvent, decode
 from eventspine.handlers import Handlers

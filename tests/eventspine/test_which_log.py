@@ -12,6 +12,7 @@ from confluent_kafka.admin import AdminClient
 from devstack.kafka import LocalKafka
 from eventspine import consumer as consumer_module
 from eventspine import relay as relay_module
+from eventspine.applying import CheckpointConflict
 from eventspine.database import Database, connect
 from eventspine.kafka_log import KafkaLog
 from eventspine.log import EventLog, Message
@@ -161,7 +162,7 @@ async def test_a_reader_of_the_log_before_that_comes_late_applies_nothing(
         assert await late._start_at(TOPIC, 0) == 0
         # At the same place, so that only the log tells one from the other.
         assert await next_one._start_at(TOPIC, 0) == 0
-        with pytest.raises(consumer_module.CheckpointConflict):
+        with pytest.raises(CheckpointConflict):
             await late.apply(await one.read(TOPIC, 0, 0, 20))
         await next_one.apply(await other.read(TOPIC, 0, 0, 20))
         await notes.assert_copied(copy, *events(20))

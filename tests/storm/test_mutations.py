@@ -10,8 +10,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from eventspine import consumer, migrations
-from eventspine.consumer import CheckpointConflict, Consumer
+from eventspine import applying, migrations
+from eventspine.applying import CheckpointConflict
+from eventspine.consumer import Consumer
 from eventspine.context import NOBODY
 from eventspine.database import Database
 from eventspine.errors import Unavailable
@@ -34,8 +35,8 @@ from tests.support.waiting import eventually
 
 PATCHED: Sequence[tuple[Any, str]] = (
     (migrations, "PUBLISH_EVENTS"),
-    (consumer, "read"),
-    (consumer, "_MOVE"),
+    (applying, "read"),
+    (applying, "_MOVE"),
     (known, "_FIRST"),
     (known, "_NEXT"),
 )
@@ -175,7 +176,7 @@ def test_the_repeat_check_mutation_reads_repeated_records_again(
         for offset, position in enumerate([1, 2, 1, 2])
     ]
     at = (records[0].topic, records[0].partition)
-    found = vars(consumer)["read"](records, {at: Checkpoint(0, 0)}, notes.handlers())
+    found = vars(applying)["read"](records, {at: Checkpoint(0, 0)}, notes.handlers())
     assert [item.position for item in found.items] == read
 
 
@@ -272,12 +273,12 @@ async def has_one_record(log: PostgresLog) -> bool:
 
 
 def test_what_reads_otherwise_is_not_patched() -> None:
-    with pytest.raises(ChangedShape, match=r"eventspine\.consumer\._MOVE has this 0 times"):
-        replace_text(consumer, "_MOVE", "something_else =", "")
-    with pytest.raises(ChangedShape, match=r"eventspine\.consumer\._MOVE has this 2 times"):
-        replace_text(consumer, "_MOVE", "next_offset =", "")
+    with pytest.raises(ChangedShape, match=r"eventspine\.applying\._MOVE has this 0 times"):
+        replace_text(applying, "_MOVE", "something_else =", "")
+    with pytest.raises(ChangedShape, match=r"eventspine\.applying\._MOVE has this 2 times"):
+        replace_text(applying, "_MOVE", "next_offset =", "")
     with pytest.raises(AttributeError):
-        replace_text(consumer, "NO_SUCH_TEXT", "", "")
+        replace_text(applying, "NO_SUCH_TEXT", "", "")
 
 
 @pytest.mark.parametrize("name", mutations.NAMES)

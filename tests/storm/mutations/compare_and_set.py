@@ -4,7 +4,7 @@ A member that is frozen between reading and applying for longer than its group w
 it to light: thawed, it applies again what another has applied since, and moves the checkpoint back.
 """
 
-from eventspine import consumer
+from eventspine import applying
 from tests.storm.mutations import replace_text
 
 FAULTS = ("read",)
@@ -12,7 +12,7 @@ FAULTS = ("read",)
 
 def apply() -> None:
     replace_text(
-        consumer,
+        applying,
         "_MOVE",
         "AND c.next_offset = %(from_offset)s AND c.last_position = %(from_position)s",
         # Always true, and takes the same parameters.

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from eventspine import consumer
+from eventspine import applying
 from eventspine.handlers import Handlers
 from eventspine.log import Record
 from eventspine.reading import (
@@ -25,7 +25,7 @@ FAULTS = ("duplicate", "appended", "two-relays")
 
 
 def apply() -> None:
-    vars(consumer)["read"] = _read_all
+    vars(applying)["read"] = _read_all
 
 
 def _read_all(
