@@ -35,7 +35,7 @@ def clone(tmp_path: Path) -> Path:
     (folder / "requirements" / "local.txt").write_text(setuptools[0])
     (folder / "requirements" / "prod.in").write_text("")
     (folder / "src" / "shop" / "cli" / "__init__.py").touch()
-    (folder / "src" / "shop" / "cli" / "main.py").write_text(
+    (folder / "src" / "shop" / "cli" / "__main__.py").write_text(
         "import sys\ndef main(): print(sys.argv[1:], 'from', __file__)\n"
     )
     return folder
@@ -64,7 +64,7 @@ def said(make: subprocess.Popen[str]) -> list[str]:
 
 
 def from_here(folder: Path, *options: str) -> str:
-    return f"{['up', *options]} from {folder}/src/shop/cli/main.py"
+    return f"{['up', *options]} from {folder}/src/shop/cli/__main__.py"
 
 
 @pytest.mark.heavy
