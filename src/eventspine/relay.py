@@ -242,8 +242,8 @@ class Relay:
             end = start
         return last
 
-    async def _after(self, connection: Connection, position: int) -> Batch:
-        return await following(connection, self._source, position, self._batch)
+    async def _after(self, connection: Connection, position: int, *, many: bool = False) -> Batch:
+        return await following(connection, self._source, position, self._batch, many=many)
 
     async def _relay(self, connection: Connection, epoch: int, batch: Batch) -> Batch | None:
         """Append the batch and save its last position. Returns the next batch, if there probably is one.
@@ -256,7 +256,8 @@ class Relay:
         if not batch.is_full:
             await self._in_office(connection, self._append(batch))
         else:
-            fetching = asyncio.create_task(self._after(connection, batch.last_position))
+            after = self._after(connection, batch.last_position, many=True)
+            fetching = asyncio.create_task(after)
             try:
                 await self._in_office(connection, self._append(batch))
             except BaseException:

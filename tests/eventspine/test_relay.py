@@ -85,14 +85,15 @@ async def test_the_messages_that_a_relay_gives_to_kafka_are_those_that_it_gives_
     assert len(messages) == 29
 
 
-async def test_a_batch_of_several_topics_is_given_apart(notes_url: str) -> None:
+@pytest.mark.parametrize("many", [True, False])
+async def test_a_batch_of_several_topics_is_given_apart(notes_url: str, many: bool) -> None:
     async with opened(notes_url) as database:
         await notes.publish_notes(database, 1, 10)
         await database.fetch(
             "UPDATE outbox SET topic = 'other' WHERE position %% 3 = 0 RETURNING 1", {}
         )
     connection = await connect(notes_url)
-    batch = await backlog.following(connection, "/notes", 0, 100)
+    batch = await backlog.following(connection, "/notes", 0, 100, many=many)
     await connection.close()
     ids = {
         topic: [int(message.headers["ce_id"]) for message in messages]
