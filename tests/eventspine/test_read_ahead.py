@@ -51,6 +51,7 @@ class Ahead:
         self.log = log
         self.batches: list[int] = []
         self.read_meanwhile: list[int] = []
+        self.polls: list[int] = []
 
     async def __call__(self, received: Sequence[Received[Event]]) -> None:
         self.batches.append(len(received))
@@ -61,6 +62,7 @@ class Ahead:
                 break
             await asyncio.sleep(0)
         self.read_meanwhile.append(subscription.next.get(0, 0) - last - 1)
+        self.polls.append(subscription.polls)
 
 
 async def test_the_next_batch_is_read_while_a_full_one_is_applied_and_not_otherwise(
@@ -83,6 +85,7 @@ async def test_the_next_batch_is_read_while_a_full_one_is_applied_and_not_otherw
         await notes.assert_copied(database, *events)
     assert ahead.batches == [10, 10, 5, 1]
     assert ahead.read_meanwhile == [10, 5, 0, 0]
+    assert ahead.polls[:3] == [2, 3, 3]
 
 
 async def test_events_of_one_key_in_batches_read_ahead_are_applied_in_order(copy_url: str) -> None:
