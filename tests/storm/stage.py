@@ -222,9 +222,10 @@ class Stage:
         migrated = self.run("migrate")
         if migrated.returncode:
             raise StartFailed(f"the databases could not be migrated: {migrated.stderr}")
-        self.tokens = Tokens(self.ports["users"], self._first_key_and_client())
+        # First: the keys publish events, and `mutations/head_lock` needs its sequence for that.
         for service in SERVICES:
             self.execute(service, launch.LEDGER_SQL)
+        self.tokens = Tokens(self.ports["users"], self._first_key_and_client())
         self.execute("greetings", DELIVERIES)
         self.refuse_unfit()
         self.processes = {}
