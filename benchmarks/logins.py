@@ -32,7 +32,7 @@ HOW = """\
 `POST /orders` over 64 kept-alive connections, as above, without tokens; and the same while the user service's API, on the same
 machine, is asked for 1,000 logins a minute (`POST /sessions`). Each login compares a password by Argon2id, opens a session, and
 signs a token (RS256). The rate says how many were answered, and the last row how much processor time they took. A hash on one half
-of a core slows orders on the other, whatever its priority (`docs/decisions/0031`).
+of a core slows orders on the other, whatever its priority (`docs/decisions/0031-libsodium-hashes-passwords.md`).
 """
 
 A_MINUTE = 1000
