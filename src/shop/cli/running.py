@@ -148,7 +148,7 @@ def _not_written(error: OSError) -> int:
 def _unforeseen(error: BaseException) -> int:
     """Report an unexpected error. The summary is the last line, because a supervisor shows that line."""
     streams.tell("".join(traceback.format_exception(error)).rstrip())
-    if isinstance(error, SyntaxError):  # of whoever edits the code, under `make dev`
+    if isinstance(error, SyntaxError):  # an unfinished edit, under `make dev`
         streams.tell(f"shop: {one_line(error)}: correct the file")
         return UNFORESEEN
     streams.tell(
